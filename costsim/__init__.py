@@ -1,0 +1,3 @@
+"""Plan, price and check sparse training on devices too small to train on."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""`python -m costsim`."""
+
+import sys
+
+from costsim.cli import main
+
+sys.exit(main())

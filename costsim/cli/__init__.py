@@ -1,0 +1,62 @@
+"""The command line: one file a command, imported only when it is called.
+
+`main` is what tests call; it never lets an exception of this library reach a person as a
+traceback. Exit status 0 done, 1 the answer is no, 2 unusable input.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from costsim import __version__
+from costsim.errors import CostsimError
+
+COMMANDS = {
+    "devices": "List the shipped devices, or show one with the source of every number.",
+    "models": "List the built-in networks.",
+    "plan": "Choose what to update within a device's budgets, and price it.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands live in `costsim.cli.<name>` as `command`, loaded on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"costsim.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="costsim")
+def cli() -> None:
+    """Plan, price and check sparse training on devices too small to train on.
+
+    Start with: costsim plan --device jetson-nano
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    try:
+        result = cli.main(args=argv, prog_name="costsim", standalone_mode=False)
+    except CostsimError as error:
+        print(f"costsim: {error}", file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        print(f"costsim: {error.format_message()}", file=sys.stderr)
+        return 2
+    except click.Abort:
+        print("costsim: interrupted", file=sys.stderr)
+        return 130
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,155 @@
+"""Every operator a model may call, one class a kind.
+
+To add one: a frozen dataclass in the file it belongs to, an entry in `OPERATORS`, a case in the
+tracer's table. The tests check that every table covers the same kinds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from costsim.errors import InputError
+from costsim.operators.activation import (
+    ELU,
+    GELU,
+    Clamp,
+    HardSigmoid,
+    HardSwish,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+from costsim.operators.base import (
+    WORK_KINDS,
+    Axis,
+    GradientForm,
+    Need,
+    Operator,
+    Saved,
+    Shape,
+    ShapeError,
+    Shapes,
+    elements,
+)
+from costsim.operators.convolution import Convolution
+from costsim.operators.elementwise import Add, Multiply, Scale, Subtract
+from costsim.operators.layout import Concatenate, Expand, Pad, Permute, Reshape, Slice
+from costsim.operators.linear import Linear
+from costsim.operators.matmul import MatMul
+from costsim.operators.normalization import BatchNorm, GroupNorm, LayerNorm
+from costsim.operators.pooling import AdaptiveAveragePool, AveragePool, MaxPool, Mean
+from costsim.operators.source import Constant, Input
+
+OPERATORS: Mapping[str, type[Operator]] = {
+    operator.kind: operator
+    for operator in (
+        Input,
+        Constant,
+        Convolution,
+        Linear,
+        MatMul,
+        BatchNorm,
+        LayerNorm,
+        GroupNorm,
+        ReLU,
+        LeakyReLU,
+        Clamp,
+        HardSigmoid,
+        HardSwish,
+        GELU,
+        SiLU,
+        ELU,
+        Sigmoid,
+        Tanh,
+        Softmax,
+        Add,
+        Subtract,
+        Multiply,
+        Scale,
+        MaxPool,
+        AveragePool,
+        AdaptiveAveragePool,
+        Mean,
+        Reshape,
+        Permute,
+        Slice,
+        Concatenate,
+        Expand,
+        Pad,
+    )
+}
+
+
+def operator_to_json(operator: Operator) -> dict[str, Any]:
+    """An operator as a JSON object: its kind and its attributes."""
+    values = {field.name: getattr(operator, field.name) for field in fields(operator)}  # type: ignore[arg-type]
+    return {"kind": operator.kind, **values}
+
+
+def operator_from_json(document: Mapping[str, Any]) -> Operator:
+    """The operator that `operator_to_json` wrote; raises `InputError` for an unknown kind."""
+    kind = document.get("kind")
+    if kind not in OPERATORS:
+        raise InputError(f"operator kind {kind!r} is unknown; known are {', '.join(OPERATORS)}")
+    attributes = {key: _frozen(value) for key, value in document.items() if key != "kind"}
+    try:
+        return OPERATORS[kind](**attributes)
+    except TypeError as error:
+        raise InputError(f"operator {kind}: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+__all__ = [
+    "OPERATORS",
+    "WORK_KINDS",
+    "AdaptiveAveragePool",
+    "Add",
+    "AveragePool",
+    "Axis",
+    "BatchNorm",
+    "Clamp",
+    "Concatenate",
+    "Constant",
+    "Convolution",
+    "ELU",
+    "Expand",
+    "GELU",
+    "GradientForm",
+    "GroupNorm",
+    "HardSigmoid",
+    "HardSwish",
+    "Input",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "MatMul",
+    "MaxPool",
+    "Mean",
+    "Multiply",
+    "Need",
+    "Operator",
+    "Pad",
+    "Permute",
+    "ReLU",
+    "Reshape",
+    "Saved",
+    "Scale",
+    "Shape",
+    "ShapeError",
+    "Shapes",
+    "SiLU",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Subtract",
+    "Tanh",
+    "elements",
+    "operator_from_json",
+    "operator_to_json",
+]

@@ -1,0 +1,137 @@
+"""Elementwise non-linearities and softmax."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from costsim.operators.base import GradientForm, Need, Operator, Saved, Shape, Shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Activation(Operator):
+    """A function of one element; its gradient may be written over the output's gradient."""
+
+    kind = "activation"
+    overwritable_inputs = (0,)
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return inputs[0]
+
+    def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
+        return "in_place"
+
+
+class Masked(Activation):
+    """A piecewise linear function: one bit an element says on which piece it was."""
+
+    def saved(self, shapes: Shapes) -> Saved:
+        return Saved(shapes.output, 1, "mask")
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("saved"),)
+
+
+class FromOutput(Activation):
+    """The derivative is a function of the output, which is kept."""
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("output"),)
+
+
+class FromInput(Activation):
+    """The derivative is a function of the input, which is kept."""
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input"),)
+
+
+@dataclass(frozen=True, slots=True)
+class ReLU(Masked):
+    """`max(x, 0)`; the gradient is 0 at 0."""
+
+    kind = "relu"
+
+
+@dataclass(frozen=True, slots=True)
+class LeakyReLU(Masked):
+    """`x` where positive, `negative_slope * x` elsewhere."""
+
+    kind = "leaky_relu"
+
+    negative_slope: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp(Masked):
+    """`min(max(x, minimum), maximum)`: ReLU6 and hard tanh are clamps.
+
+    `gradient_at_bounds`: torch passes the gradient at the bounds of `clamp` and stops it at those
+    of `hardtanh` and `relu6`.
+    """
+
+    kind = "clamp"
+
+    minimum: float
+    maximum: float
+    gradient_at_bounds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HardSigmoid(Masked):
+    """`clamp(x / 6 + 1/2, 0, 1)`."""
+
+    kind = "hard_sigmoid"
+
+
+@dataclass(frozen=True, slots=True)
+class HardSwish(FromInput):
+    """`x * clamp(x / 6 + 1/2, 0, 1)`."""
+
+    kind = "hard_swish"
+
+
+@dataclass(frozen=True, slots=True)
+class GELU(FromInput):
+    """Gaussian error linear unit; `approximate` is torch's `none` or `tanh`."""
+
+    kind = "gelu"
+
+    approximate: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiLU(FromInput):
+    """`x * sigmoid(x)`."""
+
+    kind = "silu"
+
+
+@dataclass(frozen=True, slots=True)
+class ELU(FromInput):
+    """`x` where positive, `alpha * (exp(x) - 1)` elsewhere."""
+
+    kind = "elu"
+
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sigmoid(FromOutput):
+    """`1 / (1 + exp(-x))`."""
+
+    kind = "sigmoid"
+
+
+@dataclass(frozen=True, slots=True)
+class Tanh(FromOutput):
+    """Hyperbolic tangent."""
+
+    kind = "tanh"
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(FromOutput):
+    """Softmax along one dimension."""
+
+    kind = "softmax"
+
+    dimension: int

@@ -1,0 +1,70 @@
+"""Arithmetic of two activations, or of one and a constant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from costsim.operators.base import GradientForm, Need, Operator, Shape, Shapes, broadcast
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Operator):
+    """`a + b` with broadcasting; the gradient of an operand of full shape is the output's own."""
+
+    kind = "add"
+    overwritable_inputs = (0, 1)
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return broadcast(inputs)
+
+    def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
+        return "same" if shapes.inputs[index] == shapes.output else "new"
+
+
+@dataclass(frozen=True, slots=True)
+class Subtract(Operator):
+    """`a - b` with broadcasting."""
+
+    kind = "subtract"
+    overwritable_inputs = (0, 1)
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return broadcast(inputs)
+
+    def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
+        if shapes.inputs[index] != shapes.output:
+            return "new"
+        return "same" if index == 0 else "in_place"
+
+
+@dataclass(frozen=True, slots=True)
+class Multiply(Operator):
+    """`a * b` with broadcasting, as in squeeze-and-excitation; each gradient reads the other factor."""
+
+    kind = "multiply"
+    overwritable_inputs = (0, 1)
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return broadcast(inputs)
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input", 1 - index),)
+
+    def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
+        return "in_place" if shapes.inputs[index] == shapes.output else "new"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Operator):
+    """`factor * x + offset` with two constants."""
+
+    kind = "scale"
+    overwritable_inputs = (0,)
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return inputs[0]
+
+    def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
+        return "same" if self.factor == 1.0 else "in_place"

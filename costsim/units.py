@@ -1,0 +1,113 @@
+"""Quantities as people type and read them.
+
+Inside the library a quantity is a plain number whose unit is in its name (`_bytes`, `_macs`,
+`_s`, `_j`, `_hz`, `_w`); text is converted here and nowhere else.
+"""
+
+import math
+import re
+
+from costsim.errors import InputError
+
+_NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/%]*)\s*$")
+
+_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SIZE_UNITS = {
+    "": 1.0,
+    "B": 1.0,
+    "KB": 1e3,
+    "kB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "KiB": 2.0**10,
+    "MiB": 2.0**20,
+    "GiB": 2.0**30,
+}
+MAC_UNITS = {**_DECIMAL, **{f"{prefix}MAC": scale for prefix, scale in _DECIMAL.items()}}
+TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
+ENERGY_UNITS = {"": 1.0, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "kJ": 1e3, "Wh": 3600.0}
+
+
+def _parse(text: str, units: dict[str, float], what: str) -> float:
+    match = _NUMBER.match(text)
+    allowed = ", ".join(unit for unit in units if unit)
+    if match is None:
+        raise InputError(f"{what}: cannot read {text!r}; give a number and one of {allowed}")
+    number, unit = match.groups()
+    if unit not in units:
+        raise InputError(f"{what}: unknown unit {unit!r} in {text!r}; allowed are {allowed}")
+    value = float(number) * units[unit]
+    if not math.isfinite(value):
+        raise InputError(f"{what}: {text!r} is not a finite number")
+    return value
+
+
+def parse_bytes(text: str, what: str = "size") -> int:
+    """`256KiB`, `1MB`, `4096` as whole bytes (KiB is 1024, KB is 1000)."""
+    return math.floor(_parse(text, SIZE_UNITS, what))
+
+
+def parse_macs(text: str, what: str = "MACs") -> int:
+    """`6.5M`, `2GMAC`, `100000` as multiply-accumulates."""
+    return math.floor(_parse(text, MAC_UNITS, what))
+
+
+def parse_seconds(text: str, what: str = "time") -> float:
+    """`2s`, `150ms`, `1min` as seconds."""
+    return _parse(text, TIME_UNITS, what)
+
+
+def parse_joules(text: str, what: str = "energy") -> float:
+    """`5J`, `200mJ`, `1.2kJ` as joules."""
+    return _parse(text, ENERGY_UNITS, what)
+
+
+def parse_percent(text: str, what: str = "share") -> float | None:
+    """`15%` as 0.15; None when the text is not a percentage.
+
+    Raises `InputError` for a percentage outside 0 to 100.
+    """
+    if not text.strip().endswith("%"):
+        return None
+    share = _parse(text, {"%": 0.01}, what)
+    if share > 1.0:
+        raise InputError(f"{what}: {text!r} is outside 0% to 100%")
+    return share
+
+
+def _scaled(value: float, steps: list[tuple[float, str]]) -> str:
+    scale, unit = next(
+        ((scale, unit) for scale, unit in steps if abs(value) >= scale),
+        steps[-1],
+    )
+    return (
+        f"{value / scale:.3g} {unit}"
+        if abs(value / scale) < 999.5
+        else f"{value / scale:,.0f} {unit}"
+    )
+
+
+def format_bytes(value: float) -> str:
+    """Bytes for a person, in powers of 1024."""
+    if abs(value) < 1024:
+        return f"{value:.0f} B"
+    return _scaled(value, [(2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")])
+
+
+def format_macs(value: float) -> str:
+    """Multiply-accumulates for a person, in powers of 1000."""
+    if abs(value) < 1000:
+        return f"{value:.0f} MAC"
+    return _scaled(value, [(1e9, "GMAC"), (1e6, "MMAC"), (1e3, "kMAC")])
+
+
+def format_seconds(value: float) -> str:
+    """Seconds for a person."""
+    if abs(value) >= 120:
+        return _scaled(value, [(3600.0, "h"), (60.0, "min")])
+    return _scaled(value, [(1.0, "s"), (1e-3, "ms"), (1e-6, "us")])
+
+
+def format_joules(value: float) -> str:
+    """Joules for a person."""
+    return _scaled(value, [(1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")])

@@ -1,0 +1,1 @@
+"""Device files: one board per YAML, every number with its source."""
