@@ -224,7 +224,7 @@ class LayerGraph:
 
 
 def _parameter_to_json(parameter: Parameter | None) -> dict[str, Any] | None:
-    return parameter and {"name": parameter.name, "shape": list(parameter.shape)}
+    return {"name": parameter.name, "shape": list(parameter.shape)} if parameter else None
 
 
 def _parameter_from_json(document: Mapping[str, Any] | None) -> Parameter | None:

@@ -91,7 +91,7 @@ def operator_to_json(operator: Operator) -> dict[str, Any]:
 
 def operator_from_json(document: Mapping[str, Any]) -> Operator:
     """The operator that `operator_to_json` wrote; raises `InputError` for an unknown kind."""
-    kind = document.get("kind")
+    kind = str(document.get("kind"))
     if kind not in OPERATORS:
         raise InputError(f"operator kind {kind!r} is unknown; known are {', '.join(OPERATORS)}")
     attributes = {key: _frozen(value) for key, value in document.items() if key != "kind"}

@@ -1,1 +1,37 @@
+"""The training program: compiled once at plan time, read by everything else."""
 
+from costsim.program.arena import Arena, plan_arena
+from costsim.program.compile import compile_program, plan_atoms
+from costsim.program.program import Buffer, Operand, Operation, TrainingProgram
+from costsim.program.schedule import (
+    Atom,
+    Category,
+    Direction,
+    Guard,
+    Schedule,
+    Step,
+    build_schedule,
+    gradient_guards,
+)
+from costsim.program.timeline import MemoryTimeline, memory_timeline
+
+__all__ = [
+    "Arena",
+    "Atom",
+    "Buffer",
+    "Category",
+    "Direction",
+    "Guard",
+    "MemoryTimeline",
+    "Operand",
+    "Operation",
+    "Schedule",
+    "Step",
+    "TrainingProgram",
+    "build_schedule",
+    "compile_program",
+    "gradient_guards",
+    "memory_timeline",
+    "plan_arena",
+    "plan_atoms",
+]
