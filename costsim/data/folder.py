@@ -1,0 +1,134 @@
+"""The ImageFolder layout: `class/image`, in a folder or an archive."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from costsim.data.containers import Container, open_container
+from costsim.data.decode import decode
+from costsim.data.source import Progress
+from costsim.errors import InputError
+
+EXTENSIONS = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pbm",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images by class, indexed once; `prefix` is what precedes `class/image` in a name."""
+
+    container: Container
+    description: str
+    classes: Mapping[str, tuple[str, ...]]
+    prefix: str = field(default="", repr=False)
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
+        """Decode these images in one forward pass over the container.
+
+        Raises `InputError` naming the image that is damaged.
+        """
+        wanted = {f"{self.prefix}{name}" for name in names}
+        for name, data in self.container.read(wanted):
+            yield name.removeprefix(self.prefix), decode(data, self.container.where(name))
+
+
+def open_images(
+    path: str | Path, split: str | None = None, progress: Progress | None = None
+) -> ImageFolder:
+    """Index the images at `path`: a folder, tar, tar.gz or zip; no image is decoded yet.
+
+    The layout is `class/image`, under any number of enclosing folders. Where several folders
+    each hold classes (`train`, `val`, `test`), `split` names one, or the path ends in
+    `::train`. Hidden files and what macOS adds to archives are passed over.
+
+    Raises `InputError` for a missing, unreadable, damaged or empty `path`, one without images,
+    images at different depths, and a split that is missing or not chosen.
+    """
+    path, split = _path_and_split(path, split)
+    container = open_container(path)
+    names = sorted(container.names(progress))
+    images = [name for name in names if PurePosixPath(name).suffix.lower() in EXTENSIONS]
+    if not names:
+        raise InputError(f"{path}: is empty; images in the layout class/image are needed")
+    if not images:
+        raise InputError(
+            f"{path}: no images among its {len(names)} files; read are {', '.join(EXTENSIONS)}"
+        )
+    prefix = _common_prefix(images)
+    if split is not None:
+        chosen = f"{prefix}{split.strip('/')}/"
+        kept = [name for name in images if name.startswith(chosen)]
+        if not kept or _depth(kept[0], chosen) == 0:
+            raise InputError(f"{path}: has no split {split!r}; {_choices(images, prefix)}")
+        images, prefix = kept, _common_prefix(kept, chosen)
+    by_depth = {_depth(name, prefix): name for name in reversed(images)}
+    if len(by_depth) > 1:
+        shallow, deep = by_depth[min(by_depth)], by_depth[max(by_depth)]
+        raise InputError(
+            f"{path}: {shallow} and {deep} lie at different depths; class/image is needed"
+        )
+    (depth,) = by_depth
+    if depth == 0:
+        raise InputError(f"{path}: {images[0]} is in no class folder; class/image is needed")
+    if depth > 1:
+        raise InputError(
+            f"{path}: several folders hold classes; {_choices(images, prefix)}, "
+            f"as in {path}::{_first_folders(images, prefix)[0]}"
+        )
+    classes: dict[str, list[str]] = {}
+    for name in images:
+        relative = name.removeprefix(prefix)
+        classes.setdefault(relative.partition("/")[0], []).append(relative)
+    return ImageFolder(
+        container,
+        f"{path.name}::{split}" if split else path.name,
+        {name: tuple(members) for name, members in sorted(classes.items())},
+        prefix,
+    )
+
+
+def _path_and_split(path: str | Path, split: str | None) -> tuple[Path, str | None]:
+    text = str(path)
+    if split is None and "::" in text and not Path(text).exists():
+        text, _, split = text.rpartition("::")
+        if not split:
+            raise InputError(f"{path}: names no split after '::'")
+    return Path(text), split
+
+
+def _common_prefix(images: Sequence[str], prefix: str = "") -> str:
+    """The enclosing folders that all images share, their class folder excepted."""
+    while True:
+        folders = {name.removeprefix(prefix).partition("/")[0] for name in images}
+        if len(folders) > 1 or min(_depth(name, prefix) for name in images) < 2:
+            return prefix
+        prefix = f"{prefix}{folders.pop()}/"
+
+
+def _depth(name: str, prefix: str) -> int:
+    return name.removeprefix(prefix).count("/")
+
+
+def _first_folders(images: Sequence[str], prefix: str) -> list[str]:
+    return sorted({name.removeprefix(prefix).partition("/")[0] for name in images})
+
+
+def _choices(images: Sequence[str], prefix: str) -> str:
+    if all(_depth(name, prefix) < 2 for name in images):
+        return "its folders are classes"
+    names = _first_folders(images, prefix)
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f"choose one of {', '.join(names[:6])}{more}"
