@@ -1,0 +1,206 @@
+"""How much each channel of each layer matters for one task: what a plan is chosen by."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.errors import InputError
+from costsim.graph import LayerGraph
+from costsim.operators import Axis
+
+DEFAULT_INSPECTED_LAYERS = 18
+"""The last six blocks of three convolutions of a MobileNet-like network."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelScores:
+    """One score a channel of one layer's weight, along its `output` or its `input` axis.
+
+    Scores are finite and not negative; channel `c` has `scores[c]`.
+    """
+
+    layer: str
+    axis: Axis
+    scores: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.axis not in ("output", "input"):
+            raise InputError(f"layer {self.layer!r}: axis {self.axis!r} is not 'output' or 'input'")
+        if not self.scores:
+            raise InputError(f"layer {self.layer!r}: no scores; one a channel is needed")
+        for channel, score in enumerate(self.scores):
+            if not math.isfinite(score) or score < 0:
+                raise InputError(
+                    f"layer {self.layer!r}: the score of {self.axis} channel {channel} is {score}; "
+                    "a finite number of at least 0 is needed"
+                )
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Channel scores of the inspected layers under one criterion, in the model's order.
+
+    `samples` is how many samples they were computed from (0: none were looked at), `source`
+    where those came from, for a person.
+    """
+
+    criterion: str
+    channels: tuple[ChannelScores, ...]
+    samples: int = 0
+    seed: int = 0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        keys = [(entry.layer, entry.axis) for entry in self.channels]
+        if len(set(keys)) != len(keys):
+            layer, axis = next(key for key in keys if keys.count(key) > 1)
+            raise InputError(f"layer {layer!r}: its {axis} channels are scored twice")
+
+    @cached_property
+    def _arrays(self) -> Mapping[tuple[str, Axis], NDArray[np.float64]]:
+        arrays: dict[tuple[str, Axis], NDArray[np.float64]] = {}
+        for entry in self.channels:
+            array = np.array(entry.scores, np.float64)
+            array.setflags(write=False)
+            arrays[entry.layer, entry.axis] = array
+        return arrays
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The inspected layers, each once, in the model's order."""
+        return tuple(dict.fromkeys(entry.layer for entry in self.channels))
+
+    def axes(self, layer: str) -> tuple[Axis, ...]:
+        """The axes along which `layer` was scored; none if it was not inspected."""
+        return tuple(entry.axis for entry in self.channels if entry.layer == layer)
+
+    def scores(self, layer: str, axis: Axis = "output") -> NDArray[np.float64]:
+        """Scores of the channels of `layer` along `axis`, read-only.
+
+        Raises `InputError` if they were not computed.
+        """
+        try:
+            return self._arrays[layer, axis]
+        except KeyError:
+            raise InputError(
+                f"layer {layer!r}: its {axis} channels have no {self.criterion} scores"
+            ) from None
+
+    def potential(self, layer: str, axis: Axis = "output") -> float:
+        """`P_i`, the sum of the scores of the layer's channels."""
+        return math.fsum(self.scores(layer, axis))
+
+    def check(self, graph: LayerGraph) -> None:
+        """Raise `InputError` unless every layer is in `graph` with as many channels as scores."""
+        for entry in self.channels:
+            if entry.layer not in graph.layers:
+                raise InputError(f"layer {entry.layer!r} is not in the model")
+            count = graph.selectable_channels(entry.layer, entry.axis)
+            if len(entry.scores) != count:
+                raise InputError(
+                    f"layer {entry.layer!r} has {count} selectable {entry.axis} channels; "
+                    f"there are {len(entry.scores)} scores"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """The importance as one JSON document, schema `costsim.importance/1`."""
+        return {
+            "schema": "costsim.importance/1",
+            "criterion": self.criterion,
+            "samples": self.samples,
+            "seed": self.seed,
+            "source": self.source,
+            "layers": [
+                {"name": entry.layer, "axis": entry.axis, "scores": list(entry.scores)}
+                for entry in self.channels
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Importance":
+        """The importance that `to_json` wrote; raises `InputError` for anything else."""
+        if not isinstance(document, Mapping):
+            raise InputError("importance: is not a mapping")
+        if document.get("schema") != "costsim.importance/1":
+            raise InputError(f"schema {document.get('schema')!r}; 'costsim.importance/1' is needed")
+        try:
+            return cls(
+                criterion=str(document["criterion"]),
+                channels=tuple(_channels_from_json(item) for item in document["layers"]),
+                samples=int(document["samples"]),
+                seed=int(document["seed"]),
+                source=str(document["source"]),
+            )
+        except KeyError as error:
+            raise InputError(f"importance: key {error} is missing") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"importance: {error}") from error
+
+
+def _channels_from_json(item: Mapping[str, Any]) -> ChannelScores:
+    name = item["name"]
+    try:
+        return ChannelScores(name, item["axis"], tuple(float(score) for score in item["scores"]))
+    except KeyError as error:
+        raise InputError(f"importance of layer {name!r}: key {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"importance of layer {name!r}: {error}") from error
+
+
+def layer_macs(graph: LayerGraph, layer: str) -> int:
+    """`M_i`: MACs of the forward pass of all calls of `layer`, a sample's share of the batch."""
+    calls = [graph[name] for name in graph.layers[layer].calls]
+    return sum(call.operator.forward_macs(graph.shapes(call)) for call in calls) // graph.batch
+
+
+def inspected_layers(
+    graph: LayerGraph, last: int | None = DEFAULT_INSPECTED_LAYERS
+) -> tuple[str, ...]:
+    """The layers to be scored: the last `last` that have MACs and channels to select, or all.
+
+    In the model's order (of first use). Normalisation layers are not among them: they have no
+    MACs, and the paper's score divides by those. Raises `InputError` for `last` below 1 and for
+    a model without such layers.
+    """
+    if last is not None and last < 1:
+        raise InputError(f"inspected layers: {last}; at least 1 is needed")
+    names = tuple(
+        name
+        for name in graph.layers
+        if graph.selectable_channels(name, "output") and layer_macs(graph, name)
+    )
+    if not names:
+        raise InputError("the model has no convolution and no linear layer to update")
+    return names if last is None else names[-last:]
+
+
+def tinytrain_scores(
+    importance: Importance, graph: LayerGraph, axis: Axis = "output"
+) -> Mapping[str, float]:
+    """The multi-objective score of each layer scored along `axis`, in the model's order.
+
+    `s_i = P_i / ((|W_i| / max_l |W_l|) (M_i / max_l M_l))` with `P_i` the layer's potential,
+    `|W_i|` its number of parameters (weight and bias), `M_i` its forward MACs, the maxima over
+    the inspected layers (Kwon et al., "TinyTrain", ICML 2024).
+
+    Raises `InputError` for a layer without MACs and for scores that do not fit `graph`.
+    """
+    importance.check(graph)
+    names = [name for name in importance.layers if axis in importance.axes(name)]
+    sizes, macs = {}, {}
+    for name in names:
+        layer = graph.layers[name]
+        sizes[name] = sum(p.size for p in (layer.weight, layer.bias) if p is not None)
+        macs[name] = layer_macs(graph, name)
+        if not macs[name]:
+            raise InputError(f"layer {name!r} has no MACs to divide its score by")
+    largest, busiest = max(sizes.values(), default=1), max(macs.values(), default=1)
+    return {
+        name: importance.potential(name, axis) / ((sizes[name] / largest) * (macs[name] / busiest))
+        for name in names
+    }
