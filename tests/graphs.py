@@ -1,0 +1,242 @@
+"""Random layer graphs, plans and steps for property tests, built without torch."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from costsim.graph import Call, LayerGraph, Parameter
+from costsim.operators import (
+    Add,
+    BatchNorm,
+    Concatenate,
+    Constant,
+    Convolution,
+    HardSwish,
+    Input,
+    LayerNorm,
+    Linear,
+    MatMul,
+    Mean,
+    Multiply,
+    Operator,
+    ReLU,
+    Reshape,
+    Sigmoid,
+    Slice,
+    Subtract,
+)
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.step import BitWidths, TrainingStep
+
+
+@dataclass
+class GraphBuilder:
+    """Collects calls; every method returns the name of the value it adds."""
+
+    calls: list[Call] = field(default_factory=list)
+
+    def shape(self, value: str) -> tuple[int, ...]:
+        return next(call.shape for call in self.calls if call.name == value)
+
+    def add(
+        self,
+        operator: Operator,
+        inputs: tuple[str, ...] = (),
+        weight: tuple[int, ...] | None = None,
+        bias: bool = False,
+        layer: str | None = None,
+    ) -> str:
+        name = f"{operator.kind}{len(self.calls)}"
+        weighted = weight is not None or bias
+        layer = layer or (name if weighted else None)
+        shape = operator.output_shape([self.shape(value) for value in inputs], weight)
+        if isinstance(operator, Constant):
+            bias_shape = operator.shape
+        else:
+            bias_shape = shape[-1:] if isinstance(operator, Linear | LayerNorm) else shape[1:2]
+        self.calls.append(
+            Call(
+                name,
+                operator,
+                inputs,
+                shape,
+                layer,
+                Parameter(f"{layer}.weight", weight) if weight else None,
+                Parameter(f"{layer}.bias", bias_shape) if bias else None,
+            )
+        )
+        return name
+
+    def input(self, *shape: int) -> str:
+        return self.add(Input(shape))
+
+    def conv(
+        self,
+        x: str,
+        out: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        layer: str | None = None,
+    ) -> str:
+        operator = Convolution((stride,) * 2, (kernel // 2,) * 2, (1, 1), groups)
+        weight = (out, self.shape(x)[1] // groups, kernel, kernel)
+        return self.add(operator, (x,), weight, bias, layer)
+
+    def linear(self, x: str, out: int, *, bias: bool = True) -> str:
+        return self.add(Linear(), (x,), (out, self.shape(x)[-1]), bias)
+
+    def relu(self, x: str) -> str:
+        return self.add(ReLU(), (x,))
+
+    def pool(self, x: str) -> str:
+        return self.add(Mean((2, 3)), (x,))
+
+    def graph(self) -> LayerGraph:
+        """The calls the last one depends on."""
+        needed = {self.calls[-1].name}
+        for call in reversed(self.calls):
+            if call.name in needed:
+                needed.update(call.inputs)
+        return LayerGraph(call for call in self.calls if call.name in needed)
+
+
+def chain(
+    *, batch: int = 1, channels: tuple[int, ...] = (4, 6, 5), bias: bool = True
+) -> LayerGraph:
+    """Convolutions with ReLUs between them, pooled."""
+    g = GraphBuilder()
+    x = g.input(batch, 3, 4, 4)
+    for count in channels:
+        x = g.relu(g.conv(x, count, 3, bias=bias))
+    g.pool(x)
+    return g.graph()
+
+
+@st.composite
+def graphs(draw: st.DrawFn, *, max_calls: int = 10, simple: bool = False) -> LayerGraph:
+    """Chains with skips, branches, gates, reuse, slices and small attention.
+
+    `simple`: convolutions, ReLU and residual adds only.
+    """
+    g = GraphBuilder()
+    batch, channels = draw(st.integers(1, 2)), draw(st.integers(1, 2)) * 2
+    values = [g.input(batch, channels, 4, 4)]
+    for _ in range(draw(st.integers(1, max_calls))):
+        # recent values are likelier, so that chains with skips come out rather than stars
+        x = values[-1 - min(draw(st.integers(0, 3)), len(values) - 1)]
+        values.append(draw(_block(g, x, values, simple)))
+    if draw(st.booleans()):
+        values.append(g.pool(values[-1]))
+    else:
+        flat = g.add(Reshape((batch, -(-_size(g.shape(values[-1])) // batch))), (values[-1],))
+        values.append(g.linear(flat, 3, bias=draw(st.booleans())))
+    graph = g.graph()
+    if graph.calls[0].operator.kind != "input":  # pragma: no cover
+        raise AssertionError("the input comes first")
+    return graph
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _block(g: GraphBuilder, x: str, values: list[str], simple: bool) -> st.SearchStrategy[str]:
+    shape = g.shape(x)
+    same = [value for value in values if g.shape(value) == shape]
+    convolutions = [c for c in g.calls if c.operator.kind == "convolution" and c.bias]
+
+    def convolution(data: tuple[int, int, bool]) -> str:
+        out, kernel, bias = data
+        return g.conv(x, out, kernel, bias=bias)
+
+    choices: list[st.SearchStrategy[str]] = [
+        st.tuples(st.sampled_from([2, 4]), st.sampled_from([1, 3]), st.booleans()).map(convolution),
+        st.just(0).map(lambda _: g.relu(x)),
+        st.sampled_from(same).map(lambda y: g.add(Add(), (x, y))),
+        st.booleans().map(lambda b: g.conv(x, shape[1], 3, groups=shape[1], bias=b)),
+    ]
+    if not simple:
+        choices += [
+            st.just(0).map(lambda _: g.add(HardSwish(), (x,))),
+            st.just(0).map(lambda _: g.add(Sigmoid(), (x,))),
+            st.booleans().map(lambda b: g.add(BatchNorm(1e-5), (x,), (shape[1],), b)),
+            st.just(0).map(lambda _: _gate(g, x)),
+            st.sampled_from(same).map(lambda y: g.add(Multiply(), (x, y))),
+            st.sampled_from(same).map(lambda y: g.add(Subtract(), (x, y))),
+            st.just(0).map(lambda _: g.conv(x, 4, 1, groups=2, bias=False)),
+            st.just(0).map(lambda _: _attention(g, x)),
+            st.just(0).map(lambda _: _halves(g, x)),
+            st.just(0).map(
+                lambda _: g.add(Add(), (x, g.add(Constant((1, *shape[1:])), bias=True)))
+            ),
+        ]
+        reusable = [c for c in convolutions if c.weight and c.weight.shape[1:3] == (shape[1], 3)]
+        if reusable:
+            choices.append(
+                st.sampled_from(reusable).map(lambda c: g.conv(x, c.shape[1], 3, layer=c.layer))
+            )
+    return st.one_of(choices)
+
+
+def _gate(g: GraphBuilder, x: str) -> str:
+    """Squeeze and excitation."""
+    pooled = g.add(Mean((2, 3), keep_dimensions=True), (x,))
+    scale = g.add(Sigmoid(), (g.conv(pooled, g.shape(x)[1], 1),))
+    return g.add(Multiply(), (x, scale))
+
+
+def _attention(g: GraphBuilder, x: str) -> str:
+    """Positions attend to one another; layer norm before."""
+    shape = g.shape(x)
+    tokens = g.add(Reshape((shape[0], shape[1], 16)), (x,))
+    tokens = g.add(LayerNorm(1, 1e-5), (tokens,), (16,), True)
+    query, key = g.linear(tokens, 16), g.linear(tokens, 16, bias=False)
+    scores = g.add(MatMul(transpose_b=True), (query, key))
+    mixed = g.add(MatMul(), (scores, tokens))
+    return g.add(Reshape(shape), (mixed,))
+
+
+def _halves(g: GraphBuilder, x: str) -> str:
+    """Two slices, one of them transformed, put back together."""
+    half = g.shape(x)[1] // 2
+    first = g.add(Slice(1, 0, half), (x,))
+    second = g.add(Slice(1, half, 2 * half), (x,))
+    return g.add(Concatenate(1), (g.relu(first), second))
+
+
+@st.composite
+def plans(draw: st.DrawFn, graph: LayerGraph) -> UpdatePlan:
+    """Any plan of `graph`: few layers are as likely as many."""
+    share = draw(st.integers(0, 3))
+    subsets, biases = [], set()
+    for name, layer in graph.layers.items():
+        axes = [a for a in ("output", "input") if graph.selectable_channels(name, a)]
+        if axes and draw(st.integers(0, 3)) <= share:
+            axis = draw(st.sampled_from(axes))
+            count = graph.selectable_channels(name, axis)
+            channels = draw(st.sets(st.integers(0, count - 1), min_size=1))
+            subsets.append(ChannelSubset(name, axis, tuple(channels)))
+        if layer.bias and draw(st.integers(0, 3)) <= share:
+            biases.add(name)
+    return UpdatePlan(tuple(subsets), frozenset(biases))
+
+
+@st.composite
+def steps(draw: st.DrawFn, graph: LayerGraph) -> TrainingStep:
+    """Any way of stepping whose pass fits the batch of `graph`."""
+    passes = draw(st.integers(1, 2))
+    return TrainingStep(
+        batch=graph.batch * passes,
+        micro_batch=graph.batch,
+        optimizer=draw(st.sampled_from(["sgd", "momentum", "adam"])),
+        update=draw(st.sampled_from(["immediate", "deferred"])),
+        bits=draw(
+            st.sampled_from([BitWidths(), BitWidths(8, 8, 32, 32), BitWidths(32, 16, 16, 32)])
+        ),
+    )

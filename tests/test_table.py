@@ -1,0 +1,59 @@
+"""The cost table and the compiled program are two derivations of the same numbers."""
+
+import numpy as np
+from graphs import graphs, plans, steps
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from costsim.program import Category, Direction, compile_program, memory_timeline
+from costsim.table import build_table
+
+
+class CountingTimer:
+    """A device on which every operation takes a whole, distinctive number of seconds."""
+
+    def operation_seconds(self, work_kind, direction, macs, moved_bytes):
+        return 7.0 + np.maximum(3.0 * np.asarray(macs) * len(direction), np.asarray(moved_bytes))
+
+
+def program_seconds(program, timer):
+    return sum(
+        program.times(op)
+        * float(timer.operation_seconds(op.work_kind, str(op.direction), op.macs, op.moved_bytes))
+        for op in program.operations
+    )
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_table_and_program_agree_exactly(data):
+    graph = data.draw(graphs())
+    step = data.draw(steps(graph))
+    in_ram = data.draw(st.booleans())
+    timer = CountingTimer()
+    table = build_table(graph, step, frozen_in_ram=in_ram, timer=timer)
+    for _ in range(3):
+        plan = data.draw(plans(graph))
+        program = compile_program(graph, plan, step)
+        priced = table.price_plan(plan)
+
+        assert priced.peak_bytes[0] == memory_timeline(program, frozen_in_ram=in_ram).peak_bytes
+        assert priced.kept_bytes[0] == sum(buffer.bytes for buffer in program.kept())
+        for category, column in (
+            (Category.WEIGHT_GRADIENT, priced.gradient_bytes),
+            (Category.OPTIMIZER, priced.optimizer_bytes),
+            (Category.UPDATED_WEIGHTS, priced.updated_weight_bytes),
+        ):
+            assert column[0] == sum(b.bytes for b in program.buffers if b.category is category)
+        for direction, macs in (
+            (Direction.FORWARD, table.forward_macs),
+            (Direction.INPUT_GRADIENT, priced.input_gradient_macs[0]),
+            (Direction.WEIGHT_GRADIENT, priced.weight_gradient_macs[0]),
+        ):
+            assert macs == sum(
+                program.times(op) * op.macs
+                for op in program.operations
+                if op.direction is direction
+            )
+        assert priced.step_s is not None
+        assert priced.step_s[0] == program_seconds(program, timer)
