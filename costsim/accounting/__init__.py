@@ -1,1 +1,5 @@
+"""Memory accountings that others have published, as functions of a layer graph and a plan.
 
+Each counts what its source counts, so that its tables can be reproduced; what a step really
+needs is read from the training program instead.
+"""
