@@ -1,0 +1,55 @@
+"""`costsim models`: the built-in networks, counted from their rows without loading torch."""
+
+import json
+
+import click
+
+from costsim.networks import NETWORKS, Architecture
+
+
+def describe(architecture: Architecture) -> dict[str, str | int]:
+    """One built-in network as the command lists it: counts for one image, batch norm folded."""
+    from costsim.networks.graph import architecture_graph
+
+    graph = architecture_graph(architecture)
+    return {
+        "name": architecture.name,
+        "resolution": architecture.resolution,
+        "layers": len(graph.layers),
+        "parameters": sum(parameter.size for parameter in graph.parameters),
+        "forward_macs": graph.forward_macs(),
+        "features": architecture.features,
+        "source": architecture.source,
+    }
+
+
+@click.command("models")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def command(as_json: bool) -> None:
+    """List the built-in networks, counted without classifier and for one image."""
+    rows = [describe(architecture) for architecture in NETWORKS.values()]
+    if as_json:
+        click.echo(json.dumps({"schema": "costsim.models/1", "models": rows}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from costsim.units import format_macs
+
+    table = Table(
+        title="Built-in networks (one image, batch norm folded, no classifier)",
+        caption="Source: " + "; ".join(sorted({str(row["source"]) for row in rows})),
+    )
+    table.add_column("model", no_wrap=True)
+    for heading in ("image", "layers", "parameters", "forward", "features"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            str(row["name"]),
+            f"{row['resolution']}×{row['resolution']}",
+            str(row["layers"]),
+            f"{row['parameters']:,}",
+            format_macs(int(row["forward_macs"])),
+            str(row["features"]),
+        )
+    Console().print(table)
