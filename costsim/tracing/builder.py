@@ -1,0 +1,255 @@
+"""The calls of a layer graph while the operators of an exported program are translated.
+
+A handler of `costsim.tracing.table` receives the `Builder` and the operator's arguments, in the
+order of its schema, with every tensor replaced by one of the handles below; it emits calls and
+returns the handle (or the list of handles) of what the operator computes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from costsim.errors import InputError, UnsupportedOperator
+from costsim.graph import Call, LayerGraph, Parameter
+from costsim.operators import Constant, Input, Operator, Reshape, Shape
+from costsim.tracing.names import Namer, owner_of
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What an emitted call computes; `index` is the call's place in the builder's list."""
+
+    index: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor of the model itself: a parameter (`trainable`), a buffer or a lifted constant."""
+
+    parameter: Parameter
+    trainable: bool
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+        return self.parameter.shape
+
+
+Handle: TypeAlias = Value | Stored
+
+
+@dataclass(slots=True)
+class _Emitted:
+    operator: Operator
+    inputs: tuple[Value, ...]
+    shape: Shape
+    weight: Stored | None
+    bias: Stored | None
+    buffers: tuple[Stored, ...]
+    node: Node | None
+
+
+@dataclass(slots=True)
+class Builder:
+    """Calls emitted so far, and the model's tensors by name."""
+
+    tensors: dict[str, Tensor]
+    node: Node | None = None
+    dtype: torch.dtype = torch.float32
+    emitted: list[_Emitted] = field(default_factory=list)
+    constants: dict[str, Value] = field(default_factory=dict)
+    transposes: dict[str, str] = field(default_factory=dict)
+
+    def emit(
+        self,
+        operator: Operator,
+        *inputs: Handle,
+        weight: Handle | None = None,
+        bias: Handle | None = None,
+        buffers: Sequence[Handle] = (),
+    ) -> Value:
+        """One more call; weight, bias and buffers must be tensors of the model itself."""
+        values = tuple(self.value(handle) for handle in inputs)
+        own_weight = self.stored(weight, "weight")
+        try:
+            shape = operator.output_shape(
+                [value.shape for value in values], own_weight.shape if own_weight else None
+            )
+        except (ValueError, IndexError) as error:
+            raise InputError(f"{self.place()}: {error}") from error
+        call = _Emitted(
+            operator,
+            values,
+            shape,
+            own_weight,
+            self.stored(bias, "bias"),
+            tuple(self.required(buffer, "statistics") for buffer in buffers),
+            self.node,
+        )
+        self.emitted.append(call)
+        return Value(len(self.emitted) - 1, shape)
+
+    def emit_input(self, shape: Shape) -> Value:
+        """The call that stands for the sample."""
+        return self.emit(Input(shape))
+
+    def value(self, handle: Handle) -> Value:
+        """`handle` as a computed value: a tensor of the model becomes a `Constant` call."""
+        if isinstance(handle, Value):
+            return handle
+        if not isinstance(handle, Stored):
+            self.unsupported(f"an argument {handle!r} where an activation is needed")
+        name = handle.parameter.name
+        if name not in self.constants:
+            tensor = self.tensors[name]
+            if not tensor.is_floating_point():  # beside activations, integers count as real numbers
+                return self.value(self.lift(tensor.to(self.dtype)))
+            node, self.node = self.node, None
+            self.constants[name] = (
+                self.emit(Constant(handle.shape), bias=handle)
+                if handle.trainable
+                else self.emit(Constant(handle.shape), buffers=(handle,))
+            )
+            self.node = node
+        return self.constants[name]
+
+    def stored(self, handle: Handle | None, role: str) -> Stored | None:
+        """`handle` as a tensor of the model; raises if it is computed on the way."""
+        return None if handle is None else self.required(handle, role)
+
+    def required(self, handle: Handle, role: str) -> Stored:
+        """Like `stored`, and it may not be missing."""
+        if not isinstance(handle, Stored):
+            self.unsupported(f"with a {role} that is computed, not a parameter")
+        return handle
+
+    def operator_of(self, handle: Handle) -> Operator | None:
+        """The operator that computed `handle`; None for a tensor of the model."""
+        return self.emitted[handle.index].operator if isinstance(handle, Value) else None
+
+    def inputs_of(self, value: Value) -> tuple[Value, ...]:
+        """What the call that computed `value` read."""
+        return self.emitted[value.index].inputs
+
+    def reshape(self, handle: Handle, shape: Shape) -> Handle:
+        """`handle` under another shape: at most one view of what is not a view itself."""
+        if handle.shape == shape:
+            return handle
+        value = self.value(handle)
+        while isinstance(self.emitted[value.index].operator, Reshape):
+            (value,) = self.emitted[value.index].inputs
+        return value if value.shape == shape else self.emit(Reshape(shape), value)
+
+    def transposed(self, matrix: Stored) -> Stored:
+        """The transpose of a stored matrix, named `<name>.T`: a view of the same memory."""
+        name = matrix.parameter.name
+        if name in self.transposes:
+            other = self.transposes[name]
+        else:
+            other = f"{name}.T"
+            self.tensors[other] = self.tensors[name].detach().t()
+            self.transposes |= {name: other, other: name}
+        return Stored(Parameter(other, tuple(self.tensors[other].shape)), matrix.trainable)
+
+    def lift(self, tensor: Tensor) -> Stored:
+        """A constant computed from constants alone, kept under a name of its own."""
+        count = sum(name.startswith("constant.") for name in self.tensors)
+        name = f"constant.{count}"
+        self.tensors[name] = tensor
+        return Stored(Parameter(name, tuple(tensor.shape)), trainable=False)
+
+    def output_shape(self) -> Shape:
+        """Shape of what the operator being translated computes, as the exporter recorded it."""
+        assert self.node is not None
+        return tuple(int(size) for size in self.node.meta["val"].shape)
+
+    def place(self) -> str:
+        """The operator being translated and the module it sits in, for messages."""
+        if self.node is None:
+            return "the model's input"
+        stack: Mapping[str, tuple[str, Any]] = self.node.meta.get("nn_module_stack") or {}
+        path = list(stack.values())[-1][0] if stack else ""
+        where = f"module {path!r}" if path else "the model itself"
+        return f"operator {self.node.target} in {where}"
+
+    def unsupported(self, how: str = "") -> NoReturn:
+        """Raise `UnsupportedOperator` naming the operator and the module it sits in."""
+        raise UnsupportedOperator(f"{self.place()} is not supported{' ' if how else ''}{how}")
+
+    def graph(self, output: Handle) -> LayerGraph:
+        """The layer graph of the calls that `output` depends on, named."""
+        last = self.value(output)
+        needed = {last.index}
+        for index in range(last.index, -1, -1):
+            if index in needed:
+                needed |= {value.index for value in self.emitted[index].inputs}
+        if 0 not in needed:
+            raise InputError("the model's output does not depend on its input")
+        kept = sorted(needed)
+        namer = Namer(
+            [(self.emitted[i].node, _owner(self.emitted[i])) for i in kept if self.emitted[i].node]
+        )
+        names: dict[int, str] = {}
+        calls = []
+        for index in kept:
+            call = self.emitted[index]
+            owner = _owner(call)
+            names[index] = (
+                namer.name("input")
+                if call.operator.kind == "input"
+                else namer.name(owner)
+                if owner
+                else namer.call_name(call.node, call.operator.kind)
+            )
+            source = call.weight or call.bias
+            calls.append(
+                Call(
+                    name=names[index],
+                    operator=call.operator,
+                    inputs=tuple(names[value.index] for value in call.inputs),
+                    shape=call.shape,
+                    layer=owner if source is not None and source.trainable else None,
+                    weight=call.weight.parameter if call.weight else None,
+                    bias=call.bias.parameter if call.bias else None,
+                    buffers=tuple(buffer.parameter for buffer in call.buffers),
+                )
+            )
+        return LayerGraph(calls, names[last.index])
+
+
+def _owner(call: _Emitted) -> str | None:
+    """What owns the weight (else the bias, else the constant) of a call."""
+    if call.operator.kind == "constant":
+        return (call.bias or call.buffers[0]).parameter.name
+    if call.weight or call.bias:
+        source = call.weight or call.bias
+        assert source is not None
+        suffix = "weight" if call.weight else "bias"
+        return owner_of(source.parameter.name.removesuffix(".T"), suffix)
+    return None
+
+
+def fold(builder: Builder, node: Node, handles: Mapping[Node, Any]) -> Stored | None:
+    """The result of an operator on constants alone, or None if it reads anything else.
+
+    Tables of positions, masks and scales are often computed inside `forward`; they are constants.
+    """
+    target: Any = node.target
+    read = [handles[source] for source in node.all_input_nodes]
+    if any(not isinstance(handle, Stored) or handle.trainable for handle in read):
+        return None
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return None
+
+    def tensor(source: Node) -> Tensor:
+        return builder.tensors[handles[source].parameter.name]
+
+    with torch.no_grad():
+        result = target(*map_arg(node.args, tensor), **map_arg(node.kwargs, tensor))
+    return builder.lift(result) if isinstance(result, Tensor) else None

@@ -1,0 +1,265 @@
+"""Running `torch.export` and walking what it gives."""
+
+import inspect
+import math
+import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Node
+
+from costsim.errors import CostsimError, InputError
+from costsim.graph import LayerGraph, Parameter
+from costsim.tracing.builder import Builder, Stored, Value, fold
+from costsim.tracing.table import HANDLERS, PASSED_THROUGH
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model as a layer graph, and the model's own tensors that the graph names.
+
+    `tensors` has an entry for every one of `graph.parameters`, by reference: writing to it in
+    place writes to the model. A weight that the model multiplies from the right (`x @ w`) is
+    there as the view `w.T`, because a linear layer's weight is [out, in].
+    """
+
+    graph: LayerGraph
+    tensors: Mapping[str, Tensor]
+
+
+def trace(model: nn.Module, example_input: Tensor) -> LayerGraph:
+    """The layer graph of `model` for inputs of the shape of `example_input`; see `capture`."""
+    return capture(model, example_input).graph
+
+
+def capture(model: nn.Module, example_input: Tensor) -> Traced:
+    """The layer graph of `model` and its tensors; batch and sizes are those of `example_input`.
+
+    Raises `InputError` for a model in training mode, one that needs several inputs or returns
+    anything but one tensor, one whose control flow depends on data, and for weights that are not
+    finite; `UnsupportedOperator` for an operator that no file of `costsim.operators` describes.
+    """
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"its module {name!r}" if name else "it"
+            raise InputError(f"the model: {where} is in training mode; call model.eval() before")
+    _check_one_input(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    _check_finite({**parameters, **buffers})
+    with _quiet():
+        try:
+            exported = torch.export.export(model, (example_input,))
+        except Exception as error:
+            raise InputError(f"the model cannot be traced: {_first_line(error)}") from error
+    return _translate(exported, {**parameters, **buffers})
+
+
+def capture_program(exported: ExportedProgram) -> Traced:
+    """The same for a program exported elsewhere, with its own tensors and its own batch size."""
+    _check_finite(exported.state_dict)
+    return _translate(exported, exported.state_dict)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No fused attention (it exists without gradients only) and no warnings.
+
+    torch warns of its own deprecations here; what it says about the model, it says again when the
+    model runs.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _check_one_input(model: nn.Module) -> None:
+    try:
+        inspect.signature(model.forward).bind(None)
+    except TypeError as error:
+        raise InputError(f"the model must take one tensor: forward() has {error}") from error
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"the model's {name!r} has values that are not finite")
+
+
+def _translate(exported: ExportedProgram, state: Mapping[str, Tensor]) -> Traced:
+    if exported.graph_signature.buffers_to_mutate:
+        changed = next(iter(exported.graph_signature.buffers_to_mutate.values()))
+        raise InputError(
+            f"the model changes its buffer {changed!r}: export it after calling model.eval()"
+        )
+    _output_node(exported)  # before the work: its complaints are the clearest
+    with _quiet():
+        try:
+            program = exported.run_decompositions({})
+        except Exception as error:
+            raise InputError(f"the model cannot be traced: {_first_line(error)}") from error
+    output = _output_node(program)
+    builder = Builder({**state, **program.constants, **state})
+    handles = _placeholders(program, builder)
+    needed = _ancestors(output)
+    for node in program.graph.nodes:
+        if node in needed and node.op != "placeholder":
+            builder.node = node
+            handles[node] = _call(builder, node, handles)
+            _check_type(builder, node, handles[node])
+    builder.node = None
+    graph = builder.graph(handles[output])
+    tensors = {parameter.name: builder.tensors[parameter.name] for parameter in graph.parameters}
+    return Traced(graph, MappingProxyType(tensors))
+
+
+def _output_node(program: ExportedProgram) -> Node:
+    spec = program.call_spec.out_spec
+    if spec is not None and not spec.is_leaf():
+        kind = getattr(spec.type, "__name__", spec.type)
+        raise InputError(f"the model returns a {kind}; one tensor is needed")
+    outputs = [
+        item for item in program.graph_signature.output_specs if item.kind == OutputKind.USER_OUTPUT
+    ]
+    name = getattr(outputs[0].arg, "name", None) if len(outputs) == 1 else None
+    nodes = {node.name: node for node in program.graph.nodes}
+    node: Node | None = nodes.get(name or "")
+    if node is None or not isinstance(node.meta.get("val"), Tensor):
+        raise InputError("the model returns no tensor; one tensor is needed")
+    if not node.meta["val"].is_floating_point():
+        raise InputError(f"the model returns {node.meta['val'].dtype}; floating point is needed")
+    return node
+
+
+def _placeholders(program: ExportedProgram, builder: Builder) -> dict[Node, Any]:
+    """A handle for every input of the program; tensors that share storage share the first name."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    inputs = [
+        spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT
+    ]
+    if len(inputs) != 1:
+        raise InputError(f"the model takes {len(inputs)} inputs; one tensor is needed")
+    first_names: dict[Any, str] = {}
+    for name, tensor in builder.tensors.items():
+        first_names.setdefault(_storage(tensor), name)
+    handles: dict[Node, Any] = {}
+    for spec in program.graph_signature.input_specs:
+        node = nodes[getattr(spec.arg, "name", "")]
+        if spec.kind == InputKind.USER_INPUT:
+            sample = node.meta["val"]
+            if not isinstance(sample, Tensor) or not sample.is_floating_point():
+                raise InputError("the model's input is not a floating point tensor")
+            if not all(isinstance(size, int) for size in sample.shape):
+                raise InputError(
+                    "the model was exported with dynamic sizes; export it without dynamic_shapes"
+                )
+            builder.dtype = sample.dtype
+            handles[node] = builder.emit_input(tuple(sample.shape))
+        elif spec.target is not None:
+            tensor = builder.tensors[spec.target]
+            name = first_names[_storage(tensor)]
+            trainable = spec.kind == InputKind.PARAMETER
+            handles[node] = Stored(Parameter(name, tuple(tensor.shape)), trainable)
+    return handles
+
+
+def _storage(tensor: Tensor) -> Any:
+    where = tensor.untyped_storage().data_ptr()
+    return (
+        (where, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        if where
+        else id(tensor)
+    )
+
+
+def _ancestors(output: Node) -> set[Node]:
+    needed, waiting = {output}, [output]
+    while waiting:
+        for node in waiting.pop().all_input_nodes:
+            if node not in needed:
+                needed.add(node)
+                waiting.append(node)
+    return needed
+
+
+def _call(builder: Builder, node: Node, handles: Mapping[Node, Any]) -> Any:
+    if node.target is operator.getitem:
+        source, index = node.args
+        result = handles[source][index]  # type: ignore[index]
+        if result is None:
+            builder.unsupported("when its second result is used")
+        return result
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        builder.unsupported()
+    name = str(node.target)
+    if name not in PASSED_THROUGH:
+        constant = fold(builder, node, handles)
+        if constant is not None:
+            return constant
+    if name not in HANDLERS:
+        builder.unsupported()
+    arguments = [_handle(argument, handles) for argument in _in_schema_order(node)]
+    try:
+        return HANDLERS[name](builder, *arguments)
+    except CostsimError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        builder.unsupported(f"with these arguments ({_first_line(error)})")
+
+
+_IGNORED = frozenset({"device", "layout", "memory_format", "out", "pin_memory"})
+
+
+def _check_type(builder: Builder, node: Node, handle: Any) -> None:
+    """A graph has one floating point type, the input's: nothing may be computed in another."""
+    if isinstance(handle, Value):
+        found, wanted = node.meta["val"].dtype, builder.dtype
+        if found != wanted:
+            builder.unsupported(f"when it computes {found} in a model of {wanted}")
+
+
+def _in_schema_order(node: Node) -> list[Any]:
+    """The arguments of a call in the order of its schema, defaults filled in.
+
+    Keyword-only arguments that say where and how a result is stored stay out.
+    """
+    assert isinstance(node.target, torch._ops.OpOverload)
+    result = []
+    for position, argument in enumerate(node.target._schema.arguments):
+        if argument.kwarg_only and argument.name in _IGNORED:
+            continue
+        if position < len(node.args):
+            result.append(node.args[position])
+        elif argument.name in node.kwargs:
+            result.append(node.kwargs[argument.name])
+        else:
+            result.append(argument.default_value if argument.has_default_value() else None)
+    return result
+
+
+def _handle(argument: Any, handles: Mapping[Node, Any]) -> Any:
+    if isinstance(argument, Node):
+        return handles[argument]
+    if isinstance(argument, list | tuple):
+        return [_handle(item, handles) for item in argument]
+    if isinstance(argument, float) and math.isnan(argument):
+        raise InputError("the model computes with a constant that is not a number")
+    return argument
