@@ -25,7 +25,7 @@ def module_stack(node: Node) -> list[tuple[str, str]]:
 
 
 class Namer:
-    """Names calls: by the owner of the weight, else the module, with the operator if it has more."""
+    """Names calls: by the weight's owner, else the module, with the operator if it has several."""
 
     def __init__(self, calls: Iterable[tuple[Node | None, str | None]]) -> None:
         self._used: Counter[str] = Counter()
