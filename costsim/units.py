@@ -26,13 +26,23 @@ SIZE_UNITS = {
 MAC_UNITS = {**_DECIMAL, **{f"{prefix}MAC": scale for prefix, scale in _DECIMAL.items()}}
 TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 ENERGY_UNITS = {"": 1.0, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "kJ": 1e3, "Wh": 3600.0}
+FREQUENCY_UNITS = {"": 1.0, "Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9}
+POWER_UNITS = {"": 1.0, "W": 1.0, "mW": 1e-3, "uW": 1e-6}
+BANDWIDTH_UNITS = {unit and f"{unit}/s": scale for unit, scale in SIZE_UNITS.items()}
+MAC_RATE_UNITS = {
+    "": 1.0,
+    **{f"{prefix}MAC/s": scale for prefix, scale in _DECIMAL.items() if prefix != "K"},
+}
+SHARE_UNITS = {"": 1.0, "%": 0.01}
+COUNT_UNITS = {"": 1.0}
 
 
 def _parse(text: str, units: dict[str, float], what: str) -> float:
     match = _NUMBER.match(text)
     allowed = ", ".join(unit for unit in units if unit)
+    needed = f"give a number and one of {allowed}" if allowed else "give a plain number"
     if match is None:
-        raise InputError(f"{what}: cannot read {text!r}; give a number and one of {allowed}")
+        raise InputError(f"{what}: cannot read {text!r}; {needed}")
     number, unit = match.groups()
     if unit not in units:
         raise InputError(f"{what}: unknown unit {unit!r} in {text!r}; allowed are {allowed}")
@@ -40,6 +50,11 @@ def _parse(text: str, units: dict[str, float], what: str) -> float:
     if not math.isfinite(value):
         raise InputError(f"{what}: {text!r} is not a finite number")
     return value
+
+
+def parse_quantity(text: str, units: dict[str, float], what: str) -> float:
+    """`text` in the base unit of `units`; raises `InputError` that lists the allowed units."""
+    return _parse(text, units, what)
 
 
 def parse_bytes(text: str, what: str = "size") -> int:
@@ -111,3 +126,23 @@ def format_seconds(value: float) -> str:
 def format_joules(value: float) -> str:
     """Joules for a person."""
     return _scaled(value, [(1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")])
+
+
+def format_hertz(value: float) -> str:
+    """A frequency for a person."""
+    return _scaled(value, [(1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"), (1.0, "Hz")])
+
+
+def format_watts(value: float) -> str:
+    """Power for a person."""
+    return _scaled(value, [(1.0, "W"), (1e-3, "mW"), (1e-6, "uW")])
+
+
+def format_bandwidth(value: float) -> str:
+    """Bytes a second for a person, in powers of 1000 as vendors give them."""
+    return _scaled(value, [(1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")])
+
+
+def format_mac_rate(value: float) -> str:
+    """Multiply-accumulates a second for a person."""
+    return _scaled(value, [(1e9, "GMAC/s"), (1e6, "MMAC/s"), (1e3, "kMAC/s"), (1.0, "MAC/s")])

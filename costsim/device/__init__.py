@@ -1,0 +1,29 @@
+"""Devices: what a board has, how fast it is, what it draws, and where each number comes from."""
+
+from costsim.device.interval import Interval
+from costsim.device.loading import load_device, parse_device, shipped_devices
+from costsim.device.quantity import INTERVAL_FACTORS, Provenance, Quantity
+from costsim.device.spec import DeviceSpec, Placement, Region, Swap, TrainingBudget
+from costsim.device.target import ELEMENTWISE_RATE, ComputeTarget, Direction, Throughput
+from costsim.device.task import TaskEstimate, estimate_task
+
+__all__ = [
+    "ELEMENTWISE_RATE",
+    "INTERVAL_FACTORS",
+    "ComputeTarget",
+    "DeviceSpec",
+    "Direction",
+    "Interval",
+    "Placement",
+    "Provenance",
+    "Quantity",
+    "Region",
+    "Swap",
+    "TaskEstimate",
+    "Throughput",
+    "TrainingBudget",
+    "estimate_task",
+    "load_device",
+    "parse_device",
+    "shipped_devices",
+]

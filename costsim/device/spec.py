@@ -1,0 +1,278 @@
+"""A device as a value: memory, compute targets, swap, and the budgets it is recommended for."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from costsim.device.base import Named, Part, refuse
+from costsim.device.interval import Interval
+from costsim.device.quantity import Bytes, BytesPerSecond, Joules, Quantity, Seconds, Share
+from costsim.device.target import ComputeTarget
+from costsim.errors import InputError
+
+SCHEMA = "costsim.device/1"
+
+Text = Annotated[str, Field(min_length=1)]
+Bits = Annotated[
+    tuple[Literal[8, 16, 32, 64], ...],
+    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
+    Field(min_length=1),
+]
+
+
+class Region(Part):
+    """A memory: what kind, how large, and how much of it a training step may have.
+
+    `largest_block` is the longest run of contiguous addresses, where that is less than `size`;
+    `available` the share left after the operating system, stacks and code.
+    """
+
+    kind: Literal["ram", "flash", "storage"]
+    size: Bytes
+    largest_block: Bytes | None = None
+    available: Share
+    holds: Text
+
+    @model_validator(mode="after")
+    def _block_fits(self) -> "Region":
+        if self.largest_block and self.largest_block.value > self.size.value:
+            raise refuse(f"{self.largest_block} is more than size", "largest_block")
+        return self
+
+    @property
+    def size_bytes(self) -> int:
+        """The whole region."""
+        return int(self.size.value)
+
+    @property
+    def largest_block_bytes(self) -> int:
+        """The longest contiguous part of what is available."""
+        block = self.size if self.largest_block is None else self.largest_block
+        return min(int(block.value), self.available_bytes)
+
+    @property
+    def available_bytes(self) -> int:
+        """What a training step may have."""
+        return int(self.size.value * self.available.value)
+
+
+class Placement(Part):
+    """Where weights are kept: those the plan leaves alone, and those it updates."""
+
+    frozen_weights: Literal["ram", "flash"]
+    updated_weights: Literal["ram"]
+
+
+class Swap(Part):
+    """Where pages go that RAM cannot hold."""
+
+    medium: Text
+    size: Bytes
+    read_bandwidth: BytesPerSecond
+    write_bandwidth: BytesPerSecond
+
+
+class BitWidthsSupported(Part):
+    """Bits an element may have in kernels that exist for the device."""
+
+    weights: Bits
+    activations: Bits
+    gradients: Bits
+    source: Text
+
+
+class TrainingBudget(Part):
+    """The budgets recommended for a personal task on the device."""
+
+    memory: Bytes
+    accounting: Literal["peak", "paper", "tiny-training"]
+    macs_share: Share
+    latency: Seconds | None = None
+    energy: Joules | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory budget, in the accounting named beside it."""
+        return int(self.memory.value)
+
+
+class DeviceSpec(Part):
+    """A board and everything a prediction about it needs, each number with its source."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    title: Text
+    description: Text
+    memory: Named[Region]
+    placement: Placement
+    swap: Swap | None = None
+    bits: BitWidthsSupported
+    targets: Named[ComputeTarget]
+    default_target: Text
+    training_budget: TrainingBudget
+    references: Named[Seconds] = Field(default_factory=dict, validate_default=True)
+    """Latencies that others measured on this board, to hold predictions against."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DeviceSpec":
+        kinds = {region.kind for region in self.memory.values()}
+        if not self.ram_bytes:
+            raise refuse("no region of kind ram has anything available", "memory")
+        if self.placement.frozen_weights not in kinds:
+            raise refuse(
+                f"there is no {self.placement.frozen_weights} region", "placement.frozen_weights"
+            )
+        if not self.targets:
+            raise refuse("empty; at least one compute target is needed", "targets")
+        if self.default_target not in self.targets:
+            raise refuse(
+                f"{self.default_target!r} is no target; allowed are {', '.join(self.targets)}",
+                "default_target",
+            )
+        return self
+
+    def _bytes(self, *kinds: str) -> int:
+        return sum(r.available_bytes for r in self.memory.values() if r.kind in kinds)
+
+    @property
+    def ram_bytes(self) -> int:
+        """RAM that training may have, over all regions."""
+        return self._bytes("ram")
+
+    @property
+    def largest_block_bytes(self) -> int:
+        """The largest contiguous RAM that training may have: what one arena must fit in."""
+        return max(r.largest_block_bytes for r in self.memory.values() if r.kind == "ram")
+
+    @property
+    def flash_bytes(self) -> int:
+        """Flash that weights may have; 0 on a device that keeps them in RAM."""
+        return self._bytes("flash")
+
+    def target(self, name: str | None = None) -> ComputeTarget:
+        """The compute target `name`, or the default one; raises `InputError` if there is none."""
+        chosen = self.default_target if name is None else name
+        if chosen not in self.targets:
+            raise InputError(
+                f"device {self.name} has no target {chosen!r}; "
+                f"allowed are {', '.join(self.targets)}"
+            )
+        return self.targets[chosen]
+
+    def swap_seconds(
+        self, peak_bytes: float, available_bytes: float | None = None, passes: int = 1
+    ) -> Interval | None:
+        """Seconds that swapping adds to a step of `peak_bytes`; None if it does not fit at all.
+
+        A simple physical model: what RAM cannot hold is written out and read back once a pass.
+        Real page replacement can do several times worse.
+        `available_bytes` is the RAM for it, by default all that training may have.
+        """
+        available = self.ram_bytes if available_bytes is None else available_bytes
+        excess = max(0.0, peak_bytes - available)
+        if excess == 0:
+            return Interval.exactly(0.0)
+        if self.swap is None or excess > self.swap.size.value:
+            return None
+        read, write = self.swap.read_bandwidth.interval, self.swap.write_bandwidth.interval
+        return Interval(
+            *(
+                passes * (excess / r + excess / w)
+                for r, w in (
+                    (read.value, write.value),
+                    (read.high, write.high),
+                    (read.low, write.low),
+                )
+            )
+        )
+
+    def quantities(self) -> Iterator[tuple[str, Quantity]]:
+        """Every number of the device with its dotted key, in the order of the file."""
+        return _quantities("", self)
+
+    def provenance_counts(self) -> Mapping[str, int]:
+        """How many numbers come from where."""
+        return Counter(quantity.provenance for _, quantity in self.quantities())
+
+    def to_json(self) -> dict[str, Any]:
+        """The device as one JSON document, numbers in base units."""
+        return {"schema": SCHEMA, **self.model_dump(mode="json", exclude_none=True)}
+
+    @classmethod
+    def from_json(cls, document: object, source: str = "device") -> "DeviceSpec":
+        """The device in a parsed YAML or JSON document; `source` names it in errors.
+
+        Raises `InputError`: one line with the source, the dotted key, what is wrong and what is
+        allowed.
+        """
+        if not isinstance(document, dict):
+            kind = "empty" if document is None else f"a {type(document).__name__}"
+            raise InputError(f"{source}: is {kind}; a mapping with the keys of a device is needed")
+        if (schema := document.get("schema", SCHEMA)) != SCHEMA:
+            raise InputError(f"{source}: schema: {schema!r} is unknown; allowed is {SCHEMA}")
+        try:
+            return cls.model_validate({k: v for k, v in document.items() if k != "schema"})
+        except ValidationError as error:
+            raise InputError(f"{source}: {_first(error)}") from error
+
+
+def _quantities(key: str, node: object) -> Iterator[tuple[str, Quantity]]:
+    if isinstance(node, Quantity):
+        yield key, node
+    elif isinstance(node, Part):
+        for name in type(node).model_fields:
+            yield from _quantities(f"{key}.{name}" if key else name, getattr(node, name))
+    elif isinstance(node, Mapping):
+        for name, item in node.items():
+            yield from _quantities(f"{key}.{name}", item)
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake as `dotted.key: what is wrong`, and how many more there are."""
+    errors = error.errors(include_url=False)
+    # An unknown key is usually the misspelt cause of a missing one.
+    first = min(errors, key=lambda item: item["type"] != "device")
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{_key(first)}: {_message(first)}{more}"
+
+
+def _key(item: ErrorDetails) -> str:
+    parts = [str(part) for part in item["loc"] if part != "[key]"]
+    if key := item.get("ctx", {}).get("key"):
+        parts.append(key)
+    return ".".join(parts) or "device"
+
+
+def _message(item: ErrorDetails) -> str:
+    if item["type"] == "device":
+        return item["msg"]
+    if item["type"] == "missing":
+        return f"missing; {_needed(item['loc'])} is needed"
+    given = item["input"]
+    told = repr(given) if isinstance(given, str | bool | int | float) else type(given).__name__
+    return f"{told}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _needed(loc: tuple[int | str, ...]) -> str:
+    """What belongs at `loc`, found by walking the annotations."""
+    kind: Any = DeviceSpec
+    for part in loc:
+        kind = _inside(kind, str(part))
+    found = [kind, *getattr(kind, "__args__", ())]
+    part_type = next((k for k in found if isinstance(k, type) and issubclass(k, Part)), None)
+    if part_type is None:
+        return "it"
+    if issubclass(part_type, Quantity):
+        return "a mapping with value, provenance and source"
+    return f"a mapping with {', '.join(part_type.model_fields)}"
+
+
+def _inside(kind: Any, part: str) -> Any:
+    options = [kind, *getattr(kind, "__args__", ())]
+    for option in options:
+        if isinstance(option, type) and issubclass(option, Part) and part in option.model_fields:
+            return option.model_fields[part].annotation
+    # A mapping of names: the type of its items.
+    return options[-1]

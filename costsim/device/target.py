@@ -1,0 +1,226 @@
+"""A compute target of a device: how fast each kind of work goes, and what it draws meanwhile."""
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from costsim.device.base import Part, refuse
+from costsim.device.interval import Interval
+from costsim.device.quantity import (
+    BytesPerSecond,
+    Count,
+    Hertz,
+    MacsPerSecond,
+    Quantity,
+    Seconds,
+    Watts,
+)
+from costsim.errors import InputError
+from costsim.operators import WORK_KINDS
+
+Direction: TypeAlias = Literal[
+    "forward",
+    "loss",
+    "input_gradient",
+    "weight_gradient",
+    "bias_gradient",
+    "accumulate",
+    "keep",
+    "update",
+]
+Bound: TypeAlias = Literal["value", "low", "high"]
+Floats: TypeAlias = NDArray[np.float64]
+
+ELEMENTWISE_RATE: dict[str, str] = {
+    "forward": "forward",
+    "loss": "forward",
+    "keep": "forward",
+    "input_gradient": "input_gradient",
+    "weight_gradient": "weight_gradient",
+    "bias_gradient": "weight_gradient",
+    "accumulate": "update",
+    "update": "update",
+}
+"""Which byte rate prices work without MACs, by direction; its keys are the directions known."""
+
+
+class MacRates(Part):
+    """MACs a second of one kind of work, in 32-bit floats, by direction."""
+
+    forward: MacsPerSecond
+    input_gradient: MacsPerSecond
+    weight_gradient: MacsPerSecond
+
+
+class ByteRates(Part):
+    """Bytes a second, read and written together, of work without MACs, by direction."""
+
+    forward: BytesPerSecond
+    input_gradient: BytesPerSecond
+    weight_gradient: BytesPerSecond
+    update: BytesPerSecond
+
+
+class Throughput(Part):
+    """A rate for every kind of work; the kinds are `costsim.operators.WORK_KINDS`."""
+
+    convolution: MacRates
+    depthwise_convolution: MacRates
+    pointwise_convolution: MacRates
+    linear: MacRates
+    matmul: MacRates
+    elementwise: ByteRates
+
+
+class Peak(Part):
+    """The most MACs a second that the arithmetic units can do, by number format."""
+
+    fp32: MacsPerSecond
+    fp16: MacsPerSecond | None = None
+    int8: MacsPerSecond | None = None
+
+
+class Power(Part):
+    """What the whole board draws in each state."""
+
+    compute: Watts
+    memory: Watts
+    idle: Watts
+
+
+class ComputeTarget(Part):
+    """One processor of a device.
+
+    `overhead` is spent once an operation (dispatch, loop set-up), `bandwidth` is what memory
+    sustains for this processor. Rates are for 32-bit floats: narrower formats are not priced
+    apart from the fewer bytes they move.
+    """
+
+    title: str = Field(min_length=1)
+    clock: Hertz
+    threads: Count
+    peak: Peak
+    bandwidth: BytesPerSecond
+    overhead: Seconds
+    throughput: Throughput
+    power: Power
+
+    @model_validator(mode="after")
+    def _plausible(self) -> "ComputeTarget":
+        for kind in WORK_KINDS:
+            rates: Part = getattr(self.throughput, kind)
+            limit: Quantity = self.bandwidth if isinstance(rates, ByteRates) else self.peak.fp32
+            for direction in type(rates).model_fields:
+                rate: Quantity = getattr(rates, direction)
+                if rate.value > limit.value:
+                    raise refuse(
+                        f"{rate} is more than the {limit} that the target can do at all",
+                        f"throughput.{kind}.{direction}",
+                    )
+        return self
+
+    def _rates(self, work_kind: str, direction: str) -> tuple[Quantity | None, Quantity]:
+        """The MAC rate, if this work has MACs to do, and the byte rate."""
+        if work_kind not in WORK_KINDS:
+            raise InputError(f"work kind {work_kind!r}; allowed are {', '.join(WORK_KINDS)}")
+        if direction not in ELEMENTWISE_RATE:
+            raise InputError(f"direction {direction!r}; allowed are {', '.join(ELEMENTWISE_RATE)}")
+        rates = getattr(self.throughput, work_kind)
+        if isinstance(rates, MacRates) and direction in MacRates.model_fields:
+            return getattr(rates, direction), self.bandwidth
+        return None, getattr(self.throughput.elementwise, ELEMENTWISE_RATE[direction])
+
+    @overload
+    def operation_seconds(
+        self,
+        work_kind: str,
+        direction: str,
+        macs: float,
+        moved_bytes: float,
+        bound: Bound = "value",
+    ) -> float: ...
+
+    @overload
+    def operation_seconds(
+        self,
+        work_kind: str,
+        direction: str,
+        macs: Floats,
+        moved_bytes: Floats,
+        bound: Bound = "value",
+    ) -> Floats: ...
+
+    def operation_seconds(
+        self,
+        work_kind: str,
+        direction: str,
+        macs: float | Floats,
+        moved_bytes: float | Floats,
+        bound: Bound = "value",
+    ) -> float | Floats:
+        """Seconds of one operation: `overhead + max(macs / throughput, moved_bytes / bandwidth)`.
+
+        The roofline model (Williams, Waterman and Patterson, 2009) with a rate for each kind
+        and direction. `macs` and `moved_bytes` are numbers or arrays of one shape; so is the
+        answer. `bound` asks for the believed value, or for the `low` or `high` end of it: all
+        rates at their best or at their worst. No rate is ever taken above the peak. Work
+        without MACs (an elementwise kind, a copy, an update) takes its bytes over the
+        elementwise rate of its direction.
+
+        Raises `InputError` for an unknown kind or direction, a negative amount, or MACs in work
+        that has no MAC rate.
+        """
+        mac_rate, byte_rate = self._rates(work_kind, direction)
+        macs_array, bytes_array = np.asarray(macs, float), np.asarray(moved_bytes, float)
+        if np.any(macs_array < 0) or np.any(bytes_array < 0):
+            raise InputError(f"{work_kind} {direction}: negative MACs or bytes")
+        seconds = bytes_array / _rate(byte_rate, self.bandwidth, bound)
+        if mac_rate is not None:
+            seconds = np.maximum(macs_array / _rate(mac_rate, self.peak.fp32, bound), seconds)
+        elif np.any(macs_array > 0):
+            raise InputError(f"{work_kind} {direction} has MACs but no rate for them")
+        seconds = seconds + getattr(self.overhead.interval, bound)
+        return seconds if np.ndim(seconds) else float(seconds)
+
+    def operation_interval(
+        self, work_kind: str, direction: str, macs: float, moved_bytes: float
+    ) -> Interval:
+        """`operation_seconds` of one operation with its range."""
+        return Interval(
+            *(
+                self.operation_seconds(work_kind, direction, macs, moved_bytes, bound)
+                for bound in ("value", "low", "high")
+            )
+        )
+
+    def total_seconds(self, work: Iterable[tuple[str, str, float, float]]) -> Interval:
+        """Seconds of operations done one after another, each (kind, direction, macs, bytes)."""
+        return Interval.total(self.operation_interval(*operation) for operation in work)
+
+    def joules(
+        self,
+        compute_s: Interval,
+        swap_s: Interval | None = None,
+        idle_s: Interval | None = None,
+    ) -> Interval:
+        """Energy: the board's power in each state times the time in it."""
+        energy = self.power.compute.interval * compute_s
+        if swap_s is not None:
+            energy = energy + self.power.memory.interval * swap_s
+        if idle_s is not None:
+            energy = energy + self.power.idle.interval * idle_s
+        return energy
+
+
+def _rate(rate: Quantity, limit: Quantity, bound: Bound) -> float:
+    """The rate that gives the asked end of a duration: the fastest gives the lowest."""
+    if bound == "value":
+        return rate.value
+    if bound == "high":
+        return rate.interval.low
+    # A bandwidth is its own limit: its range says how far it may go.
+    ceiling = limit.interval.high if isinstance(limit, BytesPerSecond) else limit.value
+    return min(rate.interval.high, ceiling)
