@@ -38,7 +38,6 @@ class Quantity(Part):
     minimum: ClassVar[float | None] = None
     """Smallest value allowed; without one the value must be above zero."""
     maximum: ClassVar[float] = math.inf
-    formatter: ClassVar[staticmethod[[float], str]]
 
     value: float
     low: float | None = None
@@ -106,8 +105,13 @@ class Quantity(Part):
         factor = INTERVAL_FACTORS[self.provenance]
         return Interval(self.value, self.value / factor, self.value * factor)
 
+    @staticmethod
+    def format(value: float) -> str:
+        """`value`, in the base unit, for a person."""
+        return f"{value:g}"
+
     def __str__(self) -> str:
-        return type(self).formatter(self.value)
+        return self.format(self.value)
 
 
 class Bytes(Quantity):
@@ -115,7 +119,7 @@ class Bytes(Quantity):
 
     scales = units.SIZE_UNITS
     unit = "B"
-    formatter = staticmethod(units.format_bytes)
+    format = staticmethod(units.format_bytes)
 
 
 class Hertz(Quantity):
@@ -123,7 +127,7 @@ class Hertz(Quantity):
 
     scales = units.FREQUENCY_UNITS
     unit = "Hz"
-    formatter = staticmethod(units.format_hertz)
+    format = staticmethod(units.format_hertz)
 
 
 class BytesPerSecond(Quantity):
@@ -131,7 +135,7 @@ class BytesPerSecond(Quantity):
 
     scales = units.BANDWIDTH_UNITS
     unit = "B/s"
-    formatter = staticmethod(units.format_bandwidth)
+    format = staticmethod(units.format_bandwidth)
 
 
 class MacsPerSecond(Quantity):
@@ -139,7 +143,7 @@ class MacsPerSecond(Quantity):
 
     scales = units.MAC_RATE_UNITS
     unit = "MAC/s"
-    formatter = staticmethod(units.format_mac_rate)
+    format = staticmethod(units.format_mac_rate)
 
 
 class Seconds(Quantity):
@@ -147,7 +151,7 @@ class Seconds(Quantity):
 
     scales = units.TIME_UNITS
     unit = "s"
-    formatter = staticmethod(units.format_seconds)
+    format = staticmethod(units.format_seconds)
 
 
 class Watts(Quantity):
@@ -155,7 +159,7 @@ class Watts(Quantity):
 
     scales = units.POWER_UNITS
     unit = "W"
-    formatter = staticmethod(units.format_watts)
+    format = staticmethod(units.format_watts)
 
 
 class Joules(Quantity):
@@ -163,7 +167,7 @@ class Joules(Quantity):
 
     scales = units.ENERGY_UNITS
     unit = "J"
-    formatter = staticmethod(units.format_joules)
+    format = staticmethod(units.format_joules)
 
 
 class Share(Quantity):
@@ -173,7 +177,7 @@ class Share(Quantity):
     unit = ""
     minimum = 0.0
     maximum = 1.0
-    formatter = staticmethod("{:.0%}".format)
+    format = staticmethod("{:.0%}".format)
 
 
 class Count(Quantity):
@@ -182,7 +186,6 @@ class Count(Quantity):
     scales = units.COUNT_UNITS
     unit = ""
     minimum = 1.0
-    formatter = staticmethod("{:g}".format)
 
     @classmethod
     def read(cls, given: Any) -> float:
