@@ -1,1 +1,36 @@
+"""How important each channel is: one criterion a file, all behind one interface.
 
+To add one: a frozen dataclass in a file of its own and an entry in `CRITERIA`. Nothing here
+imports torch until a criterion that needs it is asked for scores.
+"""
+
+from collections.abc import Mapping
+
+from costsim.criteria.base import Criterion, Request
+from costsim.criteria.fisher import Fisher
+from costsim.criteria.gradient_norm import GradientNorm
+from costsim.criteria.l2_norm import L2Norm
+from costsim.criteria.loss import LOSSES, CrossEntropy, Loss, PrototypeLoss, prototype_loss
+from costsim.criteria.random import Random
+from costsim.criteria.weight_gradient import WeightGradient
+
+CRITERIA: Mapping[str, Criterion] = {
+    criterion.name: criterion
+    for criterion in (Fisher(), L2Norm(), WeightGradient(), GradientNorm(), Random())
+}
+
+__all__ = [
+    "CRITERIA",
+    "LOSSES",
+    "Criterion",
+    "CrossEntropy",
+    "Fisher",
+    "GradientNorm",
+    "L2Norm",
+    "Loss",
+    "PrototypeLoss",
+    "Random",
+    "Request",
+    "WeightGradient",
+    "prototype_loss",
+]

@@ -1,0 +1,30 @@
+"""The norm of a channel's gradient: how far one step of gradient descent would move it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.criteria.base import Criterion, Request, Target
+
+
+@dataclass(frozen=True)
+class GradientNorm(Criterion):
+    """`sqrt(Σ g²)` over the weights of the channel, with g the gradient of the summed loss."""
+
+    name: ClassVar[str] = "gradient_norm"
+
+    def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
+        """The norm of every channel of every target."""
+        from costsim.criteria.passes import by_channel, weight_gradients
+
+        found = weight_gradients(request, self.name)
+        return {
+            (layer, axis): by_channel(found[layer][1].double(), request.graph, layer, axis)
+            .norm(dim=1)
+            .cpu()
+            .numpy()
+            for layer, axis in request.targets
+        }

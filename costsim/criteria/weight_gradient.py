@@ -1,0 +1,36 @@
+"""Weight times gradient: the first-order change of the loss if a weight were removed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.criteria.base import Criterion, Request, Target
+
+
+@dataclass(frozen=True)
+class WeightGradient(Criterion):
+    """`Σ |w g|` over the weights of the channel, with g the gradient of the summed loss.
+
+    Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019, with the
+    absolute value inside the sum.
+    """
+
+    name: ClassVar[str] = "weight_gradient"
+
+    def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
+        """The sum of every channel of every target."""
+        from costsim.criteria.passes import by_channel, weight_gradients
+
+        found = weight_gradients(request, self.name)
+        return {
+            (layer, axis): by_channel(weight.double() * gradient, request.graph, layer, axis)
+            .abs()
+            .sum(dim=1)
+            .cpu()
+            .numpy()
+            for layer, axis in request.targets
+            for weight, gradient in (found[layer],)
+        }
