@@ -1,0 +1,262 @@
+"""The model a command works on, from what a person typed after `--model`.
+
+torch is imported when a model is loaded, not with this file.
+"""
+
+import contextlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from costsim.errors import InputError
+from costsim.networks import NETWORKS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+DEFAULT_RESOLUTION = 128
+"""Side of the square images for a model that does not say what it takes."""
+
+SMALLEST_RESOLUTION = 32
+"""Of the built-in networks, which halve the image five times."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be traced.
+
+    `module` is in evaluation mode; `example_input` is float32 `[N, 3, H, W]`, noise in [-1, 1];
+    `provenance` says in a few words where the weights come from.
+    """
+
+    name: str
+    module: "nn.Module"
+    example_input: "Tensor"
+    provenance: str
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    seed: int = 0,
+    resolution: int | None = None,
+    batch: int = 1,
+) -> LoadedModel:
+    """The model that `spec` names, for `batch` images of `resolution` x `resolution` pixels.
+
+    `spec` is a built-in network; or `package.module:factory`, imported with the current folder on
+    the path, whose factory returns a module (it receives `resolution` if it has such a parameter
+    and one is given); or the path of a program exported with fixed sizes (`.pt2`). Without
+    `resolution` a module's own integer attribute `resolution` counts, else 128.
+
+    `weights`: for a built-in network any file `costsim.networks` reads; for a factory a state dict
+    as safetensors or by `torch.save`, which must fit exactly. Raises `InputError` for anything
+    that cannot be used: an unknown name, a failing import or factory, a file that is missing,
+    damaged or of another architecture, sizes that do not fit.
+    """
+    if batch < 1:
+        raise InputError(f"batch is {batch}; at least 1 is needed")
+    if resolution is not None and resolution < 1:
+        raise InputError(f"resolution is {resolution}; at least 1 is needed")
+    if spec in NETWORKS:
+        return _built_in(spec, weights, seed, resolution, batch)
+    if spec.endswith(".pt2"):
+        return _exported(Path(spec), weights, seed, resolution, batch)
+    if ":" in spec:
+        return _from_factory(spec, weights, seed, resolution, batch)
+    raise InputError(
+        f"model {spec!r} is unknown; give one of {', '.join(NETWORKS)}, "
+        "package.module:factory, or a .pt2 file"
+    )
+
+
+def _noise(seed: int, *shape: int) -> "Tensor":
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(shape, generator=generator) * 2 - 1
+
+
+def _built_in(
+    name: str, weights: Path | None, seed: int, resolution: int | None, batch: int
+) -> LoadedModel:
+    from costsim.networks.build import build
+    from costsim.networks.weights import load_weights
+
+    side = resolution or NETWORKS[name].resolution
+    if side < SMALLEST_RESOLUTION:
+        raise InputError(
+            f"resolution is {side}; {name} needs at least {SMALLEST_RESOLUTION} pixels a side"
+        )
+    module: nn.Module
+    if weights is None:
+        module = build(name, seed=seed)
+        provenance = f"initialised from seed {seed} (no pretrained weights)"
+    else:
+        module, provenance = load_weights(name, weights)
+    return LoadedModel(name, module.eval(), _noise(seed, batch, 3, side, side), provenance)
+
+
+def _exported(
+    path: Path, weights: Path | None, seed: int, resolution: int | None, batch: int
+) -> LoadedModel:
+    from torch.export.graph_signature import InputKind
+
+    from costsim.tracing.archive import load_program
+
+    if weights is not None:
+        raise InputError(f"{path}: an exported program has its weights inside; leave --weights out")
+    program = load_program(path)
+    nodes = {node.name: node for node in program.graph.nodes}
+    shapes = [
+        tuple(getattr(nodes[getattr(item.arg, "name", "")].meta.get("val"), "shape", ()))
+        for item in program.graph_signature.input_specs
+        if item.kind == InputKind.USER_INPUT
+    ]
+    if len(shapes) != 1:
+        raise InputError(f"{path}: takes {len(shapes)} inputs; one tensor is needed")
+    shape = shapes[0]
+    if len(shape) != 4 or shape[1] != 3:
+        raise InputError(f"{path}: takes input of shape {shape}; images [N, 3, H, W] are needed")
+    if shape[0] != batch:
+        raise InputError(
+            f"{path}: was exported for batch {shape[0]}, not {batch}; "
+            "use that batch or export it again"
+        )
+    if resolution is not None and shape[2:] != (resolution, resolution):
+        raise InputError(
+            f"{path}: was exported for images of {shape[2]}x{shape[3]}, not "
+            f"{resolution}x{resolution}; use those or export it again"
+        )
+    module: nn.Module = program.module()
+    for part in module.modules():  # its own eval() only raises: what it does is fixed
+        part.training = False
+    return LoadedModel(path.stem, module, _noise(seed, *shape), f"weights inside {path.name}")
+
+
+def _from_factory(
+    spec: str, weights: Path | None, seed: int, resolution: int | None, batch: int
+) -> LoadedModel:
+    import torch
+    from torch import nn
+
+    with _importable_from_here(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        factory = _find(spec)
+        takes = _parameters(factory)
+        arguments = {"resolution": resolution} if resolution and "resolution" in takes else {}
+        try:
+            module = factory(**arguments)
+        except (Exception, SystemExit) as error:
+            raise InputError(f"model {spec!r}: the factory fails: {_sentence(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"model {spec!r}: the factory returns {type(module).__name__}, not a torch.nn.Module"
+        )
+    provenance = f"as {spec} made it, seed {seed}"
+    if weights is not None:
+        _load_state(module, weights)
+        provenance = f"weights from {weights.name}"
+    own = getattr(module, "resolution", None)
+    default = takes["resolution"].default if "resolution" in takes else None
+    side = next(
+        size for size in (resolution, own, default, DEFAULT_RESOLUTION) if isinstance(size, int)
+    )
+    example = _noise(seed, batch, 3, side, side)
+    return LoadedModel(spec.partition(":")[2], module.eval(), example, provenance)
+
+
+@contextlib.contextmanager
+def _importable_from_here() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+
+
+def _find(spec: str) -> Callable[..., Any]:
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise InputError(f"model {spec!r}: write it as package.module:factory")
+    importlib.invalidate_caches()
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"model {spec!r}: {module_name} cannot be imported: {_sentence(error)}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"model {spec!r}: {module_name} has no {attribute!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"model {spec!r}: {attribute!r} is not a function")
+    factory: Callable[..., Any] = found
+    return factory
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except ValueError:  # some compiled functions have none
+        return {}
+
+
+def _sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _load_state(module: "nn.Module", path: Path) -> None:
+    """Load a state dict that fits exactly; raises `InputError` naming the first key that does not."""
+    state = _read_state(path)
+    wanted = module.state_dict()
+    for key, tensor in wanted.items():
+        if key not in state:
+            raise InputError(f"{path}: {key!r} of the model is missing")
+        if state[key].shape != tensor.shape:
+            raise InputError(
+                f"{path}: {key!r} has shape {tuple(state[key].shape)}; "
+                f"the model needs {tuple(tensor.shape)}"
+            )
+    for key in state:
+        if key not in wanted:
+            raise InputError(f"{path}: {key!r} does not belong to the model")
+    module.load_state_dict(dict(state))
+
+
+def _read_state(path: Path) -> "Mapping[str, torch.Tensor]":
+    import torch
+
+    try:
+        with path.open("rb"):
+            pass
+        document: Any
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            document = load_file(path)
+        else:
+            document = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # what a damaged file raises depends on where it was cut
+        raise InputError(
+            f"{path}: is neither safetensors nor a state dict of torch.save that holds tensors "
+            f"alone ({type(error).__name__})"
+        ) from error
+    state = document.get("state_dict", document) if isinstance(document, Mapping) else None
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        raise InputError(f"{path}: is not a state dict: a mapping of names to tensors")
+    return state
