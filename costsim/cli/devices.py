@@ -3,6 +3,7 @@
 import json
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -28,18 +29,19 @@ def command(device: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
         return
-    console = Console()
+    # A file's texts are shown as they are, brackets and colons included.
+    console = Console(markup=False, emoji=False, highlight=False)
     for part in show:
         console.print(part)
 
 
 def _overview(specs: list[DeviceSpec]) -> list[Table | str]:
-    table = Table(caption="costsim devices NAME shows one with the source of every number")
-    for column in ("name", "training RAM", "flash", "target", "peak fp32", "power", "budget"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("name", "RAM", "flash", "target", "peak fp32", "power", "budget"):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
     for spec in specs:
         for row, (name, target) in enumerate(spec.targets.items()):
-            mark = "*" if name == spec.default_target and len(spec.targets) > 1 else ""
+            mark = " *" if name == spec.default_target and len(spec.targets) > 1 else ""
             first = row == 0
             table.add_row(
                 spec.name if first else "",
@@ -48,16 +50,21 @@ def _overview(specs: list[DeviceSpec]) -> list[Table | str]:
                 f"{name}{mark}",
                 str(target.peak.fp32),
                 str(target.power.compute),
-                _budget(spec) if first else "",
+                _budget(spec, "\n") if first else "",
             )
-    return [table, "* the target that is used unless another is named"]
+    notes = (
+        "RAM is what training may have; * is the target used unless another is named.\n"
+        "Budget: recommended memory, in its accounting, and share of the backward MACs.\n"
+        "costsim devices NAME shows one with the source of every number."
+    )
+    return [table, notes]
 
 
-def _budget(spec: DeviceSpec) -> str:
+def _budget(spec: DeviceSpec, separator: str = ", ") -> str:
     budget = spec.training_budget
-    parts = [f"{budget.memory} ({budget.accounting})", f"{budget.macs_share} of backward MACs"]
-    parts += [str(limit) for limit in (budget.latency, budget.energy) if limit is not None]
-    return ", ".join(parts)
+    limits = (budget.macs_share, budget.latency, budget.energy)
+    parts = [str(limit) for limit in limits if limit is not None]
+    return separator.join((f"{budget.memory}, {', '.join(parts)}", budget.accounting))
 
 
 def _details(spec: DeviceSpec) -> list[Table | str]:
@@ -75,7 +82,7 @@ def _details(spec: DeviceSpec) -> list[Table | str]:
         )
         + f" ({spec.bits.source})",
         f"targets {', '.join(spec.targets)} (default {spec.default_target}); "
-        f"recommended budget {_budget(spec)}",
+        f"recommended budget (memory, share of backward MACs, accounting) {_budget(spec)}",
         f"numbers: {counts}",
     ]
     table = Table()

@@ -81,9 +81,9 @@ class Quantity(Part):
             if given.strip().startswith("-"):
                 raise refuse(f"{given!r} is negative; allowed is {wanted}, above zero")
             try:
-                value = units.parse_quantity(given, cls.scales, repr(given))
+                value = units.parse_quantity(given, cls.scales, "quantity")
             except InputError as error:
-                raise refuse(str(error)) from error
+                raise refuse(str(error).removeprefix("quantity: ")) from error
         else:
             try:
                 value = float(given)

@@ -131,6 +131,12 @@ class DeviceSpec(Part):
                 f"{self.default_target!r} is no target; allowed are {', '.join(self.targets)}",
                 "default_target",
             )
+        if self.training_budget.memory_bytes > self.ram_bytes:
+            raise refuse(
+                f"{self.training_budget.memory} is more than the {self.ram_bytes} bytes of RAM "
+                "that training may have",
+                "training_budget.memory",
+            )
         return self
 
     def _bytes(self, *kinds: str) -> int:
@@ -263,7 +269,7 @@ def _needed(loc: tuple[int | str, ...]) -> str:
     found = [kind, *getattr(kind, "__args__", ())]
     part_type = next((k for k in found if isinstance(k, type) and issubclass(k, Part)), None)
     if part_type is None:
-        return "it"
+        return "text" if str in found else "a value"
     if issubclass(part_type, Quantity):
         return "a mapping with value, provenance and source"
     return f"a mapping with {', '.join(part_type.model_fields)}"

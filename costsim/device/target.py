@@ -1,7 +1,7 @@
 """A compute target of a device: how fast each kind of work goes, and what it draws meanwhile."""
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,10 @@ Direction: TypeAlias = Literal[
     "update",
 ]
 Bound: TypeAlias = Literal["value", "low", "high"]
+Numbers: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
+
+BOUNDS: tuple[Bound, ...] = ("value", "low", "high")
 
 ELEMENTWISE_RATE: dict[str, str] = {
     "forward": "forward",
@@ -148,8 +151,8 @@ class ComputeTarget(Part):
         self,
         work_kind: str,
         direction: str,
-        macs: Floats,
-        moved_bytes: Floats,
+        macs: Numbers,
+        moved_bytes: Numbers,
         bound: Bound = "value",
     ) -> Floats: ...
 
@@ -157,8 +160,8 @@ class ComputeTarget(Part):
         self,
         work_kind: str,
         direction: str,
-        macs: float | Floats,
-        moved_bytes: float | Floats,
+        macs: float | Numbers,
+        moved_bytes: float | Numbers,
         bound: Bound = "value",
     ) -> float | Floats:
         """Seconds of one operation: `overhead + max(macs / throughput, moved_bytes / bandwidth)`.
@@ -192,13 +195,24 @@ class ComputeTarget(Part):
         return Interval(
             *(
                 self.operation_seconds(work_kind, direction, macs, moved_bytes, bound)
-                for bound in ("value", "low", "high")
+                for bound in BOUNDS
             )
         )
 
     def total_seconds(self, work: Iterable[tuple[str, str, float, float]]) -> Interval:
         """Seconds of operations done one after another, each (kind, direction, macs, bytes)."""
-        return Interval.total(self.operation_interval(*operation) for operation in work)
+        groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for kind, direction, macs, moved_bytes in work:
+            groups.setdefault((kind, direction), []).append((macs, moved_bytes))
+        total = Interval.exactly(0.0)
+        for (kind, direction), amounts in groups.items():
+            macs_array, bytes_array = np.asarray(amounts, float).T
+            seconds = (
+                self.operation_seconds(kind, direction, macs_array, bytes_array, bound)
+                for bound in BOUNDS
+            )
+            total = total + Interval(*(float(each.sum()) for each in seconds))
+        return total
 
     def joules(
         self,

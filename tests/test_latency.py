@@ -1,0 +1,294 @@
+"""The latency and energy model: its formula, its laws, and the minutes that were published."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costsim.device import (
+    ELEMENTWISE_RATE,
+    ComputeTarget,
+    DeviceSpec,
+    Interval,
+    estimate_task,
+    load_device,
+    shipped_devices,
+)
+from costsim.device.target import Bound, MacRates
+from costsim.errors import InputError
+from costsim.operators import WORK_KINDS
+
+SPECS = {name: load_device(name) for name in shipped_devices()}
+TARGETS = {
+    f"{name}/{target}": spec.targets[target]
+    for name, spec in SPECS.items()
+    for target in spec.targets
+}
+MAC_KINDS = tuple(kind for kind in WORK_KINDS if kind != "elementwise")
+
+targets = st.sampled_from(sorted(TARGETS)).map(TARGETS.__getitem__)
+mac_kinds = st.sampled_from(MAC_KINDS)
+mac_directions = st.sampled_from(sorted(MacRates.model_fields))
+amounts = st.floats(0, 1e12)
+bounds = st.sampled_from(["value", "low", "high"])
+
+
+@pytest.fixture
+def pi() -> DeviceSpec:
+    return SPECS["pi-zero-2"]
+
+
+@given(targets, mac_kinds, mac_directions, amounts, amounts)
+def test_an_operation_costs_overhead_plus_the_larger_of_work_and_traffic(
+    target: ComputeTarget, kind: str, direction: str, macs: float, moved: float
+) -> None:
+    rate = getattr(getattr(target.throughput, kind), direction).value
+    expected = target.overhead.value + max(macs / rate, moved / target.bandwidth.value)
+    assert target.operation_seconds(kind, direction, macs, moved) == pytest.approx(expected)
+
+
+@given(targets, st.sampled_from(sorted(ELEMENTWISE_RATE)), amounts)
+def test_elementwise_work_costs_overhead_plus_traffic(
+    target: ComputeTarget, direction: str, moved: float
+) -> None:
+    rate = getattr(target.throughput.elementwise, ELEMENTWISE_RATE[direction]).value
+    expected = target.overhead.value + moved / rate
+    assert target.operation_seconds("elementwise", direction, 0, moved) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("direction", ["loss", "bias_gradient", "accumulate", "keep", "update"])
+@pytest.mark.parametrize("kind", MAC_KINDS)
+def test_directions_without_macs_cost_the_same_for_every_kind(kind: str, direction: str) -> None:
+    for target in TARGETS.values():
+        assert target.operation_seconds(kind, direction, 0, 1e5) == target.operation_seconds(
+            "elementwise", direction, 0, 1e5
+        )
+
+
+@given(targets, mac_kinds, mac_directions, bounds, amounts, amounts, amounts, amounts)
+def test_more_macs_or_more_bytes_never_take_less_time(
+    target: ComputeTarget,
+    kind: str,
+    direction: str,
+    bound: Bound,
+    macs: float,
+    more_macs: float,
+    moved: float,
+    more_moved: float,
+) -> None:
+    less = target.operation_seconds(kind, direction, macs, moved, bound)
+    more = target.operation_seconds(kind, direction, macs + more_macs, moved + more_moved, bound)
+    assert less <= more
+
+
+@given(
+    targets,
+    mac_kinds,
+    mac_directions,
+    bounds,
+    st.lists(st.tuples(st.integers(0, 10**12), amounts), min_size=1),
+)
+def test_an_array_costs_what_its_elements_cost(
+    target: ComputeTarget,
+    kind: str,
+    direction: str,
+    bound: Bound,
+    work: list[tuple[int, float]],
+) -> None:
+    macs, moved = np.array([m for m, _ in work]), np.array([b for _, b in work])
+    together = target.operation_seconds(kind, direction, macs, moved, bound)
+    assert together.shape == macs.shape
+    for index, (m, b) in enumerate(work):
+        alone = target.operation_seconds(kind, direction, m, b, bound)
+        assert isinstance(alone, float)
+        assert together[index] == alone
+
+
+@given(targets, st.sampled_from(WORK_KINDS), mac_directions, amounts, amounts)
+def test_the_interval_holds_the_value_and_never_beats_the_peak(
+    target: ComputeTarget, kind: str, direction: str, macs: float, moved: float
+) -> None:
+    macs = 0.0 if kind == "elementwise" else macs
+    interval = target.operation_interval(kind, direction, macs, moved)
+    assert interval.low <= interval.value <= interval.high
+    assert interval.low >= macs / target.peak.fp32.value
+    assert interval.low >= moved / target.bandwidth.interval.high
+
+
+def test_a_total_is_the_sum_of_its_operations() -> None:
+    target = TARGETS["jetson-nano/gpu"]
+    work = [
+        ("pointwise_convolution", "forward", 1e6, 1e5),
+        ("elementwise", "forward", 0.0, 1e5),
+        ("pointwise_convolution", "forward", 2e6, 1e4),
+        ("linear", "update", 0.0, 3e3),
+    ]
+    total = target.total_seconds(work)
+    parts = [target.operation_interval(*operation) for operation in work]
+    for end in ("value", "low", "high"):
+        assert getattr(total, end) == pytest.approx(math.fsum(getattr(p, end) for p in parts))
+    assert target.total_seconds([]) == Interval.exactly(0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "direction", "macs", "moved", "words"),
+    [
+        ("fft", "forward", 1, 1, "'fft'.*depthwise_convolution"),
+        ("linear", "sideways", 1, 1, "'sideways'.*forward"),
+        ("linear", "forward", -1, 1, "negative"),
+        ("linear", "forward", 1, -1, "negative"),
+        ("linear", "update", 5, 1, "no rate"),
+        ("elementwise", "forward", 5, 1, "no rate"),
+    ],
+)
+def test_work_that_cannot_be_priced_is_an_error(
+    kind: str, direction: str, macs: float, moved: float, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        TARGETS["pi-zero-2/cpu"].operation_seconds(kind, direction, macs, moved)
+
+
+# Intervals.
+
+
+def test_interval_arithmetic() -> None:
+    a, b = Interval(2.0, 1.0, 4.0), Interval(3.0, 2.0, 5.0)
+    assert a + b == Interval(5.0, 3.0, 9.0)
+    assert a * b == Interval(6.0, 2.0, 20.0)
+    assert a * 2 == Interval(4.0, 2.0, 8.0)
+    assert Interval.total([a, b, b]) == a + b + b
+    assert Interval.from_json(a.to_json()) == a
+
+
+@pytest.mark.parametrize("ends", [(1.0, 2.0, 3.0), (3.0, 1.0, 2.0), (1.0, 0.0, math.inf)])
+def test_an_interval_holds_its_value_and_is_finite(ends: tuple[float, float, float]) -> None:
+    with pytest.raises(InputError):
+        Interval(*ends)
+
+
+@pytest.mark.parametrize("document", [{}, {"value": 1.0, "low": 1.0}, {"value": None}])
+def test_a_malformed_interval_is_refused(document: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="needs value, low and high"):
+        Interval.from_json(document)
+
+
+# Swap.
+
+
+def test_swap_writes_and_reads_what_ram_cannot_hold(pi: DeviceSpec) -> None:
+    assert pi.swap is not None
+    excess, passes = 100e6, 2
+    seconds = pi.swap_seconds(pi.ram_bytes + excess, passes=passes)
+    assert seconds is not None
+    read, write = pi.swap.read_bandwidth, pi.swap.write_bandwidth
+    assert seconds.value == pytest.approx(passes * (excess / read.value + excess / write.value))
+    assert seconds.low < seconds.value < seconds.high
+
+
+def test_what_fits_does_not_swap() -> None:
+    for spec in SPECS.values():
+        assert spec.swap_seconds(spec.ram_bytes) == Interval.exactly(0.0)
+        assert spec.swap_seconds(1000, available_bytes=1000) == Interval.exactly(0.0)
+
+
+def test_what_fits_neither_ram_nor_swap_has_no_seconds(pi: DeviceSpec) -> None:
+    assert pi.swap is not None
+    assert pi.swap_seconds(pi.ram_bytes + pi.swap.size.value + 1) is None
+    assert SPECS["stm32f746"].swap_seconds(321 * 1024) is None
+
+
+# Whole task.
+
+
+@given(targets, st.integers(1, 100), st.integers(1, 500), st.integers(1, 100), st.floats(1e-3, 1e3))
+def test_a_task_is_selection_and_steps(
+    target: ComputeTarget, iterations: int, samples: int, batch: int, seconds: float
+) -> None:
+    step = Interval(seconds, seconds / 2, seconds * 2)
+    selection = Interval.exactly(7.0)
+    swap = Interval.exactly(seconds / 10)
+    task = estimate_task(
+        target,
+        step_s=step,
+        iterations=iterations,
+        samples=samples,
+        batch=batch,
+        selection_s=selection,
+        swap_s=swap,
+    )
+    steps = iterations * math.ceil(samples / batch)
+    assert task.steps == steps
+    assert task.latency_s.value == pytest.approx(7.0 + steps * (seconds + seconds / 10))
+    assert task.latency_s.low <= task.latency_s.value <= task.latency_s.high
+    joules = target.power.compute.value * (7.0 + steps * seconds)
+    joules += target.power.memory.value * steps * seconds / 10
+    assert task.energy_j.value == pytest.approx(joules)
+    assert task.to_json()["latency_s"] == task.latency_s.to_json()
+
+
+@pytest.mark.parametrize("name", ["iterations", "samples", "batch"])
+def test_a_task_needs_at_least_one_of_each(name: str, pi: DeviceSpec) -> None:
+    counts = {"iterations": 1, "samples": 1, "batch": 1, name: 0}
+    with pytest.raises(InputError, match=f"{name} is 0"):
+        estimate_task(pi.target(), step_s=Interval.exactly(1.0), **counts)
+
+
+def test_energy_is_power_by_state(pi: DeviceSpec) -> None:
+    power = pi.target().power
+    energy = pi.target().joules(
+        Interval.exactly(10.0), Interval.exactly(20.0), Interval.exactly(30.0)
+    )
+    assert energy.value == pytest.approx(
+        10 * power.compute.value + 20 * power.memory.value + 30 * power.idle.value
+    )
+    assert energy.low == pytest.approx(
+        10 * power.compute.low + 20 * power.memory.low + 30 * power.idle.low
+    )
+
+
+def test_published_minutes_on_the_pi_lie_within_the_interval(pi: DeviceSpec) -> None:
+    """TinyTrain's 8 to 10 minutes for the sparse methods, 90 for full training, on MCUNet.
+
+    The paper does not say how many images an iteration takes; one hundred a step is assumed, from
+    its memory figure for full training, and 15 % of the MACs in depthwise layers.
+    """
+    images, iterations, depthwise = 100, 40, 0.15
+    target = pi.target()
+
+    def step(macs: dict[str, float]) -> Interval:
+        return target.total_seconds(
+            (kind, direction, share * total * images, 0.0)
+            for direction, total in macs.items()
+            for kind, share in (
+                ("depthwise_convolution", depthwise),
+                ("pointwise_convolution", 1 - depthwise),
+            )
+        )
+
+    def task(macs: dict[str, float], peak_bytes: float) -> tuple[Interval, Interval]:
+        estimate = estimate_task(
+            target,
+            step_s=step(macs),
+            swap_s=pi.swap_seconds(peak_bytes),
+            iterations=iterations,
+            samples=images,
+            batch=images,
+        )
+        return estimate.latency_s, estimate.energy_j
+
+    forward = 22.45e6
+    sparse_s, sparse_j = task(
+        {"forward": forward, "input_gradient": 4.0e6, "weight_gradient": 2.51e6}, 1e6 * images
+    )
+    full_s, full_j = task(
+        {"forward": forward, "input_gradient": forward, "weight_gradient": forward}, 906e6
+    )
+    assert sparse_s.low < 9 * 60 < sparse_s.high
+    assert sparse_j.low < 1.2e3 < sparse_j.high
+    assert full_s.low < 90 * 60 < full_s.high
+    assert full_j.low < 4.4e3 < full_j.high
+    # The right order of magnitude, not only a wide interval.
+    assert 1 / 4 < sparse_s.value / (9 * 60) < 4
+    assert 1 / 4 < full_s.value / (90 * 60) < 4
