@@ -223,7 +223,6 @@ def build_table(
     graph: LayerGraph,
     step: TrainingStep,
     *,
-    frozen_in_ram: bool,
     timer: OperationTimer | None = None,
     orders: Mapping[Atom, Sequence[int]] | None = None,
     schedule: Schedule | None = None,
@@ -234,7 +233,7 @@ def build_table(
     Without a `timer` the table has no seconds.
     """
     return _TableBuilder(
-        schedule or build_schedule(graph, step), step, frozen_in_ram, timer, orders or {}
+        schedule or build_schedule(graph, step), step, timer, orders or {}
     ).build()
 
 
@@ -243,12 +242,10 @@ class _TableBuilder:
         self,
         schedule: Schedule,
         step: TrainingStep,
-        frozen_in_ram: bool,
-        timer: OperationTimer | None,
+            timer: OperationTimer | None,
         orders: Mapping[Atom, Sequence[int]],
     ) -> None:
         self.schedule, self.step, self.timer = schedule, step, timer
-        self.frozen_in_ram = frozen_in_ram
         self.positions = len(schedule.steps)
         self.atoms = tuple(
             s.channels_of
@@ -346,12 +343,7 @@ class _TableBuilder:
         for storage in self.schedule.storages.values():
             size = storage.bytes
             match storage.category:
-                case Category.FROZEN_WEIGHTS if self.frozen_in_ram:
-                    self.memory.constant += size
-                case Category.UPDATED_WEIGHTS if not self.frozen_in_ram:
-                    assert storage.channels_of is not None
-                    self.memory.add_channels(storage.channels_of, size * everywhere)
-                case Category.OPTIMIZER:
+                case Category.UPDATED_WEIGHTS | Category.OPTIMIZER:
                     assert storage.channels_of is not None
                     self.memory.add_channels(storage.channels_of, size * everywhere)
                 case Category.WEIGHT_GRADIENT:

@@ -29,15 +29,14 @@ def program_seconds(program, timer):
 def test_table_and_program_agree_exactly(data):
     graph = data.draw(graphs())
     step = data.draw(steps(graph))
-    in_ram = data.draw(st.booleans())
     timer = CountingTimer()
-    table = build_table(graph, step, frozen_in_ram=in_ram, timer=timer)
+    table = build_table(graph, step, timer=timer)
     for _ in range(3):
         plan = data.draw(plans(graph))
         program = compile_program(graph, plan, step)
         priced = table.price_plan(plan)
 
-        assert priced.peak_bytes[0] == memory_timeline(program, frozen_in_ram=in_ram).peak_bytes
+        assert priced.peak_bytes[0] == memory_timeline(program).peak_bytes
         assert priced.kept_bytes[0] == sum(buffer.bytes for buffer in program.kept())
         for category, column in (
             (Category.WEIGHT_GRADIENT, priced.gradient_bytes),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from costsim.program.program import Buffer, TrainingProgram
-from costsim.program.timeline import ram_buffers
+from costsim.program.timeline import working_buffers
 
 ALIGNMENT_BYTES = 4
 """Buffers start at multiples of this, enough for 32-bit loads on every shipped device."""
@@ -36,9 +36,9 @@ class Arena:
     lower_bound_bytes: int
 
 
-def plan_arena(program: TrainingProgram, *, frozen_in_ram: bool) -> Arena:
-    """Assign offsets to every buffer in RAM. The size is never less than the peak."""
-    indices = ram_buffers(program, frozen_in_ram=frozen_in_ram)
+def plan_arena(program: TrainingProgram) -> Arena:
+    """Offsets for every buffer but the frozen weights. The size is never less than the peak."""
+    indices = working_buffers(program)
     buffers = {index: program.buffers[index] for index in indices}
     bound = _peak(buffers.values(), len(program.operations))
     best: tuple[int, dict[int, int]] | None = None

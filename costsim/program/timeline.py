@@ -32,23 +32,24 @@ class MemoryTimeline:
         return {c: int(live[self.peak_position]) for c, live in self.by_category.items()}
 
 
-def ram_buffers(program: TrainingProgram, *, frozen_in_ram: bool) -> list[int]:
-    """Indices of the buffers that occupy RAM: all but frozen weights that stay in flash."""
+def working_buffers(program: TrainingProgram) -> list[int]:
+    """Indices of the buffers a step works in: all but the frozen weights."""
     return [
         index
         for index, buffer in enumerate(program.buffers)
-        if buffer.bytes and (frozen_in_ram or buffer.category is not Category.FROZEN_WEIGHTS)
+        if buffer.bytes and buffer.category is not Category.FROZEN_WEIGHTS
     ]
 
 
-def memory_timeline(program: TrainingProgram, *, frozen_in_ram: bool) -> MemoryTimeline:
+def memory_timeline(program: TrainingProgram) -> MemoryTimeline:
     """Live bytes through the program.
 
-    `frozen_in_ram`: count frozen weights, as where the device keeps them in RAM.
+    Frozen weights are not among them: they are there all the time, in flash or in RAM, whatever
+    the plan, and are counted where the device keeps them (`costsim.cost`).
     """
     steps = len(program.operations)
     by_category = {category: np.zeros(steps + 1, dtype=np.int64) for category in Category}
-    for index in ram_buffers(program, frozen_in_ram=frozen_in_ram):
+    for index in working_buffers(program):
         buffer = program.buffers[index]
         change = by_category[buffer.category]
         change[buffer.birth] += buffer.bytes

@@ -1,0 +1,263 @@
+"""What a solver is asked: which channels to update so that the gain is greatest within budgets."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.accounting.tiny_training import TinyTrainingTerms, tiny_training_terms
+from costsim.cost import ACCOUNTINGS
+from costsim.errors import InputError
+from costsim.graph import LayerGraph
+from costsim.importance import Importance
+from costsim.operators import Axis
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.program import Atom, Schedule, build_schedule
+from costsim.step import TrainingStep
+from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts, build_table
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Upper limits on one training step; None is no limit.
+
+    `memory_bytes` is in `accounting`, `macs` counts the backward pass. `working_bytes` is the room
+    a device has for the step's buffers: a limit on the `peak`, whatever the accounting of the
+    memory budget.
+    """
+
+    memory_bytes: int | None = None
+    accounting: str = "peak"
+    macs: int | None = None
+    latency_s: float | None = None
+    energy_j: float | None = None
+    working_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.accounting not in ACCOUNTINGS:
+            raise InputError(
+                f"accounting {self.accounting!r}; allowed are {', '.join(ACCOUNTINGS)}"
+            )
+        for name in ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise InputError(f"budget {name} is {value}; a number of at least 0 is needed")
+
+    def to_json(self) -> dict[str, Any]:
+        """The `budgets` of a plan file."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Channels of one layer along one axis, best first, with the gain of each.
+
+    All channels of a candidate cost the same, so that for a given count the best are the first.
+    """
+
+    layer: str
+    axis: Axis
+    order: tuple[int, ...]
+    gains: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """How many channels there are to choose from."""
+        return len(self.order)
+
+    @cached_property
+    def cumulative(self) -> Floats:
+        """Gain of the first 0, 1, ... channels."""
+        return np.concatenate([[0.0], np.cumsum(self.gains)])
+
+
+class Problem:
+    """Choose a count for each candidate, maximising the sum of gains within the budget.
+
+    `table` prices any plan; `selections` are rows of counts, one column a candidate. Of the
+    candidates in one of `exclusive`, at most one may be opened: the two axes of a layer. With
+    `with_bias`, opening a candidate also updates its layer's bias. `seed` is for solvers that
+    draw.
+
+    Raises `InputError` if the importance does not fit the graph.
+    """
+
+    def __init__(
+        self,
+        graph: LayerGraph,
+        step: TrainingStep,
+        importance: Importance,
+        budget: Budget,
+        *,
+        with_bias: bool = False,
+        timer: OperationTimer | None = None,
+        compute_w: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        importance.check(graph)
+        self.graph, self.step, self.importance = graph, step, importance
+        self.budget, self.with_bias, self.seed = budget, with_bias, seed
+        self.compute_w = compute_w
+        if timer is None and (budget.latency_s is not None or budget.energy_j is not None):
+            raise InputError("a latency or energy budget needs a device")
+        self.schedule: Schedule = build_schedule(graph, step)
+        self.candidates: tuple[Candidate, ...] = tuple(
+            _candidate(entry.layer, entry.axis, entry.scores) for entry in importance.channels
+        )
+        orders: dict[Atom, Sequence[int]] = {(c.axis, c.layer): c.order for c in self.candidates}
+        self.table: CostTable = build_table(
+            graph, step, timer=timer, orders=orders, schedule=self.schedule
+        )
+        self.tiny_training: TinyTrainingTerms = tiny_training_terms(graph)
+
+    @cached_property
+    def columns(self) -> tuple[int, ...]:
+        """Column of each candidate in the table."""
+        return tuple(self.table.index((c.axis, c.layer)) for c in self.candidates)
+
+    @cached_property
+    def bias_columns(self) -> tuple[int | None, ...]:
+        """Column of the bias that comes with each candidate, if one does."""
+        return tuple(
+            self.table.index(("bias", c.layer))
+            if self.with_bias and self.graph.layers[c.layer].bias is not None
+            else None
+            for c in self.candidates
+        )
+
+    @cached_property
+    def exclusive(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of candidates of which at most one may be opened."""
+        by_layer: dict[str, list[int]] = {}
+        for index, candidate in enumerate(self.candidates):
+            by_layer.setdefault(candidate.layer, []).append(index)
+        groups = {tuple(group) for group in by_layer.values() if len(group) > 1}
+        for keep in self.table.shared_keeps:
+            readers = tuple(i for i, column in enumerate(self.columns) if column in keep.readers)
+            if len(readers) > 1:
+                groups.add(readers)
+        return tuple(sorted(groups))
+
+    @cached_property
+    def seconds_limit(self) -> float | None:
+        """The tighter of the latency and the energy budget, in seconds of computing."""
+        limits = [] if self.budget.latency_s is None else [self.budget.latency_s]
+        if self.budget.energy_j is not None:
+            assert self.compute_w is not None
+            limits.append(self.budget.energy_j / self.compute_w)
+        return min(limits, default=None)
+
+    def plan(self, selection: Sequence[int]) -> UpdatePlan:
+        """The plan that takes the first `selection[i]` channels of candidate i."""
+        opened = [(c, k) for c, k in zip(self.candidates, selection, strict=True) if k]
+        return UpdatePlan(
+            tuple(ChannelSubset(c.layer, c.axis, c.order[:k]) for c, k in opened),
+            frozenset(
+                c.layer
+                for c, k in opened
+                if self.with_bias and self.graph.layers[c.layer].bias is not None
+            ),
+        )
+
+    def gain(self, plan: UpdatePlan) -> float:
+        """The sum of the scores of the channels in `plan`; layers without scores count nothing."""
+        scores: Mapping[tuple[str, Axis], Sequence[float]] = {
+            (entry.layer, entry.axis): entry.scores for entry in self.importance.channels
+        }
+        return float(
+            sum(
+                scores[subset.layer, subset.axis][channel]
+                for subset in plan.subsets
+                if (subset.layer, subset.axis) in scores
+                for channel in subset.channels
+            )
+        )
+
+    def gains(self, selections: Integers) -> Floats:
+        """The gain of each row of `selections` [plans, candidates]."""
+        total = np.zeros(len(selections))
+        for index, candidate in enumerate(self.candidates):
+            total += candidate.cumulative[selections[:, index]]
+        return total
+
+    def counts(self, selections: Integers) -> Integers:
+        """Counts [plans, atoms] for the table."""
+        counts = np.zeros((len(selections), len(self.table.atoms)), dtype=np.int64)
+        for index, (column, bias) in enumerate(zip(self.columns, self.bias_columns, strict=True)):
+            counts[:, column] = selections[:, index]
+            if bias is not None:
+                counts[:, bias] |= selections[:, index] > 0
+        return counts
+
+    def usage(self, selections: Integers) -> dict[str, NDArray[Any]]:
+        """What each row of `selections` takes of each limit that is set, by name of the limit."""
+        counts = self.counts(selections)
+        return self._usage(self.table.price(counts), lambda: self._tiny_training(selections))
+
+    def plan_usage(self, plan: UpdatePlan) -> dict[str, float]:
+        """What `plan` takes of each limit that is set, by name of the limit."""
+        usage = self._usage(
+            self.table.price_plan(plan), lambda: np.array([self.tiny_training.price(plan)])
+        )
+        return {name: float(values[0]) for name, values in usage.items()}
+
+    def _usage(self, costs: PlanCosts, tiny_training: Any) -> dict[str, NDArray[Any]]:
+        found: dict[str, NDArray[Any]] = {}
+        for name, _ in self.limits():
+            match name:
+                case "memory_bytes" if self.budget.accounting == "tiny-training":
+                    found[name] = tiny_training()
+                case "memory_bytes" if self.budget.accounting == "paper":
+                    found[name] = costs.paper_bytes
+                case "memory_bytes" | "working_bytes":
+                    found[name] = costs.peak_bytes
+                case "macs":
+                    found[name] = costs.backward_macs
+                case _:
+                    assert costs.step_s is not None
+                    power = 1.0 if name == "latency_s" else self.compute_w
+                    assert power is not None
+                    found[name] = costs.step_s * power
+        return found
+
+    def _tiny_training(self, selections: Integers) -> Integers:
+        terms = self.tiny_training
+        total = np.full(len(selections), terms.constant_bytes, dtype=np.int64)
+        opened = selections > 0
+        for index, candidate in enumerate(self.candidates):
+            charge = terms.charges[candidate.layer, candidate.axis]
+            fixed = charge.fixed_bytes
+            if self.bias_columns[index] is not None:
+                fixed += terms.bias_bytes[candidate.layer]
+            total += opened[:, index] * fixed + selections[:, index] * charge.channel_bytes
+        return total
+
+    def limits(self) -> Iterator[tuple[str, float]]:
+        """The limits that are set, by name."""
+        for name in ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes"):
+            limit = getattr(self.budget, name)
+            if limit is not None:
+                yield name, limit
+
+    def fits(self, selections: Integers) -> NDArray[np.bool_]:
+        """Whether each row of `selections` is allowed: within all limits, one axis a layer."""
+        usage = self.usage(selections)
+        allowed = np.ones(len(selections), dtype=bool)
+        for name, limit in self.limits():
+            allowed &= usage[name] <= limit
+        for group in self.exclusive:
+            allowed &= (selections[:, list(group)] > 0).sum(axis=1) <= 1
+        return allowed
+
+    def exceeded(self, plan: UpdatePlan) -> dict[str, tuple[float, float]]:
+        """The limits that `plan` breaks: what it takes and what is allowed."""
+        usage = self.plan_usage(plan)
+        return {name: (usage[name], limit) for name, limit in self.limits() if usage[name] > limit}
+
+
+def _candidate(layer: str, axis: Axis, scores: Sequence[float]) -> Candidate:
+    order = sorted(range(len(scores)), key=lambda channel: (-scores[channel], channel))
+    return Candidate(layer, axis, tuple(order), tuple(scores[channel] for channel in order))

@@ -1,0 +1,120 @@
+"""Ask a solver, and believe nothing it says about its plan."""
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.cost import Cost, price
+from costsim.device import DeviceSpec
+from costsim.errors import InvalidSolution
+from costsim.plan import UpdatePlan
+from costsim.problem import Problem
+from costsim.program import compile_program
+from costsim.solution import Answer, Solution, Solver
+from costsim.units import format_bytes, format_joules, format_macs, format_seconds
+
+RELATIVE_TOLERANCE = 1e-9
+"""Rounding allowed between a bound and the objective of a plan proven optimal, and in seconds."""
+
+UNITS = {"memory_bytes": "B", "working_bytes": "B", "macs": "", "latency_s": "s", "energy_j": "J"}
+
+FORMATS = {
+    "memory_bytes": ("memory", format_bytes),
+    "working_bytes": ("memory of the device", format_bytes),
+    "macs": ("backward MACs", format_macs),
+    "latency_s": ("latency of a step", format_seconds),
+    "energy_j": ("energy of a step", format_joules),
+}
+
+
+def solve(
+    problem: Problem, solver: Solver, *, device: DeviceSpec | None = None, target: str | None = None
+) -> Solution:
+    """Let `solver` choose a plan for `problem`; compile and price it again, and check it.
+
+    Raises `InvalidSolution` if the plan breaks a budget or its objective its own bound.
+    """
+    started = time.perf_counter()
+    answer = solver(problem)
+    seconds = time.perf_counter() - started
+    if answer.plan is None:
+        reason = answer.reason or infeasibility(problem)
+        return Solution(solver.name, None, None, answer.status, None, answer.bound, seconds, reason)
+    cost = price(
+        compile_program(problem.graph, answer.plan, problem.step, problem.schedule), device, target
+    )
+    _check(problem, solver.name, answer, answer.plan, cost)
+    objective = problem.gain(answer.plan)
+    return Solution(
+        solver.name,
+        answer.plan,
+        cost,
+        answer.status,
+        objective,
+        answer.bound,
+        seconds,
+        answer.reason,
+    )
+
+
+def _check(problem: Problem, name: str, answer: Answer, plan: UpdatePlan, cost: Cost) -> None:
+    usage = {
+        "memory_bytes": cost.memory.in_accounting(problem.budget.accounting),
+        "working_bytes": cost.memory.peak_bytes,
+        "macs": cost.macs.backward,
+    }
+    if cost.on_device is not None:
+        usage["latency_s"] = cost.on_device.latency_s.value
+        if problem.compute_w is not None:
+            usage["energy_j"] = cost.on_device.latency_s.value * problem.compute_w
+    else:
+        usage |= {k: v for k, v in problem.plan_usage(plan).items() if k not in usage}
+    for limit_name, limit in problem.limits():
+        if usage[limit_name] > limit * (1 + RELATIVE_TOLERANCE):
+            what, show = FORMATS[limit_name]
+            raise InvalidSolution(
+                f"solver {name} returned a plan outside the budget: {what} is "
+                f"{show(usage[limit_name])}, {show(limit)} are allowed"
+            )
+    objective = problem.gain(plan)
+    if answer.bound is not None and objective > answer.bound * (1 + 1e-6) + 1e-300:
+        raise InvalidSolution(
+            f"solver {name} returned a plan with gain {objective} above its bound {answer.bound}"
+        )
+
+
+def infeasibility(problem: Problem) -> str:
+    """Why no plan fits, and the smallest budget that would do, each limit alone.
+
+    Costs never fall when a plan grows, so the best single channels say what is possible.
+    """
+    usage = problem.usage(np.eye(len(problem.candidates), dtype=np.int64))
+    limits = dict(problem.limits())
+    within = {name: usage[name] <= limit for name, limit in limits.items()}
+    enough = []
+    for name in limits:
+        others = [within[other] for other in limits if other != name]
+        able = usage[name][np.logical_and.reduce(others)] if others else usage[name]
+        if len(able):
+            enough.append(f"{_amount(name, limits[name])} is too little, {_at_least(name, able)}")
+    if not enough:
+        enough = [
+            f"{_amount(name, limits[name])} is too little, {_at_least(name, usage[name])}"
+            for name in limits
+            if not within[name].any()
+        ]
+    return "no channel of any inspected layer fits: " + "; ".join(enough or ["limits conflict"])
+
+
+def _amount(name: str, limit: float) -> str:
+    what, show = FORMATS[name]
+    return f"{what} {show(limit)}"
+
+
+def _at_least(name: str, values: NDArray[Any]) -> str:
+    """The smallest of `values` as a person can type it, rounded up."""
+    smallest, unit = float(values.min()), UNITS[name]
+    exact = f"{smallest:.0f}" if unit in ("B", "") else f"{smallest * (1 + 1e-6):.7g}"
+    return f"{exact}{unit} would do"
