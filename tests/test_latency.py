@@ -19,6 +19,7 @@ from costsim.device import (
 from costsim.device.target import Bound, MacRates
 from costsim.errors import InputError
 from costsim.operators import WORK_KINDS
+from costsim.program import Direction
 
 SPECS = {name: load_device(name) for name in shipped_devices()}
 TARGETS = {
@@ -47,6 +48,10 @@ def test_an_operation_costs_overhead_plus_the_larger_of_work_and_traffic(
     rate = getattr(getattr(target.throughput, kind), direction).value
     expected = target.overhead.value + max(macs / rate, moved / target.bandwidth.value)
     assert target.operation_seconds(kind, direction, macs, moved) == pytest.approx(expected)
+
+
+def test_every_direction_of_a_program_has_a_rate() -> None:
+    assert set(ELEMENTWISE_RATE) == {direction.value for direction in Direction}
 
 
 @given(targets, st.sampled_from(sorted(ELEMENTWISE_RATE)), amounts)

@@ -4,7 +4,7 @@ from costsim.device.interval import Interval
 from costsim.device.loading import load_device, parse_device, shipped_devices
 from costsim.device.quantity import INTERVAL_FACTORS, Provenance, Quantity
 from costsim.device.spec import DeviceSpec, Placement, Region, Swap, TrainingBudget
-from costsim.device.target import ELEMENTWISE_RATE, ComputeTarget, Direction, Throughput
+from costsim.device.target import ELEMENTWISE_RATE, ComputeTarget, Throughput
 from costsim.device.task import TaskEstimate, estimate_task
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "INTERVAL_FACTORS",
     "ComputeTarget",
     "DeviceSpec",
-    "Direction",
     "Interval",
     "Placement",
     "Provenance",

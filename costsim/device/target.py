@@ -1,6 +1,6 @@
 """A compute target of a device: how fast each kind of work goes, and what it draws meanwhile."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -21,23 +21,13 @@ from costsim.device.quantity import (
 from costsim.errors import InputError
 from costsim.operators import WORK_KINDS
 
-Direction: TypeAlias = Literal[
-    "forward",
-    "loss",
-    "input_gradient",
-    "weight_gradient",
-    "bias_gradient",
-    "accumulate",
-    "keep",
-    "update",
-]
 Bound: TypeAlias = Literal["value", "low", "high"]
 Numbers: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
 
 BOUNDS: tuple[Bound, ...] = ("value", "low", "high")
 
-ELEMENTWISE_RATE: dict[str, str] = {
+ELEMENTWISE_RATE: Mapping[str, str] = {
     "forward": "forward",
     "loss": "forward",
     "keep": "forward",
