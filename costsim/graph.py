@@ -58,7 +58,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Everything that can be updated under one name: a weight, a bias, and the calls that use them."""
+    """What can be updated under one name: a weight, a bias, and the calls that use them."""
 
     name: str
     calls: tuple[str, ...]

@@ -60,7 +60,7 @@ def solve(
 
 
 def _check(problem: Problem, name: str, answer: Answer, plan: UpdatePlan, cost: Cost) -> None:
-    usage = {
+    usage: dict[str, float] = {
         "memory_bytes": cost.memory.in_accounting(problem.budget.accounting),
         "working_bytes": cost.memory.peak_bytes,
         "macs": cost.macs.backward,

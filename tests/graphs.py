@@ -126,8 +126,8 @@ def graphs(draw: st.DrawFn, *, max_calls: int = 10, simple: bool = False) -> Lay
     values = [g.input(batch, channels, 4, 4)]
     for _ in range(draw(st.integers(1, max_calls))):
         # recent values are likelier, so that chains with skips come out rather than stars
-        x = values[-1 - min(draw(st.integers(0, 3)), len(values) - 1)]
-        values.append(draw(_block(g, x, values, simple)))
+        x = values[-1 - min(draw(st.sampled_from([0, 0, 0, 0, 1, 2, 3])), len(values) - 1)]
+        values.append(_block(draw, g, x, values, simple))
     if draw(st.booleans()):
         values.append(g.pool(values[-1]))
     else:
@@ -146,42 +146,71 @@ def _size(shape: tuple[int, ...]) -> int:
     return product
 
 
-def _block(g: GraphBuilder, x: str, values: list[str], simple: bool) -> st.SearchStrategy[str]:
+SIMPLE_BLOCKS = ("convolution", "convolution", "relu", "add", "depthwise")
+BLOCKS = (
+    *SIMPLE_BLOCKS,
+    "reuse",
+    "hard_swish",
+    "sigmoid",
+    "batch_norm",
+    "gate",
+    "multiply",
+    "subtract",
+    "grouped",
+    "attention",
+    "halves",
+    "constant",
+)
+
+
+def _block(draw: st.DrawFn, g: GraphBuilder, x: str, values: list[str], simple: bool) -> str:
     shape = g.shape(x)
-    same = [value for value in values if g.shape(value) == shape]
-    convolutions = [c for c in g.calls if c.operator.kind == "convolution" and c.bias]
-
-    def convolution(data: tuple[int, int, bool]) -> str:
-        out, kernel, bias = data
-        return g.conv(x, out, kernel, bias=bias)
-
-    choices: list[st.SearchStrategy[str]] = [
-        st.tuples(st.sampled_from([2, 4]), st.sampled_from([1, 3]), st.booleans()).map(convolution),
-        st.just(0).map(lambda _: g.relu(x)),
-        st.sampled_from(same).map(lambda y: g.add(Add(), (x, y))),
-        st.booleans().map(lambda b: g.conv(x, shape[1], 3, groups=shape[1], bias=b)),
-    ]
-    if not simple:
-        choices += [
-            st.just(0).map(lambda _: g.add(HardSwish(), (x,))),
-            st.just(0).map(lambda _: g.add(Sigmoid(), (x,))),
-            st.booleans().map(lambda b: g.add(BatchNorm(1e-5), (x,), (shape[1],), b)),
-            st.just(0).map(lambda _: _gate(g, x)),
-            st.sampled_from(same).map(lambda y: g.add(Multiply(), (x, y))),
-            st.sampled_from(same).map(lambda y: g.add(Subtract(), (x, y))),
-            st.just(0).map(lambda _: g.conv(x, 4, 1, groups=2, bias=False)),
-            st.just(0).map(lambda _: _attention(g, x)),
-            st.just(0).map(lambda _: _halves(g, x)),
-            st.just(0).map(
-                lambda _: g.add(Add(), (x, g.add(Constant((1, *shape[1:])), bias=True)))
-            ),
-        ]
-        reusable = [c for c in convolutions if c.weight and c.weight.shape[1:3] == (shape[1], 3)]
-        if reusable:
-            choices.append(
-                st.sampled_from(reusable).map(lambda c: g.conv(x, c.shape[1], 3, layer=c.layer))
-            )
-    return st.one_of(choices)
+    other = draw(st.sampled_from([value for value in values if g.shape(value) == shape]))
+    bias = draw(st.booleans())
+    match draw(st.sampled_from(SIMPLE_BLOCKS if simple else BLOCKS)):
+        case "convolution":
+            out, kernel = draw(st.sampled_from([2, 4])), draw(st.sampled_from([1, 3]))
+            return g.conv(x, out, kernel, bias=bias)
+        case "relu":
+            return g.relu(x)
+        case "add":
+            return g.add(Add(), (x, other))
+        case "depthwise":
+            return g.conv(x, shape[1], 3, groups=shape[1], bias=bias)
+        case "reuse":
+            reusable = [
+                call
+                for call in g.calls
+                if call.operator.kind == "convolution"
+                and call.bias
+                and call.weight
+                and call.weight.shape[1] == shape[1]
+            ]
+            if not reusable:
+                return g.conv(g.conv(x, shape[1], 3), 4, 1)
+            call = draw(st.sampled_from(reusable))
+            assert call.weight
+            return g.conv(x, call.shape[1], call.weight.shape[2], layer=call.layer)
+        case "hard_swish":
+            return g.add(HardSwish(), (x,))
+        case "sigmoid":
+            return g.add(Sigmoid(), (x,))
+        case "batch_norm":
+            return g.add(BatchNorm(1e-5), (x,), (shape[1],), bias)
+        case "gate":
+            return _gate(g, x)
+        case "multiply":
+            return g.add(Multiply(), (x, other))
+        case "subtract":
+            return g.add(Subtract(), (x, other))
+        case "grouped":
+            return g.conv(x, 4, 1, groups=2, bias=False)
+        case "attention":
+            return _attention(g, x)
+        case "halves":
+            return _halves(g, x)
+        case _:
+            return g.add(Add(), (x, g.add(Constant((1, *shape[1:])), bias=True)))
 
 
 def _gate(g: GraphBuilder, x: str) -> str:

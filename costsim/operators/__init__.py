@@ -106,6 +106,8 @@ def _frozen(value: Any) -> Any:
 
 
 __all__ = [
+    "ELU",
+    "GELU",
     "OPERATORS",
     "WORK_KINDS",
     "AdaptiveAveragePool",
@@ -117,9 +119,7 @@ __all__ = [
     "Concatenate",
     "Constant",
     "Convolution",
-    "ELU",
     "Expand",
-    "GELU",
     "GradientForm",
     "GroupNorm",
     "HardSigmoid",

@@ -55,7 +55,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What the forward pass stores beside its output for the gradient: not a tensor of the model."""
+    """What the forward pass stores beside its output for the gradient; no tensor of the model."""
 
     shape: Shape
     bits: int

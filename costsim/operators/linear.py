@@ -9,7 +9,7 @@ from costsim.operators.base import Axis, Need, Operator, Shape, ShapeError, Shap
 
 @dataclass(frozen=True, slots=True)
 class Linear(Operator):
-    """`y = x W^T + b` with a weight `[out_features, in_features]`, over the last dimension of `x`."""
+    """`y = x W^T + b`, weight `[out_features, in_features]`, over the last dimension of `x`."""
 
     kind = "linear"
 

@@ -79,7 +79,7 @@ class LayerNorm(Operator):
 
 @dataclass(frozen=True, slots=True)
 class GroupNorm(Operator):
-    """Normalisation over groups of channels of `[N, C, ...]`; mean and inverse deviation are saved."""
+    """Normalisation over groups of channels of `[N, C, ...]`; saves mean and inverse deviation."""
 
     kind = "group_norm"
 

@@ -29,7 +29,7 @@ def _pooled(
 
 @dataclass(frozen=True, slots=True)
 class MaxPool(Operator):
-    """Maximum over a window; the gradient needs one byte an output element: its place in the window."""
+    """Maximum over a window; the gradient needs its place there, one byte an output element."""
 
     kind = "max_pool"
 

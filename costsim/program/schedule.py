@@ -444,9 +444,9 @@ class _Builder:
             self._input_gradient(call, index, gradient, last=index == indices[-1])
         self.pending[gradient].discard(call.name)
         layer = call.layer
-        if layer is not None and not self.step.keeps_gradients:
-            if self.graph.layers[layer].calls[0] == call.name:
-                self._update(layer)
+        immediate = layer is not None and not self.step.keeps_gradients
+        if immediate and layer and self.graph.layers[layer].calls[0] == call.name:
+            self._update(layer)
 
     def _parameter_gradient(self, call: Call, atom: Atom, gradient: str) -> None:
         kind, layer = atom
