@@ -217,7 +217,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _load_state(module: "nn.Module", path: Path) -> None:
-    """Load a state dict that fits exactly; raises `InputError` naming the first key that does not."""
+    """Load a state dict that fits exactly; raises `InputError` naming a key that does not."""
     state = _read_state(path)
     wanted = module.state_dict()
     for key, tensor in wanted.items():

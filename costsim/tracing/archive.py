@@ -10,9 +10,7 @@ aten's and whose names are words.
 
 import io
 import json
-import logging
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import torch
 from torch.export import ExportedProgram
 
 from costsim.errors import InputError
+from costsim.tracing.quiet import quiet
 
 _RECORDS = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)"
@@ -52,8 +51,7 @@ def load_program(path: Path) -> ExportedProgram:
         raise InputError(f"{path}: is not a .pt2 archive of torch.export.save")
     try:
         _check_archive(content, path)
-        with warnings.catch_warnings(), _silent_logger():
-            warnings.simplefilter("ignore")
+        with quiet():
             program = torch.export.load(io.BytesIO(content))
     except InputError:
         raise
@@ -65,22 +63,10 @@ def load_program(path: Path) -> ExportedProgram:
     return program
 
 
-class _silent_logger:  # noqa: N801
-    """Keeps torch's traceback of a damaged file off stderr; the error says enough."""
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("torch.export")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
-
-
 def _check_archive(content: bytes, path: Path) -> None:
     from torch.export.pt2_archive._package import PT2ArchiveReader
 
-    with PT2ArchiveReader(io.BytesIO(content)) as reader:  # type: ignore[no-untyped-call]
+    with PT2ArchiveReader(io.BytesIO(content)) as reader:
         names = reader.get_file_names()
         if "models/model.json" not in names:
             raise InputError(f"{path}: holds no exported program named 'model'")

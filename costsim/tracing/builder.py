@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.graph import Call, LayerGraph, Parameter
-from costsim.operators import Constant, Input, Operator, Reshape, Shape
+from costsim.operators import Constant, Input, Operator, Permute, Reshape, Shape, Slice
 from costsim.tracing.names import Namer, owner_of
 
 
@@ -30,10 +30,15 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor of the model itself: a parameter (`trainable`), a buffer or a lifted constant."""
+    """A tensor of the model itself: a parameter (`trainable`), a buffer or a lifted constant.
+
+    A part or a transpose of one names what it is of, so that it can serve as a weight as it is
+    and be computed where a value is needed.
+    """
 
     parameter: Parameter
     trainable: bool
+    origin: "tuple[Operator, Stored] | None" = None
 
     @property
     def shape(self) -> Shape:
@@ -64,7 +69,6 @@ class Builder:
     dtype: torch.dtype = torch.float32
     emitted: list[_Emitted] = field(default_factory=list)
     constants: dict[str, Value] = field(default_factory=dict)
-    transposes: dict[str, str] = field(default_factory=dict)
 
     def emit(
         self,
@@ -105,6 +109,9 @@ class Builder:
             return handle
         if not isinstance(handle, Stored):
             self.unsupported(f"an argument {handle!r} where an activation is needed")
+        if handle.origin is not None:
+            operator, whole = handle.origin
+            return self.emit(operator, whole)
         name = handle.parameter.name
         if name not in self.constants:
             tensor = self.tensors[name]
@@ -148,14 +155,22 @@ class Builder:
 
     def transposed(self, matrix: Stored) -> Stored:
         """The transpose of a stored matrix, named `<name>.T`: a view of the same memory."""
-        name = matrix.parameter.name
-        if name in self.transposes:
-            other = self.transposes[name]
-        else:
-            other = f"{name}.T"
-            self.tensors[other] = self.tensors[name].detach().t()
-            self.transposes |= {name: other, other: name}
-        return Stored(Parameter(other, tuple(self.tensors[other].shape)), matrix.trainable)
+        if matrix.origin is not None and isinstance(matrix.origin[0], Permute):
+            return matrix.origin[1]
+        own = self.tensors[matrix.parameter.name].detach().t()
+        return self._view(f"{matrix.parameter.name}.T", own, Permute((1, 0)), matrix)
+
+    def part(self, whole: Stored, start: int, stop: int) -> Stored:
+        """Rows `start` to `stop`, named `<name>[start:stop]`: a view of the same memory."""
+        own = self.tensors[whole.parameter.name].detach()[start:stop]
+        return self._view(
+            f"{whole.parameter.name}[{start}:{stop}]", own, Slice(0, start, stop), whole
+        )
+
+    def _view(self, name: str, tensor: Tensor, operator: Operator, whole: Stored) -> Stored:
+        self.tensors.setdefault(name, tensor)
+        shape = tuple(tensor.shape)
+        return Stored(Parameter(name, shape), whole.trainable, origin=(operator, whole))
 
     def lift(self, tensor: Tensor) -> Stored:
         """A constant computed from constants alone, kept under a name of its own."""
@@ -231,7 +246,7 @@ def _owner(call: _Emitted) -> str | None:
         source = call.weight or call.bias
         assert source is not None
         suffix = "weight" if call.weight else "bias"
-        return owner_of(source.parameter.name.removesuffix(".T"), suffix)
+        return owner_of(source.parameter.name, suffix)
     return None
 
 

@@ -3,9 +3,7 @@
 import inspect
 import math
 import operator
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +17,7 @@ from torch.fx import Node
 from costsim.errors import CostsimError, InputError
 from costsim.graph import LayerGraph, Parameter
 from costsim.tracing.builder import Builder, Stored, Value, fold
+from costsim.tracing.quiet import plain_attention, quiet
 from costsim.tracing.table import HANDLERS, PASSED_THROUGH
 
 
@@ -28,7 +27,8 @@ class Traced:
 
     `tensors` has an entry for every one of `graph.parameters`, by reference: writing to it in
     place writes to the model. A weight that the model multiplies from the right (`x @ w`) is
-    there as the view `w.T`, because a linear layer's weight is [out, in].
+    there as the view `w.T`, because a linear layer's weight is [out, in]; one that it cuts up
+    (attention on different queries and keys) as views `w[0:8]`, each a layer of its own.
     """
 
     graph: LayerGraph
@@ -55,11 +55,14 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     _check_finite({**parameters, **buffers})
-    with _quiet():
+    with quiet(), plain_attention(), torch.enable_grad():
         try:
             exported = torch.export.export(model, (example_input,))
         except Exception as error:
-            raise InputError(f"the model cannot be traced: {_first_line(error)}") from error
+            raise InputError(
+                f"the model cannot be traced on input of shape {tuple(example_input.shape)}: "
+                f"{_first_line(error)}"
+            ) from error
     return _translate(exported, {**parameters, **buffers})
 
 
@@ -67,23 +70,6 @@ def capture_program(exported: ExportedProgram) -> Traced:
     """The same for a program exported elsewhere, with its own tensors and its own batch size."""
     _check_finite(exported.state_dict)
     return _translate(exported, exported.state_dict)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No fused attention (it exists without gradients only) and no warnings.
-
-    torch warns of its own deprecations here; what it says about the model, it says again when the
-    model runs.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _first_line(error: BaseException) -> str:
@@ -105,17 +91,17 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _translate(exported: ExportedProgram, state: Mapping[str, Tensor]) -> Traced:
-    if exported.graph_signature.buffers_to_mutate:
-        changed = next(iter(exported.graph_signature.buffers_to_mutate.values()))
-        raise InputError(
-            f"the model changes its buffer {changed!r}: export it after calling model.eval()"
-        )
     _output_node(exported)  # before the work: its complaints are the clearest
-    with _quiet():
+    with quiet():
         try:
             program = exported.run_decompositions({})
         except Exception as error:
             raise InputError(f"the model cannot be traced: {_first_line(error)}") from error
+    if program.graph_signature.buffers_to_mutate:
+        changed = next(iter(program.graph_signature.buffers_to_mutate.values()))
+        raise InputError(
+            f"the model changes its buffer {changed!r}: export it after calling model.eval()"
+        )
     output = _output_node(program)
     builder = Builder({**state, **program.constants, **state})
     handles = _placeholders(program, builder)

@@ -10,9 +10,11 @@ def owner_of(parameter: str, suffix: str) -> str:
     """The name an update plan knows a parameter's layer by.
 
     `blocks.0.conv.weight` belongs to `blocks.0.conv`, `attn.in_proj_weight` to `attn.in_proj`, a
-    parameter named otherwise to itself.
+    parameter named otherwise to itself. Of a part, `attn.in_proj_weight[0:8]`, the layer is
+    `attn.in_proj[0:8]`; a transpose belongs where the parameter does.
     """
-    return parameter.removesuffix(suffix).rstrip("._") or parameter
+    whole, bracket, part = parameter.removesuffix(".T").partition("[")
+    return (whole.removesuffix(suffix).rstrip("._") or whole) + bracket + part
 
 
 def module_stack(node: Node) -> list[tuple[str, str]]:

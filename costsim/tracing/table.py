@@ -461,6 +461,8 @@ def matrix_transpose(b: Builder, x: Handle) -> Result:
 def _sliced(b: Builder, x: Handle, dimension: int, start: int, stop: int, step: int = 1) -> Handle:
     if (start, stop, step) == (0, x.shape[dimension], 1):
         return x
+    if isinstance(x, Stored) and dimension == 0 and step == 1 and x.origin is None:
+        return b.part(x, start, stop)
     return b.emit(Slice(dimension, start, stop, step), x)
 
 
