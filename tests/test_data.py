@@ -423,6 +423,13 @@ def test_numbers_that_make_no_task(tmp_path: Path, numbers: dict[str, int], mess
         sample(path, **numbers)
 
 
+def test_odd_names_are_read_and_shown(tmp_path: Path) -> None:
+    files = {"a\nb/ü 1.png": picture(0), "c/\udcff.png": picture(1)}
+    for kind in ("folder", "tar"):
+        task = sample(CONTAINERS[kind](tmp_path / kind, files), ways=2, shots=1)
+        assert task.paths == ("a\\nb/ü 1.png", "c/\\udcff.png")
+
+
 def test_an_image_that_has_gone(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "images", folder_of(1, 1))
     source = open_images(path)

@@ -30,7 +30,8 @@ def clean_name(raw: str) -> str | None:
     parts = [part for part in PurePosixPath(raw).parts if part not in ("/", "//")]
     if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return None
-    return "/".join(parts).encode("utf-8", "backslashreplace").decode()
+    name = "/".join(parts).encode("utf-8", "backslashreplace").decode()
+    return name.replace("\n", "\\n").replace("\r", "\\r")  # an error is one line
 
 
 @dataclass(frozen=True)
