@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from costsim.errors import InputError
 from costsim.graph import Call, LayerGraph
-from costsim.operators import AdaptiveAveragePool, Slice, elements
+from costsim.operators import AdaptiveAveragePool, Shapes, elements
 from costsim.plan import UpdatePlan
 
 ELEMENT_BYTES = 4
@@ -93,24 +93,23 @@ def _storages(graph: LayerGraph) -> dict[str, str]:
     root: dict[str, str] = {}
     contiguous: dict[str, bool] = {}
     for call in graph.calls:
-        kind, source = call.operator.kind, call.inputs[0] if call.inputs else ""
-        is_alias = kind in ("permute", "slice", "expand") or (
-            kind == "reshape" and contiguous[source]
-        )
-        root[call.name] = root[source] if is_alias else call.name
-        contiguous[call.name] = not is_alias or kind == "reshape" or _keeps_rows(call, contiguous)
+        kind = call.operator.kind
+        dense = all(contiguous[name] for name in call.inputs)
+        if kind in ("permute", "slice", "expand"):
+            root[call.name], contiguous[call.name] = root[call.inputs[0]], False
+        elif kind == "reshape" and (dense or _only_ones_differ(graph.shapes(call))):
+            root[call.name], contiguous[call.name] = root[call.inputs[0]], dense
+        else:
+            root[call.name], contiguous[call.name] = call.name, True
     return root
 
 
-def _keeps_rows(call: Call, contiguous: Mapping[str, bool]) -> bool:
-    """Whether a slice is a contiguous piece: along the first dimension, every row."""
-    operator = call.operator
-    return (
-        isinstance(operator, Slice)
-        and operator.dimension == 0
-        and operator.step == 1
-        and contiguous[call.inputs[0]]
+def _only_ones_differ(shapes: Shapes) -> bool:
+    """Whether a reshape adds or drops dimensions of size one: a view even of scattered rows."""
+    source, target = (
+        [size for size in shape if size != 1] for shape in (shapes.inputs[0], shapes.output)
     )
+    return source == target
 
 
 Saved = Iterator[str | int]

@@ -6,6 +6,10 @@ Lab, tiny-training, MIT licence.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from costsim.errors import InputError
 from costsim.graph import Call, LayerGraph
@@ -93,6 +97,26 @@ def scheme_plan(
     plan = UpdatePlan(tuple(subsets), frozenset(_layer(call) for call in tail))
     plan.check(graph)
     return plan
+
+
+def input_channel_norms(
+    graph: LayerGraph, weights: Mapping[str, NDArray[np.floating[Any]]]
+) -> dict[str, list[float]]:
+    """The `weight_norms` of `scheme_plan`: L2 norms of convolution weights by input channel.
+
+    `weights` maps parameter names to arrays `[C_out, C_in, *kernel]` (depthwise `[C, 1, *kernel]`,
+    of which each channel is one slice). Raises `InputError` for a weight that is missing.
+    """
+    norms = {}
+    for call in graph.calls:
+        if not isinstance(call.operator, Convolution) or call.weight is None:
+            continue
+        if call.weight.name not in weights:
+            raise InputError(f"the weight {call.weight.name!r} is missing")
+        weight = weights[call.weight.name].astype(np.float64)
+        slices = weight if call.operator.groups > 1 else weight.swapaxes(0, 1)
+        norms[_layer(call)] = np.sqrt(np.square(slices).reshape(len(slices), -1).sum(1)).tolist()
+    return norms
 
 
 def _layer(call: Call) -> str:
