@@ -6,6 +6,7 @@ Lab, tiny-training, MIT licence.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,8 @@ def input_channel_norms(
 ) -> dict[str, list[float]]:
     """The `weight_norms` of `scheme_plan`: L2 norms of convolution weights by input channel.
 
-    `weights` maps parameter names to arrays `[C_out, C_in, *kernel]` (depthwise `[C, 1, *kernel]`,
-    of which each channel is one slice). Raises `InputError` for a weight that is missing.
+    `weights` maps parameter names to arrays `[C_out, C_in/groups, *kernel]`; of a depthwise weight
+    each channel is one slice. Raises `InputError` for a weight that is missing.
     """
     norms = {}
     for call in graph.calls:
@@ -113,9 +114,11 @@ def input_channel_norms(
             continue
         if call.weight.name not in weights:
             raise InputError(f"the weight {call.weight.name!r} is missing")
+        out, channels, *kernel = call.weight.shape
+        groups = call.operator.groups
         weight = weights[call.weight.name].astype(np.float64)
-        slices = weight if call.operator.groups > 1 else weight.swapaxes(0, 1)
-        norms[_layer(call)] = np.sqrt(np.square(slices).reshape(len(slices), -1).sum(1)).tolist()
+        grouped = weight.reshape(groups, out // groups, channels, prod(kernel))
+        norms[_layer(call)] = np.sqrt(np.square(grouped).sum((1, 3))).ravel().tolist()
     return norms
 
 
