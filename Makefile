@@ -1,0 +1,31 @@
+# What CI does, in pieces. Everything runs in .venv, made from constraints.txt.
+BIN := .venv/bin
+
+.PHONY: setup test slow lint types ci bench plan
+
+setup:
+	python3 -m venv .venv
+	$(BIN)/pip install -c constraints.txt pip
+	$(BIN)/pip install -c constraints.txt --build-constraint constraints.txt -e ".[dev]"
+
+test:
+	$(BIN)/pytest
+
+slow:
+	$(BIN)/pytest -m slow
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+ci:
+	.ci/run
+
+bench:
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+plan:
+	$(BIN)/costsim plan --device devices/jetson-nano.yaml
