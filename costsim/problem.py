@@ -1,6 +1,6 @@
 """What a solver is asked: which channels to update so that the gain is greatest within budgets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.program import Atom, Schedule, build_schedule
 from costsim.step import TrainingStep
 from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts, build_table
+from costsim.units import format_bytes, format_joules, format_macs, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Problem:
         seed: int = 0,
     ) -> None:
         importance.check(graph)
+        if not importance.channels:
+            raise InputError("no layer was scored; there is nothing to choose from")
         self.graph, self.step, self.importance = graph, step, importance
         self.budget, self.with_bias, self.seed = budget, with_bias, seed
         self.compute_w = compute_w
@@ -150,7 +153,7 @@ class Problem:
             limits.append(self.budget.energy_j / self.compute_w)
         return min(limits, default=None)
 
-    def plan(self, selection: Sequence[int]) -> UpdatePlan:
+    def plan(self, selection: Sequence[int] | Integers) -> UpdatePlan:
         """The plan that takes the first `selection[i]` channels of candidate i."""
         opened = [(c, k) for c, k in zip(self.candidates, selection, strict=True) if k]
         return UpdatePlan(
@@ -256,6 +259,21 @@ class Problem:
         """The limits that `plan` breaks: what it takes and what is allowed."""
         usage = self.plan_usage(plan)
         return {name: (usage[name], limit) for name, limit in self.limits() if usage[name] > limit}
+
+
+_SHOWN: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "memory_bytes": ("memory", format_bytes),
+    "working_bytes": ("memory of the device", format_bytes),
+    "macs": ("backward MACs", format_macs),
+    "latency_s": ("latency of a step", format_seconds),
+    "energy_j": ("energy of a step", format_joules),
+}
+
+
+def describe(limit: str, amount: float) -> str:
+    """An amount of what a limit limits, for a person: `memory 1.2 MiB`."""
+    what, show = _SHOWN[limit]
+    return f"{what} {show(amount)}"
 
 
 def _candidate(layer: str, axis: Axis, scores: Sequence[float]) -> Candidate:

@@ -10,23 +10,14 @@ from costsim.cost import Cost, price
 from costsim.device import DeviceSpec
 from costsim.errors import InvalidSolution
 from costsim.plan import UpdatePlan
-from costsim.problem import Problem
+from costsim.problem import Problem, describe
 from costsim.program import compile_program
 from costsim.solution import Answer, Solution, Solver
-from costsim.units import format_bytes, format_joules, format_macs, format_seconds
 
 RELATIVE_TOLERANCE = 1e-9
 """Rounding allowed between a bound and the objective of a plan proven optimal, and in seconds."""
 
 UNITS = {"memory_bytes": "B", "working_bytes": "B", "macs": "", "latency_s": "s", "energy_j": "J"}
-
-FORMATS = {
-    "memory_bytes": ("memory", format_bytes),
-    "working_bytes": ("memory of the device", format_bytes),
-    "macs": ("backward MACs", format_macs),
-    "latency_s": ("latency of a step", format_seconds),
-    "energy_j": ("energy of a step", format_joules),
-}
 
 
 def solve(
@@ -73,10 +64,10 @@ def _check(problem: Problem, name: str, answer: Answer, plan: UpdatePlan, cost: 
         usage |= {k: v for k, v in problem.plan_usage(plan).items() if k not in usage}
     for limit_name, limit in problem.limits():
         if usage[limit_name] > limit * (1 + RELATIVE_TOLERANCE):
-            what, show = FORMATS[limit_name]
             raise InvalidSolution(
-                f"solver {name} returned a plan outside the budget: {what} is "
-                f"{show(usage[limit_name])}, {show(limit)} are allowed"
+                f"solver {name} returned a plan outside the budget: it takes "
+                f"{describe(limit_name, usage[limit_name])}, allowed is "
+                f"{describe(limit_name, limit)}"
             )
     objective = problem.gain(plan)
     if answer.bound is not None and objective > answer.bound * (1 + 1e-6) + 1e-300:
@@ -98,19 +89,14 @@ def infeasibility(problem: Problem) -> str:
         others = [within[other] for other in limits if other != name]
         able = usage[name][np.logical_and.reduce(others)] if others else usage[name]
         if len(able):
-            enough.append(f"{_amount(name, limits[name])} is too little, {_at_least(name, able)}")
+            enough.append(f"{describe(name, limits[name])} is too little, {_at_least(name, able)}")
     if not enough:
         enough = [
-            f"{_amount(name, limits[name])} is too little, {_at_least(name, usage[name])}"
+            f"{describe(name, limits[name])} is too little, {_at_least(name, usage[name])}"
             for name in limits
             if not within[name].any()
         ]
     return "no channel of any inspected layer fits: " + "; ".join(enough or ["limits conflict"])
-
-
-def _amount(name: str, limit: float) -> str:
-    what, show = FORMATS[name]
-    return f"{what} {show(limit)}"
 
 
 def _at_least(name: str, values: NDArray[Any]) -> str:

@@ -4,6 +4,7 @@ from costsim.program.arena import Arena, plan_arena
 from costsim.program.compile import compile_program, plan_atoms
 from costsim.program.program import Buffer, Operand, Operation, TrainingProgram
 from costsim.program.schedule import (
+    AXES,
     Atom,
     Category,
     Direction,
@@ -16,6 +17,7 @@ from costsim.program.schedule import (
 from costsim.program.timeline import MemoryTimeline, memory_timeline
 
 __all__ = [
+    "AXES",
     "Arena",
     "Atom",
     "Buffer",

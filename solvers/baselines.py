@@ -1,0 +1,74 @@
+"""Plans that look at no score: nothing, the last layer, all biases, everything."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from costsim.graph import LayerGraph
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.problem import Problem, describe
+from costsim.solution import Answer, Status
+
+
+def _answer(problem: Problem, plan: UpdatePlan) -> Answer:
+    """The plan if it is within the budgets; otherwise what it would take."""
+    exceeded = problem.exceeded(plan)
+    if not exceeded:
+        return Answer(plan, Status.FEASIBLE)
+    reason = "; ".join(describe(name, used) for name, (used, _) in exceeded.items())
+    return Answer(None, Status.INFEASIBLE, reason=f"this plan takes {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class NoUpdate:
+    """Train nothing: the cost of inference."""
+
+    name: ClassVar[str] = "none"
+
+    def __call__(self, problem: Problem) -> Answer:
+        return _answer(problem, UpdatePlan())
+
+
+@dataclass(frozen=True, slots=True)
+class LastLayer:
+    """All of the last layer that has MACs, its bias with it."""
+
+    name: ClassVar[str] = "last-layer"
+
+    def __call__(self, problem: Problem) -> Answer:
+        graph = problem.graph
+        layer = [name for name in graph.layers if _does_macs(graph, name)][-1]
+        channels = tuple(range(graph.selectable_channels(layer, "output")))
+        biases = frozenset({layer} if graph.layers[layer].bias else ())
+        return _answer(problem, UpdatePlan((ChannelSubset(layer, "output", channels),), biases))
+
+
+@dataclass(frozen=True, slots=True)
+class BiasOnly:
+    """Every bias of the inspected layers and of the norms after them, no weight.
+
+    The biases are those from the first inspected layer to the output.
+    """
+
+    name: ClassVar[str] = "bias-only"
+
+    def __call__(self, problem: Problem) -> Answer:
+        graph = problem.graph
+        names = list(graph.layers)
+        first = min(names.index(c.layer) for c in problem.candidates)
+        biases = (name for name in names[first:] if graph.layers[name].bias)
+        return _answer(problem, UpdatePlan((), frozenset(biases)))
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Every weight and every bias of the model."""
+
+    name: ClassVar[str] = "full"
+
+    def __call__(self, problem: Problem) -> Answer:
+        return _answer(problem, UpdatePlan.full(problem.graph))
+
+
+def _does_macs(graph: LayerGraph, layer: str) -> bool:
+    call = graph[graph.layers[layer].calls[0]]
+    return call.weight is not None and call.operator.weight_gradient_macs(graph.shapes(call)) > 0

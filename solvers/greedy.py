@@ -1,0 +1,49 @@
+"""The paper's selection: layers by score per normalised cost, within a layer channels by score.
+
+Kwon et al., "TinyTrain", ICML 2024: layers are taken in descending order of
+`s_i = P_i / ((|W_i| / max |W|) (M_i / max M))` while the budgets hold; of each as many of its best
+channels as still fit.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from costsim.importance import tinytrain_scores
+from costsim.problem import Problem
+from costsim.program import AXES
+from costsim.solution import Answer, Status
+from costsim.table import Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """TinyTrain's greedy. A layer of which nothing fits is passed over."""
+
+    name: ClassVar[str] = "greedy"
+
+    def __call__(self, problem: Problem) -> Answer:
+        scores = {
+            (layer, axis): score
+            for axis in AXES
+            for layer, score in tinytrain_scores(problem.importance, problem.graph, axis).items()
+        }
+        order = sorted(
+            range(len(problem.candidates)),
+            key=lambda i: -scores[problem.candidates[i].layer, problem.candidates[i].axis],
+        )
+        selection = np.zeros(len(problem.candidates), dtype=np.int64)
+        for index in order:
+            selection[index] = _most(problem, selection, index)
+        if not selection.any():
+            return Answer(None, Status.INFEASIBLE)
+        return Answer(problem.plan(selection), Status.FEASIBLE)
+
+
+def _most(problem: Problem, selection: Integers, index: int) -> int:
+    """The most channels of one candidate that still fit; costs only grow with the count."""
+    counts = np.arange(1, problem.candidates[index].size + 1)
+    trials = np.tile(selection, (len(counts), 1))
+    trials[:, index] = counts
+    return int(problem.fits(trials).sum())

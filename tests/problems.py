@@ -1,0 +1,70 @@
+"""Small random problems: graphs, scores and budgets equal to the cost of a drawn plan."""
+
+import numpy as np
+from graphs import graphs, steps
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from costsim.importance import ChannelScores, Importance
+from costsim.problem import Budget, Problem
+
+LIMITS = ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes")
+
+
+class RooflineTimer:
+    """A device with an overhead, a rate for each direction and a bandwidth."""
+
+    def operation_seconds(self, work_kind, direction, macs, moved_bytes):
+        rate = {"forward": 3.0, "input_gradient": 2.0}.get(direction, 1.0)
+        return 11.0 + np.maximum(np.asarray(macs) / rate, np.asarray(moved_bytes) / 2.0)
+
+
+def scores_for(graph, draw, axes, layers):
+    """Scores with ties and zeros for some layers along some axes."""
+    found = []
+    for layer in layers:
+        for axis in axes:
+            count = graph.selectable_channels(layer, axis)
+            if count:
+                values = st.lists(st.integers(0, 9), min_size=count, max_size=count)
+                found.append(ChannelScores(layer, axis, tuple(float(v) for v in draw(values))))
+    return Importance("drawn", tuple(found))
+
+
+@st.composite
+def problems(draw, *, max_layers=4, simple=False, max_calls=6):
+    """A problem whose limits are the cost of a drawn selection, sometimes one less."""
+    graph = draw(graphs(max_calls=max_calls, simple=simple))
+    step = draw(steps(graph))
+    names = [n for n in graph.layers if graph.selectable_channels(n, "output")][-max_layers:]
+    axes = draw(st.sampled_from([("output",), ("output", "input")]))
+    assume(names)
+    importance = scores_for(graph, draw, axes, names)
+    with_bias = draw(st.booleans())
+    unlimited = Problem(
+        graph,
+        step,
+        importance,
+        Budget(
+            memory_bytes=10**9,
+            accounting=draw(st.sampled_from(["peak", "paper", "tiny-training"])),
+            macs=10**12,
+            latency_s=1e12,
+            energy_j=1e12,
+            working_bytes=10**9,
+        ),
+        with_bias=with_bias,
+        timer=RooflineTimer(),
+        compute_w=2.0,
+    )
+    selection = [draw(st.integers(0, c.size)) for c in unlimited.candidates]
+    usage = unlimited.usage(np.array([selection]))
+    limits = {}
+    for name in LIMITS:
+        if draw(st.booleans()):
+            slack = draw(st.sampled_from([0, 0, -1, 7]))
+            limits[name] = max(0, type(getattr(unlimited.budget, name))(usage[name][0]) + slack)
+    budget = Budget(accounting=unlimited.budget.accounting, **limits)
+    return Problem(
+        graph, step, importance, budget, with_bias=with_bias, timer=RooflineTimer(), compute_w=2.0
+    )
