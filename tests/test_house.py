@@ -1,0 +1,373 @@
+"""The structure: which way imports point, what stays light, what every table must cover."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from costsim.operators import OPERATORS, WORK_KINDS
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"costsim": "costsim", "solvers": "costsim.solvers", "devices": "costsim.devices"}
+
+# A part imports only parts that stand before it. The longest prefix of a module's name decides.
+ORDER = (
+    "errors",
+    "units",
+    "files",
+    "operators",
+    "graph",
+    "plan",
+    "step",
+    "program",
+    "accounting",
+    "device",
+    "table",
+    "cost",
+    "importance",
+    "problem",
+    "solution",
+    "solve",
+    "solvers",
+    "planfile",
+    "networks",
+    "data",
+    # From here on torch.
+    "execution",
+    "networks.build",
+    "networks.weights",
+    "tracing",
+    "criteria",
+    "models",
+    # What a person meets.
+    "report",
+    "cli",
+    "__main__",
+)
+CORE = ORDER[: ORDER.index("execution")]
+TORCH = frozenset({"torch", "safetensors"})
+# These may import torch at their top, because nothing imports them before torch is needed.
+TORCH_LAND = ("execution", "networks.build", "networks.weights", "tracing", "criteria.passes")
+
+# Told apart from what is installed under another name, or used without being imported.
+NOT_IMPORTED = {"highspy": "PuLP's solver"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """One import: the module named, and whether it runs when its file is imported."""
+
+    module: str
+    at_import: bool
+
+
+@cache
+def sources() -> Mapping[str, Path]:
+    """Every module of the library by its installed name."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = [package, *file.relative_to(ROOT / folder).with_suffix("").parts]
+            found[".".join(parts).removesuffix(".__init__")] = file
+    return found
+
+
+@cache
+def imports(module: str) -> tuple[Imported, ...]:
+    """All imports of a module, relative ones resolved, lazy ones included."""
+    file = sources()[module]
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return tuple(_imports(ast.parse(file.read_text(encoding="utf-8")), package, True))
+
+
+def _imports(node: ast.AST, package: str, at_import: bool) -> Iterator[Imported]:
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.Import(names=names):
+                yield from (Imported(alias.name, at_import) for alias in names)
+            case ast.ImportFrom(module=name, names=names, level=level):
+                base = package.split(".")[: len(package.split(".")) + 1 - level] if level else []
+                origin = ".".join([*base, *([name] if name else [])])
+                inner = [f"{origin}.{alias.name}" for alias in names]
+                modules = [name for name in inner if name in sources()]
+                # `from package import module` takes the module, not all that the package imports.
+                whole = len(modules) == len(inner)
+                yield from (Imported(name, at_import) for name in modules or [origin])
+                if modules and not whole:
+                    yield Imported(origin, at_import)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                yield from _imports(child, package, False)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from _imports(child, package, False)
+            case _:
+                yield from _imports(child, package, at_import)
+
+
+def part(module: str) -> str | None:
+    """The part of `ORDER` a module belongs to; `None` for the package itself and for devices."""
+    inner = module.removeprefix("costsim").removeprefix(".")
+    fitting = [name for name in ORDER if inner == name or inner.startswith(f"{name}.")]
+    if not fitting:
+        assert inner in ("", "devices"), f"{module} has no place in ORDER"
+        return None
+    return max(fitting, key=len)
+
+
+def ours() -> Iterator[tuple[str, str]]:
+    """Pairs of a module and one of ours it imports."""
+    for module in sources():
+        for imported in imports(module):
+            if imported.module.partition(".")[0] == "costsim":
+                yield module, imported.module
+
+
+def test_every_part_of_the_order_exists() -> None:
+    assert {part(module) for module in sources()} - {None} == set(ORDER)
+
+
+def test_imports_point_one_way() -> None:
+    against = [
+        f"{module} imports {imported}"
+        for module, imported in ours()
+        if (importer := part(module)) != (target := part(imported))
+        and importer is not None
+        and target is not None
+        and ORDER.index(target) > ORDER.index(importer)
+    ]
+    assert not against
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert imports("costsim") == ()
+    assert imports("costsim.devices") == ()
+
+
+def test_no_module_is_imported_in_a_circle() -> None:
+    graph = nx.DiGraph((a, b) for a, b in ours() if a != b)
+    assert list(nx.simple_cycles(graph)) == []
+
+
+@pytest.mark.parametrize("core", CORE)
+def test_core_has_no_torch(core: str) -> None:
+    named = {
+        f"{module} imports {imported.module}"
+        for module in sources()
+        if part(module) == core
+        for imported in imports(module)
+        if imported.module.partition(".")[0] in TORCH
+    }
+    assert not named
+
+
+def test_only_torch_land_imports_torch_on_import() -> None:
+    named = {
+        f"{module} imports {imported.module}"
+        for module in sources()
+        for imported in imports(module)
+        if imported.at_import
+        and imported.module.partition(".")[0] in TORCH
+        and not f"{module}.".startswith(tuple(f"costsim.{name}." for name in TORCH_LAND))
+    }
+    assert not named
+
+
+def test_solvers_see_only_the_problem() -> None:
+    allowed = {"errors", "operators", "graph", "plan", "step", "program", "accounting"}
+    allowed |= {"table", "cost", "importance", "problem", "solution", "solvers"}
+    for module in sources():
+        if part(module) != "solvers":
+            continue
+        for imported in imports(module):
+            top = imported.module.partition(".")[0]
+            if top == "costsim":
+                assert part(imported.module) in allowed, f"{module} imports {imported.module}"
+            else:
+                assert top in {*sys.stdlib_module_names, "numpy", "pulp", "highspy"}, module
+
+
+def test_only_the_command_line_knows_the_solvers() -> None:
+    knowing = {part(module) for module, imported in ours() if part(imported) == "solvers"}
+    assert knowing <= {"solvers", "cli"}
+
+
+@pytest.mark.parametrize("module", sorted(sources()))
+def test_modules_go_by_their_installed_names(module: str) -> None:
+    tops = {imported.module.partition(".")[0] for imported in imports(module)}
+    assert tops.isdisjoint({"solvers", "devices"})
+
+
+@pytest.mark.parametrize("module", sorted(sources()))
+def test_every_public_name_exists(module: str) -> None:
+    if module == "costsim.__main__":
+        return
+    loaded = importlib.import_module(module)
+    names = getattr(loaded, "__all__", ())
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not hasattr(loaded, name)] == []
+
+
+def loaded_by(code: str) -> frozenset[str]:
+    """Top-level modules in a fresh interpreter after it ran `code`."""
+    script = f"import sys\n{code}\nprint('MODULES', *(m for m in sys.modules if '.' not in m))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return frozenset(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_importing_the_package_is_free() -> None:
+    heavy = {"torch", "numpy", "pydantic", "networkx", "rich", "click", "yaml"}
+    assert loaded_by("import costsim").isdisjoint(heavy)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["devices"], ["models"], ["plan", "--help"]])
+def test_commands_that_need_no_torch_do_not_load_it(arguments: list[str]) -> None:
+    loaded = loaded_by(f"from costsim.cli import main\nassert main({arguments!r}) == 0")
+    assert loaded.isdisjoint({"torch", "matplotlib", "sklearn", "pulp"})
+
+
+def test_help_loads_no_more_than_the_command_line() -> None:
+    loaded = loaded_by("from costsim.cli import main\nassert main(['--help']) == 0")
+    assert loaded.isdisjoint({"torch", "numpy", "pydantic", "networkx"})
+
+
+@pytest.mark.parametrize("module", ["criteria", "models", "report", "data", "networks", "solve"])
+def test_importing_a_part_does_not_load_torch(module: str) -> None:
+    assert "torch" not in loaded_by(f"import costsim.{module}")
+
+
+def operator_tables() -> Iterator[tuple[str, set[str]]]:
+    """Every dictionary written out in the sources whose keys are kinds of operators."""
+    for module, file in sources().items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Dict):
+                keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
+                kinds = keys & set(OPERATORS)
+                if len(kinds) >= 5 and 2 * len(kinds) > len(keys):
+                    yield f"{module}:{node.lineno}", keys
+
+
+def test_every_table_covers_the_same_operators() -> None:
+    tables = dict(operator_tables())
+    assert {name.partition(":")[0] for name in tables} >= {
+        "costsim.accounting.autograd",
+        "costsim.execution.forward",
+    }
+    for name, kinds in tables.items():
+        # An input has no computation, so a table may leave it out.
+        assert kinds | {"input"} == set(OPERATORS), name
+
+
+def test_operators_are_named_by_their_kind() -> None:
+    for kind, operator in OPERATORS.items():
+        assert operator.kind == kind
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind)
+    assert len(set(WORK_KINDS)) == len(WORK_KINDS)
+
+
+def project() -> dict[str, object]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(requirements: list[str]) -> set[str]:
+    names = (re.match(r"[\w.-]+", requirement) for requirement in requirements)
+    return {normalised(match[0]) for match in names if match}
+
+
+def test_dependencies_are_those_imported() -> None:
+    runtime = declared(project()["project"]["dependencies"])  # type: ignore[index]
+    tops = {imported.module.partition(".")[0] for m in sources() for imported in imports(m)}
+    external = tops - set(sys.stdlib_module_names) - {"costsim"}
+    owners = packages_distributions()
+    imported = {normalised(owner) for top in external for owner in owners[top]}
+    imported.discard("pydantic-core")  # comes with pydantic
+    assert imported | set(NOT_IMPORTED) == runtime
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_every_dependency_is_pinned_to_one_version() -> None:
+    metadata = project()["project"]
+    extras = metadata["optional-dependencies"]  # type: ignore[index]
+    wanted = declared([*metadata["dependencies"], *extras["test"], *extras["dev"]])  # type: ignore[index]
+    assert wanted - {"costsim"} <= set(pins())
+    assert list(pins()) == sorted(pins())
+    assert all(re.fullmatch(r"[\w.]+", pinned) for pinned in pins().values())
+    assert {"pip", "setuptools", "wheel"} <= set(pins())
+
+
+def test_the_tests_run_on_the_pinned_torch() -> None:
+    assert version("torch").partition("+")[0] == pins()["torch"]
+
+
+def blocks(language: str) -> list[str]:
+    """The README's blocks of one language, in order."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_opens_with_the_two_commands_that_ci_runs() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    main_job, tests = blocks("sh")
+    assert main_job.splitlines()[-1].endswith("costsim plan --device devices/jetson-nano.yaml")
+    assert tests.splitlines()[-1].endswith("pytest")
+    for command in (main_job, tests):
+        installs = [line for line in command.split("&&") if "pip install" in line]
+        assert installs
+        assert all("-c constraints.txt" in line for line in installs)
+    assert script.count('bash -euo pipefail -c "$(readme 1)"') == 1
+    assert script.count('bash -euo pipefail -c "$(readme 2)"') == 1
+    for number, command in enumerate((main_job, tests), start=1):
+        awk = re.search(r"awk -v wanted=\"\$1\" '([^']*)'", script)
+        assert awk is not None
+        found = subprocess.run(
+            ["awk", "-v", f"wanted={number}", awk[1], "README.md"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        ).stdout
+        assert found == command
+
+
+@pytest.mark.parametrize("example", blocks("python"))
+def test_the_readmes_examples_run(example: str) -> None:
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_readmes_options_exist() -> None:
+    options = {
+        option
+        for block in blocks("console")
+        for line in block.splitlines()
+        if line.startswith("costsim plan")
+        for option in re.findall(r"--[a-z-]+", line)
+    }
+    command = importlib.import_module("costsim.cli.plan").command
+    assert options
+    assert options <= {name for parameter in command.params for name in parameter.opts}
+
+
+def test_nothing_names_a_place_to_download_from() -> None:
+    for name in ("README.md", "constraints.txt", "pyproject.toml", "Makefile", ".ci/run"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"index-url|find-links\s+\S*/|pypi\.|pythonhosted", text), name
