@@ -1,0 +1,137 @@
+"""A plan on a terminal: readable at 80 columns, without colour and through a pipe."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from costsim.graph import LayerGraph
+from costsim.planfile import PlanFile
+from costsim.report.summary import ChosenLayer, Summary, cost_rows, percent
+from costsim.units import format_bytes, format_macs
+
+BAR_CELLS = 20
+
+
+def render_plan(console: Console, plan: PlanFile, graph: LayerGraph) -> None:
+    """Print `plan`, made for `graph`, to `console`.
+
+    Texts of the plan are shown as they are: markup in a model's name is not obeyed. Raises
+    `InputError` if the plan does not fit the graph.
+    """
+    summary = Summary(plan, graph)
+    writer = _Writer(console.options.ascii_only)
+    for part in writer.parts(summary):
+        console.print(part)
+        console.print()
+
+
+class _Writer:
+    """Turns a summary into what rich prints; in ASCII where the terminal knows nothing else."""
+
+    def __init__(self, ascii_only: bool) -> None:
+        self.ascii_only = ascii_only
+
+    def parts(self, summary: Summary) -> Iterator[Table | Text]:
+        """Everything to print, in order."""
+        yield self.text(summary.answer, style="bold")
+        yield self.headline(summary)
+        if summary.budgets:
+            yield self.budgets(summary)
+        if summary.file.predicted is None:
+            return
+        yield self.costs(summary)
+        if summary.chosen:
+            yield self.layers(summary)
+        yield self.text(_footnote(summary))
+
+    def text(self, content: str, style: str = "") -> Text:
+        """`content`, markup and all."""
+        if self.ascii_only:
+            content = content.replace("→", "->").replace("×", "x")
+            content = content.encode("ascii", "replace").decode()
+        return Text(content, style=style, overflow="fold")
+
+    def table(self, *headings: str, numbers: tuple[int, ...] = ()) -> Table:
+        """An empty table; the columns `numbers` are flush right and never broken."""
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for index, heading in enumerate(headings):
+            number = index in numbers
+            table.add_column(
+                heading, justify="right" if number else "left", no_wrap=number, overflow="fold"
+            )
+        return table
+
+    def headline(self, summary: Summary) -> Table:
+        """What was asked and who answered."""
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, content in summary.headline:
+            table.add_row(label, self.text(content))
+        return table
+
+    def budgets(self, summary: Summary) -> Table:
+        """Used and allowed, with a bar."""
+        table = self.table("budget of a step", "used", "allowed", "share", "", numbers=(1, 2, 3, 4))
+        for use in summary.budgets:
+            table.add_row(
+                self.text(use.name), use.used, use.allowed, percent(use.share), self.bar(use.share)
+            )
+        return table
+
+    def bar(self, share: float) -> str:
+        """`share` as a bar of `BAR_CELLS` cells."""
+        cells = min(BAR_CELLS, round(share * BAR_CELLS))
+        full, empty = ("#", ".") if self.ascii_only else ("█", "░")
+        return full * cells + empty * (BAR_CELLS - cells)
+
+    def costs(self, summary: Summary) -> Table:
+        """Every predicted cost."""
+        table = self.table("predicted", "", numbers=(1,))
+        previous = ""
+        for section, rows in cost_rows(summary.file):
+            if previous:
+                table.add_section()
+            table.add_row(Text(section, style="bold"), "")
+            for what, amount in rows:
+                table.add_row(self.text(f"  {what}"), amount)
+            previous = section
+        return table
+
+    def layers(self, summary: Summary) -> Table:
+        """The chosen layers."""
+        axes = {row.axis for row in summary.chosen if row.axis is not None}
+        axis = next(iter(axes)) if len(axes) == 1 else None
+        channels = "channels" if axis is None else f"{axis}\nchannels"
+        headings = ("layer", "kind", channels, "bias", "gain", "dW MACs", "kept")
+        table = self.table(*headings, numbers=(2, 3, 4, 5, 6))
+        for row in summary.chosen:
+            table.add_row(
+                self.text(row.name),
+                self.text(row.kind),
+                _channels(row, with_axis=axis is None),
+                "yes" if row.bias else "-",
+                "-" if row.gain_share is None else percent(row.gain_share),
+                format_macs(row.weight_gradient_macs),
+                format_bytes(row.kept_bytes),
+            )
+        return table
+
+
+def _channels(row: ChosenLayer, with_axis: bool) -> str:
+    """How many channels of how many, and along which axis."""
+    if row.axis is None:
+        return "-"
+    return f"{len(row.channels)}/{row.size}" + (f" {row.axis[:-3]}" if with_axis else "")
+
+
+def _footnote(summary: Summary) -> str:
+    return (
+        f"gain: share of the whole; dW: weight gradient. "
+        f"{summary.unchosen:,} of {len(summary.graph.layers):,} layers are not updated. "
+        f"A tensor that several layers need kept is counted for the first; another "
+        f"{format_bytes(summary.other_kept_bytes)} for the non-linearities that gradients cross."
+    )
