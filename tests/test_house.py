@@ -1,19 +1,22 @@
 """The structure: which way imports point, what stays light, what every table must cover."""
 
 import ast
+import contextlib
 import importlib
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import pytest
+from packaging.requirements import Requirement
 
 from costsim.operators import OPERATORS, WORK_KINDS
 
@@ -59,8 +62,9 @@ TORCH = frozenset({"torch", "safetensors"})
 # These may import torch at their top, because nothing imports them before torch is needed.
 TORCH_LAND = ("execution", "networks.build", "networks.weights", "tracing", "criteria.passes")
 
-# Told apart from what is installed under another name, or used without being imported.
-NOT_IMPORTED = {"highspy": "PuLP's solver"}
+# Declared though no import names it, and imported though a declared package brings it.
+NOT_IMPORTED = {"highspy": "the solver PuLP calls"}
+COMES_WITH = {"pydantic-core": "pydantic", "markupsafe": "jinja2"}
 
 
 @dataclass(frozen=True)
@@ -275,27 +279,32 @@ def test_operators_are_named_by_their_kind() -> None:
     assert len(set(WORK_KINDS)) == len(WORK_KINDS)
 
 
-def project() -> dict[str, object]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+def project() -> dict[str, Any]:
+    """The `project` table of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def declared(requirements: list[str]) -> set[str]:
-    names = (re.match(r"[\w.-]+", requirement) for requirement in requirements)
-    return {normalised(match[0]) for match in names if match}
+def declared(requirements: Iterable[str]) -> set[str]:
+    """Names of the packages that requirements ask for here, on this Python and without extras."""
+    parsed = [Requirement(text) for text in requirements]
+    return {
+        normalised(one.name)
+        for one in parsed
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    }
 
 
 def test_dependencies_are_those_imported() -> None:
-    runtime = declared(project()["project"]["dependencies"])  # type: ignore[index]
+    runtime = declared(project()["dependencies"])
     tops = {imported.module.partition(".")[0] for m in sources() for imported in imports(m)}
     external = tops - set(sys.stdlib_module_names) - {"costsim"}
     owners = packages_distributions()
-    imported = {normalised(owner) for top in external for owner in owners[top]}
-    imported.discard("pydantic-core")  # comes with pydantic
-    assert imported | set(NOT_IMPORTED) == runtime
+    imported = {normalised(owner) for top in external for owner in owners.get(top, [top])}
+    assert {COMES_WITH.get(name, name) for name in imported} | set(NOT_IMPORTED) == runtime
 
 
 def pins() -> dict[str, str]:
@@ -303,13 +312,43 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
+def wanted() -> set[str]:
+    """Packages that pyproject.toml names, for running, tests and development."""
+    metadata = project()
+    extras = metadata["optional-dependencies"]
+    return declared([*metadata["dependencies"], *extras["test"], *extras["dev"]]) - {"costsim"}
+
+
 def test_every_dependency_is_pinned_to_one_version() -> None:
-    metadata = project()["project"]
-    extras = metadata["optional-dependencies"]  # type: ignore[index]
-    wanted = declared([*metadata["dependencies"], *extras["test"], *extras["dev"]])  # type: ignore[index]
-    assert wanted - {"costsim"} <= set(pins())
+    assert wanted() <= set(pins())
     assert all(re.fullmatch(r"[\w.]+", pinned) for pinned in pins().values())
     assert {"pip", "setuptools", "wheel"} <= set(pins())
+
+
+def required(names: set[str]) -> set[str]:
+    """All packages that `names` need here, themselves included, as far as they are installed."""
+    found: set[str] = set()
+    waiting = set(names)
+    while waiting:
+        found.add(name := waiting.pop())
+        if is_installed(name):
+            waiting |= declared(requires(name) or []) - found
+    return found
+
+
+def test_pins_are_what_is_needed_and_nothing_else() -> None:
+    needed = required(wanted())
+    assert needed <= set(pins())
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    elsewhere = declared(re.findall(r"^[\w.-]+==\S+", text.partition("# Only")[2], re.MULTILINE))
+    builds = {"pip", "setuptools", "wheel"}
+    assert {n for n in set(pins()) - needed - elsewhere - builds if is_installed(n)} == set()
+
+
+def is_installed(name: str) -> bool:
+    with contextlib.suppress(PackageNotFoundError):
+        return bool(version(name))
+    return False
 
 
 def test_the_tests_run_on_the_pinned_torch() -> None:
