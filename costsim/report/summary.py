@@ -29,6 +29,15 @@ GROUPS = (
 """What live bytes are for, from what lasts longest to what lasts shortest."""
 
 
+GROUP_COLOURS = dict(
+    zip(
+        GROUPS,
+        ("weights", "optimiser", "kept", "dweights", "gradient", "activation"),
+        strict=True,
+    )
+)
+"""The page's colour of each group."""
+
 BUDGETS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "memory_bytes": ("memory", format_bytes),
     "working_bytes": ("room on the device (peak)", format_bytes),
@@ -165,13 +174,14 @@ class Summary:
             f"{format_macs(macs.backward)}, {percent(macs.backward_share)} of updating everything"
         )
         if predicted.latency_s is not None:
-            sentence += f", and it takes about {format_seconds(predicted.latency_s.step)}"
+            latency = predicted.latency_s
+            sentence += f", and it takes {interval(latency.step, latency.low, latency.high)}"
         if predicted.fits is False:
             sentence += "; it does not fit in the device's memory"
             if predicted.swap_s is not None:
                 sentence += f" and swaps for {format_seconds(predicted.swap_s.value)}"
         if predicted.task is not None:
-            sentence += f". The whole task takes about {about(predicted.task.latency_s.value)}"
+            sentence += f". The whole task takes {_seconds(predicted.task.latency_s)}"
         return sentence + "."
 
     @cached_property
@@ -398,11 +408,6 @@ def _joules(value: Range) -> str:
 def interval(value: float, low: float, high: float) -> str:
     """Seconds with their range, for a person."""
     return f"{format_seconds(value)} ({format_seconds(low)} to {format_seconds(high)})"
-
-
-def about(seconds: float) -> str:
-    """Seconds for a sentence."""
-    return format_seconds(seconds)
 
 
 def percent(share: float) -> str:
