@@ -174,7 +174,7 @@ def test_kinds(graph: LayerGraph) -> None:
 @pytest.mark.parametrize(
     ("share", "text"),
     [
-        (0.0, "0.00 %"),
+        (0.0, "0 %"),
         (1e-9, "under 0.001 %"),
         (0.0123, "1.23 %"),
         (0.0999, "10.0 %"),

@@ -16,8 +16,8 @@ from costsim.units import format_bytes, format_macs
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDE, NARROW = 9.2, 4.4
-"""Inches; a picture is shown at about 90 pixels an inch."""
+WIDE, NARROW = 9.2, 3.7
+"""Inches; a picture is shown at about 90 pixels an inch on a desk and on a phone."""
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -154,7 +154,7 @@ def phases(summary: Summary) -> list[tuple[int, int, str]]:
         trailing -= 1
     parts = [(0, loss, "forward")]
     if updates and updates[0] < trailing:
-        return [*parts, (loss, count, "backward, updating as it goes")]
+        return [*parts, (loss, count, "backward and update")]
     if loss + 1 < count:
         parts.append((loss, trailing, "backward"))
     if trailing < count:
@@ -230,7 +230,8 @@ def network_picture(summary: Summary, width: float, name: str) -> str:
     """The whole network in order: channels chosen of each layer, and its MACs by cause."""
     graph, file = summary.graph, summary.file
     macs = {entry.name: entry for entry in summary.macs}
-    layers = list(dict.fromkeys([*graph.layers, *macs]))
+    names = [call.layer or call.name for call in graph.calls]
+    layers = [name for name in dict.fromkeys(names) if name in graph.layers or name in macs]
     inspected = {entry.name for entry in file.importance.layers}
     chosen = {row.name: row for row in summary.chosen}
     with drawing(width, 4.6 if width > NARROW else 5.0) as figure:

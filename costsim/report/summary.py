@@ -80,12 +80,15 @@ class LayerMacs:
 
 @dataclass(frozen=True, slots=True)
 class BudgetUse:
-    """One budget: its name for a person, what is used of it and what is allowed, with units."""
+    """One budget: its name for a person, what is used of it and what is allowed, with units.
+
+    `used` and `share` are None where there is no plan.
+    """
 
     name: str
-    used: str
+    used: str | None
     allowed: str
-    share: float
+    share: float | None
 
 
 class Summary:
@@ -151,7 +154,8 @@ class Summary:
         gap = ""
         if solver.gap is not None:
             gap = f"; gap {percent(solver.gap)}" if solver.gap else "; gap 0"
-        reason = f" ({solver.reason})" if solver.reason else ""
+        # without a plan the reason is the answer, and is said there
+        reason = f" ({solver.reason})" if solver.reason and self.file.predicted else ""
         return f"{solver.name}, {format_seconds(solver.seconds)}: {solver.sentence}{reason}{gap}"
 
     @property
@@ -198,9 +202,9 @@ class Summary:
             rows.append(
                 BudgetUse(
                     label,
-                    "none" if used is None else show(used),
+                    None if used is None else show(used),
                     show(limit),
-                    used / limit if used and limit else 0.0,
+                    None if used is None else _share(used, limit),
                 )
             )
         return tuple(rows)
@@ -290,6 +294,11 @@ class Summary:
                 group[buffer.birth] += buffer.bytes
                 group[buffer.death + 1] -= buffer.bytes
         return {group: np.cumsum(delta)[:-1] for group, delta in change.items()}
+
+
+def _share(used: float, limit: float) -> float:
+    """`used` over `limit`; nothing used of nothing allowed is all of it."""
+    return used / limit if limit else 1.0
 
 
 def _group(buffer: Buffer, kept: bool) -> str:
@@ -414,6 +423,8 @@ def percent(share: float) -> str:
     """A share as a percentage to three digits."""
     if 0 < share < 1e-5:
         return "under 0.001 %"
+    if not share:
+        return "0 %"
     digits = 2 if share < 0.0995 else 1 if share < 0.9995 else 0
     return f"{share * 100:.{digits}f} %"
 

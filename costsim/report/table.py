@@ -77,9 +77,8 @@ class _Writer:
         """Used and allowed, with a bar."""
         table = self.table("budget of a step", "used", "allowed", "share", "", numbers=(1, 2, 3, 4))
         for use in summary.budgets:
-            table.add_row(
-                self.text(use.name), use.used, use.allowed, percent(use.share), self.bar(use.share)
-            )
+            share = ("-", "") if use.share is None else (percent(use.share), self.bar(use.share))
+            table.add_row(self.text(use.name), use.used or "-", use.allowed, *share)
         return table
 
     def bar(self, share: float) -> str:
@@ -133,5 +132,6 @@ def _footnote(summary: Summary) -> str:
         f"gain: share of the whole; dW: weight gradient. "
         f"{summary.unchosen:,} of {len(summary.graph.layers):,} layers are not updated. "
         f"A tensor that several layers need kept is counted for the first; another "
-        f"{format_bytes(summary.other_kept_bytes)} for the non-linearities that gradients cross."
+        f"{format_bytes(summary.other_kept_bytes)} is kept so that gradients can pass "
+        "non-linearities and products."
     )
