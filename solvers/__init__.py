@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from costsim.errors import InputError
 from costsim.solution import Solver
@@ -25,11 +26,19 @@ SOLVERS: Mapping[str, Callable[[], Solver]] = {
 }
 
 
-def make_solver(name: str) -> Solver:
-    """The solver called `name` with its default options; raises `InputError` naming those known."""
+def make_solver(name: str, *, time_limit_s: float | None = None) -> Solver:
+    """The solver called `name` with its default options, and a time limit if it can have one.
+
+    Raises `InputError` for an unknown name and for a time limit of a solver that takes none.
+    """
     if name not in SOLVERS:
-        raise InputError(f"solver {name!r}; known are {', '.join(SOLVERS)}")
-    return SOLVERS[name]()
+        raise InputError(f"solver {name!r} is unknown; known are {', '.join(SOLVERS)}")
+    solver = SOLVERS[name]()
+    if time_limit_s is None:
+        return solver
+    if not hasattr(solver, "time_limit_s"):
+        raise InputError(f"solver {name!r} takes no time limit")
+    return replace(solver, time_limit_s=time_limit_s)  # type: ignore[type-var]
 
 
 __all__ = [

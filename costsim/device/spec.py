@@ -12,6 +12,7 @@ from costsim.device.interval import Interval
 from costsim.device.quantity import Bytes, BytesPerSecond, Joules, Quantity, Seconds, Share
 from costsim.device.target import ComputeTarget
 from costsim.errors import InputError
+from costsim.step import BitWidths
 
 SCHEMA = "costsim.device/1"
 
@@ -76,12 +77,17 @@ class Swap(Part):
 
 
 class BitWidthsSupported(Part):
-    """Bits an element may have in kernels that exist for the device."""
+    """Bits an element may have in kernels that exist for the device; the first is usual there."""
 
     weights: Bits
     activations: Bits
     gradients: Bits
     source: Text
+
+    @property
+    def usual(self) -> BitWidths:
+        """The bit widths of a training step, where nobody asks for others."""
+        return BitWidths(self.weights[0], self.activations[0], self.gradients[0], 32)
 
 
 class TrainingBudget(Part):

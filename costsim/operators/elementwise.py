@@ -38,7 +38,7 @@ class Subtract(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Multiply(Operator):
-    """`a * b` with broadcasting, as in squeeze-and-excitation; a gradient reads the other factor."""
+    """`a * b` with broadcasting, as in squeeze-and-excitation; gradients read the other factor."""
 
     kind = "multiply"
     overwritable_inputs = (0, 1)

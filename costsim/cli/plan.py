@@ -1,0 +1,240 @@
+"""`costsim plan`: choose what to update within a device's budgets, and price it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from costsim.cli.options import Quantity, check_writable, parse_bits, progress_on_stderr
+from costsim.errors import InputError
+from costsim.units import (
+    parse_bytes,
+    parse_joules,
+    parse_macs,
+    parse_percent,
+    parse_seconds,
+)
+
+
+def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
+    share = parse_percent(text, what)
+    return (parse_macs(text, what), None) if share is None else (None, share)
+
+
+def _count_or_all(text: str, what: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"{what}: cannot read {text!r}; give a number of layers, or all")
+    return int(text)
+
+
+@click.command("plan")
+@click.option(
+    "--device",
+    required=True,
+    metavar="NAME|FILE",
+    help="A shipped device (costsim devices lists them) or a YAML file of your own.",
+)
+@click.option("--target", metavar="NAME", help="Compute target of the device, such as cpu or gpu.")
+@click.option(
+    "--model",
+    default="mcunet-5fps",
+    show_default=True,
+    metavar="MODEL",
+    help="A built-in network, package.module:factory, or an exported file.pt2.",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights for the model."
+)
+@click.option("--resolution", type=int, metavar="N", help="Side of the images in pixels.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip. "
+    "Without it: the handwritten digits inside scikit-learn.",
+)
+@click.option("--split", metavar="NAME", help="Sub-folder of the data, where it has several.")
+@click.option("--ways", type=int, metavar="N", help="Classes of the task [default: up to 10].")
+@click.option("--shots", type=int, default=5, show_default=True, help="Images of each class.")
+@click.option(
+    "--memory", type=Quantity("size", parse_bytes), metavar="SIZE", help="Such as 256KiB or 1MB."
+)
+@click.option(
+    "--accounting",
+    type=click.Choice(["peak", "paper", "tiny-training"]),
+    help="What the memory budget counts [default: peak, every live byte of the step].",
+)
+@click.option(
+    "--macs",
+    type=Quantity("macs", _macs_or_share),
+    metavar="COUNT|PERCENT",
+    help="Backward MACs of a step: 6.5M, or 15% of a full backward pass.",
+)
+@click.option(
+    "--latency", type=Quantity("time", parse_seconds), metavar="TIME", help="Of a step: 2s, 80ms."
+)
+@click.option(
+    "--energy", type=Quantity("energy", parse_joules), metavar="ENERGY", help="Of a step: 5J."
+)
+@click.option("--batch", type=int, default=1, show_default=True, help="Samples of a step.")
+@click.option("--micro-batch", type=int, metavar="N", help="Samples of a pass [default: all].")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "momentum", "adam"]),
+    default="sgd",
+    show_default=True,
+)
+@click.option(
+    "--bits",
+    metavar="BITS",
+    help="Bits an element: 8, or weights=8,gradients=32 [default: what is usual on the device].",
+)
+@click.option(
+    "--criterion",
+    default="fisher",
+    show_default=True,
+    help="What a channel is worth: fisher, l2_norm, weight_gradient, gradient_norm, random.",
+)
+@click.option(
+    "--loss", type=click.Choice(["prototype", "cross_entropy"]), default="prototype",
+    show_default=True, help="Loss whose gradients are used.",
+)  # fmt: skip
+@click.option(
+    "--axis",
+    type=click.Choice(["output", "input", "both"]),
+    default="output",
+    show_default=True,
+    help="Which channels of a weight can be chosen.",
+)
+@click.option(
+    "--inspect",
+    type=Quantity("layers", _count_or_all),
+    default="18",
+    show_default=True,
+    metavar="N|all",
+    help="How many of the last layers are scored.",
+)
+@click.option(
+    "--bias/--no-bias",
+    "with_bias",
+    default=False,
+    show_default=True,
+    help="Also update the biases of the chosen layers.",
+)
+@click.option("--solver", default="greedy", show_default=True, help="Who chooses; see below.")
+@click.option(
+    "--time-limit",
+    type=Quantity("time", parse_seconds),
+    metavar="TIME",
+    help="For the exact solvers.",
+)
+@click.option(
+    "--iterations",
+    type=int,
+    default=40,
+    show_default=True,
+    help="Passes over the samples, for the estimate of the whole task.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan as JSON."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON instead of tables.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page to look at (HTML, nothing else needed).",
+)
+def command(**given: Any) -> int:
+    """Choose which channels of which layers to update within a device's budgets.
+
+    Budgets that are not given are those the device file recommends. The exit status is 1 if no
+    plan is within them.
+
+    \b
+    Examples
+      costsim plan --device jetson-nano
+      costsim plan --device stm32f746 --memory 256KiB --macs 10% --solver ilp
+      costsim plan --device my.yaml --model my_package.nets:make --data faces.zip \\
+                   --out plan.json --report plan.html
+    """
+    for name in ("out", "report"):
+        check_writable(given[name], f"--{name}")
+    request = _request(given)
+    from costsim.planfile import write_plan
+    from costsim.planner import make_plan
+
+    with progress_on_stderr() as progress:
+        planned = make_plan(request, progress)
+        if given["report"]:
+            from costsim.files import write_atomically
+            from costsim.report.page import render_page
+
+            progress("drawing the report", 0, 0)
+            page = render_page(planned.file, planned.graph, planned.importance)
+            write_atomically(given["report"], page)
+        if given["out"]:
+            write_plan(given["out"], planned.file)
+    for warning in planned.warnings:
+        print(f"costsim: note: {warning}", file=sys.stderr)
+    if given["as_json"]:
+        click.echo(json.dumps(planned.file.to_json(), indent=2, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        from costsim.report.table import render_plan
+
+        render_plan(Console(), planned.file, planned.graph)
+    return 1 if planned.solution.plan is None else 0
+
+
+def _request(given: dict[str, Any]) -> Any:
+    """The options as a `PlanRequest`; raises `InputError` for what no option allows."""
+    from costsim.device import load_device
+    from costsim.planner import BudgetRequest, PlanRequest
+    from costsim.solvers import make_solver
+    from costsim.step import TrainingStep
+
+    device = load_device(given["device"])
+    if given["seed"] < 0 or given["iterations"] < 1:
+        raise InputError("--seed must be at least 0 and --iterations at least 1")
+    bits = device.bits.usual
+    macs, share = given["macs"] or (None, None)
+    return PlanRequest(
+        device=device,
+        target=given["target"],
+        solver=make_solver(given["solver"], time_limit_s=given["time_limit"]),
+        model=given["model"],
+        weights=given["weights"],
+        resolution=given["resolution"],
+        data=given["data"],
+        split=given["split"],
+        ways=given["ways"],
+        shots=given["shots"],
+        criterion=given["criterion"],
+        loss=given["loss"],
+        axes=("output", "input") if given["axis"] == "both" else (given["axis"],),
+        inspect=given["inspect"],
+        with_bias=given["with_bias"],
+        step=TrainingStep(
+            batch=given["batch"],
+            micro_batch=given["micro_batch"],
+            optimizer=given["optimizer"],
+            bits=parse_bits(given["bits"], bits) if given["bits"] else bits,
+        ),
+        budget=BudgetRequest(
+            memory_bytes=given["memory"],
+            accounting=given["accounting"],
+            macs=macs,
+            macs_share=share,
+            latency_s=given["latency"],
+            energy_j=given["energy"],
+        ),
+        iterations=given["iterations"],
+        seed=given["seed"],
+    )
