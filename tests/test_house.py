@@ -52,6 +52,7 @@ ORDER = (
     "tracing",
     "criteria",
     "models",
+    "planner",
     # What a person meets.
     "report",
     "cli",
@@ -118,13 +119,10 @@ def _imports(node: ast.AST, package: str, at_import: bool) -> Iterator[Imported]
 
 
 def part(module: str) -> str | None:
-    """The part of `ORDER` a module belongs to; `None` for the package itself and for devices."""
+    """The part of `ORDER` a module belongs to; `None` if it has no place there."""
     inner = module.removeprefix("costsim").removeprefix(".")
     fitting = [name for name in ORDER if inner == name or inner.startswith(f"{name}.")]
-    if not fitting:
-        assert inner in ("", "devices"), f"{module} has no place in ORDER"
-        return None
-    return max(fitting, key=len)
+    return max(fitting, key=len, default=None)
 
 
 def ours() -> Iterator[tuple[str, str]]:
@@ -135,8 +133,9 @@ def ours() -> Iterator[tuple[str, str]]:
                 yield module, imported.module
 
 
-def test_every_part_of_the_order_exists() -> None:
-    assert {part(module) for module in sources()} - {None} == set(ORDER)
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert {module for module in sources() if not part(module)} == {"costsim", "costsim.devices"}
+    assert {part(module) for module in sources()} >= set(ORDER)
 
 
 def test_imports_point_one_way() -> None:
@@ -250,6 +249,21 @@ def test_importing_a_part_does_not_load_torch(module: str) -> None:
     assert "torch" not in loaded_by(f"import costsim.{module}")
 
 
+# Tables keyed by operator kind, and the kinds that have nothing to say there.
+TABLES: Mapping[str, set[str]] = {
+    "costsim.accounting.autograd": set(),
+    "costsim.execution.forward": {"input"},
+    # The gradient of a reshape is the same memory in another shape.
+    "costsim.execution.input_gradient": {"input", "constant", "reshape"},
+}
+# For the kinds with some property only; their own tests say which.
+PARTIAL_TABLES = {
+    "costsim.execution.in_place",
+    "costsim.execution.masks",
+    "costsim.execution.weight_gradient",
+}
+
+
 def operator_tables() -> Iterator[tuple[str, set[str]]]:
     """Every dictionary written out in the sources whose keys are kinds of operators."""
     for module, file in sources().items():
@@ -257,19 +271,15 @@ def operator_tables() -> Iterator[tuple[str, set[str]]]:
             if isinstance(node, ast.Dict):
                 keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
                 kinds = keys & set(OPERATORS)
-                if len(kinds) >= 5 and 2 * len(kinds) > len(keys):
-                    yield f"{module}:{node.lineno}", keys
+                if len(kinds) >= 4 and 2 * len(kinds) > len(keys):
+                    yield module, keys
 
 
 def test_every_table_covers_the_same_operators() -> None:
-    tables = dict(operator_tables())
-    assert {name.partition(":")[0] for name in tables} >= {
-        "costsim.accounting.autograd",
-        "costsim.execution.forward",
-    }
-    for name, kinds in tables.items():
-        # An input has no computation, so a table may leave it out.
-        assert kinds | {"input"} == set(OPERATORS), name
+    found = [(name, kinds) for name, kinds in operator_tables() if name not in PARTIAL_TABLES]
+    assert {name for name, _ in found} == TABLES.keys() & sources().keys()
+    for name, kinds in found:
+        assert kinds | TABLES[name] == set(OPERATORS), name
 
 
 def test_operators_are_named_by_their_kind() -> None:
