@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -400,6 +401,24 @@ def test_the_readmes_examples_run(example: str) -> None:
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_readmes_sample_is_what_the_main_job_prints() -> None:
+    (sample,) = (block for block in blocks("text") if block.startswith("Update"))
+    command = [sys.executable, "-m", "costsim", "plan", "--device", "devices/jetson-nano.yaml"]
+    done = subprocess.run(
+        command, capture_output=True, check=True, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}
+    )
+    printed = [line.rstrip() for line in done.stdout.decode().splitlines()]
+    # Scores may round differently elsewhere and move a channel; figures may move that little.
+    number = re.compile(r"\d[\d,.]*\d|\d")
+    for line in sample.splitlines():
+        alike = [other for other in printed if number.sub("#", other) == number.sub("#", line)]
+        assert line == "[...]" or any(
+            [float(text.replace(",", "")) for text in number.findall(line)]
+            == pytest.approx([float(t.replace(",", "")) for t in number.findall(other)], rel=0.05)
+            for other in alike
+        ), f"run the main job again: it no longer prints {line!r}"
 
 
 def test_the_readmes_options_exist() -> None:
