@@ -1,0 +1,172 @@
+"""Running programs on random weights, and comparing with autograd and with the program."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from costsim.execution.counting import MacCounter
+from costsim.execution.executor import Executor
+from costsim.execution.forward import evaluate
+from costsim.graph import LayerGraph, Parameter
+from costsim.operators import (
+    BatchNorm,
+    LayerNorm,
+)
+from costsim.program import Category, Direction, compile_program, memory_timeline
+from costsim.step import TrainingStep
+
+
+def with_statistics(graph: LayerGraph) -> LayerGraph:
+    """Batch norms given the two buffers they need to run, layer norms a bias that fits."""
+    return LayerGraph(
+        replace(
+            call,
+            buffers=tuple(
+                Parameter(f"{call.layer}.running_{what}", call.weight.shape)
+                for what in ("mean", "var")
+            ),
+        )
+        if isinstance(call.operator, BatchNorm) and call.weight
+        else replace(call, bias=Parameter(call.bias.name, call.weight.shape))
+        if isinstance(call.operator, LayerNorm) and call.bias and call.weight
+        else call
+        for call in graph.calls
+    )
+
+
+def random_tensors(graph: LayerGraph, dtype=torch.float64, seed=0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for parameter in graph.parameters:
+        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        tensors[parameter.name] = (values * 0.5).to(dtype)
+    for call in graph.calls:
+        for buffer in call.buffers[1:]:
+            tensors[buffer.name].abs_().add_(0.5)
+    return tensors
+
+
+def random_images(graph: LayerGraph, step: TrainingStep, dtype=torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (step.batch, *graph[graph.input].shape[1:])
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def mean_square(output: Tensor, targets: Tensor) -> Tensor:
+    return (output - targets).square().mean()
+
+
+def targets_for(graph: LayerGraph, step: TrainingStep, dtype=torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    shape = list(graph[graph.output].shape)
+    shape[0] *= step.passes
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def autograd_gradients(
+    graph: LayerGraph, tensors: Mapping[str, Tensor], x: Tensor, targets: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and the gradient of every parameter, micro-batches averaged."""
+    statistics = {buffer.name for call in graph.calls for buffer in call.buffers}
+    own = {name: t.clone().requires_grad_(name not in statistics) for name, t in tensors.items()}
+    passes = len(x) // graph.batch
+    total = sum(
+        mean_square(evaluate(graph, own, part)[0], wanted)
+        for part, wanted in zip(x.chunk(passes), targets.chunk(passes), strict=True)
+    )
+    loss = total / passes
+    if loss.requires_grad:
+        loss.backward()
+    return loss.detach(), {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        for name, tensor in own.items()
+    }
+
+
+def selected_mask(executor: Executor, name: str) -> Tensor:
+    """True where the plan updates the parameter `name`."""
+    mask = torch.zeros(executor.tensors[name].shape)
+    for atom, selection in executor.selections.items():
+        if executor.parameter(atom) is executor.tensors[name]:
+            selection.write(mask, torch.ones(selection.shape))
+    return mask > 0
+
+
+def check_gradients(graph, plan, step, dtype=torch.float64, tolerance=1e-10, seed=0) -> None:
+    """One step of SGD at learning rate 1 moves each selected weight by its gradient."""
+    tensors = random_tensors(graph, dtype, seed)
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    x, targets = random_images(graph, step, dtype), targets_for(graph, step, dtype)
+    loss, expected = autograd_gradients(graph, before, x, targets)
+    executor = Executor(
+        compile_program(graph, plan, step), tensors, learning_rate=1.0, loss=mean_square
+    )
+    assert torch.allclose(executor.step(x, targets), loss, rtol=tolerance, atol=0)
+    for name in before:
+        mask = selected_mask(executor, name)
+        moved = before[name] - tensors[name]
+        assert torch.equal(tensors[name][~mask], before[name][~mask]), name
+        scale = max(float(expected[name].abs().max()), float(before[name].abs().max()))
+        error = (moved - expected[name])[mask].abs().max() if mask.any() else 0.0
+        assert error <= tolerance * scale, (name, float(error), scale)
+
+
+def live_bytes(buffers: Mapping[int, Tensor]) -> int:
+    """Bytes of the distinct storages behind some tensors."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in buffers.values()
+    }
+    return sum(storages.values())
+
+
+class Measured:
+    """An observer: live bytes, MACs by direction, and the program's word on both."""
+
+    def __init__(self, program):
+        self.program = program
+        timeline = memory_timeline(program)
+        weights = timeline.by_category[Category.UPDATED_WEIGHTS]
+        self.expected_bytes = timeline.total_bytes - weights
+        self.counter = MacCounter()
+        self.seen = [0] * len(program.operations)
+
+    def __call__(self, operation, position, buffers):
+        self.counter.observe(operation, position, buffers)
+        self.seen[position] += 1
+        found = {
+            self.program.buffers[i].name: t.untyped_storage().nbytes() for i, t in buffers.items()
+        }
+        expected = {
+            b.name: b.bytes
+            for b in self.program.buffers
+            if b.birth <= position <= b.death
+            and b.category not in (Category.UPDATED_WEIGHTS, Category.FROZEN_WEIGHTS)
+        }
+        assert found == expected, (operation.name, found, expected)
+        assert live_bytes(buffers) == self.expected_bytes[position], operation.name
+
+    def check(self) -> None:
+        program = self.program
+        assert self.seen == [program.times(op) for op in program.operations]
+        expected = dict.fromkeys(Direction, 0)
+        for op in program.operations:
+            expected[op.direction] += program.times(op) * op.macs
+        assert {d: self.counter.by_direction[d] for d in Direction} == expected
+        unknown = re.compile(r"conv|mm|mv|linear|dot|attention|einsum")
+        assert not [name for name in self.counter.others if unknown.search(name)]
+
+
+def check_measured(graph, plan, step) -> None:
+    program = compile_program(graph, plan, step)
+    tensors = random_tensors(graph, torch.float32)
+    measured = Measured(program)
+    executor = Executor(program, tensors, learning_rate=0.0, loss=mean_square, observer=measured)
+    x = random_images(graph, step, torch.float32)
+    targets = targets_for(graph, step, torch.float32)
+    with measured.counter:
+        executor.step(x, targets)
+    measured.check()
