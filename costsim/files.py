@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from costsim.errors import InputError
+
+# No JSON string holds a raw line break, so that this never matches inside one.
+_NUMBERS = re.compile(r"(?<=: )\[\n[\s\d.,eE+-]+\]")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -36,9 +40,17 @@ def _umask() -> int:
     return mask
 
 
+def to_json_text(document: object) -> str:
+    """One JSON document, indented, but with each list of plain numbers on a line of its own."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    return _NUMBERS.sub(
+        lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text
+    )
+
+
 def write_json(path: Path, document: object) -> None:
     """Write one JSON document, atomically."""
-    write_atomically(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_atomically(path, to_json_text(document) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,5 @@
 """`costsim plan`: choose what to update within a device's budgets, and price it."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import click
 
 from costsim.cli.options import Quantity, check_writable, parse_bits, progress_on_stderr
 from costsim.errors import InputError
+from costsim.files import to_json_text, write_atomically
 from costsim.units import (
     parse_bytes,
     parse_joules,
@@ -172,7 +172,6 @@ def command(**given: Any) -> int:
     with progress_on_stderr() as progress:
         planned = make_plan(request, progress)
         if given["report"]:
-            from costsim.files import write_atomically
             from costsim.report.page import render_page
 
             progress("drawing the report", 0, 0)
@@ -183,7 +182,7 @@ def command(**given: Any) -> int:
     for warning in planned.warnings:
         print(f"costsim: note: {warning}", file=sys.stderr)
     if given["as_json"]:
-        click.echo(json.dumps(planned.file.to_json(), indent=2, allow_nan=False))
+        click.echo(to_json_text(planned.file.to_json()))
     else:
         from rich.console import Console
 
