@@ -13,7 +13,7 @@ def test_the_list_names_every_shipped_device(capsys: pytest.CaptureFixture[str])
     assert main(["devices"]) == 0
     out, err = capsys.readouterr()
     assert all(name in out for name in shipped_devices())
-    assert "tiny-training" in out
+    assert "peak" in out
     assert err == ""
 
 
