@@ -59,14 +59,15 @@ class MacCost:
     """Multiply-accumulates of one step, padding taps included; `unpadded` has them left out."""
 
     forward: int
+    recompute: int
     input_gradient: int
     weight_gradient: int
     unpadded: int
 
     @property
     def backward(self) -> int:
-        """Input gradients and weight gradients."""
-        return self.input_gradient + self.weight_gradient
+        """Input gradients, weight gradients, and what is computed a second time for them."""
+        return self.recompute + self.input_gradient + self.weight_gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class Cost:
             },
             "macs": {
                 "forward": macs.forward,
+                "recompute": macs.recompute,
                 "input_gradient": macs.input_gradient,
                 "weight_gradient": macs.weight_gradient,
                 "unpadded": macs.unpadded,
@@ -182,6 +184,7 @@ def mac_cost(program: TrainingProgram) -> MacCost:
 
     return MacCost(
         total(Direction.FORWARD),
+        total(Direction.RECOMPUTE),
         total(Direction.INPUT_GRADIENT),
         total(Direction.WEIGHT_GRADIENT),
         sum(program.times(op) * op.unpadded_macs for op in program.operations),

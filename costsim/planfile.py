@@ -125,6 +125,7 @@ class MacRecord(_Record):
     """MACs of one step by cause; `full_backward` is the backward pass that updates everything."""
 
     forward: Count
+    recompute: Count
     input_gradient: Count
     weight_gradient: Count
     unpadded: Count
@@ -132,8 +133,8 @@ class MacRecord(_Record):
 
     @property
     def backward(self) -> int:
-        """Input gradients and weight gradients."""
-        return self.input_gradient + self.weight_gradient
+        """Input gradients, weight gradients, and what is computed a second time for them."""
+        return self.recompute + self.input_gradient + self.weight_gradient
 
     @property
     def backward_share(self) -> float:
@@ -214,6 +215,7 @@ class _StepRecord(_Record):
     optimizer: str
     update: str
     bits: _BitsRecord
+    recompute: Annotated[tuple[Name, ...], _Listed]
 
 
 class _BudgetRecord(_Record):

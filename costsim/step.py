@@ -28,6 +28,10 @@ class BitWidths:
 class TrainingStep:
     """One optimiser step over `batch` samples, `micro_batch` of them at a time.
 
+    `recompute` names calls that end a segment of the forward pass: of every segment but the last
+    nothing is kept but its input, and what its gradients need is computed a second time before its
+    backward pass (gradient checkpointing, Chen et al. 2016).
+
     `update` says when a finished weight gradient is used: `immediate` applies and frees it at
     once, `deferred` keeps all gradients until the backward pass is over (what `torch.optim` in an
     ordinary loop needs). With more than one micro-batch gradients are always kept.
@@ -38,6 +42,7 @@ class TrainingStep:
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     update: Literal["immediate", "deferred"] = "immediate"
     bits: BitWidths = field(default_factory=BitWidths)
+    recompute: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -79,6 +84,7 @@ class TrainingStep:
     def from_json(cls, document: dict[str, Any]) -> "TrainingStep":
         """The step that `to_json` wrote; raises `InputError` for anything else."""
         try:
-            return cls(**{**document, "bits": BitWidths(**document["bits"])})
+            cuts = tuple(document.get("recompute", ()))
+            return cls(**{**document, "bits": BitWidths(**document["bits"]), "recompute": cuts})
         except (KeyError, TypeError) as error:
             raise InputError(f"step: {error}") from error

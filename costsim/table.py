@@ -22,6 +22,7 @@ from costsim.graph import LayerGraph
 from costsim.plan import UpdatePlan
 from costsim.program.compile import plan_atoms
 from costsim.program.schedule import (
+    AXES,
     Access,
     Atom,
     Category,
@@ -76,7 +77,8 @@ class Conjunction:
 class SharedKeep:
     """A value of which several layers may keep channels, or that may be kept whole instead.
 
-    Live at the positions of `segments` while their clause is met: `channel_bytes` for each
+    `across_loss`: kept from the first forward pass, not only from a recomputed one. Live at the
+    positions of `segments` while their clause is met: `channel_bytes` for each
     channel in the union of what its readers select, unless the clause `whole` is met.
     """
 
@@ -85,6 +87,7 @@ class SharedKeep:
     readers: tuple[int, ...]
     whole: int
     segments: tuple[tuple[int, Floats], ...]
+    across_loss: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class PlanCosts:
     gradient_bytes: Integers
     optimizer_bytes: Integers
     updated_weight_bytes: Integers
+    recompute_macs: Integers
     input_gradient_macs: Integers
     weight_gradient_macs: Integers
     step_s: Floats | None
@@ -109,8 +113,8 @@ class PlanCosts:
 
     @property
     def backward_macs(self) -> Integers:
-        """MACs of the backward pass."""
-        return self.input_gradient_macs + self.weight_gradient_macs
+        """MACs of the backward pass, recomputation included."""
+        return self.recompute_macs + self.input_gradient_macs + self.weight_gradient_macs
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class CostTable:
     gradients: Linear
     optimizer: Linear
     updated_weights: Linear
+    recompute: Linear
     input_gradient: Linear
     weight_gradient: Linear
     forward_macs: int
@@ -194,7 +199,7 @@ class CostTable:
         seconds = None if self.seconds is None else self.seconds(met, counts)[:, 0]
         for keep, union in zip(self.shared_keeps, unions, strict=True):
             partial = union * ~met[:, keep.whole]
-            kept += keep.channel_bytes * partial
+            kept += keep.channel_bytes * partial * keep.across_loss
             for clause, positions in keep.segments:
                 live += (keep.channel_bytes * partial * met[:, clause])[:, None] * positions
             if seconds is not None:
@@ -208,6 +213,7 @@ class CostTable:
             gradient_bytes=_whole(self.gradients(met, counts)[:, 0]),
             optimizer_bytes=_whole(self.optimizer(met, counts)[:, 0]),
             updated_weight_bytes=_whole(self.updated_weights(met, counts)[:, 0]),
+            recompute_macs=_whole(self.recompute(met, counts)[:, 0]),
             input_gradient_macs=_whole(self.input_gradient(met, counts)[:, 0]),
             weight_gradient_macs=_whole(self.weight_gradient(met, counts)[:, 0]),
             step_s=seconds,
@@ -232,9 +238,7 @@ def build_table(
     `orders` names, for some atoms, the order in which channels are taken (ascending otherwise).
     Without a `timer` the table has no seconds.
     """
-    return _TableBuilder(
-        schedule or build_schedule(graph, step), step, timer, orders or {}
-    ).build()
+    return _TableBuilder(schedule or build_schedule(graph, step), step, timer, orders or {}).build()
 
 
 class _TableBuilder:
@@ -242,7 +246,7 @@ class _TableBuilder:
         self,
         schedule: Schedule,
         step: TrainingStep,
-            timer: OperationTimer | None,
+        timer: OperationTimer | None,
         orders: Mapping[Atom, Sequence[int]],
     ) -> None:
         self.schedule, self.step, self.timer = schedule, step, timer
@@ -284,7 +288,7 @@ class _TableBuilder:
                 self._guarded(storage)
         for value in self.schedule.partial_keeps:
             self._partial_keep(value)
-        input_gradient, weight_gradient, forward_macs = self._macs()
+        recompute, input_gradient, weight_gradient, forward_macs = self._macs()
         seconds, count_seconds = self._seconds()
         membership = np.zeros((len(self.clause_of), len(self.atoms)), dtype=bool)
         for guard, row in self.clause_of.items():
@@ -302,6 +306,7 @@ class _TableBuilder:
             gradients=self._linear(self._of_category(Category.WEIGHT_GRADIENT)),
             optimizer=self._linear(self._of_category(Category.OPTIMIZER)),
             updated_weights=self._linear(self._of_category(Category.UPDATED_WEIGHTS)),
+            recompute=self._linear(recompute),
             input_gradient=self._linear(input_gradient),
             weight_gradient=self._linear(weight_gradient),
             forward_macs=forward_macs,
@@ -359,19 +364,22 @@ class _TableBuilder:
 
     def _activation(self, storage: Storage) -> None:
         """Live through the forward pass; after it, while something that needs it is to come."""
-        loss = self.schedule.loss_position
         readers = self._readers(storage.name)
-        forward = [position for position, _, _ in readers if position <= loss]
-        backward = [reader for reader in readers if reader[0] > loss]
+        backward = [reader for reader in readers if reader[2].keeps]
+        forward = [reader for reader in readers if not reader[2].keeps]
         birth = 0 if storage.category is Category.INPUT else self.written_at[storage.name]
-        end = max(forward, default=birth)
+        end = max((position for position, _, _ in forward), default=birth)
         if storage.in_place_at is not None:
             end = storage.in_place_at - 1
-        self.memory.constant += storage.bytes * self._span(birth, end)
         whole = self._whole_guard(storage.name)
+        if storage.guard is None:
+            self.memory.constant += storage.bytes * self._span(birth, end)
+        else:
+            self._computed_again(storage, forward, birth, end, whole)
         if not whole:
             return
-        self.kept.add_clause(whole, storage.bytes)
+        if storage.guard is None:
+            self.kept.add_clause(whole, storage.bytes)
         self._clause(whole)
         start = end + 1
         for position in sorted({position for position, _, _ in backward}):
@@ -383,12 +391,45 @@ class _TableBuilder:
             )
             start = position + 1
 
+    def _computed_again(
+        self,
+        storage: Storage,
+        forward: Sequence[tuple[int, Step, Access]],
+        birth: int,
+        end: int,
+        whole: Guard,
+    ) -> None:
+        """An activation of a second pass: live while that pass or a gradient has yet to read it."""
+        assert storage.guard is not None
+        self.memory.add_clause(storage.guard, storage.bytes * self._span(birth, birth))
+        self._clause(storage.guard)
+        start = birth + 1
+        for position in sorted({min(position, end) for position, _, _ in forward} | {end}):
+            later = whole
+            for at, step, access in forward:
+                if min(at, end) >= position:
+                    is_keep = step.direction is Direction.KEEP
+                    later |= self._keep_guard(access) if is_keep else (step.guard or later)
+            if later and position >= start:
+                self.memory.add_clause(later, storage.bytes * self._span(start, position))
+                self._clause(later)
+            start = position + 1
+
+    def _keep_guard(self, kept: Access) -> Guard:
+        """The updates for which channels of a value are kept."""
+        return frozenset(
+            step.channels_of
+            for _, step, access in self._readers(kept.storage)
+            if access.keeps and access.selected_only and access.value == kept.value
+            if step.channels_of is not None
+        )
+
     def _whole_guard(self, storage: str) -> Guard:
         """The updates for which a storage is kept whole."""
         return _union_of_guards(
             reader
             for reader in self._readers(storage)
-            if reader[0] > self.schedule.loss_position and not reader[2].selected_only
+            if reader[2].keeps and not reader[2].selected_only
         )
 
     def _live_while(self, whole: Guard, needs_whole: Guard, needs_part: Guard, row: Floats) -> None:
@@ -397,7 +438,7 @@ class _TableBuilder:
         A reader of some channels alone matters only if it can be in a plan together with a
         reader of the whole: not if both are the two axes of one layer.
         """
-        if not needs_part or len({layer for _, layer in whole | needs_part}) == 1:
+        if _exclude_each_other(whole, needs_part):
             if needs_whole:
                 self.memory.add_clause(needs_whole, row)
                 self._clause(needs_whole)
@@ -413,7 +454,7 @@ class _TableBuilder:
             span = self._span(start, max(position for position, _, _ in readers))
             self.memory.add_channels(storage.channels_of, storage.bytes * span)
             return
-        if storage.category is Category.SAVED:
+        if storage.category is Category.SAVED and start < self.schedule.loss_position:
             guard = _union_of_guards(readers)
             self.kept.add_clause(guard, storage.bytes)
             self._clause(guard)
@@ -432,7 +473,7 @@ class _TableBuilder:
         ]
         atoms = sorted({atom for _, atom in readers}, key=self.index.__getitem__)
         whole = self._whole_guard(keep.storage)
-        alone = len(atoms) == 1 and {layer for _, layer in whole} <= {atoms[0][1]}
+        alone = len(atoms) == 1 and _exclude_each_other(whole, atoms)
         start, segments = keep.position, []
         for position in sorted({position for position, _ in readers}):
             guard: Guard = frozenset(atom for at, atom in readers if at >= position)
@@ -442,7 +483,8 @@ class _TableBuilder:
         if alone:
             for _, span in segments:
                 self.memory.add_channels(atoms[0], keep.channel_bytes * span)
-            self.kept.add_channels(atoms[0], keep.channel_bytes)
+            if keep.position < self.schedule.loss_position:
+                self.kept.add_channels(atoms[0], keep.channel_bytes)
             self.keep_seconds[value] = seconds
             return
         self.shared.append(
@@ -452,25 +494,30 @@ class _TableBuilder:
                 tuple(self.index[atom] for atom in atoms),
                 self._clause(whole),
                 tuple((self._clause(guard), span) for guard, span in segments),
+                keep.position < self.schedule.loss_position,
             )
         )
         self.keep_seconds[value] = seconds
 
     # MACs.
 
-    def _macs(self) -> tuple["_Coefficients", "_Coefficients", int]:
+    def _macs(self) -> tuple["_Coefficients", "_Coefficients", "_Coefficients", int]:
         input_gradient, weight_gradient, forward = _Coefficients(1), _Coefficients(1), 0
+        recompute = _Coefficients(1)
         for step in self.schedule.steps:
             macs = step.macs * self.step.passes
             match step.direction:
                 case Direction.FORWARD:
                     forward += macs
+                case Direction.RECOMPUTE if macs and step.guard:
+                    recompute.add_clause(step.guard, macs)
+                    self._clause(step.guard)
                 case Direction.INPUT_GRADIENT if macs and step.guard:
                     input_gradient.add_clause(step.guard, macs)
                     self._clause(step.guard)
                 case Direction.WEIGHT_GRADIENT if step.channels_of:
                     weight_gradient.add_channels(step.channels_of, macs)
-        return input_gradient, weight_gradient, forward
+        return recompute, input_gradient, weight_gradient, forward
 
     # Time.
 
@@ -544,6 +591,12 @@ class _Coefficients:
 
     def add_channels(self, atom: Atom, row: Floats | float) -> None:
         self.channels[atom] = self.channels.get(atom, np.zeros(self.width)) + row
+
+
+def _exclude_each_other(first: Iterable[Atom], second: Iterable[Atom]) -> bool:
+    """Whether no plan has an atom of both: a layer is updated along one axis only."""
+    pairs = ((a, b) for a in first for b in second)
+    return all(a[1] == b[1] and {a[0], b[0]} == set(AXES) for a, b in pairs)
 
 
 def _union_of_guards(readers: Iterable[tuple[int, Step, Access]]) -> Guard:

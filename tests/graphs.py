@@ -26,6 +26,7 @@ from costsim.operators import (
     Subtract,
 )
 from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.program import cut_calls
 from costsim.step import BitWidths, TrainingStep
 
 
@@ -268,4 +269,5 @@ def steps(draw: st.DrawFn, graph: LayerGraph) -> TrainingStep:
         bits=draw(
             st.sampled_from([BitWidths(), BitWidths(8, 8, 32, 32), BitWidths(32, 16, 16, 32)])
         ),
+        recompute=tuple(name for name in cut_calls(graph) if draw(st.booleans())),
     )

@@ -46,6 +46,7 @@ def test_table_and_program_agree_exactly(data):
             assert column[0] == sum(b.bytes for b in program.buffers if b.category is category)
         for direction, macs in (
             (Direction.FORWARD, table.forward_macs),
+            (Direction.RECOMPUTE, priced.recompute_macs[0]),
             (Direction.INPUT_GRADIENT, priced.input_gradient_macs[0]),
             (Direction.WEIGHT_GRADIENT, priced.weight_gradient_macs[0]),
         ):

@@ -30,6 +30,7 @@ BOUNDS: tuple[Bound, ...] = ("value", "low", "high")
 ELEMENTWISE_RATE: Mapping[str, str] = {
     "forward": "forward",
     "loss": "forward",
+    "recompute": "forward",
     "keep": "forward",
     "input_gradient": "input_gradient",
     "weight_gradient": "weight_gradient",
@@ -121,6 +122,7 @@ class ComputeTarget(Part):
             raise InputError(f"work kind {work_kind!r}; allowed are {', '.join(WORK_KINDS)}")
         if direction not in ELEMENTWISE_RATE:
             raise InputError(f"direction {direction!r}; allowed are {', '.join(ELEMENTWISE_RATE)}")
+        direction = "forward" if direction == "recompute" else direction
         rates = getattr(self.throughput, work_kind)
         if isinstance(rates, MacRates) and direction in MacRates.model_fields:
             return getattr(rates, direction), self.bandwidth

@@ -14,6 +14,7 @@ from costsim.program.schedule import (
     build_schedule,
     gradient_guards,
 )
+from costsim.program.segments import cut_calls, even_cuts
 from costsim.program.timeline import MemoryTimeline, memory_timeline
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "TrainingProgram",
     "build_schedule",
     "compile_program",
+    "cut_calls",
+    "even_cuts",
     "gradient_guards",
     "memory_timeline",
     "plan_arena",

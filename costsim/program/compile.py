@@ -108,7 +108,7 @@ class _Compiler:
 
     def _note_kept(self, step: Step) -> None:
         for access in step.reads:
-            if not access.role.startswith("kept") or access.storage.startswith("parameter:"):
+            if not access.keeps or access.storage.startswith("parameter:"):
                 continue
             if access.selected_only:
                 assert access.value is not None
@@ -150,7 +150,7 @@ class _Compiler:
                 channels = tuple(sorted(self.kept_channels[access.value]))
             elif access.selected_only:
                 channels = self._channels(step)
-                if access.role.startswith("kept") and name not in self.kept_whole:
+                if access.keeps and name not in self.kept_whole:
                     name = f"kept:{access.value}"
             size = access.bytes if channels is None else access.bytes * len(channels)
             found.append(

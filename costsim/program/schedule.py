@@ -10,13 +10,14 @@ A guard is a set of atoms, each an update of one layer: `("output", layer)` or `
 for channels of its weight, `("bias", layer)`. It is met when the plan contains one of its atoms.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from costsim.graph import Call, LayerGraph
 from costsim.operators import Axis, Need, Shape, elements
+from costsim.program.segments import segments
 from costsim.step import TrainingStep
 
 Atom: TypeAlias = tuple[Literal["output", "input", "bias"], str]
@@ -45,6 +46,7 @@ class Direction(StrEnum):
     FORWARD = "forward"
     KEEP = "keep"
     LOSS = "loss"
+    RECOMPUTE = "recompute"
     INPUT_GRADIENT = "input_gradient"
     WEIGHT_GRADIENT = "weight_gradient"
     BIAS_GRADIENT = "bias_gradient"
@@ -56,9 +58,10 @@ class Direction(StrEnum):
 class Storage:
     """A buffer a program may contain.
 
-    `elements` is the size of the whole, or of one channel where `channels_of` names the atom
-    whose channel count it is multiplied by. `in_place_at` is the position at which the output of
-    a call takes this storage over, unless a plan keeps it whole for the backward pass.
+    `shape` is that of the whole, or of one channel where `channels_of` names the atom whose
+    channel count it is multiplied by. `in_place_at` is the position at which the output of a call
+    takes this storage over, unless a plan keeps it whole for the backward pass. `guard` is set
+    for an activation that is computed a second time: the updates that make it necessary.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Storage:
     channels_of: Atom | None = None
     in_place_at: int | None = None
     successor: str | None = None
+    guard: Guard | None = None
 
     @property
     def bytes(self) -> int:
@@ -80,7 +84,8 @@ class Access:
     """A step's use of a storage: in which role, and of a value how many bytes pass.
 
     `value` names the call whose value is read where that matters (a storage may hold several
-    views). `selected_only`: only the plan's channels are read, `bytes` is of one of them.
+    views). `selected_only`: only the plan's channels are read, `bytes` is of one of them. `keeps`:
+    a read in the backward pass for which the forward pass must keep the storage.
     """
 
     role: str
@@ -89,6 +94,7 @@ class Access:
     value: str | None = None
     selected_only: bool = False
     guard: Guard | None = None
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +178,20 @@ class _Builder:
     pending: dict[str, set[str]] = field(default_factory=dict)
     guards: dict[str, Guard] = field(default_factory=dict)
     finished_gradients: set[str] = field(default_factory=set)
+    last_reader: dict[str, str | None] = field(default_factory=dict)
+    segment_of: Mapping[str, int] = field(default_factory=dict)
+    recomputed: set[int] = field(default_factory=set)
 
     def build(self) -> Schedule:
         self.guards = gradient_guards(self.graph)
+        self.segment_of = segments(self.graph, self.step.recompute)
         self._weights()
         self._forward()
         loss_position = len(self.steps)
         self._loss()
         for call in reversed(self.graph.calls):
             if call.name in self.gradient_of:
+                self._recompute(self.segment_of[call.name])
                 self._backward(call)
         if self.step.keeps_gradients:
             for name in reversed(list(self.graph.layers)):
@@ -248,29 +259,99 @@ class _Builder:
     # Forward.
 
     def _forward(self) -> None:
-        last_reader: dict[str, str | None] = {}
-        for call in self.graph.calls:
-            self._place(call)
+        self._run(self.graph.calls, None)
+
+    def _run(self, calls: Sequence[Call], guards: Mapping[str, Guard] | None) -> None:
+        """The steps of a pass over `calls`: the first pass, or with `guards` a second one.
+
+        What is computed again later saves and keeps nothing in the first pass.
+        """
+        again = guards is not None
+        names = {call.name for call in calls}
+        for call in calls:
+            self._place(call, guards)
             for value in call.inputs:
                 if not call.operator.is_view:
-                    last_reader[self.storage_of[value]] = call.name
-        last_reader[self.storage_of[self.graph.output]] = None  # the loss reads it
-        partial_values = self._partially_kept_values()
-        for call in self.graph.calls:
+                    self.last_reader[self.storage_of[value]] = call.name
+        if not again:
+            self.last_reader[self.storage_of[self.graph.output]] = None  # the loss reads it
+        partial_values = {
+            value: channel_bytes
+            for value, channel_bytes in self._partially_kept_values(calls).items()
+            if again == self._is_recomputed(value) and (not again or value in names)
+        }
+        for call in calls:
             if call.operator.is_view or call.operator.kind in ("input", "constant"):
                 continue
+            if guards is not None and not guards[call.name]:
+                continue
             for value, channel_bytes in partial_values.items():
-                if last_reader.get(self.storage_of[value]) == call.name:
+                if self.last_reader.get(self.storage_of[value]) == call.name:
                     self._keep(value, channel_bytes)
-            self._take_over(call, last_reader)
-            self._forward_step(call)
+            self._take_over(call, names)
+            self._forward_step(call, None if guards is None else guards[call.name])
         for value, channel_bytes in partial_values.items():
             if value not in self.partial_keeps:
                 self._keep(value, channel_bytes)
 
-    def _place(self, call: Call) -> None:
+    def _is_recomputed(self, value: str) -> bool:
+        """Whether the readers of a value, in the backward pass, find it computed a second time.
+
+        They do if it lies inside a segment that is; the value between two segments is kept.
+        """
+        segment = self.segment_of[value]
+        if self.graph[value].operator.kind == "input":
+            return False
+        readers = [c for c in self.graph.calls if value in c.inputs]
+        inside = all(self.segment_of[reader.name] == segment for reader in readers)
+        return segment < max(self.segment_of.values()) and inside
+
+    def _recompute(self, segment: int) -> None:
+        """Compute the values of a segment again, before its backward pass, where it is needed."""
+        if segment == max(self.segment_of.values()) or segment in self.recomputed:
+            return
+        self.recomputed.add(segment)
+        calls = [c for c in self.graph.calls if self.segment_of[c.name] == segment]
+        needed: dict[str, Guard] = {}
+        for call in calls:
+            for guard, need in self._needs(call):
+                if need.source != "saved":
+                    value = call.inputs[need.index] if need.source == "input" else call.name
+                    needed[value] = needed.get(value, frozenset()) | guard
+        guards: dict[str, Guard] = {}
+        for call in reversed(calls):
+            guards[call.name] = (
+                guards.get(call.name, frozenset())
+                | needed.get(call.name, frozenset())
+                | self._saved_guard(call)
+            )
+            for value in call.inputs:
+                guards[value] = guards.get(value, frozenset()) | guards[call.name]
+        self._run([c for c in calls if c.operator.kind not in ("input", "constant")], guards)
+
+    def _needs(self, call: Call) -> Iterator[tuple[Guard, Need]]:
+        """What the gradients of a call need kept, each with the updates it is needed for."""
+        shapes = self.graph.shapes(call)
+        for index, value in enumerate(call.inputs):
+            for need in call.operator.input_gradient_needs(shapes, index):
+                yield self.guards[value], need
+        for atom in _own_atoms(self.graph, call):
+            if atom[0] != "bias":
+                for need in call.operator.weight_gradient_needs(shapes, atom[0]):
+                    yield frozenset({atom}), need
+
+    def _place(self, call: Call, guards: Mapping[str, Guard] | None) -> None:
         """Say which storage holds the value of `call`."""
         bits = self.step.bits
+        if guards is not None and not call.operator.is_view:
+            if not guards[call.name]:
+                return
+            name = f"{call.name} again"
+            self.storages[name] = Storage(
+                name, Category.ACTIVATION, call.shape, bits.activations, guard=guards[call.name]
+            )
+            self.storage_of[call.name] = name
+            return
         if call.operator.is_view:
             self.storage_of[call.name] = self.storage_of[call.inputs[0]]
             return
@@ -282,9 +363,9 @@ class _Builder:
         category = Category.INPUT if call.operator.kind == "input" else Category.ACTIVATION
         self.storage_of[call.name] = self._store(call.name, category, call.shape, bits.activations)
 
-    def _partially_kept_values(self) -> dict[str, int]:
+    def _partially_kept_values(self, calls: Sequence[Call]) -> dict[str, int]:
         values: dict[str, int] = {}
-        for call in self.graph.calls:
+        for call in calls:
             if call.weight is None:
                 continue
             shapes = self.graph.shapes(call)
@@ -323,7 +404,7 @@ class _Builder:
             )
         )
 
-    def _take_over(self, call: Call, last_reader: Mapping[str, str | None]) -> None:
+    def _take_over(self, call: Call, calls: Set[str]) -> None:
         """Let the output of `call` take over the storage of an input that dies here.
 
         Of two candidates the later one is taken: the end of a branch rather than its skip, which
@@ -334,35 +415,39 @@ class _Builder:
             storage = self.storages[self.storage_of[call.inputs[index]]]
             if (
                 storage.category is Category.ACTIVATION
-                and last_reader[storage.name] == call.name
+                and self.last_reader[storage.name] == call.name
+                and call.inputs[index] in calls
                 and storage.bytes == output.bytes
                 and self.graph[call.inputs[index]].shape == call.shape
             ):
-                self.storages[storage.name] = Storage(
-                    storage.name,
-                    storage.category,
-                    storage.shape,
-                    storage.bits,
-                    in_place_at=len(self.steps),
-                    successor=output.name,
+                self.storages[storage.name] = replace(
+                    storage, in_place_at=len(self.steps), successor=output.name
                 )
                 return
 
-    def _forward_step(self, call: Call) -> None:
+    def _forward_step(self, call: Call, again: Guard | None) -> None:
+        """The first computation of a call, or the second one for the updates in `again`."""
         shapes = self.graph.shapes(call)
         reads = [self._read(f"input {i}", value) for i, value in enumerate(call.inputs)]
+        if again is not None:
+            # Of another segment only what was kept is still there.
+            reads = [
+                replace(read, keeps=self.storages[read.storage].guard is None) for read in reads
+            ]
+        last = max(self.segment_of.values())
+        saves = again is not None or self.segment_of[call.name] == last
         writes = [Access("output", self.storage_of[call.name], self._value_bytes(call.name))]
         saved = call.operator.saved(shapes)
-        if saved is not None and (guard := self._saved_guard(call)):
+        if saves and saved is not None and (guard := self._saved_guard(call)):
             name = self._store(f"{saved.name}:{call.name}", Category.SAVED, saved.shape, saved.bits)
             writes.append(Access("saved", name, self.storages[name].bytes, guard=guard))
         self.steps.append(
             Step(
-                f"{call.name} forward",
-                Direction.FORWARD,
+                f"{call.name} forward" if again is None else f"{call.name} recompute",
+                Direction.FORWARD if again is None else Direction.RECOMPUTE,
                 call.name,
                 call.operator.work_kind(shapes),
-                None,
+                again,
                 (*reads, *self._parameters_of(call)),
                 tuple(writes),
                 call.operator.forward_macs(shapes),
@@ -372,17 +457,8 @@ class _Builder:
 
     def _saved_guard(self, call: Call) -> Guard:
         """The updates whose gradients read what `call` saves."""
-        shapes = self.graph.shapes(call)
-        guard: Guard = frozenset()
-        for index, value in enumerate(call.inputs):
-            needs = call.operator.input_gradient_needs(shapes, index)
-            if any(need.source == "saved" for need in needs):
-                guard |= self.guards[value]
-        for axis in AXES:
-            needs = call.operator.weight_gradient_needs(shapes, axis)
-            if call.layer is not None and any(need.source == "saved" for need in needs):
-                guard |= frozenset({(axis, call.layer)} & set(_own_atoms(self.graph, call)))
-        return guard
+        guards = [guard for guard, need in self._needs(call) if need.source == "saved"]
+        return frozenset().union(*guards)
 
     def _read(self, role: str, value: str) -> Access:
         return Access(role, self.storage_of[value], self._value_bytes(value), value)
@@ -511,7 +587,7 @@ class _Builder:
             saved = call.operator.saved(self.graph.shapes(call))
             assert saved is not None
             name = f"{saved.name}:{call.name}"
-            return Access("saved", name, self.storages[name].bytes)
+            return Access("saved", name, self.storages[name].bytes, keeps=True)
         value = call.inputs[need.index] if need.source == "input" else call.name
         if need.selected_only and self._is_activation(value):
             return Access(
@@ -520,8 +596,9 @@ class _Builder:
                 self._channel_bytes(call, "input"),
                 value,
                 selected_only=True,
+                keeps=True,
             )
-        return self._read(f"kept {need.source} {need.index}", value)
+        return replace(self._read(f"kept {need.source} {need.index}", value), keeps=True)
 
     def _input_gradient(self, call: Call, index: int, gradient: str, *, last: bool) -> None:
         shapes = self.graph.shapes(call)
