@@ -82,12 +82,14 @@ class Executor:
         *,
         learning_rate: float = 0.01,
         momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
         loss: Loss = F.cross_entropy,
         observer: Observer | None = None,
     ) -> None:
         self.program, self.graph, self.tensors = program, program.graph, tensors
         self.loss, self.observer = loss, observer
-        self.hyperparameters = Hyperparameters(learning_rate, momentum)
+        self.hyperparameters = Hyperparameters(learning_rate, momentum, *betas, eps)
         self.steps_done = 0
         self._check()
         self.selections = self._find_selections()
@@ -294,7 +296,7 @@ class Executor:
 
     def _compile(self, op: Operation) -> _Instruction:
         match op.direction:
-            case Direction.FORWARD:
+            case Direction.FORWARD | Direction.RECOMPUTE:
                 return self._forward(op)
             case Direction.KEEP:
                 return self._keep(op)
