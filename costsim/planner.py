@@ -9,9 +9,9 @@ torch is imported when a plan is made, not with this file.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from costsim.cost import full_backward_macs, selection_seconds
 from costsim.criteria import CRITERIA
@@ -25,7 +25,7 @@ from costsim.operators import Axis
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file
 from costsim.problem import Budget, Problem
-from costsim.program import compile_program
+from costsim.program import compile_program, even_cuts
 from costsim.solution import Solution, Solver
 from costsim.solve import solve
 from costsim.step import TrainingStep
@@ -41,6 +41,14 @@ DEFAULT_ITERATIONS = 40
 
 SCORING_BATCH = 10
 """Samples in one pass of scoring, where the graph can be made for that many at no cost."""
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _first(given: Number | None, otherwise: Number | None) -> Number | None:
+    """`given`, which may be 0, or what is taken where nothing is given."""
+    return otherwise if given is None else given
 
 
 @dataclass(frozen=True)
@@ -66,20 +74,22 @@ class BudgetRequest:
             share = recommended.macs_share.value if self.macs_share is None else self.macs_share
             macs = int(share * full)
         latency, energy = recommended.latency, recommended.energy
-        memory = self.memory_bytes
         return Budget(
-            memory_bytes=recommended.memory_bytes if memory is None else memory,
+            memory_bytes=_first(self.memory_bytes, recommended.memory_bytes),
             accounting=self.accounting or recommended.accounting,
             macs=macs,
-            latency_s=self.latency_s or (latency.value if latency else None),
-            energy_j=self.energy_j or (energy.value if energy else None),
+            latency_s=_first(self.latency_s, latency.value if latency else None),
+            energy_j=_first(self.energy_j, energy.value if energy else None),
             working_bytes=device.largest_block_bytes,
         )
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What is asked of `make_plan`; the defaults are those of the command line."""
+    """What is asked of `make_plan`; the defaults are those of the command line.
+
+    `segments`: into how many the forward pass is cut for recomputation; 1 is none.
+    """
 
     device: DeviceSpec
     solver: Solver
@@ -97,6 +107,7 @@ class PlanRequest:
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
     with_bias: bool = False
     step: TrainingStep = field(default_factory=TrainingStep)
+    segments: int = 1
     budget: BudgetRequest = field(default_factory=BudgetRequest)
     iterations: int = DEFAULT_ITERATIONS
     seed: int = 0
@@ -136,6 +147,7 @@ def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned
     )
     report("tracing the model", 0, 0)
     graph, scoring_graph, tensors = _graphs(request, loaded)
+    step = replace(step, recompute=even_cuts(graph, request.segments))
     task = _sample(request, source, loaded, progress)
     report(f"scoring channels: {request.criterion}", 0, 0)
     layers = inspected_layers(graph, request.inspect)
@@ -182,7 +194,7 @@ def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned
         seed=request.seed,
         device=device,
         target=request.target,
-        task=_task_estimate(request, graph, layers, solution, len(task.labels)),
+        task=_task_estimate(request, step, graph, layers, solution, len(task.labels)),
     )
     return Planned(file, graph, importance, solution, _warnings(request, loaded, solution))
 
@@ -253,6 +265,7 @@ def _sample(
 
 def _task_estimate(
     request: PlanRequest,
+    step: TrainingStep,
     graph: LayerGraph,
     layers: tuple[str, ...],
     solution: Solution,
@@ -266,14 +279,14 @@ def _task_estimate(
     selection = None
     if CRITERIA[request.criterion].uses_samples:
         inspected = UpdatePlan(tuple(ChannelSubset(name, "output", (0,)) for name in layers))
-        program = compile_program(graph, inspected, request.step)
+        program = compile_program(graph, inspected, step)
         selection = selection_seconds(program, target, layers, samples)
     return estimate_task(
         target,
         step_s=cost.on_device.latency_s,
         iterations=request.iterations,
         samples=samples,
-        batch=request.step.batch,
+        batch=step.batch,
         selection_s=selection,
         swap_s=cost.on_device.swap_s,
     )

@@ -120,7 +120,7 @@ def amounts(plan: PlanFile) -> Iterator[str]:
         macs.unpadded,
     ):
         yield format_macs(count)
-    yield percent((macs.input_gradient + macs.weight_gradient) / macs.full_backward)
+    yield percent(macs.backward / macs.full_backward)
     assert predicted.latency_s is not None
     latency = predicted.latency_s
     yield interval(latency.step, latency.low, latency.high)
@@ -146,7 +146,7 @@ def test_layers_sum_to_the_whole(data: st.DataObject) -> None:
     kept = sum(row.kept_bytes for row in summary.chosen) + summary.other_kept_bytes
     assert kept == memory.kept_bytes
     assert sum(row.weight_gradient_macs for row in summary.chosen) == macs.weight_gradient
-    for cause in ("forward", "input_gradient", "weight_gradient"):
+    for cause in ("forward", "recompute", "input_gradient", "weight_gradient"):
         assert sum(getattr(entry, cause) for entry in summary.macs) == getattr(macs, cause)
     live = np.sum(list(summary.live_bytes.values()), axis=0)
     assert np.array_equal(live, memory_timeline(summary.program).total_bytes)

@@ -17,6 +17,11 @@ from costsim.units import (
     parse_seconds,
 )
 
+LARGEST_SEED = 2**63 - 1
+"""Of torch's generators."""
+
+LARGEST_COUNT = 10**9
+
 
 def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
     share = parse_percent(text, what)
@@ -83,6 +88,15 @@ def _count_or_all(text: str, what: str) -> int | None:
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples of a step.")
 @click.option("--micro-batch", type=int, metavar="N", help="Samples of a pass [default: all].")
 @click.option(
+    "--recompute",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Cut the forward pass into N segments and compute all but the last a second time "
+    "instead of keeping what their gradients need.",
+)
+@click.option(
     "--optimizer",
     type=click.Choice(["sgd", "momentum", "adam"]),
     default="sgd",
@@ -125,7 +139,13 @@ def _count_or_all(text: str, what: str) -> int | None:
     show_default=True,
     help="Also update the biases of the chosen layers.",
 )
-@click.option("--solver", default="greedy", show_default=True, help="Who chooses; see below.")
+@click.option(
+    "--solver",
+    default="greedy",
+    show_default=True,
+    help="Who chooses: greedy, ilp (exact), ilp-cbc, brute-force (tiny models only), none, "
+    "last-layer, bias-only, full.",
+)
 @click.option(
     "--time-limit",
     type=Quantity("time", parse_seconds),
@@ -165,9 +185,12 @@ def command(**given: Any) -> int:
     """
     for name in ("out", "report"):
         check_writable(given[name], f"--{name}")
+    if given["out"] is not None and given["out"] == given["report"]:
+        raise InputError(f"--out and --report are both {given['out']}; give each its own file")
     request = _request(given)
     from costsim.planfile import write_plan
     from costsim.planner import make_plan
+    from costsim.report.summary import no_plan
 
     with progress_on_stderr() as progress:
         planned = make_plan(request, progress)
@@ -189,7 +212,10 @@ def command(**given: Any) -> int:
         from costsim.report.table import render_plan
 
         render_plan(Console(), planned.file, planned.graph)
-    return 1 if planned.solution.plan is None else 0
+    if planned.solution.plan is None:
+        print(f"costsim: {no_plan(planned.file.solver)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _request(given: dict[str, Any]) -> Any:
@@ -200,8 +226,11 @@ def _request(given: dict[str, Any]) -> Any:
     from costsim.step import TrainingStep
 
     device = load_device(given["device"])
-    if given["seed"] < 0 or given["iterations"] < 1:
-        raise InputError("--seed must be at least 0 and --iterations at least 1")
+    for name, least, most in (("seed", 0, LARGEST_SEED), ("iterations", 1, LARGEST_COUNT)):
+        if not least <= given[name] <= most:
+            raise InputError(f"--{name} is {given[name]}; allowed are {least} to {most}")
+    if given["split"] is not None and given["data"] is None:
+        raise InputError("--split names a part of --data, which is missing")
     bits = device.bits.usual
     macs, share = given["macs"] or (None, None)
     return PlanRequest(
@@ -234,6 +263,7 @@ def _request(given: dict[str, Any]) -> Any:
             latency_s=given["latency"],
             energy_j=given["energy"],
         ),
+        segments=given["recompute"],
         iterations=given["iterations"],
         seed=given["seed"],
     )

@@ -267,12 +267,15 @@ def network_picture(summary: Summary, width: float, name: str) -> str:
         bottom = np.zeros(len(layers))
         for cause, label, colour in (
             ("forward", "forward", "activation"),
+            ("recompute", "computed again", "kept"),
             ("input_gradient", "input gradient", "gradient"),
             ("weight_gradient", "weight gradient", "dweights"),
         ):
             values = np.array(
                 [getattr(macs[layer], cause) if layer in macs else 0 for layer in layers], float
             )
+            if cause == "recompute" and not values.any():
+                continue
             work.bar(
                 centres,
                 values,

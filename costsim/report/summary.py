@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from costsim.graph import LayerGraph
 from costsim.operators import Convolution, Linear
-from costsim.planfile import PlanFile, Prediction, Range
+from costsim.planfile import PlanFile, Prediction, Range, SolverRecord
 from costsim.program import Buffer, Category, Direction, TrainingProgram, compile_program
 from costsim.units import format_bytes, format_joules, format_macs, format_seconds
 
@@ -74,6 +74,7 @@ class LayerMacs:
 
     name: str
     forward: int
+    recompute: int
     input_gradient: int
     weight_gradient: int
 
@@ -89,6 +90,13 @@ class BudgetUse:
     used: str | None
     allowed: str
     share: float | None
+
+
+def no_plan(solver: SolverRecord) -> str:
+    """Why there is no plan, in one sentence without its full stop."""
+    if solver.status == "time_limit":
+        return f"No plan was found in the time allowed: {solver.reason or solver.sentence}"
+    return f"No plan is within the budgets: {solver.reason or 'none was found'}"
 
 
 class Summary:
@@ -163,7 +171,7 @@ class Summary:
         """The whole plan in one sentence."""
         predicted = self.file.predicted
         if predicted is None:
-            return f"No plan is within the budgets: {self.file.solver.reason or 'none was found'}."
+            return f"{no_plan(self.file.solver)}."
         memory, macs = predicted.memory, predicted.macs
         if not self.file.plan.subsets and not self.file.plan.biases:
             what = "Update nothing"
@@ -246,13 +254,14 @@ class Summary:
         order: dict[str, list[int]] = {}
         causes = {
             Direction.FORWARD: 0,
-            Direction.INPUT_GRADIENT: 1,
-            Direction.WEIGHT_GRADIENT: 2,
+            Direction.RECOMPUTE: 1,
+            Direction.INPUT_GRADIENT: 2,
+            Direction.WEIGHT_GRADIENT: 3,
         }
         for operation in self.program.operations:
             if operation.macs and operation.call:
                 name = self.graph[operation.call].layer or operation.call
-                counts = order.setdefault(name, [0, 0, 0])
+                counts = order.setdefault(name, [0] * len(causes))
                 macs = operation.macs * self.program.times(operation)
                 counts[causes[operation.direction]] += macs
         return tuple(LayerMacs(name, *counts) for name, counts in order.items())
@@ -379,9 +388,11 @@ def _memory_rows(predicted: Prediction, file: PlanFile) -> list[tuple[str, str]]
 
 def _mac_rows(predicted: Prediction) -> list[tuple[str, str]]:
     macs = predicted.macs
+    recompute = ("backward, computed a second time", format_macs(macs.recompute))
     return [
         ("forward", format_macs(macs.forward)),
         ("backward", format_macs(macs.backward)),
+        *([recompute] if macs.recompute else []),
         ("backward, of input gradients", format_macs(macs.input_gradient)),
         ("backward, of weight gradients", format_macs(macs.weight_gradient)),
         ("backward, if everything were updated", format_macs(macs.full_backward)),
