@@ -55,6 +55,7 @@ ORDER = (
     "models",
     "planner",
     "sparse",
+    "training",
     # What a person meets.
     "report",
     "cli",
@@ -70,6 +71,7 @@ TORCH_LAND = (
     "tracing",
     "criteria.passes",
     "sparse",
+    "training",
 )
 
 # Declared though no import names it, and imported though a declared package brings it.

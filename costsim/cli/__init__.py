@@ -14,9 +14,12 @@ from costsim import __version__
 from costsim.errors import CostsimError
 
 COMMANDS = {
+    "apply": "Put a patch on the model it was made for, or take it off again.",
     "devices": "List the shipped devices, or show one with the source of every number.",
     "models": "List the built-in networks.",
     "plan": "Choose what to update within a device's budgets, and price it.",
+    "train": "Fine-tune what a plan chose, and write the outcome as a patch.",
+    "validate": "Run a plan's training step and put measured beside predicted.",
 }
 
 
@@ -31,6 +34,13 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"costsim.cli.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}; there are {', '.join(self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -53,10 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CostsimError as error:
         print(f"costsim: {error}", file=sys.stderr)
         return 2
-    except click.ClickException as error:
-        print(f"costsim: {error.format_message()}", file=sys.stderr)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
         return 2
-    except click.Abort:
+    except click.ClickException as error:
+        print(f"costsim: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return 2
+    except OSError as error:  # files have errors of their own: what is left is stdout
+        print(f"costsim: cannot go on: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
         print("costsim: interrupted", file=sys.stderr)
         return 130
     return result if isinstance(result, int) else 0

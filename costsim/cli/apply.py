@@ -1,0 +1,92 @@
+"""`costsim apply`: put a patch on its base model, or take it off again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import check_writable
+from costsim.errors import InputError
+from costsim.files import to_json_text
+from costsim.networks import NETWORKS
+
+if TYPE_CHECKING:
+    from costsim.training import Origin
+
+
+@click.command("apply")
+@click.argument("patch", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="A built-in network, package.module:factory, or an exported file.pt2 "
+    "[default: the one that was trained].",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of the base; with --remove of the patched model "
+    "[default: those that training started from].",
+)
+@click.option("--remove", is_flag=True, help="Take the patch off instead.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the model's whole state dict there, as safetensors.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+def command(**given: Any) -> int:
+    """Put PATCH on the model it was made for, or take it off again bit for bit.
+
+    A patch goes on nothing but the very weights that training started from.
+
+    \b
+    Examples
+      costsim apply signs.safetensors --out adapted.safetensors
+      costsim apply signs.safetensors --remove --weights adapted.safetensors --out base.safetensors
+    """
+    patch_file, out, remove = given["patch"], given["out"], given["remove"]
+    check_writable(out, "--out")
+
+    from costsim.training import apply_patch, load_subject, read_patch, remove_patch
+    from costsim.training.tensorfile import write_tensors
+
+    patch = read_patch(patch_file)
+    spec = given["model"] or _default_model(patch_file, patch.origin)
+    weights = given["weights"]
+    if remove and weights is None:
+        raise InputError("--remove needs --weights: the weights that the patch is on")
+    if weights is None and given["model"] is None and patch.origin.weights is not None:
+        weights = Path(patch.origin.weights)
+    subject = load_subject(
+        spec, weights=weights, resolution=patch.origin.resolution, seed=patch.origin.seed
+    )
+    change = remove_patch if remove else apply_patch
+    change(patch, subject.tensors, str(patch_file))
+    write_tensors(out, subject.module.state_dict())
+    digest = patch.base_sha256 if remove else patch.patched_sha256
+    if given["as_json"]:
+        document = {
+            "schema": "costsim.applied/1",
+            "patch": str(patch_file),
+            "removed": remove,
+            "model": subject.name,
+            "channels": patch.channels,
+            "parameters_sha256": digest,
+            "file": str(out),
+        }
+        click.echo(to_json_text(document))
+    else:
+        what = "taken off" if remove else "put on"
+        click.echo(f"{patch.channels:,} channels {what} {subject.name}: {out}")
+    return 0
+
+
+def _default_model(file: Path, origin: "Origin") -> str:
+    """The model a patch names; one that is code to be run has to be named by a person."""
+    if origin.spec not in NETWORKS and not origin.spec.endswith(".pt2"):
+        raise InputError(f"{file}: was made for {origin.spec}; name it with --model to run it")
+    return origin.spec

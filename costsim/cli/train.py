@@ -1,0 +1,285 @@
+"""`costsim train`: fine-tune what a plan chose, and write the outcome as a patch."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.errors import InputError
+from costsim.files import to_json_text
+from costsim.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from costsim.training import Run, Trained
+
+
+@click.command("train")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip. "
+    "Without it: the handwritten digits inside scikit-learn.",
+)
+@click.option("--split", metavar="NAME", help="Sub-folder of the data, where it has several.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of the model, where they are no longer at the plan's place.",
+)
+@click.option("--ways", type=int, metavar="N", help="Classes of the task [default: up to 10].")
+@click.option("--shots", type=int, default=5, show_default=True, help="Images of each class.")
+@click.option(
+    "--queries",
+    type=int,
+    default=10,
+    show_default=True,
+    help="Other images of each class, to measure the accuracy on.",
+)
+@click.option(
+    "--iterations", type=int, default=40, show_default=True, help="Passes over the samples."
+)
+@click.option(
+    "--learning-rate",
+    type=float,
+    metavar="RATE",
+    help="[default: what is usual for the plan's optimiser]",
+)
+@click.option("--momentum", type=float, default=0.9, show_default=True)
+@click.option(
+    "--loss", type=click.Choice(["prototype", "cross_entropy"]), default="prototype",
+    show_default=True, help="prototype: for a model that returns features; else for logits.",
+)  # fmt: skip
+@click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Learn from lightly changed copies of the images.",
+)
+@click.option("--seed", type=int, metavar="N", help="[default: the plan's]")
+@click.option(
+    "--eval-every",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Measure the accuracy every N iterations too.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the patch there."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep where the run stands there [default: beside --out, until it is written].",
+)
+@click.option(
+    "--checkpoint-every", type=int, default=1, show_default=True, metavar="N", help="Iterations."
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one yet.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(**given: Any) -> int:
+    """Fine-tune the channels that PLAN chose, and write the outcome as a patch.
+
+    Data, ways, shots and seed as given to costsim plan draw the same samples again. Ctrl-C keeps
+    a checkpoint. The exit status is 1 if the loss or a weight is no longer finite, and 130 after
+    Ctrl-C. costsim apply puts the patch on the model.
+
+    \b
+    Examples
+      costsim plan  --device jetson-nano --data signs.zip --optimizer adam --out plan.json
+      costsim train plan.json --data signs.zip --out signs.safetensors
+      costsim train plan.json --data signs.zip --out signs.safetensors --resume
+    """
+    out, checkpoint = given["out"], given["checkpoint"]
+    for name in ("out", "checkpoint"):
+        check_writable(given[name], f"--{name}")
+    own_checkpoint = checkpoint is None and out is not None
+    if own_checkpoint:
+        checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if out is not None and checkpoint is not None and out.resolve() == checkpoint.resolve():
+        raise InputError("--out and --checkpoint name the same file")
+    if given["seed"] is not None and given["seed"] < 0:
+        raise InputError("--seed must be at least 0")
+
+    from costsim.planfile import read_plan
+    from costsim.training import Diverged, TrainRequest, prepare, write_patch
+
+    request = TrainRequest(
+        plan=read_plan(given["plan"]),
+        source=str(given["plan"]),
+        weights=given["weights"],
+        data=given["data"],
+        split=given["split"],
+        ways=given["ways"],
+        shots=given["shots"],
+        queries=given["queries"],
+        iterations=given["iterations"],
+        learning_rate=given["learning_rate"],
+        momentum=given["momentum"],
+        loss=given["loss"],
+        augment=given["augment"],
+        seed=given["seed"],
+        checkpoint=checkpoint,
+        checkpoint_every=given["checkpoint_every"],
+        evaluate_every=given["eval_every"],
+        resume=given["resume"],
+    )
+    with progress_on_stderr() as progress:
+        run = prepare(request, progress)
+    _notes(run, given["resume"], out)
+    try:
+        with _stopping() as stop, progress_on_stderr() as progress:
+            done = run.train(lambda: stop.signal is not None, _watcher(progress))
+    except Diverged as error:
+        print(f"costsim: {error}", file=sys.stderr)
+        return 1
+    if not done:
+        kept = f"{checkpoint} has it; go on with --resume" if checkpoint else "nothing is kept"
+        print(f"costsim: stopped {_where(run)}: {kept}", file=sys.stderr)
+        return 128 + (stop.signal or signal.SIGINT)
+    with progress_on_stderr() as progress:
+        progress("measuring the accuracy after", 0, 0)
+        trained = run.finish()
+    if out is not None:
+        write_patch(out, trained.patch)
+        if own_checkpoint:
+            checkpoint.unlink(missing_ok=True)
+    _show(run, trained, out, given["as_json"])
+    return 0
+
+
+def _notes(run: "Run", resume: bool, out: Path | None) -> None:
+    """What a person should know before it starts, on stderr."""
+    plan, task = run.request.plan, run.task
+    found = []
+    if plan.importance.source and plan.importance.source != task.description:
+        found.append(
+            f"the plan was made for {plan.importance.source}; this trains on {task.description}"
+        )
+    if plan.step.bits.weights != 32:
+        found.append(f"the plan is for {plan.step.bits.weights}-bit weights; this runs in float32")
+    if out is None:
+        found.append("without --out the outcome is shown and not kept")
+    if run.resumed_at is not None:
+        found.append(f"going on {_where(run)}")
+    elif resume:
+        found.append(f"{run.request.checkpoint} is not there yet: starting from the beginning")
+    for note in found:
+        print(f"costsim: note: {note}", file=sys.stderr)
+
+
+def _where(run: "Run") -> str:
+    trainer = run.trainer
+    within = f" and {trainer.batch} of {trainer.batches} batches" if trainer.batch else ""
+    return f"after {trainer.iteration} of {run.request.iterations} iterations{within}"
+
+
+class _Stop:
+    """The signal that asked for an end, if any has."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    """While open, the first SIGINT or SIGTERM is only noted; a second one does what it always did.
+
+    In a thread other than the main one, where Python allows no handlers, nothing is changed.
+    """
+    stop = _Stop()
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: object) -> None:
+        stop.signal = number
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def _watcher(progress: Callable[[str, int, int], None]) -> "Callable[[Run, float], None]":
+    """A live line on a terminal, a line an iteration elsewhere."""
+    live = sys.stderr.isatty()
+    started, first = time.perf_counter(), [0]
+
+    def watch(run: "Run", loss: float) -> None:
+        trainer, first[0] = run.trainer, first[0] + 1
+        samples = first[0] * run.request.plan.step.batch
+        rate = samples / (time.perf_counter() - started)
+        done, total = trainer.iteration, run.request.iterations
+        if live:
+            progress(f"training: loss {loss:.4f}, {rate:.1f} samples/s", done, total)
+        elif trainer.batch == 0:
+            accuracy = run.accuracies.get(done)
+            more = "" if accuracy is None else f", accuracy {accuracy:.1%}"
+            print(
+                f"iteration {done}/{total}: loss {trainer.losses[-1]:.4f}, "
+                f"{rate:.1f} samples/s{more}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return watch
+
+
+def _show(run: "Run", trained: "Trained", out: Path | None, as_json: bool) -> None:
+    from costsim.training.finetune import outcome_json
+
+    if as_json:
+        click.echo(to_json_text(outcome_json(run, trained, out)))
+        return
+    from rich.console import Console
+
+    Console().print(_table(run, trained, out))
+
+
+def _table(run: "Run", trained: "Trained", out: Path | None) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    task, patch = run.task, trained.patch
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("fine-tuned", no_wrap=True)
+    table.add_column(run.request.plan.model.name, overflow="fold")
+    queries = f"{len(task.query_labels)} query images"
+
+    def share(accuracy: float | None) -> str:
+        return "-" if accuracy is None else f"{accuracy:.1%} of {queries}"
+
+    losses = trained.losses
+    rows = [
+        ("task", task.description),
+        ("accuracy before", share(trained.accuracy_before)),
+        *((f"  after {n} iterations", share(found)) for n, found in trained.accuracies.items()),
+        ("accuracy after", share(trained.accuracy_after)),
+        ("loss", f"{losses[0]:.4f} in the first iteration, {losses[-1]:.4f} in the last"),
+        ("steps", f"{trained.steps:,} in {format_seconds(trained.seconds)}"),
+        ("changed", f"{patch.channels:,} channels, {len(patch.changes)} parameters"),
+    ]
+    if out is not None:
+        rows.append(("patch", f"{out}, {format_bytes(out.stat().st_size)}"))
+    for what, content in rows:
+        table.add_row(what, Text(content))
+    return table

@@ -1,0 +1,42 @@
+"""Fine-tuning what a plan chose, and writing the outcome as a patch on the base model."""
+
+from costsim.training.checkpoint import RunState, read_checkpoint, write_checkpoint
+from costsim.training.finetune import Run, Trained, TrainRequest, prepare
+from costsim.training.loading import Subject, load_planned, load_subject
+from costsim.training.patch import (
+    Change,
+    Origin,
+    Patch,
+    apply_patch,
+    make_patch,
+    plan_digest,
+    read_patch,
+    remove_patch,
+    write_patch,
+)
+from costsim.training.trainer import Diverged, Settings, Trainer
+
+__all__ = [
+    "Change",
+    "Diverged",
+    "Origin",
+    "Patch",
+    "Run",
+    "RunState",
+    "Settings",
+    "Subject",
+    "TrainRequest",
+    "Trained",
+    "Trainer",
+    "apply_patch",
+    "load_planned",
+    "load_subject",
+    "make_patch",
+    "plan_digest",
+    "prepare",
+    "read_checkpoint",
+    "read_patch",
+    "remove_patch",
+    "write_checkpoint",
+    "write_patch",
+]

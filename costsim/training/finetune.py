@@ -1,0 +1,328 @@
+"""Everything `costsim train` does: a plan and a user's samples in, a patch out."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from costsim import __version__
+from costsim.criteria.loss import prototypes
+from costsim.data import Progress, Task, digits, open_images, sample_task
+from costsim.errors import InputError
+from costsim.planfile import PlanFile
+from costsim.planner import DEFAULT_ITERATIONS, DEFAULT_WAYS
+from costsim.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
+from costsim.training.loading import Subject, load_planned
+from costsim.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
+from costsim.training.trainer import DEFAULT_LEARNING_RATES, Diverged, Settings, Trainer
+
+DEFAULT_QUERIES = 10
+
+SCHEMA = "costsim.training/1"
+
+Watcher = Callable[["Run", float], None]
+"""Called after each step with the run and the loss of the step."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What is asked of `prepare`; the defaults are those of the command line.
+
+    `seed` None is that of the plan, `learning_rate` None the usual one of its optimiser. The task
+    is the one `costsim plan` drew where data, ways, shots and seed are the same.
+    """
+
+    plan: PlanFile
+    source: str = "plan"
+    weights: Path | None = None
+    data: Path | None = None
+    split: str | None = None
+    ways: int | None = None
+    shots: int = 5
+    queries: int = DEFAULT_QUERIES
+    iterations: int = DEFAULT_ITERATIONS
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    loss: str = "prototype"
+    augment: bool = True
+    seed: int | None = None
+    checkpoint: Path | None = None
+    checkpoint_every: int = 1
+    evaluate_every: int = 0
+    resume: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run's outcome. Accuracies are shares of the query images, None without any.
+
+    `accuracies` are those measured on the way, by iterations done.
+    """
+
+    patch: Patch
+    losses: tuple[float, ...]
+    steps: int
+    seconds: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+    accuracies: Mapping[int, float] = field(default_factory=dict)
+
+
+class Run:
+    """A fine-tuning run that is ready to start, or to go on; made by `prepare`."""
+
+    def __init__(
+        self, request: TrainRequest, subject: Subject, trainer: Trainer, task: Task, key: RunKey
+    ) -> None:
+        self.request, self.subject, self.trainer = request, subject, trainer
+        self.task, self.key = task, key
+        self.resumed_at: tuple[int, int] | None = None
+        self.accuracies: dict[int, float] = {}
+        self.steps, self.seconds = 0, 0.0
+        self._base = {name: t.detach().clone() for name, t in subject.tensors.items()}
+        self.accuracy_before = self.accuracy()
+
+    def train(self, stop: Callable[[], bool], watch: Watcher) -> bool:
+        """Train until done, or until `stop` says so after a step; whether it is done.
+
+        Writes checkpoints where the request names a file, the last one for where it ends. Raises
+        `Diverged`, naming the samples; the checkpoint written before is kept.
+        """
+        request, trainer = self.request, self.trainer
+        started = time.perf_counter()
+        while trainer.iteration < request.iterations:
+            indices = trainer.samples()
+            try:
+                loss = trainer.step()
+                between = trainer.batch == 0
+                if between and trainer.iteration % request.checkpoint_every == 0:
+                    self.save()
+            except Diverged as error:
+                names = ", ".join(self.task.paths[index] for index in indices)
+                raise Diverged(f"{error} ({names}); {self._kept()}") from error
+            self.steps += 1
+            self.seconds += time.perf_counter() - started
+            every = request.evaluate_every
+            if between and every and trainer.iteration % every == 0:
+                accuracy = self.accuracy()
+                if accuracy is not None:
+                    self.accuracies[trainer.iteration] = accuracy
+            watch(self, loss)
+            if stop():
+                break
+            started = time.perf_counter()
+        try:
+            self.save()
+        except Diverged as error:
+            raise Diverged(f"{error}; {self._kept()}") from error
+        return trainer.iteration >= request.iterations
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is to be one. Raises `Diverged` for what is not finite."""
+        state = self.trainer.state()
+        if self.request.checkpoint is not None:
+            write_checkpoint(self.request.checkpoint, state, self.key)
+
+    def _kept(self) -> str:
+        path = self.request.checkpoint
+        if path is None or not path.exists():
+            return "no checkpoint was written"
+        return f"the last good checkpoint is {path}"
+
+    def finish(self) -> Trained:
+        """The outcome, once `train` is done."""
+        file = self.request.plan
+        weights = file.model.weights if self.request.weights is None else str(self.request.weights)
+        patch = make_patch(
+            self.trainer.executor.selections,
+            self.subject.graph,
+            self._base,
+            self.subject.tensors,
+            origin=Origin(
+                name=file.model.name,
+                spec=file.model.spec,
+                weights=weights,
+                resolution=file.model.resolution,
+                seed=file.seed,
+            ),
+            plan_sha256=plan_digest(file),
+        )
+        return Trained(
+            patch=patch,
+            losses=tuple(self.trainer.losses),
+            steps=self.steps,
+            seconds=self.seconds,
+            accuracy_before=self.accuracy_before,
+            accuracy_after=self.accuracy(),
+            accuracies=self.accuracies,
+        )
+
+    def accuracy(self) -> float | None:
+        """Share of the query images classified rightly by the model as it is now.
+
+        By the most similar class mean of the support images (cosine), or by the largest logit.
+        """
+        task, predict = self.task, self.subject.predict
+        if not len(task.query_labels):
+            return None
+        outputs = predict(_tensor(task.query_images)).flatten(1)
+        if self.request.loss == "prototype":
+            support = predict(self.trainer.images)
+            means = prototypes(support, self.trainer.labels)
+            outputs = (
+                torch.nn.functional.normalize(outputs) @ torch.nn.functional.normalize(means).T
+            )
+        right = outputs.argmax(1) == torch.from_numpy(task.query_labels.copy())
+        return float(right.double().mean())
+
+
+def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
+    """Load the model and the samples, and the checkpoint if there is one to go on from.
+
+    Raises `InputError` for a plan, weights, samples or a checkpoint that cannot be used.
+    """
+    report = progress or (lambda what, done, total: None)
+    _check(request)
+    path, file = request.checkpoint, request.plan
+    going_on = request.resume and path is not None and path.exists()
+    if path is not None and path.exists() and not request.resume:
+        raise InputError(
+            f"{path}: a checkpoint is there already; --resume goes on from it, or delete it"
+        )
+    report("loading the model", 0, 0)
+    subject, program = load_planned(file, request.source, request.weights)
+    seed = file.seed if request.seed is None else request.seed
+    task = _sample(request, subject, seed, progress)
+    rate = request.learning_rate
+    settings = Settings(
+        DEFAULT_LEARNING_RATES[file.step.optimizer] if rate is None else rate,
+        momentum=request.momentum,
+        loss=request.loss,
+        augment=request.augment,
+        seed=seed,
+    )
+    images, labels = _tensor(task.images), torch.from_numpy(task.labels.copy())
+    trainer = Trainer(program, subject.tensors, images, labels, settings, subject.predict)
+    key = _key(request, subject, task, settings)
+    report("measuring the accuracy before", 0, 0)
+    run = Run(request, subject, trainer, task, key)
+    if going_on and path is not None:
+        trainer.restore(read_checkpoint(path, key), str(path))
+        if trainer.iteration > request.iterations:
+            raise InputError(
+                f"{path}: is at iteration {trainer.iteration}, past the {request.iterations} asked"
+            )
+        run.resumed_at = (trainer.iteration, trainer.batch)
+    return run
+
+
+def _check(request: TrainRequest) -> None:
+    for name, least in (("iterations", 1), ("checkpoint_every", 1), ("evaluate_every", 0)):
+        value = getattr(request, name)
+        if value < least:
+            raise InputError(f"{name.replace('_', ' ')} is {value}; at least {least} is needed")
+    if request.resume and request.checkpoint is None:
+        raise InputError("nothing to resume from: name the checkpoint, or the patch beside it")
+
+
+def _sample(request: TrainRequest, subject: Subject, seed: int, progress: Progress | None) -> Task:
+    source = (
+        digits() if request.data is None else open_images(request.data, request.split, progress)
+    )
+    ways = request.ways
+    if ways is None:
+        ways = min(DEFAULT_WAYS, len(source.classes))
+    channels, height, width = subject.input_shape
+    return sample_task(
+        source,
+        ways=ways,
+        shots=request.shots,
+        queries=request.queries,
+        seed=seed,
+        resolution=(height, width),
+        channels=channels,
+        progress=progress,
+    )
+
+
+def _key(request: TrainRequest, subject: Subject, task: Task, settings: Settings) -> RunKey:
+    samples = hashlib.sha256(task.images.tobytes() + task.labels.tobytes()).hexdigest()
+    return {
+        "plan": plan_digest(request.plan),
+        "parameters": subject.digest(),
+        "samples": samples,
+        "learning rate": settings.learning_rate,
+        "momentum": settings.momentum,
+        "loss": settings.loss,
+        "temperature": settings.temperature,
+        "augment": settings.augment,
+        "seed": settings.seed,
+    }
+
+
+def _tensor(images: Any) -> Tensor:
+    return torch.from_numpy(images.copy())  # a copy: what comes in is read-only
+
+
+def outcome_json(run: Run, trained: Trained, patch_file: Path | None) -> dict[str, Any]:
+    """The outcome as one JSON document, schema `costsim.training/1`."""
+    request, task, settings = run.request, run.task, run.trainer.settings
+    before, after = trained.accuracy_before, trained.accuracy_after
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "name": request.plan.model.name,
+            "parameters_sha256": trained.patch.base_sha256,
+            "patched_sha256": trained.patch.patched_sha256,
+        },
+        "plan_sha256": trained.patch.plan_sha256,
+        "task": {
+            "source": task.source,
+            "ways": task.ways,
+            "shots": task.shots,
+            "queries": len(task.query_labels) // task.ways,
+            "classes": list(task.class_names),
+            "seed": task.seed,
+        },
+        "settings": {
+            "optimizer": request.plan.step.optimizer,
+            "batch": request.plan.step.batch,
+            "learning_rate": settings.learning_rate,
+            "momentum": settings.momentum,
+            "loss": settings.loss,
+            "augment": settings.augment,
+            "seed": settings.seed,
+        },
+        "iterations": len(trained.losses),
+        "losses": list(trained.losses),
+        "accuracy": {
+            "before": before,
+            "after": after,
+            "on_the_way": {str(done): value for done, value in trained.accuracies.items()},
+        },
+        "resumed_at": None if run.resumed_at is None else list(run.resumed_at),
+        "steps": trained.steps,
+        "seconds": trained.seconds,
+        "patch": {
+            "file": None if patch_file is None else str(patch_file),
+            "parameters": len(trained.patch.changes),
+            "channels": trained.patch.channels,
+            "bytes": patch_file.stat().st_size if patch_file is not None else None,
+        },
+        "versions": {"costsim": __version__, "torch": torch.__version__},
+    }
+
+
+__all__ = [
+    "Run",
+    "TrainRequest",
+    "Trained",
+    "outcome_json",
+    "prepare",
+    "write_patch",
+]

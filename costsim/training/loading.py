@@ -1,0 +1,113 @@
+"""The model that a plan or a patch is for, checked to be that model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from costsim.cost import mac_cost
+from costsim.errors import InputError
+from costsim.graph import LayerGraph
+from costsim.models import load_model
+from costsim.networks.build import Network
+from costsim.networks.graph import architecture_graph
+from costsim.planfile import PlanFile
+from costsim.planner import parameters_digest
+from costsim.program import TrainingProgram, compile_program
+from costsim.tracing import capture
+
+PREDICTION_BATCH = 16
+"""Samples that the module sees at a time when nothing is learnt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model with its layer graph; `tensors` are the module's own, by the graph's names."""
+
+    name: str
+    module: nn.Module
+    graph: LayerGraph
+    tensors: Mapping[str, Tensor]
+    fixed_batch: bool
+
+    @cached_property
+    def input_shape(self) -> tuple[int, ...]:
+        """`[C, H, W]` of an image."""
+        return self.graph[self.graph.input].shape[1:]
+
+    def digest(self) -> str:
+        """SHA-256 of the parameters as they are now."""
+        return parameters_digest(self.tensors)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Outputs `[N, ...]` of the ordinary module for images `[N, C, H, W]`.
+
+        Always as many at a time, so that a sample's output does not depend on who is beside it.
+        """
+        size = self.graph.batch if self.fixed_batch else PREDICTION_BATCH
+        outputs = []
+        for part in torch.split(images, size):
+            filling = part[:1].expand(size - len(part), *part.shape[1:])
+            outputs.append(self.module(torch.cat([part, filling]))[: len(part)])
+        return torch.cat(outputs)
+
+
+def load_subject(
+    spec: str, *, weights: Path | None, resolution: int, seed: int, batch: int = 1
+) -> Subject:
+    """The model that `spec` names, as `costsim plan` loads it; see `costsim.models.load_model`."""
+    loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution, batch=batch)
+    module = loaded.module
+    if isinstance(module, Network):
+        graph = architecture_graph(module.architecture, batch=batch, resolution=resolution)
+        return Subject(loaded.name, module, graph, dict(module.state_dict()), False)
+    traced = capture(module, loaded.example_input)
+    return Subject(loaded.name, module, traced.graph, traced.tensors, spec.endswith(".pt2"))
+
+
+def load_planned(
+    file: PlanFile, source: str = "plan", weights: Path | None = None
+) -> tuple[Subject, TrainingProgram]:
+    """The model that a plan was made for, and the plan's compiled training step.
+
+    `weights` replaces where the plan says they are, not what they are. Raises `InputError`,
+    naming `source`, for a plan without an answer, one whose layers, channels or MACs are not
+    those of the model (another model, another input size), and for other parameters.
+    """
+    if file.predicted is None:
+        raise InputError(f"{source}: holds no plan: {file.solver.sentence}")
+    if weights is None and file.model.weights is not None:
+        weights = Path(file.model.weights)
+    subject = load_subject(
+        file.model.spec,
+        weights=weights,
+        resolution=file.model.resolution,
+        seed=file.seed,
+        batch=file.step.samples_a_pass,
+    )
+    try:
+        file.plan.check(subject.graph)
+    except InputError as error:
+        raise InputError(f"{source}: layers: {error}") from error
+    program = compile_program(subject.graph, file.plan, file.step)
+    found, planned = mac_cost(program), file.predicted.macs
+    for name in ("forward", "input_gradient", "weight_gradient"):
+        if getattr(found, name) != getattr(planned, name):
+            raise InputError(
+                f"{source}: predicted.macs.{name} is {getattr(planned, name)}, but "
+                f"{getattr(found, name)} for {subject.name} on images of "
+                f"{file.model.resolution}x{file.model.resolution}: the plan is for another model "
+                "or input size"
+            )
+    wanted, digest = file.model.parameters_sha256, subject.digest()
+    if wanted not in (None, digest):
+        where = "the weights that the model starts with" if weights is None else str(weights)
+        raise InputError(
+            f"{source}: model.parameters_sha256 is {wanted[:12] if wanted else ''}..., but {where} "
+            f"give {digest[:12]}...; give --weights the file that the plan was made with"
+        )
+    return subject, program
