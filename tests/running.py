@@ -49,6 +49,10 @@ def random_tensors(graph: LayerGraph, dtype=torch.float64, seed=0) -> dict[str, 
     return tensors
 
 
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
 def random_images(graph: LayerGraph, step: TrainingStep, dtype=torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = (step.batch, *graph[graph.input].shape[1:])
@@ -71,7 +75,10 @@ def autograd_gradients(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and the gradient of every parameter, micro-batches averaged."""
     statistics = {buffer.name for call in graph.calls for buffer in call.buffers}
-    own = {name: t.clone().requires_grad_(name not in statistics) for name, t in tensors.items()}
+    own = {
+        name: t.detach().clone().requires_grad_(name not in statistics)
+        for name, t in tensors.items()
+    }
     passes = len(x) // graph.batch
     total = sum(
         mean_square(evaluate(graph, own, part)[0], wanted)
@@ -95,9 +102,9 @@ def selected_mask(executor: Executor, name: str) -> Tensor:
     return mask > 0
 
 
-def check_gradients(graph, plan, step, dtype=torch.float64, tolerance=1e-10, seed=0) -> None:
+def check_gradients(graph, plan, step, dtype=torch.float64, tolerance=1e-10, tensors=None) -> None:
     """One step of SGD at learning rate 1 moves each selected weight by its gradient."""
-    tensors = random_tensors(graph, dtype, seed)
+    tensors = copies(tensors) if tensors else random_tensors(graph, dtype)
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     x, targets = random_images(graph, step, dtype), targets_for(graph, step, dtype)
     loss, expected = autograd_gradients(graph, before, x, targets)
@@ -160,9 +167,9 @@ class Measured:
         assert not [name for name in self.counter.others if unknown.search(name)]
 
 
-def check_measured(graph, plan, step) -> None:
+def check_measured(graph, plan, step, tensors=None) -> None:
     program = compile_program(graph, plan, step)
-    tensors = random_tensors(graph, torch.float32)
+    tensors = copies(tensors) if tensors else random_tensors(graph, torch.float32)
     measured = Measured(program)
     executor = Executor(program, tensors, learning_rate=0.0, loss=mean_square, observer=measured)
     x = random_images(graph, step, torch.float32)

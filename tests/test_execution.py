@@ -1,13 +1,33 @@
 """The executor against autograd, against `torch.optim`, and against the program it runs."""
 
+import gc
+import tracemalloc
 from dataclasses import replace
 
+import pytest
 import torch
-from graphs import graphs, plans, steps
+from graphs import GraphBuilder, chain, graphs, plans, steps
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from running import check_gradients, check_measured, with_statistics
+from running import (
+    check_gradients,
+    check_measured,
+    copies,
+    mean_square,
+    random_images,
+    random_tensors,
+    targets_for,
+    with_statistics,
+)
+from torch import Tensor
 
+from costsim.errors import InputError
+from costsim.execution.executor import Executor, LossNotFinite
+from costsim.execution.forward import evaluate
+from costsim.execution.masks import pack, pack_on_device, unpack, unpack_on_device
+from costsim.execution.selection import Selection
+from costsim.plan import UpdatePlan
+from costsim.program import compile_program
 from costsim.step import BitWidths, TrainingStep
 
 
@@ -30,3 +50,165 @@ def test_live_bytes_and_macs_are_the_programs_at_every_operation(data):
     assume(graph.parameters)
     step = replace(data.draw(steps(graph)), bits=BitWidths())
     check_measured(graph, data.draw(plans(graph)), step)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("update", ["immediate", "deferred"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_full_training_is_torch_optims(optimizer, update, passes):
+    graph = chain(batch=2)
+    tensors = random_tensors(graph)
+    own = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    step = TrainingStep(2 * passes, 2, optimizer, update)
+    x, targets = random_images(graph, step), targets_for(graph, step)
+    executor = Executor(
+        compile_program(graph, UpdatePlan.full(graph), step),
+        tensors,
+        learning_rate=0.03,
+        loss=mean_square,
+    )
+    optim = {
+        "sgd": lambda: torch.optim.SGD(own.values(), 0.03),
+        "momentum": lambda: torch.optim.SGD(own.values(), 0.03, momentum=0.9),
+        "adam": lambda: torch.optim.Adam(own.values(), 0.03),
+    }[optimizer]()
+    for _ in range(20):
+        optim.zero_grad()
+        outputs = [evaluate(graph, own, part)[0] for part in x.chunk(passes)]
+        loss = mean_square(torch.cat(outputs), targets)
+        loss.backward()
+        optim.step()
+        assert executor.step(x, targets).item() == pytest.approx(loss.item(), rel=1e-10)
+    for name, tensor in tensors.items():
+        assert torch.allclose(tensor, own[name], rtol=1e-9, atol=1e-12), name
+
+
+def test_a_loss_may_be_a_function_of_the_output_alone():
+    graph = chain()
+    plan = UpdatePlan.full(graph)
+    program = compile_program(graph, plan, TrainingStep())
+    results = []
+    for labels, loss in (
+        (torch.ones(1, 5), mean_square),
+        (lambda y: (y - 1).square().mean(), None),
+    ):
+        tensors = random_tensors(graph)
+        executor = Executor(program, tensors, learning_rate=0.1, **({"loss": loss} if loss else {}))
+        executor.step(random_images(graph, TrainingStep()), labels)
+        results.append(tensors)
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_forward_and_backward_can_be_driven_from_outside():
+    graph = chain(batch=2)
+    step = TrainingStep(2, update="deferred")
+    plan = UpdatePlan.full(graph)
+    x, targets = random_images(graph, step), targets_for(graph, step)
+    whole, parts = random_tensors(graph), random_tensors(graph)
+    program = compile_program(graph, plan, step)
+    Executor(program, whole, learning_rate=0.1, loss=mean_square).step(x, targets)
+
+    executor = Executor(program, parts, learning_rate=0.1)
+    state = executor.begin()
+    output = executor.forward(state, x).clone().requires_grad_()
+    mean_square(output, targets).backward()
+    executor.backward(state, output.grad)
+    gradients = executor.gradients(state)
+    assert {atom: g.shape for atom, g in gradients.items()} == {
+        atom: s.shape for atom, s in executor.selections.items()
+    }
+    executor.update(state)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_memory_does_not_grow(optimizer):
+    graph = chain(batch=2)
+    step = TrainingStep(4, 2, optimizer)
+    program = compile_program(graph, UpdatePlan.full(graph), step)
+    executor = Executor(program, random_tensors(graph), learning_rate=1e-3, loss=mean_square)
+    x, targets = random_images(graph, step), targets_for(graph, step)
+
+    def tensors_alive() -> int:
+        gc.collect()
+        return sum(type(thing) is Tensor for thing in gc.get_objects())
+
+    for _ in range(10):
+        executor.step(x, targets)
+    tracemalloc.start()
+    before, traced_before = tensors_alive(), tracemalloc.get_traced_memory()[0]
+    for _ in range(1000):
+        executor.step(x, targets)
+    assert tensors_alive() == before
+    assert tracemalloc.get_traced_memory()[0] - traced_before < 10_000
+    tracemalloc.stop()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update():
+    graph = chain()
+    tensors = random_tensors(graph)
+    before = copies(tensors)
+    program = compile_program(graph, UpdatePlan.full(graph), TrainingStep())
+    executor = Executor(program, tensors, loss=mean_square)
+    with pytest.raises(LossNotFinite, match="nan at step 1"):
+        executor.step(torch.full((1, 3, 4, 4), float("nan")).double(), torch.ones(1, 5))
+    assert all(torch.equal(tensors[name], before[name]) for name in tensors)
+
+
+def test_bad_input_is_named():
+    graph = chain()
+    tensors = random_tensors(graph)
+    name = graph.parameters[0].name
+    program = compile_program(graph, UpdatePlan.full(graph), TrainingStep())
+    with pytest.raises(InputError, match=f"{name}.*missing"):
+        Executor(program, {key: t for key, t in tensors.items() if key != name})
+    with pytest.raises(InputError, match=f"{name}.*is \\(7,\\).*program is for"):
+        Executor(program, {**tensors, name: torch.zeros(7).double()})
+    with pytest.raises(InputError, match="differ in dtype"):
+        Executor(program, {**tensors, name: tensors[name].float()})
+    executor = Executor(program, tensors)
+    with pytest.raises(InputError, match="2 samples were given; the step is for 1"):
+        executor.step(torch.zeros(2, 3, 4, 4).double(), torch.zeros(2).long())
+    with pytest.raises(InputError, match=r"float32.*float64"):
+        executor.step(torch.zeros(1, 3, 4, 4), torch.zeros(1).long())
+    with pytest.raises(InputError, match=r"\(1, 3, 5, 5\)"):
+        executor.step(torch.zeros(1, 3, 5, 5).double(), torch.zeros(1).long())
+
+
+def test_updates_of_the_same_memory_under_two_names_are_refused():
+    g = GraphBuilder()
+    x = g.input(2, 4)
+    g.linear(g.linear(x, 4, bias=False), 4, bias=False)
+    graph = g.graph()
+    first, second = (parameter.name for parameter in graph.parameters)
+    weight = torch.eye(4)
+    program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(2))
+    with pytest.raises(InputError, match="share memory"):
+        Executor(program, {first: weight, second: weight.t()})
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_masks_are_packed_alike_on_every_device(bits):
+    flat = torch.tensor(bits)
+    packed = pack(flat)
+    assert packed.numel() == (len(bits) + 7) // 8
+    assert torch.equal(pack_on_device(flat), packed)
+    assert torch.equal(unpack(packed, len(bits)), flat)
+    assert torch.equal(unpack_on_device(packed, len(bits)), flat)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("axis", ["output", "input"])
+@pytest.mark.parametrize("channels", [(0, 1, 2, 3), (1, 2), (0, 3)])
+def test_a_selection_is_read_written_and_added_to_alike(groups, axis, channels):
+    inputs = 4 // groups
+    selection = Selection((4, inputs, 3), axis, channels, groups)
+    weight = torch.randn(4, inputs, 3)
+    before = weight.clone()
+    read = selection.read(weight).clone()
+    assert read.shape == selection.shape
+    selection.add(weight, torch.ones(selection.shape), 0.5)
+    assert torch.equal(selection.read(weight), read + 0.5)
+    assert int((weight != before).sum()) == read.numel()
+    selection.write(weight, read)
+    assert torch.equal(weight, before)

@@ -175,6 +175,15 @@ class Executor:
             state.buffers[writes[0].buffer] = gradient.clone(memory_format=_CONTIGUOUS)
         self._run(state, self._first_late_update)
 
+    def gradients(self, state: Pass) -> dict[Atom, Tensor]:
+        """The weight gradients that wait for their update, in compact form, by atom."""
+        found = {}
+        for atom in self.selections:
+            index = self._index.get(f"dweights:{atom[0]}:{atom[1]}")
+            if index in state.buffers:
+                found[atom] = state.buffers[index]
+        return found
+
     def update(self, state: Pass) -> None:
         """Run what is left, the updates that wait until all passes are over, and count the step."""
         self._run(state, len(self.program.operations))
@@ -203,15 +212,16 @@ class Executor:
             if writes:
                 output.requires_grad_()
             loss = labels(output) if callable(labels) else self.loss(output, labels)
-        if not bool(torch.isfinite(loss)):
-            raise LossNotFinite(f"the loss is {float(loss)} at step {self.steps_done + 1}")
+        value = loss.detach()
+        if not bool(torch.isfinite(value)):
+            raise LossNotFinite(f"the loss is {float(value)} at step {self.steps_done + 1}")
         if writes:
             (gradient,) = torch.autograd.grad(loss, output)
             # Of its own: a loss may return memory that is not the program's to write over.
             scaled = torch.empty_like(output, memory_format=_CONTIGUOUS, requires_grad=False)
             torch.div(gradient, self.program.step.passes, out=scaled)
             state.buffers[writes[0].buffer] = scaled
-        return loss.detach()
+        return value
 
     @torch.no_grad()
     def _run(self, state: Pass, stop: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from costsim.operators import Shape, Shapes
 
 aten: Any = torch.ops.aten
 _CONTIGUOUS = torch.contiguous_format
+_SIXTH = float(np.float32(1 / 6))
+"""The slope of hard sigmoid as torch's backward has it: of single precision in float64 too."""
 
 
 @dataclass(slots=True)
@@ -138,7 +141,7 @@ def _leaky_relu(o: Any, t: Backward) -> Tensor:
 
 
 def _hard_sigmoid(o: Any, t: Backward) -> Tensor:
-    return _masked(o, t).mul_(1 / 6)
+    return _masked(o, t).mul_(_SIXTH)
 
 
 def _hard_swish(o: Any, t: Backward) -> Tensor:

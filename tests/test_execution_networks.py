@@ -1,0 +1,152 @@
+"""Whole networks: gradients, loss curves of ordinary training, live bytes, MACs, what is frozen."""
+
+import copy
+from functools import cache
+from itertools import cycle
+
+import pytest
+import torch
+from graphs import plans
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import check_gradients, check_measured, selected_mask
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from zoo import ZOO
+
+from costsim.execution.executor import Executor
+from costsim.graph import LayerGraph
+from costsim.networks import NETWORKS
+from costsim.networks.build import build
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.program import compile_program
+from costsim.step import TrainingStep
+from costsim.tracing.capture import Traced, capture
+
+NAMES = (*ZOO, *NETWORKS)
+BATCH = 2
+EPS = 1e-4  # of Adam: some gradients are zero but for rounding, and would be divided by themselves
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.05),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9),
+    "adam": lambda parameters: torch.optim.Adam(parameters, 0.05, eps=EPS),
+}
+
+
+@cache
+def network(name: str, dtype: torch.dtype) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ZOO[name]() if name in ZOO else build(name, seed=0)
+        for module in model.modules():  # statistics that do something
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        return model.eval().to(dtype)
+
+
+@cache
+def traced(name: str, dtype: torch.dtype) -> Traced:
+    return capture(network(name, dtype), torch.zeros(BATCH, 3, 32, 32, dtype=dtype))
+
+
+def fresh(name: str, dtype: torch.dtype) -> tuple[nn.Module, LayerGraph, dict[str, torch.Tensor]]:
+    """A model to change, its graph, and its tensors: the same memory, as in `Traced`."""
+    found = traced(name, dtype)
+    model, tensors = copy.deepcopy((network(name, dtype), dict(found.tensors)))
+    return model, found.graph, tensors
+
+
+def images(count: int, dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(count, 3, 32, 32, generator=generator).to(dtype)
+
+
+def every_nth_layer(graph: LayerGraph, n: int) -> UpdatePlan:
+    """A third of the channels of every n-th layer, alternating axes, and the biases there are."""
+    subsets, biases = [], set()
+    for i, name in enumerate(list(graph.layers)[::n]):
+        axis = "input" if i % 2 and graph.selectable_channels(name, "input") else "output"
+        count = graph.selectable_channels(name, axis)
+        if count:
+            subsets.append(ChannelSubset(name, axis, tuple(range(i % 3, count, 3)) or (0,)))
+        if graph.layers[name].bias:
+            biases.add(name)
+    return UpdatePlan(tuple(subsets), frozenset(biases))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=3)
+@given(st.data())
+def test_gradients_bytes_and_macs(name, data):
+    double, single = traced(name, torch.float64), traced(name, torch.float32)
+    plan = data.draw(plans(double.graph))
+    passes = data.draw(st.integers(1, 2))
+    step = TrainingStep(
+        BATCH * passes, BATCH, update=data.draw(st.sampled_from(["immediate", "deferred"]))
+    )
+    check_gradients(double.graph, plan, step, tensors=double.tensors)
+    check_gradients(single.graph, plan, step, torch.float32, 1e-4, tensors=single.tensors)
+    check_measured(single.graph, plan, step, tensors=single.tensors)
+
+
+@pytest.mark.parametrize(("name", "optimizer"), list(zip(NAMES, cycle(OPTIMIZERS))))
+def test_the_full_plan_is_ordinary_training(name, optimizer):
+    ordinary, (ours, graph, tensors) = (
+        copy.deepcopy(network(name, torch.float64)),
+        fresh(name, torch.float64),
+    )
+    passes = 2 if optimizer == "momentum" else 1
+    x, labels = images(BATCH * passes, torch.float64), torch.arange(BATCH * passes) % 4
+
+    optim = OPTIMIZERS[optimizer](ordinary.parameters())
+    expected = []
+    for _ in range(4):
+        optim.zero_grad()
+        loss = F.cross_entropy(ordinary(x).flatten(1), labels)
+        loss.backward()
+        optim.step()
+        expected.append(loss.item())
+
+    step = TrainingStep(BATCH * passes, BATCH, optimizer)
+    executor = Executor(
+        compile_program(graph, UpdatePlan.full(graph), step),
+        tensors,
+        learning_rate=0.05,
+        eps=EPS,
+        loss=flat_cross_entropy,
+    )
+    losses = [executor.step(x, labels).item() for _ in range(4)]
+
+    assert losses == pytest.approx(expected, rel=1e-9)
+    state = ours.state_dict()
+    for key, value in ordinary.state_dict().items():
+        assert torch.allclose(state[key], value, rtol=1e-7, atol=1e-9), key
+
+
+@pytest.mark.parametrize(("name", "optimizer"), list(zip(NAMES[::-1], cycle(OPTIMIZERS))))
+def test_what_is_not_selected_stays_bit_for_bit(name, optimizer):
+    model, graph, tensors = fresh(name, torch.float32)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    originals = {key: value.clone() for key, value in tensors.items()}
+    plan = every_nth_layer(graph, 4)
+    program = compile_program(graph, plan, TrainingStep(BATCH, optimizer=optimizer))
+    executor = Executor(program, tensors, learning_rate=0.01, loss=flat_cross_entropy)
+    losses = [
+        float(executor.step(images(BATCH, torch.float32), torch.tensor([0, 1]))) for _ in range(5)
+    ]
+    assert losses[-1] < losses[0]
+    moved = set()
+    for key, original in originals.items():
+        mask = selected_mask(executor, key)
+        assert torch.equal(tensors[key][~mask], original[~mask]), key
+        if not torch.equal(tensors[key], original):
+            moved.add(key)
+    touched = {id(executor.parameter(atom)) for atom in executor.selections}
+    assert moved <= {key for key, tensor in tensors.items() if id(tensor) in touched}
+    assert moved
+    assert sum(not torch.equal(v, before[k]) for k, v in model.state_dict().items()) <= len(moved)
+
+
+def flat_cross_entropy(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(output.flatten(1), labels)
