@@ -1,7 +1,7 @@
 """The price of a program: memory in every accounting, MACs, bytes moved, time and energy."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from costsim.accounting.tiny_training import tiny_training_bytes
@@ -192,8 +192,12 @@ def mac_cost(program: TrainingProgram) -> MacCost:
 
 
 def full_backward_macs(graph: LayerGraph, step: TrainingStep) -> int:
-    """MACs of the backward pass that updates everything: what a share of MACs is of."""
-    return mac_cost(compile_program(graph, UpdatePlan.full(graph), step)).backward
+    """MACs of the backward pass that updates everything: what a share of MACs is of.
+
+    Nothing is computed a second time in it, whatever the step does.
+    """
+    plain = replace(step, recompute=())
+    return mac_cost(compile_program(graph, UpdatePlan.full(graph), plain)).backward
 
 
 def moved_bytes(program: TrainingProgram) -> int:

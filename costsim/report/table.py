@@ -105,14 +105,17 @@ class _Writer:
         axes = {row.axis for row in summary.chosen if row.axis is not None}
         axis = next(iter(axes)) if len(axes) == 1 else None
         channels = "channels" if axis is None else f"{axis}\nchannels"
-        headings = ("layer", "kind", channels, "bias", "gain", "dW MACs", "kept")
-        table = self.table(*headings, numbers=(2, 3, 4, 5, 6))
+        # Names of layers need the room that a column of dashes would take.
+        biased = any(row.bias for row in summary.chosen)
+        bias = ("bias",) if biased else ()
+        headings = ("layer", "kind", channels, *bias, "gain", "dW MACs", "kept")
+        table = self.table(*headings, numbers=tuple(range(2, len(headings))))
         for row in summary.chosen:
             table.add_row(
                 self.text(row.name),
                 self.text(row.kind),
                 _channels(row, with_axis=axis is None),
-                "yes" if row.bias else "-",
+                *(("yes" if row.bias else "-",) if biased else ()),
                 "-" if row.gain_share is None else percent(row.gain_share),
                 format_macs(row.weight_gradient_macs),
                 format_bytes(row.kept_bytes),
