@@ -56,6 +56,7 @@ ORDER = (
     "planner",
     "sparse",
     "training",
+    "measurement",
     # What a person meets.
     "report",
     "cli",
@@ -72,6 +73,12 @@ TORCH_LAND = (
     "criteria.passes",
     "sparse",
     "training",
+    "measurement.allocator",
+    "measurement.measure",
+    "measurement.observe",
+    "measurement.planned",
+    "measurement.scratch",
+    "measurement.stepping",
 )
 
 # Declared though no import names it, and imported though a declared package brings it.
@@ -268,7 +275,19 @@ def test_help_loads_no_more_than_the_command_line() -> None:
     assert loaded.isdisjoint({"torch", "numpy", "pydantic", "networkx"})
 
 
-@pytest.mark.parametrize("module", ["criteria", "models", "report", "data", "networks", "solve"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "criteria",
+        "models",
+        "report",
+        "data",
+        "networks",
+        "solve",
+        "measurement.compare",
+        "measurement.machine",
+    ],
+)
 def test_importing_a_part_does_not_load_torch(module: str) -> None:
     assert "torch" not in loaded_by(f"import costsim.{module}")
 

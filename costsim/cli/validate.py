@@ -1,0 +1,114 @@
+"""`costsim validate`: run a plan's training step and compare it with what was predicted."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.errors import InputError
+from costsim.files import to_json_text
+
+
+@click.command("validate")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip. "
+    "Without it: the handwritten digits inside scikit-learn.",
+)
+@click.option("--split", metavar="NAME", help="Sub-folder of the data, where it has several.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of the model, where they are no longer at the plan's place.",
+)
+@click.option("--steps", type=int, default=10, show_default=True, help="Steps to time.")
+@click.option(
+    "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write measurement.json and validation.json into this folder.",
+)
+@click.option(
+    "--measurement", type=click.Path(path_type=Path), metavar="FILE", help="Write it there."
+)
+@click.option(
+    "--validation", type=click.Path(path_type=Path), metavar="FILE", help="Write it there."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the validation as JSON.")
+def command(**given: Any) -> int:
+    """Run the training step of PLAN on this machine and compare it with the prediction.
+
+    Bytes that are kept, of gradients and of optimiser state, the live peak and the MACs must be
+    equal; the process's peak, the kernels' scratch memory included, within 2 %. The exit status
+    is 1 if anything is outside. Seconds are shown, not judged: this machine is not the device.
+
+    \b
+    Examples
+      costsim plan --device jetson-nano --out plan.json
+      costsim validate plan.json
+      costsim validate plan.json --steps 100 --out results
+    """
+    files = _files(given)
+    for name, limit in (("steps", 1), ("threads", 1)):
+        if given[name] < limit:
+            raise InputError(f"--{name} is {given[name]}; at least {limit} is needed")
+
+    from costsim.planfile import read_plan
+
+    plan = read_plan(given["plan"])
+    # Read when torch loads: its libraries keep pools of their own threads.
+    os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
+    from costsim.measurement.planned import ValidationRequest, validate_plan
+
+    request = ValidationRequest(
+        plan=plan,
+        source=str(given["plan"]),
+        weights=given["weights"],
+        data=given["data"],
+        split=given["split"],
+        steps=given["steps"],
+        threads=given["threads"],
+    )
+    with progress_on_stderr() as progress:
+        measurement, validation = validate_plan(request, progress)
+    for name, document in (("measurement", measurement), ("validation", validation)):
+        if path := files[name]:
+            document.write(path)
+    if given["as_json"]:
+        for note in validation.notes:
+            print(f"costsim: note: {note}", file=sys.stderr)
+        click.echo(to_json_text(validation.to_json()))
+    else:
+        from rich.console import Console
+
+        from costsim.report.validation import render_validation
+
+        render_validation(Console(), validation)
+    return 0 if validation.ok else 1
+
+
+def _files(given: dict[str, Any]) -> dict[str, Path | None]:
+    """Where to write each document, refused at once if that could not be done later."""
+    files: dict[str, Path | None] = {}
+    folder = given["out"]
+    if folder is not None and not folder.is_dir():
+        if folder.exists():
+            raise InputError(f"--out: {folder} is a file; a folder is needed")
+        if not folder.parent.is_dir():
+            raise InputError(f"--out: the folder {folder.parent} does not exist")
+        folder.mkdir()
+    for name in ("measurement", "validation"):
+        inside = None if folder is None else folder / f"{name}.json"
+        files[name] = given[name] or inside
+        check_writable(files[name], f"--{name}")
+    return files

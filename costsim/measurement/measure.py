@@ -1,0 +1,155 @@
+"""Measuring a training step: storages, allocator events, operator calls and time."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from costsim.execution.counting import MacCounter
+from costsim.execution.executor import Executor
+from costsim.measurement.allocator import Piece, record_allocations
+from costsim.measurement.machine import describe_machine, describe_versions
+from costsim.measurement.observe import StorageObserver, written_weight_bytes
+from costsim.measurement.owner import operation_owner
+from costsim.measurement.record import (
+    AllocatorSummary,
+    MeasuredOperation,
+    Measurement,
+    spread_warnings,
+)
+from costsim.measurement.scratch import LayoutObserver, ScratchTable
+from costsim.measurement.stepping import Feed, one_step
+from costsim.program import Operation
+
+_MULTIPLIES = re.compile(r"conv|mm|mv|linear|\bdot\b|attention|einsum|bilinear|addr\b")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, and the scratch of each operation measured apart from it, in bytes."""
+
+    measurement: Measurement
+    scratch_bytes: tuple[int, ...]
+
+
+def measure(
+    executor: Executor,
+    feed: Feed,
+    *,
+    model: str,
+    steps: int = 10,
+    scratch: ScratchTable | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Measured:
+    """Run real steps of `executor`, which must have no observer, and measure them.
+
+    One step each is run to look at storages, to count operator calls and to record allocations,
+    then `steps` are timed undisturbed. `scratch` remembers what is measured of single operations.
+    """
+    report = progress or (lambda what, done, total: None)
+    program = executor.program
+    report("running the step", 0, 0)
+    layouts = LayoutObserver(program)
+    with _observing(executor, layouts):
+        one_step(executor, feed)
+    storages = StorageObserver(program)
+    with _observing(executor, storages):
+        one_step(executor, feed)
+    report("counting operator calls", 0, 0)
+    counter = MacCounter()
+    with _observing(executor, counter.observe), counter:
+        one_step(executor, feed)
+    report("recording allocations", 0, 0)
+    start_bytes = written_weight_bytes(executor) + _storage_bytes(executor.optimizer_state)
+    pieces = _record_step(executor, feed)
+    report("measuring scratch memory", 0, 0)
+    table = scratch or ScratchTable()
+    scratch_bytes = table.look_up(executor, layouts.found, feed(0)[1])
+    table.save()
+    seconds = []
+    for number in range(steps):
+        report("timing the step", number, steps)
+        started = time.perf_counter()
+        one_step(executor, feed)
+        seconds.append(time.perf_counter() - started)
+    weights = written_weight_bytes(executor)
+    process = _process_bytes(pieces, start_bytes, len(program.operations))
+    changes = [change for piece in pieces for change in piece.changes_bytes]
+    measurement = Measurement(
+        model=model,
+        machine=describe_machine(torch.get_num_threads()),
+        versions=describe_versions(),
+        dtype=str(executor.dtype).removeprefix("torch."),
+        step_s=tuple(seconds),
+        updated_weight_bytes=weights,
+        operations=tuple(
+            MeasuredOperation(
+                name=operation.name,
+                direction=str(operation.direction),
+                owner=operation_owner(program, operation),
+                live_bytes=storages.live_bytes[position] + weights,
+                process_bytes=process[position],
+                macs=counter.by_operation.get(operation.name, 0),
+            )
+            for position, operation in enumerate(program.operations)
+        ),
+        buffers=storages.buffers(),
+        allocator=AllocatorSummary(
+            events=len(changes),
+            allocated_bytes=sum(change for change in changes if change > 0),
+            freed_bytes=-sum(change for change in changes if change < 0),
+            numpy_allocated_bytes=sum(piece.numpy_bytes for piece in pieces),
+            start_bytes=start_bytes,
+            net_bytes=sum(changes),
+        ),
+        uncounted_calls=tuple(sorted(c for c in counter.others if _MULTIPLIES.search(c))),
+        warnings=spread_warnings(tuple(seconds)),
+    )
+    return Measured(measurement, scratch_bytes)
+
+
+class _observing:  # noqa: N801
+    """Sets the observer of an executor for a while."""
+
+    def __init__(
+        self, executor: Executor, observer: Callable[[Operation, int, Mapping[int, Tensor]], None]
+    ) -> None:
+        self.executor, self.observer = executor, observer
+
+    def __enter__(self) -> None:
+        self.executor.observer = self.observer
+
+    def __exit__(self, *error: Any) -> None:
+        self.executor.observer = None
+
+
+def _storage_bytes(tensors: Mapping[Any, Tensor]) -> int:
+    storages = [tensor.untyped_storage() for tensor in tensors.values()]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _record_step(executor: Executor, feed: Feed) -> list[Piece]:
+    """The allocations of one step; the pieces are named by the position of the operation."""
+    with record_allocations() as recorder:
+        with _observing(
+            executor, lambda operation, position, buffers: recorder.mark(str(position))
+        ):
+            one_step(executor, feed)
+        recorder.mark("after")
+    return recorder.pieces
+
+
+def _process_bytes(pieces: list[Piece], start_bytes: int, operations: int) -> list[int]:
+    """The most bytes given out during each operation, over all passes."""
+    found = [0] * operations
+    live = start_bytes
+    for piece in pieces:
+        if piece.name.isdigit():
+            position = int(piece.name)
+            found[position] = max(found[position], piece.peak_bytes(live))
+        live += piece.net_bytes
+    return found

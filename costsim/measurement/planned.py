@@ -1,0 +1,169 @@
+"""Validating a plan: the model loaded, the step run on real images, everything compared."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from costsim.data import Progress, digits, open_images, sample_task
+from costsim.errors import InputError
+from costsim.execution.executor import Executor
+from costsim.measurement.compare import PredictedTotals, compare, priced_totals
+from costsim.measurement.machine import describe_machine, describe_versions
+from costsim.measurement.measure import measure
+from costsim.measurement.record import Measurement, Validation
+from costsim.measurement.scratch import ScratchTable, table_path
+from costsim.planfile import PlanFile
+from costsim.planner import DEFAULT_WAYS
+from costsim.program import compile_program
+from costsim.step import BitWidths
+from costsim.training.loading import Subject, load_subject
+
+LEARNING_RATE = 1e-4
+"""Small: the step is measured, nothing is to be learnt."""
+
+
+@dataclass(frozen=True)
+class ValidationRequest:
+    """What is asked of `validate_plan`; `source` names the plan in errors."""
+
+    plan: PlanFile
+    source: str = "plan"
+    weights: Path | None = None
+    data: Path | None = None
+    split: str | None = None
+    steps: int = 10
+    threads: int | None = None
+
+
+def classification_loss(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy over whatever the model returns for a sample, as if it were logits."""
+    flat = output.flatten(1)
+    return F.cross_entropy(flat, labels % flat.shape[1])
+
+
+def validate_plan(
+    request: ValidationRequest, progress: Progress | None = None
+) -> tuple[Measurement, Validation]:
+    """Run the training step that a plan asks for and compare it with the plan's predictions.
+
+    Raises `InputError` for a plan without an answer and for a model or data that cannot be used.
+    """
+    report = progress or (lambda what, done, total: None)
+    plan = request.plan
+    if plan.predicted is None:
+        raise InputError(f"{request.source}: holds no plan: {plan.solver.sentence}")
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    report("loading the model", 0, 0)
+    subject, notes = _subject(request)
+    step = replace(plan.step, bits=BitWidths())
+    try:
+        program = compile_program(subject.graph, plan.plan, step)
+    except InputError as error:
+        raise InputError(f"{request.source}: layers: {error}") from error
+    executor = Executor(
+        program, subject.tensors, learning_rate=LEARNING_RATE, loss=classification_loss
+    )
+    feed = _Feed(request, subject, progress)
+    table = ScratchTable.open(
+        table_path(describe_machine(torch.get_num_threads()), describe_versions())
+    )
+    measured = measure(
+        executor,
+        feed,
+        model=plan.model.name,
+        steps=request.steps,
+        scratch=table,
+        progress=progress,
+    )
+    totals = priced_totals(program, measured.scratch_bytes)
+    if plan.step.bits == step.bits:
+        totals = _promised(plan, totals)
+    else:
+        notes.append(
+            f"the plan is for {_widths(plan.step.bits)}; this machine computes in 32 bits, so the "
+            "same step was priced again for 32 bits and the MACs alone are the plan file's"
+        )
+        totals = replace(totals, macs=_promised(plan, totals).macs)
+    device = None if plan.device is None else plan.device.title
+    if device is not None and totals.step_s is not None:
+        notes.append(
+            f"seconds are predicted for {device} and measured on {measured.measurement.machine.cpu}"
+            ": shown side by side, not compared"
+        )
+    return measured.measurement, compare(
+        program, totals, measured.measurement, device=device, notes=tuple(notes)
+    )
+
+
+def _widths(bits: BitWidths) -> str:
+    return ", ".join(
+        f"{getattr(bits, name)}-bit {name}"
+        for name in ("weights", "activations", "gradients", "optimizer")
+    )
+
+
+def _promised(plan: PlanFile, priced: PredictedTotals) -> PredictedTotals:
+    """What the plan file says; the scratch comes on top of its own peak."""
+    assert plan.predicted is not None
+    memory, macs = plan.predicted.memory, plan.predicted.macs
+    latency = plan.predicted.latency_s
+    return replace(
+        priced,
+        kept_bytes=memory.kept_bytes,
+        gradient_bytes=memory.gradient_bytes,
+        optimizer_bytes=memory.optimizer_bytes,
+        updated_weight_bytes=memory.updated_weight_bytes,
+        peak_bytes=memory.peak_bytes,
+        process_peak_bytes=priced.process_peak_bytes + memory.peak_bytes - priced.peak_bytes,
+        macs={name: getattr(macs, name) for name in priced.macs},
+        step_s=None if latency is None else latency.step,
+    )
+
+
+def _subject(request: ValidationRequest) -> tuple[Subject, list[str]]:
+    model = request.plan.model
+    weights = request.weights
+    if weights is None and model.weights is not None:
+        weights = Path(model.weights)
+    subject = load_subject(
+        model.spec,
+        weights=weights,
+        resolution=model.resolution,
+        seed=request.plan.seed,
+        batch=request.plan.step.samples_a_pass,
+    )
+    same = model.parameters_sha256 in (None, subject.digest())
+    notes = [] if same else ["the weights are not those the plan was made with (costs are alike)"]
+    return subject, notes
+
+
+class _Feed:
+    """Images of a task, over and over, a copy for each pass."""
+
+    def __init__(
+        self, request: ValidationRequest, subject: Subject, progress: Progress | None
+    ) -> None:
+        data = request.data
+        source = digits() if data is None else open_images(data, request.split, progress)
+        channels, height, width = subject.input_shape
+        task = sample_task(
+            source,
+            ways=min(DEFAULT_WAYS, len(source.classes)),
+            shots=1,
+            seed=request.plan.seed,
+            resolution=(height, width),
+            channels=channels,
+            progress=progress,
+        )
+        self.samples = request.plan.step.samples_a_pass
+        self.images, self.labels = torch.tensor(task.images), torch.tensor(task.labels)
+
+    def __call__(self, number: int) -> tuple[Tensor, Any]:
+        chosen = torch.arange(number * self.samples, (number + 1) * self.samples)
+        chosen %= len(self.labels)
+        return self.images[chosen], self.labels[chosen]

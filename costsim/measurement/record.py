@@ -1,0 +1,266 @@
+"""The values: a `Measurement` with its raw samples, a `Validation` with its verdicts.
+
+Both are written as JSON (`costsim.measurement/1`, `costsim.validation/1`) and read back equal.
+Bytes are bytes, times are seconds.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from costsim.device.base import Named, Part
+from costsim.errors import InputError
+from costsim.files import read_json, write_json
+
+WIDE_SPREAD = 0.2
+"""An interquartile range above this share of the median deserves a warning."""
+
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class _Record(Part):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class _Document(_Record):
+    """A record that is a file of its own."""
+
+    schema_name: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole as one JSON document."""
+        return {"schema": self.schema_name, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, document: object, source: str) -> Self:
+        """What `to_json` wrote; `source` names it in errors.
+
+        Raises `InputError`, in one line with the source and the key, for anything else.
+        """
+        found = document.get("schema") if isinstance(document, Mapping) else None
+        if not isinstance(document, Mapping) or found != cls.schema_name:
+            raise InputError(f"{source}: schema: {found!r}; allowed is {cls.schema_name}")
+        content = {key: value for key, value in document.items() if key != "schema"}
+        try:
+            # From text: only there lists are tuples in strict mode.
+            return cls.model_validate_json(json.dumps(content))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"]) or "document"
+            raise InputError(f"{source}: {key}: {first['msg']}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The document in `path`; raises `InputError` naming the file and the key."""
+        return cls.from_json(read_json(path), str(path))
+
+    def write(self, path: Path) -> None:
+        """Write to `path`, whole or not at all."""
+        write_json(path, self.to_json())
+
+
+class Machine(_Record):
+    """Where it ran; `threads` are those PyTorch computed on."""
+
+    cpu: str
+    cores: Count
+    threads: Count
+    memory_bytes: Count
+    system: str
+
+
+class MeasuredBuffer(_Record):
+    """The storage really found behind one buffer of the program.
+
+    `owner` is the layer it belongs to, or the call where there is no layer. `kept`: it was there
+    at the end of the forward pass and still at the first operation after the loss.
+    """
+
+    name: str
+    category: str
+    owner: str | None
+    bytes: Count
+    kept: bool
+
+
+class MeasuredOperation(_Record):
+    """One operation as it ran.
+
+    `live_bytes`: of the distinct storages alive when it ended; `process_bytes`: the most that the
+    allocators had given out at any moment of it; `macs`: of the operator calls it made, over all
+    passes of a step.
+    """
+
+    name: str
+    direction: str
+    owner: str | None
+    live_bytes: Count
+    process_bytes: Count
+    macs: Count
+
+
+class AllocatorSummary(_Record):
+    """The allocators' own events of one step, PyTorch's and numpy's.
+
+    `start_bytes` were there before and belong to the program (updated weights, optimiser state);
+    `net_bytes` is what the step left behind.
+    """
+
+    events: Count
+    allocated_bytes: Count
+    freed_bytes: Count
+    numpy_allocated_bytes: Count
+    start_bytes: Count
+    net_bytes: int
+
+
+class Measurement(_Document):
+    """One training step measured: raw samples, and where they were taken.
+
+    `step_s` are the seconds of each timed step. `uncounted_calls` are operator calls that look as
+    if they multiplied, but that the counter has no rule for: where there are any, the MACs are
+    too low.
+    """
+
+    schema_name: ClassVar[str] = "costsim.measurement/1"
+
+    model: str
+    machine: Machine
+    versions: Named[str]
+    dtype: str
+    step_s: tuple[Amount, ...]
+    updated_weight_bytes: Count
+    operations: tuple[MeasuredOperation, ...]
+    buffers: tuple[MeasuredBuffer, ...]
+    allocator: AllocatorSummary
+    uncounted_calls: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def median_s(self) -> float:
+        """The median step, in seconds."""
+        return statistics.median(self.step_s)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that outlived the forward pass for the backward pass."""
+        return sum(buffer.bytes for buffer in self.buffers if buffer.kept)
+
+    @property
+    def program_peak_bytes(self) -> int:
+        """The most bytes of the program's own buffers at the end of any operation."""
+        return max(op.live_bytes for op in self.operations)
+
+    @property
+    def process_peak_bytes(self) -> int:
+        """The most bytes the allocators had given out at any moment, frozen weights apart."""
+        return max(op.process_bytes for op in self.operations)
+
+    def bytes_of(self, category: str) -> int:
+        """Bytes of all buffers of one category, each once."""
+        return sum(buffer.bytes for buffer in self.buffers if buffer.category == category)
+
+    def macs_of(self, direction: str) -> int:
+        """MACs of all operations of one direction."""
+        return sum(op.macs for op in self.operations if op.direction == direction)
+
+
+def spread_warnings(samples: tuple[float, ...]) -> tuple[str, ...]:
+    """A sentence where the samples scatter too widely to compare with."""
+    if len(samples) < 4:
+        return (f"only {len(samples)} steps were timed: their spread is not known",)
+    low, _, high = statistics.quantiles(samples, n=4)
+    share = (high - low) / statistics.median(samples)
+    if share <= WIDE_SPREAD:
+        return ()
+    return (
+        f"the middle half of the {len(samples)} timed steps spans {share:.0%} of their median: "
+        "something else was running",
+    )
+
+
+Verdict = Literal["within", "outside", "informal"]
+
+
+class Comparison(_Record):
+    """One quantity, predicted and measured, in `unit` (bytes, MACs, s).
+
+    `owner` is None for the whole step, else a layer (or a call without one). `tolerance` is a
+    share of the prediction; `difference` is measured minus predicted. An informal comparison has
+    no tolerance and no part in the verdict.
+    """
+
+    quantity: str
+    owner: str | None
+    unit: Literal["bytes", "MACs", "s"]
+    predicted: Amount | Count
+    measured: Amount | Count
+    difference: int | float
+    tolerance: Amount | None
+    verdict: Verdict
+
+    @classmethod
+    def of(
+        cls,
+        quantity: str,
+        predicted: float,
+        measured: float,
+        *,
+        owner: str | None = None,
+        unit: Literal["bytes", "MACs", "s"] = "bytes",
+        tolerance: float | None = 0.0,
+    ) -> "Comparison":
+        """The comparison, with its verdict."""
+        difference = measured - predicted
+        verdict: Verdict = "informal"
+        if tolerance is not None:
+            verdict = "within" if abs(difference) <= tolerance * predicted else "outside"
+        return cls(
+            quantity=quantity,
+            owner=owner,
+            unit=unit,
+            predicted=predicted,
+            measured=measured,
+            difference=difference,
+            tolerance=tolerance,
+            verdict=verdict,
+        )
+
+
+class Validation(_Document):
+    """Predicted beside measured, in total and by layer."""
+
+    schema_name: ClassVar[str] = "costsim.validation/1"
+
+    model: str
+    device: str | None
+    machine: Machine
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that has a tolerance is within it."""
+        return not self.outside
+
+    @property
+    def outside(self) -> tuple[Comparison, ...]:
+        """What is not within its tolerance."""
+        return tuple(one for one in self.comparisons if one.verdict == "outside")
+
+    def totals(self) -> Iterator[Comparison]:
+        """The comparisons of the whole step."""
+        return (one for one in self.comparisons if one.owner is None)
+
+    def by_owner(self) -> dict[str, dict[str, Comparison]]:
+        """The comparisons of each layer, by quantity, in the order of the model."""
+        found: dict[str, dict[str, Comparison]] = {}
+        for one in self.comparisons:
+            if one.owner is not None:
+                found.setdefault(one.owner, {})[one.quantity] = one
+        return found
