@@ -16,11 +16,16 @@ _NUMBERS = re.compile(r"(?<=: )\[\n[\s\d.,eE+-]+\]")
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader sees the old file or the new one, never half.
 
+    A link is followed; what is no file (a terminal, a pipe, `/dev/null`) is written to directly.
     Raises `InputError` if the folder is missing or cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        path = path.resolve()
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)

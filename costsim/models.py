@@ -6,6 +6,7 @@ torch is imported when a model is loaded, not with this file.
 import contextlib
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from costsim.errors import InputError
 from costsim.networks import NETWORKS
+from costsim.units import format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_RESOLUTION = 128
 """Side of the square images for a model that does not say what it takes."""
+
+LARGEST_INPUT_BYTES = 2**30
+"""Of the example a model is traced with."""
 
 SMALLEST_RESOLUTION = 32
 """Of the built-in networks, which halve the image five times."""
@@ -79,6 +84,12 @@ def load_model(
 def _noise(seed: int, *shape: int) -> "Tensor":
     import torch
 
+    size = 4 * math.prod(shape)
+    if size > LARGEST_INPUT_BYTES:
+        raise InputError(
+            f"an input of shape {shape} takes {format_bytes(size)}; at most "
+            f"{format_bytes(LARGEST_INPUT_BYTES)} can be traced, give a smaller resolution or batch"
+        )
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape, generator=generator) * 2 - 1
 
@@ -100,7 +111,9 @@ def _built_in(
         provenance = f"initialised from seed {seed} (no pretrained weights)"
     else:
         module, provenance = load_weights(name, weights)
-    return LoadedModel(name, module.eval(), _noise(seed, batch, 3, side, side), provenance)
+    # Its graph is written down, not traced: the batch may be of any size.
+    example = _noise(seed, 1, 3, side, side).expand(batch, -1, -1, -1)
+    return LoadedModel(name, module.eval(), example, provenance)
 
 
 def _exported(

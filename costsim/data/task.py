@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 from costsim.data.decode import to_array
 from costsim.data.source import ImageSource, Progress
 from costsim.errors import InputError
+from costsim.units import format_bytes
+
+LARGEST_TASK_BYTES = 2**32
+"""Of the images of one task, decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +104,12 @@ def sample_task(
         query += sorted(images[index] for index in order[shots : shots + queries])
 
     paths = support + query
+    size = 4 * len(paths) * channels * height * width
+    if size > LARGEST_TASK_BYTES:
+        raise InputError(
+            f"{len(paths)} images of {height}x{width} take {format_bytes(size)}; at most "
+            f"{format_bytes(LARGEST_TASK_BYTES)} are held, draw fewer or make them smaller"
+        )
     slots = {path: index for index, path in enumerate(paths)}
     pixels = np.empty((len(paths), channels, height, width), np.float32)
     for done, (path, image) in enumerate(source.read(paths), start=1):
