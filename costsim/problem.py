@@ -17,8 +17,15 @@ from costsim.operators import Axis
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.program import Atom, Schedule, build_schedule
 from costsim.step import TrainingStep
-from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts, build_table
+from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts
+from costsim.tabulate import build_table
 from costsim.units import format_bytes, format_joules, format_macs, format_seconds
+
+ROUNDING = 1e-12
+"""How far a sum of seconds may exceed its limit, relatively: it depends on the order of adding.
+
+Bytes and MACs are integers far below 1 / ROUNDING, for which this allows nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +257,7 @@ class Problem:
         usage = self.usage(selections)
         allowed = np.ones(len(selections), dtype=bool)
         for name, limit in self.limits():
-            allowed &= usage[name] <= limit
+            allowed &= usage[name] <= limit * (1 + ROUNDING)
         for group in self.exclusive:
             allowed &= (selections[:, list(group)] > 0).sum(axis=1) <= 1
         return allowed
@@ -258,7 +265,11 @@ class Problem:
     def exceeded(self, plan: UpdatePlan) -> dict[str, tuple[float, float]]:
         """The limits that `plan` breaks: what it takes and what is allowed."""
         usage = self.plan_usage(plan)
-        return {name: (usage[name], limit) for name, limit in self.limits() if usage[name] > limit}
+        return {
+            name: (usage[name], limit)
+            for name, limit in self.limits()
+            if usage[name] > limit * (1 + ROUNDING)
+        }
 
 
 _SHOWN: Mapping[str, tuple[str, Callable[[float], str]]] = {

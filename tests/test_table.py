@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costsim.program import Category, Direction, compile_program, memory_timeline
-from costsim.table import build_table
+from costsim.tabulate import build_table
 
 
 class CountingTimer:

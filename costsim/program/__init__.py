@@ -1,7 +1,9 @@
 """The training program: compiled once at plan time, read by everything else."""
 
 from costsim.program.arena import Arena, plan_arena
+from costsim.program.backward import build_schedule
 from costsim.program.compile import compile_program, plan_atoms
+from costsim.program.guards import gradient_guards
 from costsim.program.program import Buffer, Operand, Operation, TrainingProgram
 from costsim.program.schedule import (
     AXES,
@@ -11,8 +13,6 @@ from costsim.program.schedule import (
     Guard,
     Schedule,
     Step,
-    build_schedule,
-    gradient_guards,
 )
 from costsim.program.segments import cut_calls, even_cuts
 from costsim.program.timeline import MemoryTimeline, memory_timeline

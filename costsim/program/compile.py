@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
 from costsim.plan import UpdatePlan
+from costsim.program.backward import build_schedule
 from costsim.program.program import Buffer, Operand, Operation, TrainingProgram
 from costsim.program.schedule import (
     Access,
@@ -15,7 +16,6 @@ from costsim.program.schedule import (
     Schedule,
     Step,
     Storage,
-    build_schedule,
 )
 from costsim.step import TrainingStep
 

@@ -1,0 +1,29 @@
+"""What makes a gradient necessary."""
+
+from costsim.graph import Call, LayerGraph
+from costsim.program.schedule import AXES, Atom, Guard
+
+
+def gradient_guards(graph: LayerGraph) -> dict[str, Guard]:
+    """For each call, the updates that make the gradient of its value necessary.
+
+    They are those of the call itself and of everything it depends on.
+    """
+    guards: dict[str, Guard] = {}
+    for call in graph.calls:
+        guards[call.name] = frozenset(own_atoms(graph, call)).union(
+            *(guards[name] for name in call.inputs)
+        )
+    return guards
+
+
+def own_atoms(graph: LayerGraph, call: Call) -> list[Atom]:
+    """The updates of the layer that a call belongs to."""
+    if call.layer is None:
+        return []
+    atoms: list[Atom] = [
+        (axis, call.layer) for axis in AXES if graph.selectable_channels(call.layer, axis)
+    ]
+    if call.bias is not None:
+        atoms.append(("bias", call.layer))
+    return atoms
