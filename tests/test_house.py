@@ -37,6 +37,7 @@ ORDER = (
     "accounting",
     "device",
     "table",
+    "tabulate",
     "cost",
     "importance",
     "problem",
@@ -206,7 +207,7 @@ def test_only_torch_land_imports_torch_on_import() -> None:
 
 def test_solvers_see_only_the_problem() -> None:
     allowed = {"errors", "operators", "graph", "plan", "step", "program", "accounting"}
-    allowed |= {"table", "cost", "importance", "problem", "solution", "solvers"}
+    allowed |= {"table", "tabulate", "cost", "importance", "problem", "solution", "solvers"}
     for module in sources():
         if part(module) != "solvers":
             continue
