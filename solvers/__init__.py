@@ -11,11 +11,13 @@ from costsim.solution import Solver
 
 from .baselines import BiasOnly, Full, LastLayer, NoUpdate
 from .brute_force import BruteForce
+from .exact import Exact
 from .greedy import Greedy
 from .ilp import IntegerProgram
 
 SOLVERS: Mapping[str, Callable[[], Solver]] = {
     "greedy": Greedy,
+    "exact": Exact,
     "ilp": IntegerProgram,
     "ilp-cbc": lambda: IntegerProgram(backend="CBC"),
     "brute-force": BruteForce,
@@ -45,6 +47,7 @@ __all__ = [
     "SOLVERS",
     "BiasOnly",
     "BruteForce",
+    "Exact",
     "Full",
     "Greedy",
     "IntegerProgram",

@@ -1,0 +1,145 @@
+"""Cases: some candidates opened, some closed, and the costs that are left, one candidate at a time.
+
+In a case a clause is met if it contains an opened candidate, and not met if all of its candidates
+are closed. If the others that are left of it exclude each other, it is part of what opening each of
+them costs. Only where candidates that may be opened together are left is it undecided; then each
+of m is charged 1/m of it, which is never more than the clause costs, so the case is relaxed until
+one of them is opened or all are closed. Pairs and keeps that depend on two undecided things are
+left out, which relaxes as well.
+
+What a case costs is thus a sum over candidates: for each row
+
+    base + sum_i fixed_i u_i + slope_i k_i  (+ seconds_i(k_i))  <=  room
+
+of which a decided case ("`undecided` is None") has exact coefficients. In the order of execution
+the first opened candidate decides every clause of a chain, because the backward pass ends there.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from costsim.table import Floats
+
+from .resources import Booleans, Resources
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which candidates are surely opened, and which are surely closed."""
+
+    opened: Booleans
+    closed: Booleans
+
+    def open(self, index: int, groups: Booleans) -> "Case":
+        """The case in which `index` is opened as well; whatever it excludes is closed."""
+        opened, closed = self.opened.copy(), self.closed | groups[index]
+        opened[index] = True
+        return Case(opened, closed)
+
+    def close(self, indices: Booleans) -> "Case":
+        """The case in which `indices` are closed as well."""
+        return replace(self, closed=self.closed | indices)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of a case as sums over candidates: base [R], fixed and slopes [N, R].
+
+    `seconds` replaces those of the resources where keeps add to them. `undecided` are candidates
+    of which opening one would decide more; None if nothing is left to decide.
+    """
+
+    base: Floats
+    fixed: Floats
+    slopes: Floats
+    seconds: tuple[Floats, ...]
+    undecided: Booleans | None
+
+
+class Cases:
+    """Cases of one set of resources."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        width = len(resources.sizes)
+        self.width = width
+        self.excludes, self.classes = resources.excludes, resources.classes
+        self.class_of = np.zeros(width, dtype=np.int64)
+        self.in_class = np.zeros((len(self.classes), width), dtype=float)
+        for row, members in enumerate(self.classes):
+            self.in_class[row, list(members)] = 1.0
+            self.class_of[list(members)] = row
+        self.weight = resources.clause_costs / np.maximum(resources.room, 1.0)
+
+    def root(self) -> Case:
+        """Nothing decided."""
+        nothing = np.zeros(self.width, dtype=bool)
+        return Case(nothing, nothing)
+
+    def branch(self, case: Case, causes: Booleans) -> list[Case]:
+        """Every way of having a first opened one of `causes`, in order of execution."""
+        rank = self.resources.rank
+        found, left = [], case
+        for index in sorted(np.flatnonzero(causes).tolist(), key=rank.__getitem__):
+            found.append(left.open(index, self.excludes))
+            left = left.close(np.arange(self.width) == index)
+        return [*found, left]
+
+    def costs(self, case: Case) -> Costs:
+        """What is left to pay for in `case`."""
+        r = self.resources
+        free = ~(case.opened | case.closed)
+        met = r.clauses[:, case.opened].any(axis=1)
+        causes = r.clauses & free & ~met[:, None]
+        parties = ((causes @ self.in_class.T) > 0).sum(axis=1)
+        fixed = (causes / np.maximum(parties, 1)[:, None]).T @ r.clause_costs + r.opening
+        base = met @ r.clause_costs + case.opened @ r.opening
+        slopes, seconds = r.slopes, list(r.seconds)
+        undecided: list[tuple[float, Booleans]] = []
+        open_clauses = np.flatnonzero(parties > 1)
+        if len(open_clauses):
+            weights = self.weight[open_clauses].max(axis=1)
+            heaviest = int(open_clauses[int(np.argmax(weights))])
+            undecided.append((float(weights.max()), causes[heaviest]))
+        if r.keeps:
+            slopes = slopes.copy()
+            for keep in r.keeps:
+                if case.closed[keep.candidate] or case.opened[keep.whole].any():
+                    continue
+                others = keep.whole & free & ~self.excludes[keep.candidate]
+                if others.any():
+                    undecided.append((0.0, others))
+                    continue
+                slopes[keep.candidate] += keep.slopes
+                if r.seconds_row is not None:
+                    own = seconds[keep.candidate]
+                    seconds[keep.candidate] = own + keep.seconds[: len(own)]
+        for pair in r.pairs:
+            first, second = (self._state(case, free, part) for part in (pair.first, pair.second))
+            if first is False or second is False:
+                continue
+            if first is True and second is True:
+                base = base + pair.costs
+            elif first is True or second is True:
+                left = second if first is True else first
+                assert not isinstance(left, bool)
+                if len(set(self.class_of[left].tolist())) == 1:
+                    fixed = fixed + left[:, None] * pair.costs
+                else:
+                    undecided.append((0.0, left))
+            else:
+                assert not isinstance(first, bool)
+                undecided.append((0.0, first))
+        fixed[case.opened] = 0.0
+        left = max(undecided, key=lambda entry: entry[0])[1] if undecided else None
+        return Costs(base, fixed, slopes, tuple(seconds), left)
+
+    @staticmethod
+    def _state(case: Case, free: Booleans, members: Booleans) -> "bool | Booleans":
+        """Whether a clause is met, or the candidates that would meet it."""
+        if case.opened[members].any():
+            return True
+        left = members & free
+        return left if left.any() else False
+

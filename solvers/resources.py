@@ -1,0 +1,339 @@
+"""What a solver needs to know of the costs: every limit as a row over the candidates alone.
+
+With u_i in {0, 1} whether candidate i is opened and k_i its count, a selection is within row r if
+
+    sum_c C_cr [some candidate of c is opened] + sum_i (O_ir u_i + S_ir k_i) + t_r(k) + w_r  <=  R_r
+
+where C is what clauses cost, O what opening a candidate costs besides (its bias), S what each
+channel costs, R the limit less what is spent in any case; t_r, in the row of the seconds alone, is
+a sum of functions of one count each. w_r collects the few terms that are products of two unknowns:
+a pair of clauses both of which must be met, and the channels that a candidate keeps of a value
+unless the whole of it is kept for another.
+
+Candidates that exclude each other form classes, of each of which one at most is opened; where an
+exclusive group reaches over classes, a row `sum u_i <= 1` says so.
+
+The peak has a row for each position of the step. Rows that no selection can exceed and rows that
+another row implies are left out, and clauses with the same candidates are added up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.problem import Problem
+from costsim.table import Floats, Integers, Linear
+
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cost in each row while a candidate of `first` and one of `second` is opened."""
+
+    first: Booleans
+    second: Booleans
+    costs: Floats
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What `candidate` adds to each row by a channel unless one of `whole` is opened.
+
+    `seconds[k]` is what k channels add to the row of the seconds.
+    """
+
+    candidate: int
+    whole: Booleans
+    slopes: Floats
+    seconds: Floats
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits as rows, see the module: N candidates, C clauses, R rows.
+
+    `excludes[i, j]` says that i and j may not both be opened. `rank[i]` is candidate i's place in the order of execution. `seconds[i][k]` goes into the row
+    `seconds_row`, if there is one.
+    """
+
+    rows: tuple[str, ...]
+    room: Floats
+    clauses: Booleans
+    clause_costs: Floats
+    opening: Floats
+    slopes: Floats
+    pairs: tuple[Pair, ...]
+    keeps: tuple[Keep, ...]
+    seconds_row: int | None
+    seconds: tuple[Floats, ...]
+    limit_s: float
+    sizes: Integers
+    excludes: Booleans
+    classes: tuple[tuple[int, ...], ...]
+    rank: tuple[int, ...]
+
+    def usage(self, selections: Integers) -> Floats:
+        """What each row of `selections` [plans, N] takes of each resource: [plans, R]."""
+        opened = selections > 0
+        used: Floats = (opened.astype(float) @ self.clauses.T > 0) @ self.clause_costs
+        used += opened @ self.opening + selections @ self.slopes
+        for pair in self.pairs:
+            both = opened[:, pair.first].any(axis=1) & opened[:, pair.second].any(axis=1)
+            used += both[:, None] * pair.costs
+        for keep in self.keeps:
+            partial = selections[:, keep.candidate] * ~opened[:, keep.whole].any(axis=1)
+            used += partial[:, None] * keep.slopes
+            if self.seconds_row is not None:
+                used[:, self.seconds_row] += keep.seconds[partial]
+        if self.seconds_row is not None:
+            for index, seconds in enumerate(self.seconds):
+                used[:, self.seconds_row] += seconds[selections[:, index]]
+        return used
+
+
+def resources(problem: Problem) -> Resources:
+    """The resources of `problem`, every limit that is set."""
+    return _Collector(problem).collect()
+
+
+class _Collector:
+    """Rows in the making: each attribute gets one entry, or one column, a row."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.table = problem, problem.table
+        width = len(problem.candidates)
+        self.columns = np.array(problem.columns)
+        self.biased = np.array([i for i, b in enumerate(problem.bias_columns) if b is not None], int)
+        self.biases = np.array([b for b in problem.bias_columns if b is not None], int)
+        self.members = self.table.membership[:, self.columns].copy()
+        self.members[:, self.biased] |= self.table.membership[:, self.biases]
+        self.keeps = [
+            (keep, index)
+            for keep in self.table.shared_keeps
+            for index in range(width)
+            if self.columns[index] in keep.readers and not self.members[keep.whole, index]
+        ]
+        self.rows: list[str] = []
+        self.room: list[Floats] = []
+        self.clause_costs: list[Floats] = []
+        self.opening: list[Floats] = []
+        self.slopes: list[Floats] = []
+        self.pair_costs: list[Floats] = []
+        self.keep_slopes: list[Floats] = []
+        self.seconds_row: int | None = None
+
+    def collect(self) -> Resources:
+        limits = dict(self.problem.limits())
+        peaks = [limits[n] for n in ("working_bytes",) if n in limits]
+        accounting = self.problem.budget.accounting
+        if "memory_bytes" in limits:
+            if accounting == "peak":
+                peaks.append(limits["memory_bytes"])
+            elif accounting == "paper":
+                self._paper(limits["memory_bytes"])
+            else:
+                self._tiny_training(limits["memory_bytes"])
+        if peaks:
+            self._peak(min(peaks))
+        if "macs" in limits:
+            self._sum("macs", limits["macs"], [self.table.input_gradient, self.table.weight_gradient])
+        if self.problem.seconds_limit is not None:
+            assert self.table.seconds is not None
+            self._sum("seconds", self.problem.seconds_limit, [self.table.seconds], seconds=True)
+        width = len(self.columns)
+        self.excludes = np.zeros((width, width), dtype=bool)
+        for group in self.problem.exclusive:
+            self.excludes[np.ix_(group, group)] = True
+        np.fill_diagonal(self.excludes, False)
+        self.classes = _classes(self.excludes)
+        for group in self.problem.exclusive:
+            if not any(set(group) <= set(members) for members in self.classes):
+                self._one_of(group)
+        return self._compact()
+
+    def _one_of(self, group: Sequence[int]) -> None:
+        """A row that allows one of `group` to be opened."""
+        self._add("exclusive", 1.0, self._nothing())
+        self.opening[-1][list(group)] = 1.0
+
+    def _nothing(self) -> Linear:
+        """A row in which nothing costs anything."""
+        clauses, atoms = len(self.table.clauses), len(self.table.atoms)
+        return Linear(np.zeros(1), np.zeros((clauses, 1)), np.zeros((atoms, 1)))
+
+    def _add(
+        self,
+        name: str,
+        limit: float,
+        linear: Linear,
+        pairs: Floats | None = None,
+        keeps: Floats | None = None,
+    ) -> None:
+        """Rows `linear <= limit`, one a position, with what pairs and keeps cost in each."""
+        opening = np.zeros((len(self.columns), len(linear.constant)))
+        opening[self.biased] = linear.channels[self.biases]
+        self.rows += [name] * len(linear.constant)
+        self.room.append(limit - linear.constant)
+        self.clause_costs.append(linear.clauses)
+        self.opening.append(opening)
+        self.slopes.append(linear.channels[self.columns])
+        width = len(linear.constant)
+        self.pair_costs.append(
+            np.zeros((len(self.table.conjunctions), width)) if pairs is None else pairs
+        )
+        self.keep_slopes.append(np.zeros((len(self.keeps), width)) if keeps is None else keeps)
+
+    def _sum(
+        self, name: str, limit: float, parts: Sequence[Linear], *, seconds: bool = False
+    ) -> None:
+        linear = _total(parts)
+        if seconds:
+            self.seconds_row = len(self.rows)
+            biases = self.table.count_seconds
+            channels = np.zeros_like(linear.channels)
+            for column in self.biases.tolist():
+                channels[column] = biases[column][1]
+            linear = Linear(linear.constant, linear.clauses, channels)
+        self._add(name, limit, linear)
+
+    def _peak(self, limit: float) -> None:
+        memory = self.table.memory
+        pairs = np.array([both.bytes_at for both in self.table.conjunctions])
+        keeps = np.zeros((len(self.keeps), len(memory.constant)))
+        for row, (keep, index) in enumerate(self.keeps):
+            for clause, span in keep.segments:
+                if self.table.membership[clause, self.columns[index]]:
+                    keeps[row] += keep.channel_bytes * span
+        self._add("peak", limit, memory, pairs.reshape(-1, len(memory.constant)), keeps)
+
+    def _paper(self, limit: float) -> None:
+        table = self.table
+        parts = [table.updated_weights, table.gradients, table.optimizer, table.kept]
+        keeps = np.array([[float(keep.channel_bytes)] for keep, _ in self.keeps]).reshape(-1, 1)
+        self._add("paper", limit, _total(parts), keeps=keeps)
+
+    def _tiny_training(self, limit: float) -> None:
+        terms = self.problem.tiny_training
+        width = len(self.columns)
+        opening, slopes = np.zeros((width, 1)), np.zeros((width, 1))
+        for index, candidate in enumerate(self.problem.candidates):
+            charge = terms.charges[candidate.layer, candidate.axis]
+            opening[index], slopes[index] = charge.fixed_bytes, charge.channel_bytes
+            if self.problem.bias_columns[index] is not None:
+                opening[index] += terms.bias_bytes[candidate.layer]
+        self._add("tiny-training", limit - terms.constant_bytes, self._nothing())
+        self.opening[-1], self.slopes[-1] = opening, slopes
+
+    # What remains of it.
+
+    def _compact(self) -> Resources:
+        """Clauses that can be met, each set of candidates once; rows that can bind."""
+        problem = self.problem
+        members, which = np.unique(self.members, axis=0, return_inverse=True)
+        all_costs = np.hstack(self.clause_costs) if self.rows else np.zeros((len(self.members), 0))
+        costs = np.zeros((len(members), all_costs.shape[1]))
+        np.add.at(costs, which.reshape(-1), all_costs)
+        able = members.any(axis=1) & costs.any(axis=1)
+        members, costs = members[able], costs[able]
+        parts = [
+            np.concatenate(self.room)[None] if self.rows else np.zeros((1, 0)),
+            costs,
+            *(
+                np.hstack(part) if self.rows else np.zeros((height, 0))
+                for part, height in (
+                    (self.opening, len(self.columns)),
+                    (self.slopes, len(self.columns)),
+                    (self.pair_costs, len(self.table.conjunctions)),
+                    (self.keep_slopes, len(self.keeps)),
+                )
+            ),
+        ]
+        sizes = np.array([candidate.size for candidate in problem.candidates])
+        left = self._rows_that_matter(parts, sizes)
+        room, costs, opening, slopes, pair_costs, keep_slopes = (part[:, left] for part in parts)
+        pairs = [
+            Pair(self.members[both.first], self.members[both.second], cost)
+            for both, cost in zip(self.table.conjunctions, pair_costs, strict=True)
+        ]
+        position = {call.name: i for i, call in enumerate(problem.graph.calls)}
+        layers = problem.graph.layers
+        start = [position[layers[c.layer].calls[0]] for c in problem.candidates]
+        in_order = sorted(range(len(start)), key=lambda i: (start[i], i))
+        timed = self.seconds_row is not None
+        return Resources(
+            rows=tuple(self.rows[i] for i in left),
+            room=room[0],
+            clauses=members,
+            clause_costs=costs,
+            opening=opening,
+            slopes=slopes,
+            pairs=tuple(p for p in pairs if p.first.any() and p.second.any() and p.costs.any()),
+            keeps=tuple(
+                Keep(index, self.members[keep.whole], slope, self.table.keep_seconds[keep.value])
+                for (keep, index), slope in zip(self.keeps, keep_slopes, strict=True)
+                if slope.any() or timed
+            ),
+            seconds_row=left.index(self.seconds_row) if self.seconds_row is not None else None,
+            seconds=tuple(self.table.count_seconds[c] for c in self.columns) if timed else (),
+            limit_s=self.problem.seconds_limit or 0.0,
+            sizes=sizes,
+            excludes=self.excludes,
+            classes=self.classes,
+            rank=tuple(in_order.index(i) for i in range(len(start))),
+        )
+
+    def _rows_that_matter(self, parts: Sequence[Floats], sizes: Integers) -> list[int]:
+        """Rows that some selection exceeds, without those that another row implies.
+
+        The row of the seconds always stays, and so does one that nothing can satisfy.
+        """
+        if not self.rows:
+            return []
+        room, costs, opening, slopes, pairs, keeps = parts
+        most = costs.sum(axis=0) + opening.sum(axis=0) + sizes @ slopes + pairs.sum(axis=0)
+        most = most + np.array([sizes[i] for _, i in self.keeps], dtype=float) @ keeps
+        matter = most > room[0]
+        if self.seconds_row is not None:
+            matter[self.seconds_row] = True
+        rows = np.flatnonzero(matter)
+        everything = np.vstack([-room, costs, opening, slopes, pairs, keeps])[:, rows]
+        _, first = np.unique(everything, axis=1, return_index=True)
+        first = np.sort(first)
+        columns, rows = everything[:, first], rows[first]
+        left = []
+        for i in range(len(rows)):
+            implied = (columns >= columns[:, i : i + 1]).all(axis=0)
+            if implied.sum() == 1 or rows[i] == self.seconds_row:
+                left.append(int(rows[i]))
+        return left
+
+
+def _classes(excludes: Booleans) -> tuple[tuple[int, ...], ...]:
+    """A partition of the candidates into classes whose members all exclude each other."""
+    left, classes = list(range(len(excludes))), []
+    while left:
+        members = [left.pop(0)]
+        for other in list(left):
+            if excludes[other, members].all():
+                members.append(other)
+                left.remove(other)
+        classes.append(tuple(members))
+    return tuple(classes)
+
+
+def _total(parts: Sequence[Linear]) -> Linear:
+    """The sum of `parts`."""
+    constant, clauses, channels = parts[0].constant, parts[0].clauses, parts[0].channels
+    for part in parts[1:]:
+        constant, clauses = constant + part.constant, clauses + part.clauses
+        channels = channels + part.channels
+    return Linear(constant, clauses, channels)
+
+
+def gains_of(problem: Problem, selection: Any) -> float:
+    """The gain of one selection."""
+    return float(problem.gains(np.asarray(selection, dtype=np.int64)[None])[0])
