@@ -113,15 +113,16 @@ def _read_in_backward(program: TrainingProgram) -> list[str]:
         if op.call is None or op.direction is Direction.ACCUMULATE:
             continue
         call = program.graph[op.call]
-        if op.direction is Direction.INPUT_GRADIENT and call.weight is not None:
+        if op.direction in (Direction.INPUT_GRADIENT, Direction.RECOMPUTE) and call.weight:
             found[call.weight.name] = None
+        if op.direction is Direction.RECOMPUTE and call.bias:
+            found[call.bias.name] = None
         if op.direction is not Direction.BIAS_GRADIENT:
             found |= dict.fromkeys(buffer.name for buffer in call.buffers)
+        # Constants of the model that stand where an activation could.
+        names = [program.buffers[operand.buffer].name for operand in op.reads if operand.value]
         found |= {
-            program.buffers[operand.buffer].name.removeprefix("parameter:"): None
-            for operand in op.reads
-            if program.buffers[operand.buffer].category is Category.FROZEN_WEIGHTS
-            and operand.role.startswith("kept")
+            name.removeprefix("parameter:"): None for name in names if name.startswith("parameter:")
         }
     return list(found)
 

@@ -23,28 +23,35 @@ def sparsify(
     model: nn.Module,
     plan: UpdatePlan | PlanFile | Path | str,
     example_input: Tensor | None = None,
+    *,
+    recompute: tuple[str, ...] | None = None,
 ) -> "SparseModule":
     """A module that computes what `model` does and trains only what `plan` selects.
 
     `plan` is a plan, a plan file or the path of one. `example_input` is a batch `[N, ...]`; a plan
     file, or an attribute `resolution` of the model, stands in for it (images `[N, 3, H, W]`).
-    `model` is not copied: training writes to its selected weights.
+    `recompute` names the calls that end segments of the forward pass to be computed again rather
+    than kept, as `TrainingStep` has it; None is what the plan file says. `model` is not copied:
+    training writes to its selected weights.
 
     Raises `InputError` for a model in training mode or one that cannot be traced, and for a plan
     that selects nothing, or something that the model does not have, or that was made for another
     architecture or input size.
     """
     if not isinstance(plan, str | Path):
-        return _sparsify(model, plan, example_input)
+        return _sparsify(model, plan, example_input, recompute)
     try:
-        return _sparsify(model, read_plan(Path(plan)), example_input)
+        return _sparsify(model, read_plan(Path(plan)), example_input, recompute)
     except InputError as error:
         named = str(error).startswith(str(plan))
         raise error if named else InputError(f"{plan}: {error}") from error
 
 
 def _sparsify(
-    model: nn.Module, given: UpdatePlan | PlanFile, example_input: Tensor | None
+    model: nn.Module,
+    given: UpdatePlan | PlanFile,
+    example_input: Tensor | None,
+    recompute: tuple[str, ...] | None,
 ) -> "SparseModule":
     file = given if isinstance(given, PlanFile) else None
     plan = given.plan if isinstance(given, PlanFile) else given
@@ -59,7 +66,8 @@ def _sparsify(
         shape = (1, 3, side, side)
     if file is not None:
         shape = (file.step.samples_a_pass, *shape[1:])
-    module = SparseModule(model, plan, shape)
+        recompute = file.step.recompute if recompute is None else recompute
+    module = SparseModule(model, plan, shape, recompute or ())
     if file is not None:
         check_planned(file, module.program().graph)
     return module
@@ -89,9 +97,15 @@ class SparseModule(nn.Module):
 
     _model: nn.Module
 
-    def __init__(self, model: nn.Module, plan: UpdatePlan, input_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: UpdatePlan,
+        input_shape: tuple[int, ...],
+        recompute: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
-        self.plan, self.input_shape = plan, input_shape
+        self.plan, self.input_shape, self.recompute = plan, input_shape, recompute
         self.selected = Branch()
         # Not a submodule: its parameters are not what is trained.
         self.__dict__["_model"] = model
@@ -227,7 +241,10 @@ class SparseModule(nn.Module):
                 traced = capture(self._model, torch.zeros_like(like).new_zeros(shape))
             bits = 8 * like.element_size()
             step = TrainingStep(
-                batch=shape[0], update="deferred", bits=BitWidths(bits, bits, bits, bits)
+                batch=shape[0],
+                update="deferred",
+                bits=BitWidths(bits, bits, bits, bits),
+                recompute=self.recompute,
             )
             self._passes[shape] = ProgramPass(
                 compile_program(traced.graph, self.plan, step),
@@ -244,7 +261,7 @@ class SparseModule(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.sync()
         self._model._apply(fn)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._forget()
         return self
 
