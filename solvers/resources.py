@@ -140,7 +140,9 @@ class _Collector:
         if peaks:
             self._peak(min(peaks))
         if "macs" in limits:
-            self._sum("macs", limits["macs"], [self.table.input_gradient, self.table.weight_gradient])
+            table = self.table
+            parts = [table.recompute, table.input_gradient, table.weight_gradient]
+            self._sum("macs", limits["macs"], parts)
         if self.problem.seconds_limit is not None:
             assert self.table.seconds is not None
             self._sum("seconds", self.problem.seconds_limit, [self.table.seconds], seconds=True)
@@ -213,8 +215,8 @@ class _Collector:
     def _paper(self, limit: float) -> None:
         table = self.table
         parts = [table.updated_weights, table.gradients, table.optimizer, table.kept]
-        keeps = np.array([[float(keep.channel_bytes)] for keep, _ in self.keeps]).reshape(-1, 1)
-        self._add("paper", limit, _total(parts), keeps=keeps)
+        keeps = np.array([keep.channel_bytes * float(keep.across_loss) for keep, _ in self.keeps])
+        self._add("paper", limit, _total(parts), keeps=keeps[:, None])
 
     def _tiny_training(self, limit: float) -> None:
         terms = self.problem.tiny_training
