@@ -10,7 +10,7 @@ from running import check_gradients, check_measured, with_statistics
 from costsim.execution.forward import FORWARD
 from costsim.execution.in_place import IN_PLACE
 from costsim.execution.input_gradient import INPUT_GRADIENT
-from costsim.execution.masks import BLOCKED
+from costsim.execution.masks import PASSES
 from costsim.execution.saving import SAVING
 from costsim.execution.weight_gradient import WEIGHT_GRADIENT
 from costsim.graph import LayerGraph
@@ -216,7 +216,7 @@ def test_every_kind_has_its_kernels_and_a_case():
     assert IN_PLACE.keys() == overwriting
     saving = {k for k, o in OPERATORS.items() if o.saved is not Operator.saved}
     saving |= {k for k, o in OPERATORS.items() if issubclass(o, Masked)}
-    assert SAVING.keys() | BLOCKED.keys() == saving
+    assert SAVING.keys() | PASSES.keys() == saving
     tried = {op.kind for table in (UNARY, BINARY, WEIGHTED) for op, *_ in table.values()}
     assert tried == OPERATORS.keys() - sources
 

@@ -46,6 +46,7 @@ MACS: Mapping[Any, CallMacs] = MappingProxyType(
         aten.mm.out: _product(0),
         aten.addmm.default: _product(1),
         aten.addmm.out: _product(1),
+        aten.addmm_.default: _product(1),
         aten.bmm.default: _product(0),
         aten.bmm.out: _product(0),
         aten.baddbmm.default: _product(1),

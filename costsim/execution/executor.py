@@ -14,7 +14,7 @@ from costsim.errors import CostsimError, InputError
 from costsim.execution.forward import FORWARD, Operands
 from costsim.execution.in_place import IN_PLACE
 from costsim.execution.input_gradient import INPUT_GRADIENT, Backward
-from costsim.execution.masks import BLOCKED, pack
+from costsim.execution.masks import PASSES, mask_of
 from costsim.execution.saving import SAVING
 from costsim.execution.selection import Selection, take
 from costsim.execution.update import UPDATES, Hyperparameters
@@ -352,14 +352,14 @@ class Executor:
         readers = [self._reader(operand) for operand in op.reads[: len(call.inputs)]]
         out = op.writes[0].buffer
         saved = op.writes[1].buffer if len(op.writes) > 1 else None
-        blocked = BLOCKED[kind] if saved is not None and kind in BLOCKED else None
+        passes = PASSES.get(kind) if saved is not None else None
         over = next((i for i in reversed(o.overwritable_inputs) if op.reads[i].buffer == out), None)
 
         def operands(buffers: Buffers) -> Operands:
             inputs = tuple(read(buffers) for read in readers)
             t = Operands(inputs, own.weight, own.bias, own.buffers)
-            if blocked is not None and saved is not None:
-                buffers[saved] = pack(blocked(o, t.x))
+            if passes is not None and saved is not None:
+                buffers[saved] = mask_of(passes, o, t.x)
             return t
 
         if over is not None:
@@ -370,7 +370,7 @@ class Executor:
                 overwrite(o, t, position)
                 buffers[out] = t.inputs[position]
 
-        elif saved is not None and blocked is None:
+        elif saved is not None and passes is None:
             index, save = saved, SAVING[kind]
 
             def run(buffers: Buffers) -> None:

@@ -1,8 +1,8 @@
-"""One bit an element: where a piecewise linear function stops the gradient, packed eight a byte.
+"""One bit an element: where a piecewise linear function passes the gradient, packed eight a byte.
 
 Bits are in the order of the elements in memory, so tensors that a mask meets must share a memory
-format. A set bit means "blocked": unpacked, it is what `masked_fill_` takes. On the CPU numpy
-packs and unpacks without copying, two to three times faster than torch's own operators.
+format. On the CPU numpy packs, unpacks and multiplies, in pieces that stay in the cache: two to
+ten times faster than torch's own operators on masks, and without a mask of a byte an element.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,53 +13,73 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Blocked: TypeAlias = Callable[[Any, Tensor], Tensor]
-"""(the call's operator, its input) to a bool tensor: true where the gradient is not passed."""
+PIECE = 1 << 16
+"""Elements handled at a time on the CPU; a multiple of 8."""
+
+Passes: TypeAlias = Callable[[Any, Any], Any]
+"""(the call's operator, its input as array or tensor) to true where the gradient is passed."""
 
 
-def _clamp(o: Any, x: Tensor) -> Tensor:
+def _clamp(o: Any, x: Any) -> Any:
     if o.gradient_at_bounds:
-        return torch.lt(x, o.minimum).logical_or_(torch.gt(x, o.maximum))
-    return torch.le(x, o.minimum).logical_or_(torch.ge(x, o.maximum))
+        return (x >= o.minimum) & (x <= o.maximum)
+    return (x > o.minimum) & (x < o.maximum)
 
 
-BLOCKED: Mapping[str, Blocked] = MappingProxyType(
+PASSES: Mapping[str, Passes] = MappingProxyType(
     {
-        "relu": lambda o, x: torch.le(x, 0),
-        "leaky_relu": lambda o, x: torch.le(x, 0),
+        "relu": lambda o, x: x > 0,
+        "leaky_relu": lambda o, x: x > 0,
         "clamp": _clamp,
-        "hard_sigmoid": lambda o, x: torch.le(x, -3).logical_or_(torch.ge(x, 3)),
+        "hard_sigmoid": lambda o, x: (x > -3) & (x < 3),
     }
 )
 """The operator kinds that keep one bit an element."""
 
 
+def mask_of(passes: Passes, o: Any, x: Tensor) -> Tensor:
+    """The packed mask of a call's input, ceil(n / 8) bytes; the first element's bit is highest."""
+    flat = in_memory_order(x.detach())
+    if not _has_numpy(flat):
+        return pack(passes(o, flat))
+    values, n = flat.numpy(), flat.numel()
+    packed = np.empty(-(-n // 8), np.uint8)
+    for start in range(0, n, PIECE):
+        stop = min(start + PIECE, n)
+        packed[start // 8 : -(-stop // 8)] = np.packbits(passes(o, values[start:stop]))
+    return torch.from_numpy(packed)
+
+
+def multiply_(gradient: Tensor, packed: Tensor, otherwise: float = 0.0) -> Tensor:
+    """Multiply by 1 where the bit is set and by `otherwise` elsewhere, in place."""
+    flat = in_memory_order(gradient)
+    if not _has_numpy(flat):
+        bits = unpack(packed, flat.numel())
+        flat.mul_(bits if otherwise == 0.0 else torch.where(bits, 1.0, otherwise).to(flat.dtype))
+        return gradient
+    values, bits_of, n = flat.numpy(), packed.numpy(), flat.numel()
+    factors = np.array([otherwise, 1.0], values.dtype)
+    for start in range(0, n, PIECE):
+        piece = values[start : start + PIECE]
+        bits_here = np.unpackbits(bits_of[start // 8 : (start + PIECE) // 8], count=len(piece))
+        np.multiply(piece, bits_here if otherwise == 0.0 else factors[bits_here], out=piece)
+    return gradient
+
+
+def _has_numpy(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+
+
 def pack(bits: Tensor) -> Tensor:
-    """Bool tensor of n elements, dense in memory, to ceil(n / 8) bytes; the first is highest."""
-    flat = in_memory_order(bits)
-    if flat.device.type == "cpu":
-        return torch.from_numpy(np.packbits(flat.view(torch.uint8).numpy()))
-    return pack_on_device(flat)
-
-
-def unpack(packed: Tensor, count: int) -> Tensor:
-    """The first `count` bits of `packed`, as a flat bool tensor."""
-    if packed.device.type == "cpu":
-        bits = np.unpackbits(packed.numpy(), count=count)
-        return torch.from_numpy(bits).view(torch.bool)
-    return unpack_on_device(packed, count)
-
-
-def pack_on_device(flat: Tensor) -> Tensor:
-    """`pack` by torch operators alone."""
-    padded = torch.zeros(-(-flat.numel() // 8) * 8, dtype=torch.uint8, device=flat.device)
-    padded[: flat.numel()] = flat
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=flat.device)
+    """A flat bool tensor of n elements to ceil(n / 8) bytes, on any device."""
+    padded = torch.zeros(-(-bits.numel() // 8) * 8, dtype=torch.uint8, device=bits.device)
+    padded[: bits.numel()] = bits
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     return (padded.view(-1, 8) << shifts).sum(1, dtype=torch.uint8)
 
 
-def unpack_on_device(packed: Tensor, count: int) -> Tensor:
-    """`unpack` by torch operators alone."""
+def unpack(packed: Tensor, count: int) -> Tensor:
+    """The first `count` bits of `packed` as a flat bool tensor, on any device."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     return ((packed.unsqueeze(1) >> shifts) & 1).flatten()[:count].bool()
 

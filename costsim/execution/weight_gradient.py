@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from costsim.execution.forward import Operands
+from costsim.execution.input_gradient import is_product
 from costsim.execution.selection import Selection, take
 from costsim.operators import Shapes
 
@@ -45,16 +47,63 @@ WeightGradient: TypeAlias = Callable[[Any, WeightBackward], Tensor]
 """(the call's operator, what it works on) to the gradient in the selection's compact form."""
 
 
+_MANY_TAPS = 9
+"""Depthwise kernels with more are differentiated as `_depthwise_by_convolution`."""
+_MANY_PIXELS = 64
+"""From so many on a pointwise weight gradient is one product a sample."""
+
+
 def _convolution(o: Any, t: WeightBackward) -> Tensor:
     assert t.own.weight is not None
     weight, n = t.own.weight, len(t.channels)
     if o.is_depthwise(t.shapes):
-        return _of_kernel(o, take(t.dy, 1, t.channels), t.x, weight.narrow(0, 0, n), n)
+        dy = take(t.dy, 1, t.channels)
+        taps = weight[0, 0, ...].numel()
+        if weight.ndim == 4 and taps > _MANY_TAPS and weight.dtype == torch.float32:
+            return _depthwise_by_convolution(o, dy, t.x, weight.shape[2:])
+        return _of_kernel(o, dy, t.x, weight.narrow(0, 0, n), n)
     if o.groups > 1:
         return _grouped_convolution(o, t)
+    if is_product(o, weight) and (len(t.dy) == 1 or t.dy[0, 0, ...].numel() >= _MANY_PIXELS):
+        return _by_products(t)
     if t.selection.axis == "output":
         return _of_kernel(o, take(t.dy, 1, t.channels), t.x, weight.narrow(0, 0, n), 1)
     return _of_kernel(o, t.dy, t.x, weight.narrow(1, 0, n), 1)
+
+
+def _by_products(t: WeightBackward) -> Tensor:
+    """Of a pointwise convolution: dy times x transposed, summed over the samples as they come."""
+    total: Tensor | None = None
+    for dy, x in zip(t.dy.flatten(2), t.x.flatten(2), strict=True):
+        rows = take(dy, 0, t.channels) if t.selection.axis == "output" else dy
+        total = rows @ x.t() if total is None else total.addmm_(rows, x.t())
+    assert total is not None
+    return total.view(t.selection.shape)
+
+
+def _depthwise_by_convolution(o: Any, dy: Tensor, x: Tensor, kernel: Sequence[int]) -> Tensor:
+    """A depthwise weight gradient as a depthwise convolution of x with dy as its kernel.
+
+    Tap k of channel c is the sum over positions p of `dy[c, p] * x[c, p * stride + k * dilation]`:
+    a correlation whose stride is the dilation and whose dilation is the stride. PyTorch's own
+    kernel for this gradient takes up to fifteen times as long.
+    """
+    n, c = dy.shape[:2]
+    # What a stride leaves over at the end would give taps that there are not.
+    rest = [
+        size + 2 * pad - (out - 1) * stride - (taps - 1) * dilation - 1
+        for size, pad, out, stride, taps, dilation in zip(
+            x.shape[2:], o.padding, dy.shape[2:], o.stride, kernel, o.dilation, strict=True
+        )
+    ]
+    padding = o.padding
+    if any(rest):
+        (top, left), (below, beside) = o.padding, rest
+        x, padding = F.pad(x, (left, left - beside, top, top - below)), (0, 0)
+    images, kernels = x.reshape(1, n * c, *x.shape[2:]), dy.reshape(n * c, 1, *dy.shape[2:])
+    samples = F.conv2d(images, kernels, None, o.dilation, padding, o.stride, n * c)
+    own = samples.view(n, c, 1, *samples.shape[2:])
+    return own[0] if n == 1 else own.sum(0)
 
 
 def _of_kernel(o: Any, dy: Tensor, x: Tensor, like: Tensor, groups: int) -> Tensor:
