@@ -251,6 +251,41 @@ def test_several_forwards_may_wait_for_one_backward():
             assert torch.allclose(found[parameter], expected, rtol=1e-9, atol=1e-12)
 
 
+class Products(nn.Module):
+    """Weights that are multiplied from the right, or cut up, are views in a layer graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = nn.Flatten()
+        self.w = nn.Parameter(torch.randn(3 * 32 * 32, 8) / 50)
+        self.v = nn.Parameter(torch.randn(6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.flat(x) @ self.w)
+        return F.linear(y, self.v[:2]) * F.linear(y, self.v[2:4])
+
+
+def test_parameters_that_the_graph_sees_through_views():
+    torch.manual_seed(0)
+    model = Products().double().eval()
+    dense = copy.deepcopy(model)
+    graph = trace(model, images())
+    plan = UpdatePlan(tuple(ChannelSubset(name, "output", (1,)) for name in graph.layers))
+    net = sparsify(model, plan, images())
+    assert len(plan.subsets) == 3
+    step = torch.optim.SGD(net.parameters(), lr=0.1)
+    for module in (net, dense):
+        module(images()).square().sum().backward()
+    step.step()
+    expected = copy.deepcopy(dense.state_dict())
+    expected["w"][:, 1] -= 0.1 * dense.w.grad[:, 1]
+    expected["v"][[1, 3]] -= 0.1 * dense.v.grad[[1, 3]]
+    for name, tensor in net.state_dict().items():
+        assert torch.allclose(tensor, expected[name], rtol=1e-12, atol=1e-12), name
+        still = expected[name] == dense.get_parameter(name)
+        assert torch.equal(tensor[still], expected[name][still]), name
+
+
 def test_a_part_of_a_larger_model_trains_and_is_saved_with_it():
     net, dense, _ = sparse_and_dense("tiny")
     whole, ordinary = (nn.Sequential(m, nn.ReLU(), nn.Linear(10, 2).double()) for m in (net, dense))
@@ -353,7 +388,7 @@ def test_training_mode_reaches_neither_batch_norm_nor_dropout():
     net, dense, _ = sparse_and_dense("mobilenet_v3_like")
     net.train()
     assert torch.allclose(net(images()), dense(images()))
-    net._model.train()  # behind its back
+    net.dense().train()  # behind its back
     with torch.no_grad():
         assert torch.allclose(net(images()), dense(images()))
     for key, value in net.state_dict().items():
@@ -449,6 +484,8 @@ def test_another_type_and_back():
     exact = net(images())
     step = torch.optim.SGD(net.parameters(), lr=0.1)
     net.float()
+    with torch.inference_mode():
+        net(images(dtype=torch.float32))
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert torch.allclose(net(images(dtype=torch.float32)).double(), exact, rtol=1e-3, atol=1e-4)
     net.to(torch.float64)

@@ -5,6 +5,7 @@ the same, and optimiser state would be dense.
 """
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,41 +31,55 @@ class CompactParameter:
         # Not the model's parameter itself: autograd has no part in writing to it.
         self._dense = dense.detach()
         if not self._agree():
-            self._push()
-        self._note()
+            self.push()
+        self.note()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the compact side changed since `note`."""
+        # What is written through `.data` leaves the version as it is.
+        return self.parameter._version != self._compact_seen or not self._agree()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the dense side changed since `note`."""
+        return self._dense._version != self._dense_seen
+
+    def push(self) -> None:
+        """Write the dense side."""
+        self.selection.write(self._dense, self.parameter.detach())
 
     def pull(self) -> None:
         """Read the dense side."""
-        with torch.no_grad():
-            self.parameter.copy_(self.selection.read(self._dense))
-        self._note()
+        self.parameter.detach().copy_(self.selection.read(self._dense))
 
-    def sync(self) -> None:
-        """Bring the side that did not change to the one that did.
-
-        Raises `RuntimeError` if both were changed since they last agreed.
-        """
-        compact, dense = (tensor._version for tensor in (self.parameter, self._dense))
-        if dense != self._dense_seen:
-            if compact != self._compact_seen:
-                raise RuntimeError(
-                    "the model's weights and the sparse module's parameters were both changed "
-                    "since the last forward pass; load weights through the sparse module"
-                )
-            self.pull()
-        # What is written through `.data` leaves the version as it is.
-        elif compact != self._compact_seen or not self._agree():
-            self._push()
+    def note(self) -> None:
+        """Take the two sides for equal as they are."""
+        self._compact_seen, self._dense_seen = self.parameter._version, self._dense._version
 
     def _agree(self) -> bool:
         return torch.equal(self.selection.read(self._dense), self.parameter.detach())
 
-    def _push(self) -> None:
-        self.selection.write(self._dense, self.parameter.detach())
-        self._note()
 
-    def _note(self) -> None:
-        self._compact_seen, self._dense_seen = self.parameter._version, self._dense._version
+def synchronise(parts: Sequence[CompactParameter]) -> None:
+    """Bring the side of each that did not change to the one that did.
+
+    Raises `RuntimeError`, before anything is changed, if both sides of one did.
+    """
+    behind = [part for part in parts if part.is_behind]
+    if any(part.parameter._version != part._compact_seen for part in behind):
+        raise RuntimeError(
+            "the model's weights and the sparse module's parameters were both changed since the "
+            "last forward pass; load weights through the sparse module"
+        )
+    ahead = [part for part in parts if not part.is_behind and part.is_ahead]
+    for part in behind:
+        part.pull()
+    for part in ahead:
+        part.push()
+    if behind or ahead:  # parts of one tensor count their versions together
+        for part in parts:
+            part.note()
 
 
 class Branch(nn.Module):

@@ -12,7 +12,7 @@ from costsim.errors import InputError
 from costsim.plan import UpdatePlan
 from costsim.planfile import PlanFile, read_plan
 from costsim.program import TrainingProgram, compile_program, plan_atoms
-from costsim.sparse.compact import Branch, CompactParameter, path_of
+from costsim.sparse.compact import Branch, CompactParameter, path_of, synchronise
 from costsim.sparse.function import ProgramFunction, ProgramPass
 from costsim.sparse.planned import check_planned
 from costsim.step import BitWidths, TrainingStep
@@ -128,11 +128,11 @@ class SparseModule(nn.Module):
         for its shape, cannot take; `RuntimeError` where weights changed behind this module.
         """
         self.sync()
-        parameters = self._parameters_in_order()
+        parameters = [compact.parameter for compact in self._compact]
         wanted = any(parameter.requires_grad for parameter in parameters)
         if not (self.training and torch.is_grad_enabled() and wanted):
             with torch.no_grad():
-                output: Tensor = self._model.eval()(x)
+                output: Tensor = self._model(x)
             return output
         if x.requires_grad:
             raise InputError(
@@ -168,13 +168,13 @@ class SparseModule(nn.Module):
             raise RuntimeError(
                 "the model's tensors were replaced or moved; do that through the sparse module"
             )
-        for compact in self._compact:
-            compact.sync()
+        synchronise(self._compact)
+        if any(module.training for module in self._modules_within):
+            self._model.eval()
 
     def sparse_state_dict(self) -> dict[str, Tensor]:
         """The trained part alone: parameter names of the model to compact tensors."""
-        parameters = self._parameters_in_order()
-        return {n: p.detach() for n, p in zip(self._paths, parameters, strict=True)}
+        return {path: self.selected.get_parameter(path).detach() for path in self._paths}
 
     def load_sparse_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """What `sparse_state_dict` gave, of a module with the same plan.
@@ -209,30 +209,34 @@ class SparseModule(nn.Module):
         self._passes: dict[tuple[int, ...], ProgramPass] = {}
         self._compact: tuple[CompactParameter, ...] = ()
         self._known: tuple[tuple[dict[str, Any], str, Tensor, int], ...] = ()
+        self._modules_within: tuple[nn.Module, ...] = ()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _bind(self, *, pull: bool = False) -> None:
         """Tie the parameters to the model as it is now; `pull` where the model's values count."""
         executor = self._pass_for(self.input_shape).executor
-        parameters = self._parameters_in_order()
-        if pull:
-            for parameter, (atom, selection) in zip(
-                parameters, executor.selections.items(), strict=True
-            ):
-                parameter.data.copy_(selection.read(executor.parameter(atom).detach()))
-        self._compact = tuple(
-            CompactParameter(parameter, executor.parameter(atom), selection)
-            for parameter, (atom, selection) in zip(
-                parameters, executor.selections.items(), strict=True
-            )
-        )
+        compact = []
+        for path, (atom, selection) in zip(self._paths, executor.selections.items(), strict=True):
+            parameter, dense = self.selected.get_parameter(path), executor.parameter(atom)
+            if pull:
+                parameter.copy_(selection.read(dense))
+            compact.append(
+                CompactParameter(parameter, dense, selection)
+            )  # writes where they differ
+        for part in compact:
+            part.note()
+        self._compact = tuple(compact)
+        self._modules_within = tuple(self._model.modules())
         self._known = tuple(
             (owner, key, tensor, tensor.data_ptr())
-            for module in self._model.modules()
+            for module in self._modules_within
             for owner in (module._parameters, module._buffers)
             for key, tensor in owner.items()
             if tensor is not None
         )
 
+    @torch.inference_mode(False)
     def _pass_for(self, shape: tuple[int, ...]) -> ProgramPass:
         if shape not in self._passes:
             tensors = (*self._model.parameters(), *self._model.buffers())
@@ -253,13 +257,11 @@ class SparseModule(nn.Module):
             )
         return self._passes[shape]
 
-    def _parameters_in_order(self) -> list[nn.Parameter]:
-        return [self.selected.get_parameter(path) for path in self._paths]
-
     # What torch does to modules.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.sync()
+        if self._compact:
+            self.sync()
         self._model._apply(fn)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._forget()
@@ -300,7 +302,6 @@ class SparseModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without programs: a copy traces and compiles its own."""
-        self.sync()
-        state = dict(self.__dict__)
-        state.update(_passes={}, _compact=(), _known=())
-        return state
+        if self._compact:
+            self.sync()
+        return {**self.__dict__, "_passes": {}, "_compact": (), "_known": (), "_modules_within": ()}
