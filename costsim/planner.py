@@ -124,35 +124,126 @@ class Planned:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Channel scores, and the layers and how many samples they are of."""
+
+    importance: Importance
+    layers: tuple[str, ...]
+    samples: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with its scores, and what is asked of it: all that a solver's work needs."""
+
+    request: PlanRequest
+    loaded: LoadedModel
+    tensors: "Mapping[str, Tensor]"
+    scored: Scored
+    problem: Problem
+
+
 def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned:
     """Choose what to update of a model within the budgets, and price it.
 
     `progress` is called with what is being done, how much of it is done and how much there is.
     Raises `InputError` for anything in the request that cannot be used.
     """
-    report = progress or (lambda what, done, total: None)
-    device, step = request.device, request.step
-    target = device.target(request.target)
+    report = progress or _silent
+    prepared = prepare(request, progress)
+    report(f"solving: {request.solver.name}", 0, 0)
+    solution = solve(prepared.problem, request.solver, device=request.device, target=request.target)
+    report("pricing the whole task", 0, 0)
+    return conclude(prepared, solution)
+
+
+def prepare(
+    request: PlanRequest, progress: Progress | None = None, scored: Scored | None = None
+) -> Prepared:
+    """Load the model, score its channels (unless they were `scored` before), and pose the problem.
+
+    Raises `InputError` for anything in the request that cannot be used.
+    """
+    report = progress or _silent
+    target = request.device.target(request.target)
     _check(request)
-    source = (
-        digits() if request.data is None else open_images(request.data, request.split, progress)
-    )
+    source = None
+    if scored is None:
+        source = (
+            digits() if request.data is None else open_images(request.data, request.split, progress)
+        )
     report("loading the model", 0, 0)
     loaded = load_model(
         request.model,
         weights=request.weights,
         seed=request.seed,
         resolution=request.resolution,
-        batch=step.samples_a_pass,
+        batch=request.step.samples_a_pass,
     )
     report("tracing the model", 0, 0)
     graph, scoring_graph, tensors = _graphs(request, loaded)
-    step = replace(step, recompute=even_cuts(graph, request.segments))
+    step = replace(request.step, recompute=even_cuts(graph, request.segments))
+    if scored is None:
+        assert source is not None
+        scored = _score(request, source, loaded, scoring_graph, tensors, progress)
+    problem = Problem(
+        graph,
+        step,
+        scored.importance,
+        request.budget.resolve(request.device, graph, step),
+        with_bias=request.with_bias,
+        timer=target,
+        compute_w=target.power.compute.value,
+        seed=request.seed,
+    )
+    return Prepared(request, loaded, tensors, scored, problem)
+
+
+def conclude(prepared: Prepared, solution: Solution) -> Planned:
+    """The plan file of a solution of what was prepared, and what a person should know of it."""
+    request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
+    layers, samples = prepared.scored.layers, prepared.scored.samples
+    file = plan_file(
+        model=ModelRecord(
+            name=loaded.name,
+            spec=request.model,
+            weights=None if request.weights is None else str(request.weights),
+            resolution=int(loaded.example_input.shape[-1]),
+            provenance=loaded.provenance,
+            parameters_sha256=parameters_digest(prepared.tensors),
+        ),
+        graph=problem.graph,
+        step=problem.step,
+        budget=problem.budget,
+        solution=solution,
+        importance=problem.importance,
+        seed=request.seed,
+        device=request.device,
+        target=request.target,
+        task=_task_estimate(request, problem.step, problem.graph, layers, solution, samples),
+    )
+    warnings = _warnings(request, loaded, solution)
+    return Planned(file, problem.graph, problem.importance, solution, warnings)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _score(
+    request: PlanRequest,
+    source: ImageSource,
+    loaded: LoadedModel,
+    graph: LayerGraph,
+    tensors: "Mapping[str, Tensor]",
+    progress: Progress | None,
+) -> Scored:
     task = _sample(request, source, loaded, progress)
-    report(f"scoring channels: {request.criterion}", 0, 0)
+    (progress or _silent)(f"scoring channels: {request.criterion}", 0, 0)
     layers = inspected_layers(graph, request.inspect)
     importance = CRITERIA[request.criterion].score(
-        scoring_graph,
+        graph,
         tensors,
         task.images,
         task.labels,
@@ -163,40 +254,7 @@ def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned
         progress=progress,
         source=task.description,
     )
-    budget = request.budget.resolve(device, graph, step)
-    problem = Problem(
-        graph,
-        step,
-        importance,
-        budget,
-        with_bias=request.with_bias,
-        timer=target,
-        compute_w=target.power.compute.value,
-        seed=request.seed,
-    )
-    report(f"solving: {request.solver.name}", 0, 0)
-    solution = solve(problem, request.solver, device=device, target=request.target)
-    report("pricing the whole task", 0, 0)
-    file = plan_file(
-        model=ModelRecord(
-            name=loaded.name,
-            spec=request.model,
-            weights=None if request.weights is None else str(request.weights),
-            resolution=int(loaded.example_input.shape[-1]),
-            provenance=loaded.provenance,
-            parameters_sha256=parameters_digest(tensors),
-        ),
-        graph=graph,
-        step=step,
-        budget=budget,
-        solution=solution,
-        importance=importance,
-        seed=request.seed,
-        device=device,
-        target=request.target,
-        task=_task_estimate(request, step, graph, layers, solution, len(task.labels)),
-    )
-    return Planned(file, graph, importance, solution, _warnings(request, loaded, solution))
+    return Scored(importance, layers, len(task.labels))
 
 
 def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
@@ -313,6 +371,10 @@ __all__ = [
     "BudgetRequest",
     "PlanRequest",
     "Planned",
+    "Prepared",
+    "Scored",
+    "conclude",
     "make_plan",
     "parameters_digest",
+    "prepare",
 ]

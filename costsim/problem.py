@@ -1,6 +1,7 @@
 """What a solver is asked: which channels to update so that the gain is greatest within budgets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -122,6 +123,18 @@ class Problem:
             graph, step, timer=timer, orders=orders, schedule=self.schedule
         )
         self.tiny_training: TinyTrainingTerms = tiny_training_terms(graph)
+
+    def within(self, budget: Budget) -> "Problem":
+        """The same choice within another budget; graph, scores and cost table are shared.
+
+        Raises `InputError` for a budget in seconds or joules if the table has no seconds.
+        """
+        if self.table.seconds is None and (budget.latency_s, budget.energy_j) != (None, None):
+            raise InputError("a latency or energy budget needs a device")
+        other = copy(self)
+        other.budget = budget
+        other.__dict__.pop("seconds_limit", None)
+        return other
 
     @cached_property
     def columns(self) -> tuple[int, ...]:

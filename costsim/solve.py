@@ -1,16 +1,14 @@
 """Ask a solver, and believe nothing it says about its plan."""
 
 import time
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costsim.cost import Cost, price
 from costsim.device import DeviceSpec
 from costsim.errors import InvalidSolution
 from costsim.plan import UpdatePlan
-from costsim.problem import Problem, describe
+from costsim.problem import ROUNDING, Problem, describe
 from costsim.program import compile_program
 from costsim.solution import Answer, Solution, Solver
 
@@ -76,31 +74,40 @@ def _check(problem: Problem, name: str, answer: Answer, plan: UpdatePlan, cost: 
         )
 
 
-def infeasibility(problem: Problem) -> str:
-    """Why no plan fits, and the smallest budget that would do, each limit alone.
+def relaxations(problem: Problem) -> dict[str, float | None]:
+    """For each limit that is set, the least of it, with the others held, that lets a channel fit.
 
-    Costs never fall when a plan grows, so the best single channels say what is possible.
+    None where no amount of that limit alone would do. Costs never fall when a plan grows, so the
+    best single channels say what is possible.
     """
     usage = problem.usage(np.eye(len(problem.candidates), dtype=np.int64))
     limits = dict(problem.limits())
-    within = {name: usage[name] <= limit for name, limit in limits.items()}
-    enough = []
+    within = {name: usage[name] <= limit * (1 + ROUNDING) for name, limit in limits.items()}
+    found: dict[str, float | None] = {}
     for name in limits:
         others = [within[other] for other in limits if other != name]
         able = usage[name][np.logical_and.reduce(others)] if others else usage[name]
-        if len(able):
-            enough.append(f"{describe(name, limits[name])} is too little, {_at_least(name, able)}")
-    if not enough:
-        enough = [
-            f"{describe(name, limits[name])} is too little, {_at_least(name, usage[name])}"
-            for name in limits
-            if not within[name].any()
-        ]
+        found[name] = able.min().item() if len(able) else None
+    return found
+
+
+def infeasibility(problem: Problem) -> str:
+    """Why no plan fits, and the smallest budget that would do, each limit alone."""
+    limits = dict(problem.limits())
+    least = {name: value for name, value in relaxations(problem).items() if value is not None}
+    if not least:
+        usage = problem.usage(np.eye(len(problem.candidates), dtype=np.int64))
+        singles = {name: usage[name].min().item() for name in limits}
+        least = {name: value for name, value in singles.items() if value > limits[name]}
+    enough = [
+        f"{describe(name, limits[name])} is too little, {_at_least(name, value)}"
+        for name, value in least.items()
+    ]
     return "no channel of any inspected layer fits: " + "; ".join(enough or ["limits conflict"])
 
 
-def _at_least(name: str, values: NDArray[Any]) -> str:
-    """The smallest of `values` as a person can type it, rounded up."""
-    smallest, unit = float(values.min()), UNITS[name]
+def _at_least(name: str, smallest: float) -> str:
+    """An amount as a person can type it, rounded up."""
+    unit = UNITS[name]
     exact = f"{smallest:.0f}" if unit in ("B", "") else f"{smallest * (1 + 1e-6):.7g}"
     return f"{exact}{unit} would do"
