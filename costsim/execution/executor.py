@@ -16,7 +16,7 @@ from costsim.execution.in_place import IN_PLACE
 from costsim.execution.input_gradient import INPUT_GRADIENT, Backward
 from costsim.execution.masks import PASSES, mask_of
 from costsim.execution.saving import SAVING
-from costsim.execution.selection import Selection, take
+from costsim.execution.selection import Channels, Selection
 from costsim.execution.update import UPDATES, Hyperparameters
 from costsim.execution.weight_gradient import WEIGHT_GRADIENT, WeightBackward, bias_gradient
 from costsim.graph import Call, Parameter
@@ -485,12 +485,12 @@ class Executor:
             return whole
         dimension = call.operator.channel_axis(self._shapes(call), "input")
         assert op.channels is not None
-        channels = op.channels
+        channels = Channels(op.channels)
         if operand.buffer not in self._kept_channels:
-            return lambda buffers: take(whole(buffers), dimension, channels)
+            return lambda buffers: channels.of(whole(buffers), dimension)
         union = self._kept_channels[operand.buffer]
-        places = tuple(union.index(channel) for channel in channels)
-        return lambda buffers: take(buffers[operand.buffer], dimension, places)
+        places = Channels([union.index(channel) for channel in op.channels])
+        return lambda buffers: places.of(buffers[operand.buffer], dimension)
 
     def _bias_gradient(self, op: Operation) -> _Instruction:
         call = self._call(op)

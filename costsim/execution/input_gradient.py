@@ -70,8 +70,11 @@ def _convolution(o: Any, t: Backward) -> Tensor:
     assert t.own.weight is not None
     if is_product(o, t.own.weight):
         # One matrix product a sample: the transposed convolution takes up to three times as long.
-        product = torch.matmul(t.own.weight.flatten(1).t(), t.dy.flatten(2))
-        return product.view(t.shape)
+        result = t.dy.new_empty(t.shape)
+        matrix = t.own.weight.flatten(1).t()
+        for dx, dy in zip(result.flatten(2), t.dy.flatten(2), strict=True):
+            torch.mm(matrix, dy, out=dx)
+        return result
     kernel = t.own.weight.shape[2:]
     # What a strided convolution leaves over at the end of the image.
     rest = [

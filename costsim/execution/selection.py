@@ -1,12 +1,40 @@
 """The part of a weight that an update plan selects, and reading and writing it in place."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from costsim.operators import Axis, Shape
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Indices along one dimension, ascending; as a tensor they are made once a device."""
+
+    numbers: Sequence[int]
+    _tensors: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def is_range(self) -> bool:
+        """Whether they follow one another."""
+        return self.numbers[-1] - self.numbers[0] + 1 == len(self.numbers)
+
+    def index(self, device: torch.device) -> Tensor:
+        """As a tensor of int64."""
+        if device not in self._tensors:
+            self._tensors[device] = torch.tensor(self.numbers, device=device)
+        return self._tensors[device]
+
+    def of(self, tensor: Tensor, dimension: int) -> Tensor:
+        """These channels of a tensor: a view if they follow one another, else a copy."""
+        if not self.is_range:
+            return tensor.index_select(dimension, self.index(tensor.device))
+        n = len(self.numbers)
+        whole = n == tensor.shape[dimension]
+        return tensor if whole else tensor.narrow(dimension, self.numbers[0], n)
 
 
 @dataclass(frozen=True)
@@ -23,6 +51,12 @@ class Selection:
     axis: Axis = "output"
     channels: tuple[int, ...] | None = None
     groups: int = 1
+
+    @cached_property
+    def picked(self) -> "Channels":
+        """The channels, ready to be taken from tensors."""
+        assert self.channels is not None
+        return Channels(self.channels)
 
     @property
     def count(self) -> int:
@@ -61,7 +95,7 @@ class Selection:
         if self.is_scattered:
             group, row = self._places(weight.device)
             return self._by_group(weight)[group, :, row]
-        return weight if self.channels is None else take(weight, self.dimension, self.channels)
+        return weight if self.channels is None else self.picked.of(weight, self.dimension)
 
     def write(self, weight: Tensor, compact: Tensor) -> None:
         """Put the compact form back into `weight`; the rest of it is not touched."""
@@ -71,9 +105,7 @@ class Selection:
         elif (part := self._view(weight)) is not None:
             part.copy_(compact)
         else:
-            assert self.channels is not None
-            index = torch.tensor(self.channels, device=weight.device)
-            weight.index_copy_(self.dimension, index, compact)
+            weight.index_copy_(self.dimension, self.picked.index(weight.device), compact)
 
     def add(self, weight: Tensor, compact: Tensor, factor: float) -> None:
         """`weight += factor * compact` on what is selected; the rest is not touched."""
@@ -82,30 +114,17 @@ class Selection:
         elif (part := self._view(weight)) is not None:
             part.add_(compact, alpha=factor)
         else:
-            assert self.channels is not None
-            index = torch.tensor(self.channels, device=weight.device)
+            index = self.picked.index(weight.device)
             weight.index_add_(self.dimension, index, compact, alpha=factor)
 
     def _view(self, weight: Tensor) -> Tensor | None:
         if self.channels is None:
             return weight
-        first, n = self.channels[0], len(self.channels)
-        if self.channels[-1] - first + 1 != n:
-            return None
-        return weight.narrow(self.dimension, first, n)
+        return self.picked.of(weight, self.dimension) if self.picked.is_range else None
 
     def _by_group(self, weight: Tensor) -> Tensor:
         return weight.view(self.groups, -1, *self.weight[1:])
 
     def _places(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        assert self.channels is not None
-        channels = torch.tensor(self.channels, device=device)
+        channels = self.picked.index(device)
         return channels // self.weight[1], channels % self.weight[1]
-
-
-def take(tensor: Tensor, dimension: int, channels: Sequence[int]) -> Tensor:
-    """Some channels, ascending, of a tensor: a view if they follow one another, else a copy."""
-    first, n = channels[0], len(channels)
-    if channels[-1] - first + 1 == n:
-        return tensor if n == tensor.shape[dimension] else tensor.narrow(dimension, first, n)
-    return tensor.index_select(dimension, torch.tensor(channels, device=tensor.device))

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.execution.forward import Operands
 from costsim.execution.input_gradient import is_product
-from costsim.execution.selection import Selection, take
+from costsim.execution.selection import Channels, Selection
 from costsim.operators import Shapes
 
 aten: Any = torch.ops.aten
@@ -37,10 +37,9 @@ class WeightBackward:
     own: Operands
 
     @property
-    def channels(self) -> Sequence[int]:
+    def channels(self) -> Channels:
         """The selected channels."""
-        assert self.selection.channels is not None
-        return self.selection.channels
+        return self.selection.picked
 
 
 WeightGradient: TypeAlias = Callable[[Any, WeightBackward], Tensor]
@@ -55,9 +54,9 @@ _MANY_PIXELS = 64
 
 def _convolution(o: Any, t: WeightBackward) -> Tensor:
     assert t.own.weight is not None
-    weight, n = t.own.weight, len(t.channels)
+    weight, n = t.own.weight, len(t.channels.numbers)
     if o.is_depthwise(t.shapes):
-        dy = take(t.dy, 1, t.channels)
+        dy = t.channels.of(t.dy, 1)
         taps = weight[0, 0, ...].numel()
         if weight.ndim == 4 and taps > _MANY_TAPS and weight.dtype == torch.float32:
             return _depthwise_by_convolution(o, dy, t.x, weight.shape[2:])
@@ -67,7 +66,7 @@ def _convolution(o: Any, t: WeightBackward) -> Tensor:
     if is_product(o, weight) and (len(t.dy) == 1 or t.dy[0, 0, ...].numel() >= _MANY_PIXELS):
         return _by_products(t)
     if t.selection.axis == "output":
-        return _of_kernel(o, take(t.dy, 1, t.channels), t.x, weight.narrow(0, 0, n), 1)
+        return _of_kernel(o, t.channels.of(t.dy, 1), t.x, weight.narrow(0, 0, n), 1)
     return _of_kernel(o, t.dy, t.x, weight.narrow(1, 0, n), 1)
 
 
@@ -75,7 +74,7 @@ def _by_products(t: WeightBackward) -> Tensor:
     """Of a pointwise convolution: dy times x transposed, summed over the samples as they come."""
     total: Tensor | None = None
     for dy, x in zip(t.dy.flatten(2), t.x.flatten(2), strict=True):
-        rows = take(dy, 0, t.channels) if t.selection.axis == "output" else dy
+        rows = t.channels.of(dy, 0) if t.selection.axis == "output" else dy
         total = rows @ x.t() if total is None else total.addmm_(rows, x.t())
     assert total is not None
     return total.view(t.selection.shape)
@@ -123,13 +122,13 @@ def _grouped_convolution(o: Any, t: WeightBackward) -> Tensor:
     inputs, outputs = weight.shape[1], weight.shape[0] // o.groups
     a_group = outputs if t.selection.axis == "output" else inputs
     parts, start = [], 0
-    for group, members in groupby(t.channels, key=lambda c: c // a_group):
+    for group, members in groupby(t.channels.numbers, key=lambda c: c // a_group):
         inside = [channel - group * a_group for channel in members]
         dy = t.dy.narrow(1, group * outputs, outputs)
         if t.selection.axis == "output":
             x = t.x.narrow(1, group * inputs, inputs)
             like = weight.narrow(0, 0, len(inside))
-            parts.append(_of_kernel(o, take(dy, 1, inside), x, like, 1))
+            parts.append(_of_kernel(o, Channels(inside).of(dy, 1), x, like, 1))
         else:
             x = t.x.narrow(1, start, len(inside))
             like = weight.narrow(0, 0, outputs).narrow(1, 0, len(inside))
@@ -141,13 +140,13 @@ def _grouped_convolution(o: Any, t: WeightBackward) -> Tensor:
 def _linear(o: Any, t: WeightBackward) -> Tensor:
     dy = t.dy
     if t.selection.axis == "output":
-        dy = take(dy, dy.ndim - 1, t.channels)
+        dy = t.channels.of(dy, dy.ndim - 1)
     return dy.reshape(-1, dy.shape[-1]).t() @ t.x.reshape(-1, t.x.shape[-1])
 
 
 def _batch_norm(o: Any, t: WeightBackward) -> Tensor:
-    mean, variance = (take(buffer, 0, t.channels) for buffer in t.own.buffers)
-    dy = take(t.dy, 1, t.channels)
+    mean, variance = (t.channels.of(buffer, 0) for buffer in t.own.buffers)
+    dy = t.channels.of(t.dy, 1)
     result: Tensor = aten.native_batch_norm_backward(
         dy, t.x, None, mean, variance, None, None, False, o.eps, (False, True, False)
     )[1]
@@ -157,16 +156,16 @@ def _batch_norm(o: Any, t: WeightBackward) -> Tensor:
 def _layer_norm(o: Any, t: WeightBackward) -> Tensor:
     mean, deviation = t.saved.view(2, *t.x.shape[:-1], 1)
     last = t.x.ndim - 1
-    x, dy = take(t.x, last, t.channels), take(t.dy, last, t.channels)
+    x, dy = t.channels.of(t.x, last), t.channels.of(t.dy, last)
     normalised: Tensor = (x - mean).mul_(deviation)
     return normalised.mul_(dy).flatten(0, -2).sum(0)
 
 
 def _group_norm(o: Any, t: WeightBackward) -> Tensor:
     n, c = t.dy.shape[:2]
-    groups = [channel * o.groups // c for channel in t.channels]
+    groups = [channel * o.groups // c for channel in t.channels.numbers]
     mean, deviation = t.saved.view(2, n, o.groups, *(1,) * (t.dy.ndim - 2))[:, :, groups]
-    dy = take(t.dy, 1, t.channels)
+    dy = t.channels.of(t.dy, 1)
     normalised: Tensor = (t.x - mean).mul_(deviation)
     return normalised.mul_(dy).transpose(0, 1).flatten(1).sum(1)
 
