@@ -3,6 +3,8 @@
 import copy
 import pickle
 import random
+import subprocess
+import sys
 import weakref
 from functools import cache
 from pathlib import Path
@@ -653,6 +655,12 @@ def test_models_that_do_not_fit_are_refused():
         net(torch.zeros(1, 5, 32, 32, dtype=torch.float64))
     with pytest.raises(InputError, match="program and its tensors are for"):
         net(images(dtype=torch.float32))
+
+
+def test_the_example_runs():
+    script = Path(__file__).parents[1] / "examples" / "sparsify.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert 0.5 < float(done.stdout.split()[1].rstrip("%;")) / 100 <= 1
 
 
 # Plan files.
