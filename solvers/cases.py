@@ -90,9 +90,9 @@ class Cases:
         """What is left to pay for in `case`."""
         r = self.resources
         free = ~(case.opened | case.closed)
-        met = r.clauses[:, case.opened].any(axis=1)
+        met: Booleans = np.asarray(r.clauses[:, case.opened].any(axis=1))
         causes = r.clauses & free & ~met[:, None]
-        parties = ((causes @ self.in_class.T) > 0).sum(axis=1)
+        parties = np.count_nonzero(causes @ self.in_class.T, axis=1)
         fixed = (causes / np.maximum(parties, 1)[:, None]).T @ r.clause_costs + r.opening
         base = met @ r.clause_costs + case.opened @ r.opening
         slopes, seconds = r.slopes, list(r.seconds)
@@ -122,12 +122,12 @@ class Cases:
             if first is True and second is True:
                 base = base + pair.costs
             elif first is True or second is True:
-                left = second if first is True else first
-                assert not isinstance(left, bool)
-                if len(set(self.class_of[left].tolist())) == 1:
-                    fixed = fixed + left[:, None] * pair.costs
+                other = second if first is True else first
+                assert not isinstance(other, bool)
+                if len(set(self.class_of[other].tolist())) == 1:
+                    fixed = fixed + other[:, None] * pair.costs
                 else:
-                    undecided.append((0.0, left))
+                    undecided.append((0.0, other))
             else:
                 assert not isinstance(first, bool)
                 undecided.append((0.0, first))
@@ -142,4 +142,3 @@ class Cases:
             return True
         left = members & free
         return left if left.any() else False
-

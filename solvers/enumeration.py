@@ -119,9 +119,7 @@ class Enumeration:
 
     def run(self) -> None:
         """Search all of it."""
-        root = States(
-            np.zeros(1), np.zeros((1, len(self.room))), np.zeros((1, 0), dtype=np.int32)
-        )
+        root = States(np.zeros(1), np.zeros((1, len(self.room))), np.zeros((1, 0), dtype=np.int32))
         if self.start <= self.most:
             self._extend(root, 0)
 

@@ -1,46 +1,49 @@
-"""The proven optimum: best-first over where the backward pass ends, Lagrangian bounds, enumeration.
+"""The proven optimum, at channel level, of any problem: cases, Lagrangian bounds, enumeration.
 
-1. *Cases.* Enumerate the first opened candidate in the order of execution. It decides how far the
-   backward pass reaches, hence every clause of the cost table on a chain; where branches leave a
-   clause undecided, enumerate the first opened candidate among its causes in the same way
-   (`cases`). A decided case has costs that are sums over candidates.
-2. *Bounds.* Each case is bounded by its Lagrangian dual, found exactly as a linear programme by
-   column generation (`lagrangian`). At the optimum of the dual few classes mix two options, so the
-   bound is tight; most cases fall below the best plan known at once.
-3. *Enumeration.* A selection gains the bound less its losses and the price of room left empty.
-   All selections that lose at most D are enumerated (`enumeration`). If there is any, the best of
-   them is the optimum of the case; if there is none, the bound falls by D, and D grows. So no good
-   plan is needed to begin with, and the work is what the optimum's own loss takes.
+Let u_i say whether candidate i (a layer along an axis) is opened, k_i how many of its channels are
+taken, best first, and G_i(k_i) their gain. Maximise sum_i G_i(k_i) subject to one row for each
+limit, and one for each position of the step if the peak is limited (`resources`). Three facts make
+that easy:
 
-The case with the greatest bound is always the one worked on. The greatest bound left is a bound on
-every plan at any moment; when it is no greater than the gain of the best plan, that plan is
-optimal. Gains are compared to a relative 1e-10.
+1. *The backward pass ends at one place.* The first opened candidate in the order of execution
+   decides how far gradients reach, hence every clause of a chain. Enumerate it; where parallel
+   branches leave a clause undecided, enumerate the first opened candidate among its causes in the
+   same way (`cases`). What is left is separable: maximise sum_i G_i(k_i) with
+   sum_i c_i(k_i) <= b, c_i(0) = 0.
+
+2. *The Lagrangian bound is nearly attained.* For multipliers m >= 0
+
+       L(m) = m b + sum_i max_k (G_i(k) - m c_i(k))
+
+   bounds every gain. Its minimum is the value of the linear relaxation over convex hulls, in which
+   no more classes than tight rows mix two options (`lagrangian`). Most cases fall at once below
+   the best plan known. Where the mix is between opening a candidate and not, decide it.
+
+3. *What is not ruled out is little.* With net_i(k) = G_i(k) - m c_i(k) and
+   loss_i(k) = max_j net_i(j) - net_i(k),
+
+       sum_i G_i(k_i)  =  L(m) - sum_i loss_i(k_i) - m (b - sum_i c_i(k_i)),
+
+   so a gain of at least L(m) - D asks for losses and a price of empty room of at most D in all.
+   Those selections are enumerated for growing D until there is one (`enumeration`, `search`).
+
+Nothing here assumes that c_i is linear or G_i concave. Proven means: to a relative 1e-10 of the
+gain. Limits: a problem whose relaxation leaves a wide gap in many tight rows at once, or that has
+many parallel branches, can take exponential time; the answer then says so, with its bound. Which of
+several plans with equal gain is returned may depend on the processor's rounding.
 """
 
-import heapq
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from costsim.problem import Problem
-from costsim.solution import Answer, Status
-from costsim.table import Floats, Integers
+from costsim.solution import Answer
+from costsim.table import Integers
 
-from .cases import Case, Cases
 from .enumeration import Enumeration
-from .lagrangian import CLOSED, Bound, Options, Relaxation, rounded
-from .resources import resources
-
-TIE, ROUNDING_ERROR = 1e-10, 1e-14
-"""Gains that differ by less are equal: relatively, and as a share of all gains."""
-
-FIRST_LOSS, GROWTH = 2.0**-20, 2.0
-"""The loss that is searched first, as a share of all gains, and by how much it grows."""
-
-MANY = 200_000
-"""States of an enumeration after which splitting the case is better than another one."""
+from .lagrangian import Bound, Relaxation
+from .search import Search
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,185 +55,16 @@ class Exact:
     time_limit_s: float = 60.0
 
     def __call__(self, problem: Problem) -> Answer:
-        return _Search(problem, self.time_limit_s).run()
+        return Search(problem, self.time_limit_s, _enumerate).run()
 
 
-class _OutOfTime(Exception):
-    """The time limit has passed."""
-
-
-@dataclass(order=True)
-class _Node:
-    """A case in the queue: the greatest bound first, then the order in which they came."""
-
-    key: float
-    number: int
-    case: Case = field(compare=False)
-    relaxation: Relaxation | None = field(compare=False, default=None)
-    bound: Bound | None = field(compare=False, default=None)
-    lost: float = field(compare=False, default=0.0)
-    """No selection of the case loses less than this of `bound`."""
-    states: int = field(compare=False, default=0)
-    """What it took to find that out."""
-
-
-class _Search:
-    def __init__(self, problem: Problem, time_limit_s: float) -> None:
-        self.problem = problem
-        self.deadline = time.perf_counter() + time_limit_s
-        self.options = Options.of(problem)
-        self.resources = resources(problem)
-        self.cases = Cases(self.resources)
-        # Of the case in which nothing is decided all that is known is a bound of everything.
-        self.queue = [_Node(-1.0, 0, self.cases.root())]
-        self.number = 0
-        self.best: Integers | None = None
-        self.gain = -np.inf
-        self.multipliers: list[Floats] = [np.zeros(len(self.resources.room))]
-
-    def run(self) -> Answer:
-        try:
-            while self.queue and not self._settled(-self.queue[0].key):
-                self._tick()
-                self._work(self.queue[0])
-        except (KeyboardInterrupt, _OutOfTime) as stop:
-            return self._stopped(stop)
-        if self.best is None:
-            return Answer(None, Status.INFEASIBLE)
-        objective = float(self.problem.gains(self.best[None])[0])
-        return Answer(self.problem.plan(self.best), Status.OPTIMAL, objective)
-
-    def _stopped(self, stop: BaseException) -> Answer:
-        why = "interrupted" if isinstance(stop, KeyboardInterrupt) else ""
-        everything = float(sum(c.cumulative[-1] for c in self.problem.candidates))
-        left = max((-node.key for node in self.queue), default=np.inf)
-        bound = min(max(left, self.gain) / self.options.scale, everything)
-        if self.best is None:
-            return Answer(
-                None, Status.TIME_LIMIT, bound, why or "no plan found within the time"
-            )
-        return Answer(self.problem.plan(self.best), Status.TIME_LIMIT, bound, why)
-
-    def _tick(self) -> None:
-        if time.perf_counter() > self.deadline:
-            raise _OutOfTime
-
-    def _settled(self, bound: float) -> bool:
-        return bound <= self._tie()
-
-    def _tie(self) -> float:
-        """Gains up to this are no better than the best."""
-        return self.gain + max(TIE * self.gain, ROUNDING_ERROR)
-
-    # Cases.
-
-    def _push(self, case: Case, above: float) -> None:
-        """Queue a case unless it is infeasible or cannot be better than the best plan.
-
-        It is bounded by what bounds its parent, and at multipliers found before.
-        """
-        costs = self.cases.costs(case)
-        relaxation = Relaxation(self.resources, self.options, case, costs)
-        if not relaxation.feasible():
-            return
-        bound = min((relaxation.at(m) for m in self.multipliers), key=lambda b: b.value)
-        value = min(bound.value, above)
-        if self._settled(value):
-            return
-        self.number += 1
-        heapq.heappush(self.queue, _Node(-value, self.number, case, relaxation, bound))
-
-    def _work(self, node: _Node) -> None:
-        """Bound the first case of the queue better, split it, or search it a little further."""
-        relaxation, bound = node.relaxation, node.bound
-        if relaxation is None or bound is None:  # nothing is decided: what is opened first?
-            everything = np.ones(self.cases.width, dtype=bool)
-            self._split(node, self.cases.branch(node.case, everything)[:-1])
-            return
-        if not bound.mix:
-            below = self._tie()
-            node.bound = relaxation.solve(bound, below)
-            if node.bound.mix:
-                self.multipliers = [*self.multipliers[-7:], node.bound.multipliers]
-                self._consider(rounded(relaxation, node.bound)[None])
-            self._requeue(node, min(node.bound.value, -node.key))
-            return
-        undecided = relaxation.costs.undecided
-        if undecided is not None:
-            self._split(node, self.cases.branch(node.case, undecided))
-        elif (torn := self._torn(node, relaxation, bound)) is not None:
-            closed = np.arange(self.cases.width) == torn
-            opened = node.case.open(torn, self.cases.excludes)
-            self._split(node, [opened, node.case.close(closed)])
-        else:
-            most = min(max(FIRST_LOSS, GROWTH * node.lost), bound.value - self.gain)
-            node.states = self._enumerate(relaxation, bound, most)
-            node.lost = most
-            self._requeue(node, min(-node.key, bound.value - most))
-
-    def _torn(self, node: _Node, relaxation: Relaxation, bound: Bound) -> int | None:
-        """A candidate that the relaxation opens by half, or that makes the enumeration wide.
-
-        The fixed charges of candidates are what the bound misses: deciding one moves it.
-        """
-        assert bound.mix
-        share = np.zeros(self.cases.width)
-        for mix in bound.mix:
-            for option, weight in mix:
-                if option != CLOSED:
-                    share[self.options.candidate[option]] += weight
-        half = np.minimum(share, 1.0 - share)
-        if half.max() > 1e-6:
-            return int(np.argmax(half))
-        if node.states <= MANY:
-            return None
-        most = min(GROWTH * node.lost, bound.value - self.gain)
-        net = np.maximum.reduceat(bound.net, self.options.starts)
-        best = bound.best[relaxation.class_of]
-        loss = np.where(share > 0, best, best - net)
-        undecided = (loss <= most) & ~(node.case.opened | node.case.closed)
-        undecided &= ~relaxation.forced[relaxation.class_of]
-        if not undecided.any():
-            return None
-        return int(np.argmax(np.where(undecided, loss, -1.0)))
-
-    def _split(self, node: _Node, children: list[Case]) -> None:
-        """Put `children` in the place of the first case of the queue.
-
-        It stays until they are there, so that an interruption finds all that is left.
-        """
-        for case in children:
-            self._push(case, -node.key)
-        self.queue.remove(node)
-        heapq.heapify(self.queue)
-
-    def _requeue(self, node: _Node, value: float) -> None:
-        """Put the first case of the queue back with a new bound."""
-        node.key = -value
-        if self._settled(value):
-            heapq.heappop(self.queue)
-        else:
-            heapq.heapreplace(self.queue, node)
-
-    def _enumerate(self, relaxation: Relaxation, bound: Bound, most: float) -> int:
-        """Look at every selection that loses at most `most`; returns the states that took."""
-
-        def found(options: Integers) -> float:
-            self._consider(options)
-            return bound.value - self.gain
-
-        enumeration = Enumeration(relaxation, bound, most, found, self._tick)
-        enumeration.run()
-        return enumeration.states
-
-    def _consider(self, options: Integers) -> None:
-        """Take the best of these selections that is within the limits, if it is a better one."""
-        gains = np.where(options == CLOSED, 0.0, self.options.gain[options]).sum(axis=1)
-        better = np.flatnonzero(gains > self._tie())
-        for index in better[np.argsort(-gains[better], kind="stable")].tolist():
-            selection = np.zeros(self.cases.width, dtype=np.int64)
-            chosen = options[index][options[index] != CLOSED]
-            selection[self.options.candidate[chosen]] = self.options.count[chosen].astype(np.int64)
-            if self.problem.fits(selection[None])[0]:
-                self.best, self.gain = selection, float(gains[index])
-                return
+def _enumerate(
+    relaxation: Relaxation,
+    bound: Bound,
+    most: float,
+    found: Callable[[Integers], float],
+    tick: Callable[[], None],
+) -> int:
+    enumeration = Enumeration(relaxation, bound, most, found, tick)
+    enumeration.run()
+    return enumeration.states

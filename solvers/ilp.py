@@ -1,37 +1,42 @@
-"""The exact answer as a mixed-integer linear programme, through PuLP.
+"""The exact answer as mixed-integer linear programmes, through PuLP.
 
-For each candidate i (a layer along an axis, its n_i channels sorted by gain g_i1 >= g_i2 ...):
+By case (the default): the search of the exact solver finds the cases and the multipliers, and an
+integer programme decides each. With loss_o what option o of a class loses of the bound, a_o what it
+costs, s the room left empty and m its price, it asks for
+
+    minimise  sum_o loss_o x_o + m s  <=  D
+    with      sum_o a_o x_o + s = b,   sum_{o in c} x_o = 1 for each class c,
+              x_o in {0, 1},   s >= 0.
+
+Only options that lose at most D have a variable. Classes are combined, those with the fewest
+options first, while the options of two together that no other dominates are few: near-equal
+options of many classes under one tight row are what branch and bound cannot tell apart.
+
+In one programme (`by_case=False`), for each candidate i with sorted gains g_i1 >= g_i2 ...:
 
     u_i in {0, 1}           the candidate is opened
     k_i integer             how many channels of it are taken
     x_ij in [0, 1]          channel j of it is taken
 
     maximise    sum_ij g_ij x_ij
-    with        sum_j x_ij = k_i,   x_ij <= u_i,   u_i <= k_i,   sum_i u_i >= 1.
+    with        sum_j x_ij = k_i,   x_ij <= u_i,   u_i <= k_i,   sum_i u_i >= 1,
+                sum_{i in class} u_i <= 1.
 
-All channels of a candidate cost the same, so the costs see k_i alone, and since gains are sorted
-an integer k_i makes the x_ij of an optimum integer by itself.
+An integer k_i makes the x_ij of an optimum integer by itself. A clause c is met (y_c = 1) when one
+of its candidates is opened; then there are pairs of clauses, channels kept unless a value is kept
+whole, and seconds, which are at least each affine piece of a convex function of the count:
 
-A clause c of the cost table is met (y_c = 1) when one of its candidates is opened:
+    y_c >= u_i  for each i in c,      z >= y_a + y_b - 1,
+    v_i >= k_i - n_i y_whole,         t_i >= slope k_i + offset u_i - t_max y_whole,
 
-    y_c >= u_i  for each i in c.
-
-Two clauses that must both be met, and the channels kept of a value unless it is kept whole:
-
-    z >= y_a + y_b - 1,         v >= b k_i - b n_i y_whole.
-
-Memory, one row for each position p of the training step, against the same limit; `peak` is the
-maximum of the rows:
-
-    constant_p + sum_c clause_cp y_c + sum_i channel_ip k_i + sum z + sum v <= memory.
-
-Backward MACs: one such row. Seconds: t_i is at least each affine piece of the (convex) seconds of
-candidate i by count, and one row limits their sum.
+and one row for each of the resources. Its relaxation is weak where clauses are met by fractions,
+which is why it takes seconds to minutes where the other takes fractions of a second.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pulp
@@ -39,7 +44,12 @@ import pulp
 from costsim.errors import InputError
 from costsim.problem import Problem
 from costsim.solution import Answer, Status
-from costsim.table import Floats, Linear, SharedKeep
+from costsim.table import Floats, Integers
+
+from .enumeration import Enumeration, Level, undominated
+from .lagrangian import Bound, Relaxation
+from .resources import Booleans, resources
+from .search import OutOfTime, Search
 
 GAIN_SCALE = 1e4
 """Gains are scaled to sum to this, so that the solvers' absolute tolerances mean nothing."""
@@ -49,45 +59,120 @@ Terms = list[tuple[pulp.LpVariable, float]]
 
 @dataclass(frozen=True, slots=True)
 class IntegerProgram:
-    """Exact at channel level. At the time limit: the best plan so far, its bound and gap."""
+    """Exact at channel level. At the time limit: the best plan so far and its bound.
+
+    `combine` is how many options combined classes may have.
+    """
 
     name: ClassVar[str] = "ilp"
 
     backend: Literal["HiGHS", "CBC"] = "HiGHS"
     time_limit_s: float = 60.0
+    by_case: bool = True
+    combine: int = 2000
 
     def __call__(self, problem: Problem) -> Answer:
-        return _Model(problem).solve(self)
+        _backend(self, 1.0)
+        if not self.by_case:
+            return _Model(problem).solve(self)
+        return Search(problem, self.time_limit_s, _Decider(self)).run()
 
 
-@dataclass
+class _Decider:
+    """Decides cases by an integer programme."""
+
+    def __init__(self, solver: IntegerProgram) -> None:
+        self.solver = solver
+        self.deadline = time.perf_counter() + solver.time_limit_s
+
+    def __call__(
+        self,
+        relaxation: Relaxation,
+        bound: Bound,
+        most: float,
+        found: Callable[[Integers], float],
+        tick: Callable[[], None],
+    ) -> int:
+        """Looks at a case, see `Look`."""
+        whole = Enumeration(relaxation, bound, most, found, tick)
+        spare = most - whole.start
+        if spare < 0:
+            return 0
+        groups = self._combined(whole, spare)
+        program = pulp.LpProblem("case", pulp.LpMinimize)
+        lost: Terms = []
+        used: list[Terms] = [[] for _ in whole.room]
+        chosen = []
+        for g, (level, options) in enumerate(groups):
+            taken = [
+                program.add_variable(f"x{g}_{o}", 0, 1, "Integer") for o in range(len(level.loss))
+            ]
+            chosen.append((taken, options))
+            lost += zip(taken, (level.loss / most).tolist(), strict=True)
+            for row, terms in enumerate(used):
+                terms += zip(taken, (level.costs[:, row] / whole.room[row]).tolist(), strict=True)
+            program += pulp.LpAffineExpression([(x, 1) for x in taken]) == 1
+        for row, terms in enumerate(used):
+            empty = program.add_variable(f"s{row}", 0, 1, "Continuous")
+            program += pulp.LpAffineExpression([*terms, (empty, 1)]) == 1
+            lost.append((empty, float(whole.price[row] * whole.room[row] / most)))
+        program += pulp.LpAffineExpression(lost) <= spare / most
+        program.setObjective(pulp.LpAffineExpression(lost))
+        program.solve(_backend(self.solver, max(self.deadline - time.perf_counter(), 0.01)))
+        if _found(program, self.solver):
+            answer = np.full((1, len(relaxation.forced)), -2, dtype=np.int64)
+            for taken, (rows, options) in chosen:
+                best = int(np.argmax([x.value() for x in taken]))
+                answer[0, rows] = options[best]
+            if found(answer) >= most and program.sol_status == pulp.LpSolutionOptimal:
+                # Not within the limits to the last byte, as the solver's tolerance would have it.
+                whole.run()
+        if program.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionInfeasible):
+            raise OutOfTime
+        return 0
+
+    def _combined(
+        self, whole: Enumeration, most: float
+    ) -> list[tuple[Level, tuple[list[int], Integers]]]:
+        """The classes, combined: of each group the classes it is of and their options."""
+        groups = [(level, ([level.row], level.options[:, None])) for level in whole.levels]
+        while len(groups) > 1:
+            groups.sort(key=lambda group: len(group[0].loss))
+            (first, (rows, ours)), (second, (more, theirs)) = groups[:2]
+            if len(first.loss) * len(second.loss) > self.solver.combine * 100:
+                break
+            i, j = np.nonzero(first.loss[:, None] + second.loss <= most)
+            loss, costs = first.loss[i] + second.loss[j], first.costs[i] + second.costs[j]
+            if len(whole.room):
+                left = undominated(costs, loss, whole.price)
+            else:
+                left = np.array([int(np.argmin(loss))])
+            if len(left) > self.solver.combine:
+                break
+            level = Level(first.row, left, loss[left], costs[left])
+            options = np.hstack([ours[i[left]], theirs[j[left]]])
+            groups[:2] = [(level, (rows + more, options))]
+        return groups
+
+
 class _Model:
-    problem: Problem
-    program: pulp.LpProblem = field(init=False)
+    """All of it in one programme."""
 
-    def __post_init__(self) -> None:
-        problem = self.problem
-        self.table = problem.table
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.resources = problem, resources(problem)
         self.program = pulp.LpProblem("channels", pulp.LpMaximize)
         self.rows = 0
-        self.partial: list[tuple[pulp.LpVariable, SharedKeep]] | None = None
-        self.opened = [self._variable(f"u{i}", 1, integer=True) for i in range(self.width)]
+        self.opened = [
+            self._variable(f"u{i}", 1, integer=True) for i in range(len(problem.candidates))
+        ]
         self.counts = [
             self._variable(f"k{i}", candidate.size, integer=True)
             for i, candidate in enumerate(problem.candidates)
         ]
-        self.met: dict[int, pulp.LpVariable] = {}
-        self.opens = {column: i for i, column in enumerate(problem.columns)} | {
-            column: i for i, column in enumerate(problem.bias_columns) if column is not None
-        }
+        self.met: dict[bytes, pulp.LpVariable] = {}
         self.scale = GAIN_SCALE / max(sum(sum(c.gains) for c in problem.candidates), 1e-300)
         self._channels()
-        for name, limit in problem.limits():
-            self._limit(name, limit)
-
-    @property
-    def width(self) -> int:
-        return len(self.problem.candidates)
+        self._resources()
 
     def _variable(
         self, name: str, upper: float | None, *, integer: bool = False
@@ -114,174 +199,87 @@ class _Model:
             for x in taken:
                 self._at_most([(x, 1), (self.opened[i], -1)], 0)
             self._at_most([(self.opened[i], 1), (self.counts[i], -1)], 0)
-        for group in self.problem.exclusive:
-            self._at_most([(self.opened[i], 1) for i in group], 1)
+        for members in self.resources.classes:
+            if len(members) > 1:
+                self._at_most([(self.opened[i], 1) for i in members], 1)
         self._at_most([(u, -1) for u in self.opened], -1)
         self.program.setObjective(pulp.LpAffineExpression(gain))
 
-    # Clauses.
-
-    def _met(self, clause: int) -> pulp.LpVariable | None:
-        """The variable of a clause; None if no candidate can meet it."""
-        if clause not in self.met:
-            causes = self._causes(clause)
-            if not causes:
-                return None
+    def _met(self, members: Booleans) -> pulp.LpVariable:
+        """The variable of the clause of these candidates."""
+        key = members.tobytes()
+        causes = np.flatnonzero(members).tolist()
+        if key not in self.met:
             if len(causes) == 1:
-                self.met[clause] = self.opened[causes[0]]
+                self.met[key] = self.opened[causes[0]]
             else:
-                self.met[clause] = self._variable(f"y{clause}", 1)
+                self.met[key] = y = self._variable(f"y{len(self.met)}", 1)
                 for i in causes:
-                    self._at_most([(self.opened[i], 1), (self.met[clause], -1)], 0)
-        return self.met[clause]
+                    self._at_most([(self.opened[i], 1), (y, -1)], 0)
+                # Met only if it must be: matters where a value kept whole saves its channels.
+                self._at_most([(y, 1), *((self.opened[i], -1) for i in causes)], 0)
+        return self.met[key]
 
-    def _causes(self, clause: int) -> list[int]:
-        columns = np.flatnonzero(self.table.membership[clause]).tolist()
-        return sorted({self.opens[c] for c in columns if c in self.opens})
-
-    def _linear(self, linear: Linear, position: int) -> tuple[Terms, float]:
-        terms: Terms = []
-        for clause in np.flatnonzero(linear.clauses[:, position]).tolist():
-            if (met := self._met(clause)) is not None:
-                terms.append((met, float(linear.clauses[clause, position])))
-        for column in np.flatnonzero(linear.channels[:, position]).tolist():
-            if column not in self.opens:
-                continue
-            index = self.opens[column]
-            variables = self.counts if column in self.problem.columns else self.opened
-            terms.append((variables[index], float(linear.channels[column, position])))
-        return terms, float(linear.constant[position])
-
-    # Limits.
-
-    def _limit(self, name: str, limit: float) -> None:
-        match name, self.problem.budget.accounting:
-            case ("working_bytes", _) | ("memory_bytes", "peak"):
-                self._limit_peak(limit)
-            case "memory_bytes", "paper":
-                self._limit_sum(
-                    [
-                        self.table.updated_weights,
-                        self.table.gradients,
-                        self.table.optimizer,
-                        self.table.kept,
-                    ],
-                    limit,
-                    [(kept, 1.0) for kept, _ in self._partial_keeps()],
-                )
-            case "memory_bytes", _:
-                self._limit_tiny_training(limit)
-            case "macs", _:
-                self._limit_sum([self.table.input_gradient, self.table.weight_gradient], limit, [])
-            case "latency_s", _:
-                self._limit_seconds(limit)
-            case "energy_j", _:
-                assert self.problem.compute_w is not None
-                self._limit_seconds(limit / self.problem.compute_w)
-
-    def _limit_sum(self, parts: Sequence[Linear], limit: float, extra: Terms) -> None:
-        terms, constant = list(extra), 0.0
-        for part in parts:
-            more, fixed = self._linear(part, 0)
-            terms += more
-            constant += fixed
-        self._at_most(terms, limit - constant)
-
-    def _limit_peak(self, limit: float) -> None:
-        both = []
-        for conjunction in self.table.conjunctions:
-            first, second = self._met(conjunction.first), self._met(conjunction.second)
-            if first is not None and second is not None:
-                z = self._variable(f"z{self.rows}", 1)
-                self._at_most([(first, 1), (second, 1), (z, -1)], 1)
-                both.append((z, conjunction.bytes_at))
-        partial = self._partial_keeps()
-        for position in range(len(self.table.memory.constant)):
-            terms, constant = self._linear(self.table.memory, position)
-            terms += [(z, float(size[position])) for z, size in both]
-            terms += [
-                (variable, 1.0)
-                for variable, keep in partial
-                if any(span[position] for _, span in keep.segments)
+    def _resources(self) -> None:
+        r = self.resources
+        pairs, keeps = [], []
+        for n, pair in enumerate(r.pairs):
+            z = self._variable(f"z{n}", 1)
+            first, second = self._met(pair.first), self._met(pair.second)
+            self._at_most([(first, 1), (second, 1), (z, -1)], 1)
+            pairs.append((z, pair.costs))
+        for n, keep in enumerate(r.keeps):
+            v = self._variable(f"v{n}", None)
+            terms: Terms = [(self.counts[keep.candidate], 1), (v, -1)]
+            if keep.whole.any():
+                terms.append((self._met(keep.whole), -float(r.sizes[keep.candidate])))
+            self._at_most(terms, 0)
+            keeps.append((v, keep.slopes))
+        for row in range(len(r.room)):
+            parts: list[tuple[Any, Floats]] = [
+                *(
+                    (self._met(c), costs)
+                    for c, costs in zip(r.clauses, r.clause_costs, strict=True)
+                ),
+                *zip(self.opened, r.opening, strict=True),
+                *zip(self.counts, r.slopes, strict=True),
+                *pairs,
+                *keeps,
             ]
-            self._at_most(terms, limit - constant)
+            terms = [(variable, float(costs[row])) for variable, costs in parts if costs[row]]
+            if row == r.seconds_row:
+                terms += [(self._seconds(i, s), 1.0) for i, s in enumerate(r.seconds)]
+                terms += [(self._seconds(k.candidate, k.seconds, k.whole), 1.0) for k in r.keeps]
+            self._at_most(terms, float(r.room[row]))
 
-    def _partial_keeps(self) -> list[tuple[pulp.LpVariable, SharedKeep]]:
-        """Bytes kept of the channels of a value that may be kept whole instead.
-
-        `exclusive` sees to it that at most one reader is open, so their counts add up.
-        """
-        if self.partial is None:
-            self.partial = []
-            for keep in self.table.shared_keeps:
-                readers = [self.opens[r] for r in keep.readers if r in self.problem.columns]
-                if not readers:
-                    continue
-                size = keep.channel_bytes
-                kept = self._variable(f"v{self.rows}", None)
-                terms: Terms = [(self.counts[i], size) for i in readers]
-                if (whole := self._met(keep.whole)) is not None:
-                    most = max(self.problem.candidates[i].size for i in readers)
-                    terms.append((whole, -size * most))
-                    # Elsewhere a clause costs, so that it is only ever met when it must be.
-                    causes = [self.opened[i] for i in self._causes(keep.whole)]
-                    self._at_most([(whole, 1), *((u, -1) for u in causes)], 0)
-                self._at_most([*terms, (kept, -1)], 0)
-                self.partial.append((kept, keep))
-        return self.partial
-
-    def _limit_tiny_training(self, limit: float) -> None:
-        prices = self.problem.tiny_training
-        terms: Terms = []
-        for i, candidate in enumerate(self.problem.candidates):
-            charge = prices.charges[candidate.layer, candidate.axis]
-            bias = self.problem.bias_columns[i] is not None
-            fixed = charge.fixed_bytes + (prices.bias_bytes[candidate.layer] if bias else 0)
-            terms += [(self.counts[i], charge.channel_bytes), (self.opened[i], fixed)]
-        self._at_most(terms, limit - prices.constant_bytes)
-
-    def _limit_seconds(self, limit: float) -> None:
-        assert self.table.seconds is not None
-        terms, constant = self._linear(self.table.seconds, 0)
-        by_count = self.table.count_seconds
-        for i, candidate in enumerate(self.problem.candidates):
-            if (bias := self.problem.bias_columns[i]) is not None:
-                terms.append((self.opened[i], float(by_count[bias][1])))
-            terms.append((self._at_least(i, by_count[self.problem.columns[i]]), 1.0))
-            for keep in self.table.shared_keeps:
-                if self.problem.columns[i] in keep.readers:
-                    seconds = self.table.keep_seconds[keep.value][: candidate.size + 1]
-                    terms.append((self._at_least(i, seconds, keep.whole), 1.0))
-        self._at_most(terms, limit - constant)
-
-    def _at_least(self, index: int, seconds: Floats, unless: int | None = None) -> pulp.LpVariable:
+    def _seconds(
+        self, index: int, seconds: Floats, unless: Booleans | None = None
+    ) -> pulp.LpVariable:
         """A variable no less than `seconds` of the count of a candidate; 0 if it is not opened.
 
         `seconds` is convex from one channel on: a sum of maxima of affine functions.
         """
+        seconds = seconds[: self.problem.candidates[index].size + 1]
         variable = self._variable(f"t{self.rows}", None)
-        whole = None if unless is None else self._met(unless)
         slopes = np.diff(seconds[1:]) if len(seconds) > 2 else np.zeros(1)
         changes = np.flatnonzero(np.abs(np.diff(slopes)) > 1e-12 * np.abs(slopes[:-1])) + 1
         for start in [0, *changes]:
             slope = float(slopes[start])
             offset = float(seconds[start + 1]) - slope * (start + 1)
             terms: Terms = [(self.counts[index], slope), (self.opened[index], offset)]
-            if whole is not None:
-                terms.append((whole, -float(seconds[-1])))
+            if unless is not None and unless.any():
+                terms.append((self._met(unless), -float(seconds[-1])))
             self._at_most([*terms, (variable, -1)], 0)
         return variable
 
-    # Solving.
-
     def solve(self, options: IntegerProgram) -> Answer:
-        backend = _backend(options)
-        self.program.solve(backend)
+        """Hand it over, and read back what is proven."""
+        self.program.solve(_backend(options, options.time_limit_s))
         outcome = self.program.sol_status
         if outcome == pulp.LpSolutionInfeasible:
             return Answer(None, Status.INFEASIBLE)
         bound = self._bound(options)
-        if not self._found(options):
+        if not _found(self.program, options):
             return Answer(None, Status.TIME_LIMIT, bound, reason="no plan found within the time")
         selection = np.array([[round(k.value() or 0) for k in self.counts]], dtype=np.int64)
         if outcome == pulp.LpSolutionOptimal:
@@ -289,16 +287,7 @@ class _Model:
             return Answer(self.problem.plan(selection[0]), Status.OPTIMAL, objective)
         return Answer(self.problem.plan(selection[0]), Status.TIME_LIMIT, bound)
 
-    def _found(self, options: IntegerProgram) -> bool:
-        """Whether there is a plan: PuLP calls a HiGHS run cut before its first one feasible."""
-        if options.backend == "HiGHS":
-            return int(self.program.solverModel.getInfo().primal_solution_status) == 2
-        return self.program.sol_status in (
-            pulp.LpSolutionOptimal,
-            pulp.LpSolutionIntegerFeasible,
-        )
-
-    def _bound(self, options: IntegerProgram) -> float | None:
+    def _bound(self, options: IntegerProgram) -> float:
         """The solver's dual bound, never above taking everything; CBC's is not readable."""
         everything = sum(sum(c.gains) for c in self.problem.candidates)
         if options.backend == "HiGHS":
@@ -307,12 +296,21 @@ class _Model:
         return everything
 
 
-def _backend(options: IntegerProgram) -> pulp.LpSolver:
+def _found(program: pulp.LpProblem, options: IntegerProgram) -> bool:
+    """Whether there is an answer: PuLP calls a HiGHS run cut before its first one feasible."""
+    if program.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+        return False
+    if options.backend == "HiGHS":
+        return int(program.solverModel.getInfo().primal_solution_status) == 2
+    return True
+
+
+def _backend(options: IntegerProgram, time_limit_s: float) -> pulp.LpSolver:
     if options.backend == "HiGHS":
         backend = pulp.getSolver(
             "HiGHS",
             msg=False,
-            timeLimit=options.time_limit_s,
+            timeLimit=time_limit_s,
             gapRel=0.0,
             gapAbs=0.0,
             threads=1,
@@ -322,7 +320,7 @@ def _backend(options: IntegerProgram) -> pulp.LpSolver:
         )
     else:
         backend = pulp.getSolver(
-            "PULP_CBC_CMD", msg=False, timeLimit=options.time_limit_s, gapRel=0.0, threads=1
+            "PULP_CBC_CMD", msg=False, timeLimit=time_limit_s, gapRel=0.0, threads=1
         )
     if not backend.available():
         package = {"HiGHS": "highspy", "CBC": "pulp with its CBC binary"}[options.backend]

@@ -124,7 +124,9 @@ class Relaxation:
         if option == CLOSED:
             return np.zeros(len(self.room))
         index = int(self.options.candidate[option])
-        cost: Floats = self.costs.fixed[index] + self.options.count[option] * self.costs.slopes[index]
+        cost: Floats = (
+            self.costs.fixed[index] + self.options.count[option] * self.costs.slopes[index]
+        )
         if self.seconds is not None:
             cost[self.resources.seconds_row] += self.seconds[option]
         return cost

@@ -19,7 +19,6 @@ another row implies are left out, and clauses with the same candidates are added
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +55,10 @@ class Keep:
 class Resources:
     """Limits as rows, see the module: N candidates, C clauses, R rows.
 
-    `excludes[i, j]` says that i and j may not both be opened. `rank[i]` is candidate i's place in the order of execution. `seconds[i][k]` goes into the row
-    `seconds_row`, if there is one.
+    `excludes[i, j]` says that i and j may not both be opened; `classes` are sets of candidates
+    that all exclude each other. `rank[i]` is candidate i's place in the order of execution.
+    `seconds[i][k]` goes into the row `seconds_row`, if there is one; `limit_s` is the limit itself,
+    which rounding is relative to.
     """
 
     rows: tuple[str, ...]
@@ -79,7 +80,8 @@ class Resources:
     def usage(self, selections: Integers) -> Floats:
         """What each row of `selections` [plans, N] takes of each resource: [plans, R]."""
         opened = selections > 0
-        used: Floats = (opened.astype(float) @ self.clauses.T > 0) @ self.clause_costs
+        met: Booleans = np.asarray(opened.astype(float) @ self.clauses.T > 0)
+        used: Floats = met @ self.clause_costs
         used += opened @ self.opening + selections @ self.slopes
         for pair in self.pairs:
             both = opened[:, pair.first].any(axis=1) & opened[:, pair.second].any(axis=1)
@@ -107,7 +109,9 @@ class _Collector:
         self.problem, self.table = problem, problem.table
         width = len(problem.candidates)
         self.columns = np.array(problem.columns)
-        self.biased = np.array([i for i, b in enumerate(problem.bias_columns) if b is not None], int)
+        self.biased = np.array(
+            [i for i, b in enumerate(problem.bias_columns) if b is not None], int
+        )
         self.biases = np.array([b for b in problem.bias_columns if b is not None], int)
         self.members = self.table.membership[:, self.columns].copy()
         self.members[:, self.biased] |= self.table.membership[:, self.biases]
@@ -334,8 +338,3 @@ def _total(parts: Sequence[Linear]) -> Linear:
         constant, clauses = constant + part.constant, clauses + part.clauses
         channels = channels + part.channels
     return Linear(constant, clauses, channels)
-
-
-def gains_of(problem: Problem, selection: Any) -> float:
-    """The gain of one selection."""
-    return float(problem.gains(np.asarray(selection, dtype=np.int64)[None])[0])
