@@ -11,15 +11,19 @@ from costsim.solution import Solver
 
 from .baselines import BiasOnly, Full, LastLayer, NoUpdate
 from .brute_force import BruteForce
+from .evolutionary import Evolutionary
 from .exact import Exact
 from .greedy import Greedy
 from .ilp import IntegerProgram
+from .static_scheme import SparseUpdate
 
 SOLVERS: Mapping[str, Callable[[], Solver]] = {
     "greedy": Greedy,
     "exact": Exact,
     "ilp": IntegerProgram,
     "ilp-cbc": lambda: IntegerProgram(backend="CBC"),
+    "evolutionary": Evolutionary,
+    "sparse-update": SparseUpdate,
     "brute-force": BruteForce,
     "none": NoUpdate,
     "last-layer": LastLayer,
@@ -47,11 +51,13 @@ __all__ = [
     "SOLVERS",
     "BiasOnly",
     "BruteForce",
+    "Evolutionary",
     "Exact",
     "Full",
     "Greedy",
     "IntegerProgram",
     "LastLayer",
     "NoUpdate",
+    "SparseUpdate",
     "make_solver",
 ]
