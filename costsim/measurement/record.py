@@ -4,13 +4,12 @@ Both are written as JSON (`costsim.measurement/1`, `costsim.validation/1`) and r
 Bytes are bytes, times are seconds.
 """
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from costsim.device.base import Named, Part
 from costsim.errors import InputError
@@ -21,6 +20,7 @@ WIDE_SPREAD = 0.2
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+_Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 
 
 class _Record(Part):
@@ -47,11 +47,11 @@ class _Document(_Record):
             raise InputError(f"{source}: schema: {found!r}; allowed is {cls.schema_name}")
         content = {key: value for key, value in document.items() if key != "schema"}
         try:
-            # From text: only there lists are tuples in strict mode.
-            return cls.model_validate_json(json.dumps(content))
+            return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"]) or "document"
+            parts = [*first["loc"], *filter(None, [first.get("ctx", {}).get("key")])]
+            key = ".".join(map(str, parts)) or "document"
             raise InputError(f"{source}: {key}: {first['msg']}") from error
 
     @classmethod
@@ -133,13 +133,13 @@ class Measurement(_Document):
     machine: Machine
     versions: Named[str]
     dtype: str
-    step_s: tuple[Amount, ...]
+    step_s: Annotated[tuple[Amount, ...], _Listed]
     updated_weight_bytes: Count
-    operations: tuple[MeasuredOperation, ...]
-    buffers: tuple[MeasuredBuffer, ...]
+    operations: Annotated[tuple[MeasuredOperation, ...], _Listed]
+    buffers: Annotated[tuple[MeasuredBuffer, ...], _Listed]
     allocator: AllocatorSummary
-    uncounted_calls: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    uncounted_calls: Annotated[tuple[str, ...], _Listed] = ()
+    warnings: Annotated[tuple[str, ...], _Listed] = ()
 
     @property
     def median_s(self) -> float:
@@ -198,8 +198,8 @@ class Comparison(_Record):
     quantity: str
     owner: str | None
     unit: Literal["bytes", "MACs", "s"]
-    predicted: Amount | Count
-    measured: Amount | Count
+    predicted: Count | Amount
+    measured: Count | Amount
     difference: int | float
     tolerance: Amount | None
     verdict: Verdict
@@ -240,8 +240,8 @@ class Validation(_Document):
     model: str
     device: str | None
     machine: Machine
-    comparisons: tuple[Comparison, ...]
-    notes: tuple[str, ...] = ()
+    comparisons: Annotated[tuple[Comparison, ...], _Listed]
+    notes: Annotated[tuple[str, ...], _Listed] = ()
 
     @property
     def ok(self) -> bool:

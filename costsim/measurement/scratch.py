@@ -7,7 +7,7 @@ kind of operation on given shapes and strides, alone, and remembered in a file.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,15 @@ class ScratchTable:
         `layouts` are what a `LayoutObserver` found, `labels` what the loss compares with. Runs
         what is missing alone, on zeros; the weights do not change, optimiser state may.
         """
-        found = []
-        for position, operation in enumerate(executor.program.operations):
-            name = signature(executor, operation, layouts[position], labels)
-            if name not in self.entries:
-                self.entries[name] = measure_scratch(executor, position, layouts[position], labels)
-                self.added.add(name)
-            found.append(self.entries[name])
-        return tuple(found)
+        names = [
+            signature(executor, operation, layouts[position], labels)
+            for position, operation in enumerate(executor.program.operations)
+        ]
+        missing = {name: i for i, name in enumerate(names) if name not in self.entries}
+        sizes = measure_scratch(executor, tuple(missing.values()), layouts, labels)
+        self.entries |= dict(zip(missing, sizes, strict=True))
+        self.added |= missing.keys()
+        return tuple(self.entries[name] for name in names)
 
 
 def _entries(path: Path) -> dict[str, int]:
@@ -160,8 +161,12 @@ def _call(executor: Executor, operation: Operation) -> str:
     layouts = [Layout.of(executor.tensors[p.name]) if p else "-" for p in own]
     text = f"{call.operator} on {', '.join(map(str, layouts))}"
     operator = call.operator
-    grouped = isinstance(operator, Convolution) and operator.groups > 1
-    if operation.channels and grouped and not operator.is_depthwise(graph.shapes(call)):
+    if (
+        operation.channels
+        and isinstance(operator, Convolution)
+        and operator.groups > 1
+        and not operator.is_depthwise(graph.shapes(call))
+    ):
         # Which groups are computed depends on which channels exactly.
         text += f" channels {list(operation.channels)}"
     return text
@@ -205,42 +210,53 @@ def _fill_saved(program: TrainingProgram, operation: Operation, buffers: dict[in
 
 
 def measure_scratch(
-    executor: Executor, position: int, layouts: Mapping[int, Layout], labels: Any
-) -> int:
-    """Bytes one operation takes at most, alone, beyond its operands and results."""
-    operation = executor.program.operations[position]
-    written = {operand.buffer for operand in operation.writes}
-    read = {operand.buffer for operand in operation.reads}
+    executor: Executor,
+    positions: Sequence[int],
+    layouts: Sequence[Mapping[int, Layout]],
+    labels: Any,
+) -> list[int]:
+    """Bytes that each of some operations takes at most, alone, beyond its operands and results."""
+    if not positions:
+        return []
+    results = {}
+    with record_allocations() as recorder:
+        for position in positions:
+            state = Pass(_operands(executor, position, layouts[position]), position)
+            before = _storages(state.buffers)
+            recorder.mark("preparation")
+            if executor.program.operations[position].direction is Direction.LOSS:
+                executor._begin_backward(state, labels)
+            else:
+                with torch.no_grad():
+                    executor._instructions[position](state.buffers)
+            recorder.mark(str(position))
+            made = _storages(state.buffers)
+            results[position] = sum(size for where, size in made.items() if where not in before)
+    most = {piece.name: piece.peak_bytes() for piece in recorder.pieces}
+    return [max(0, most[str(position)] - results[position]) for position in positions]
+
+
+def _operands(
+    executor: Executor, position: int, layouts: Mapping[int, Layout]
+) -> dict[int, Tensor]:
+    """Tensors for an operation to work on: zeros, and the executor's own optimiser state."""
+    program = executor.program
+    operation = program.operations[position]
     own = {
-        executor._index.get(f"optimizer:{kind}:{layer}"): states
+        f"optimizer:{kind}:{layer}": states
         for (kind, layer), states in executor.optimizer_state.items()
     }
+    read = {operand.buffer for operand in operation.reads}
     with torch.no_grad():
         buffers = {
-            index: own[index] if index in own else layout.make()
+            index: own.get(program.buffers[index].name, layout.make())
             for index, layout in layouts.items()
             if index in read
         }
-        _fill_saved(executor.program, operation, buffers)
-    before = {tensor.untyped_storage().data_ptr() for tensor in buffers.values()}
-    state = Pass(buffers, position)
+        _fill_saved(program, operation, buffers)
+    return buffers
 
-    def run() -> None:
-        if operation.direction is Direction.LOSS:
-            executor._begin_backward(state, labels)
-        else:
-            with torch.no_grad():
-                executor._instructions[position](state.buffers)
 
-    with record_allocations() as recorder:
-        recorder.mark("")
-        run()
-        recorder.mark("run")
-    results = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for index, tensor in state.buffers.items()
-        if index in written
-    }
-    new = sum(size for pointer, size in results.items() if pointer not in before)
-    piece = next(piece for piece in recorder.pieces if piece.name == "run")
-    return max(0, piece.peak_bytes() - new)
+def _storages(buffers: Mapping[int, Tensor]) -> dict[int, int]:
+    storages = [tensor.untyped_storage() for tensor in buffers.values()]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
