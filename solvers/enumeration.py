@@ -78,7 +78,7 @@ class Enumeration:
         self.states = 0
         levels = [self._level(row) for row in range(len(relaxation.forced))]
         levels.sort(key=lambda level: (len(level.options), level.row))
-        room = relaxation.room + relaxation.slack()
+        room = relaxation.room + relaxation.resources.slack
         # Rows that these options cannot exceed only matter through their price, and have none.
         most_costs = sum(level.costs.max(axis=0) for level in levels)
         binding = np.flatnonzero(most_costs > room)

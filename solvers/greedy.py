@@ -16,6 +16,8 @@ from costsim.program import AXES
 from costsim.solution import Answer, Status
 from costsim.table import Integers
 
+from .resources import Resources, resources
+
 
 @dataclass(frozen=True, slots=True)
 class Greedy:
@@ -33,17 +35,18 @@ class Greedy:
             range(len(problem.candidates)),
             key=lambda i: -scores[problem.candidates[i].layer, problem.candidates[i].axis],
         )
+        costs = resources(problem)
         selection = np.zeros(len(problem.candidates), dtype=np.int64)
         for index in order:
-            selection[index] = _most(problem, selection, index)
+            selection[index] = _most(costs, selection, index)
         if not selection.any():
             return Answer(None, Status.INFEASIBLE)
         return Answer(problem.plan(selection), Status.FEASIBLE)
 
 
-def _most(problem: Problem, selection: Integers, index: int) -> int:
+def _most(costs: Resources, selection: Integers, index: int) -> int:
     """The most channels of one candidate that still fit; costs only grow with the count."""
-    counts = np.arange(1, problem.candidates[index].size + 1)
+    counts = np.arange(1, costs.sizes[index] + 1)
     trials = np.tile(selection, (len(counts), 1))
     trials[:, index] = counts
-    return int(problem.fits(trials).sum())
+    return int(costs.fits(trials).sum())

@@ -121,13 +121,13 @@ class _Decider:
         program.solve(_backend(self.solver, max(self.deadline - time.perf_counter(), 0.01)))
         if _found(program, self.solver):
             answer = np.full((1, len(relaxation.forced)), -2, dtype=np.int64)
-            for taken, (rows, options) in chosen:
+            for taken, (members, choices) in chosen:
                 best = int(np.argmax([x.value() for x in taken]))
-                answer[0, rows] = options[best]
+                answer[0, members] = choices[best]
             if found(answer) >= most and program.sol_status == pulp.LpSolutionOptimal:
                 # Not within the limits to the last byte, as the solver's tolerance would have it.
                 whole.run()
-        if program.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionInfeasible):
+        if program.sol_status != pulp.LpSolutionOptimal and not _infeasible(program):
             raise OutOfTime
         return 0
 
@@ -276,7 +276,7 @@ class _Model:
         """Hand it over, and read back what is proven."""
         self.program.solve(_backend(options, options.time_limit_s))
         outcome = self.program.sol_status
-        if outcome == pulp.LpSolutionInfeasible:
+        if _infeasible(self.program):
             return Answer(None, Status.INFEASIBLE)
         bound = self._bound(options)
         if not _found(self.program, options):
@@ -303,6 +303,11 @@ def _found(program: pulp.LpProblem, options: IntegerProgram) -> bool:
     if options.backend == "HiGHS":
         return int(program.solverModel.getInfo().primal_solution_status) == 2
     return True
+
+
+def _infeasible(program: pulp.LpProblem) -> bool:
+    """Whether it is proven that there is no answer; CBC says so in the status alone."""
+    return pulp.LpSolutionInfeasible in (program.sol_status, program.status)
 
 
 def _backend(options: IntegerProgram, time_limit_s: float) -> pulp.LpSolver:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costsim.problem import ROUNDING, Problem
+from costsim.problem import Problem
 from costsim.table import Floats, Integers
 
 from .cases import Case, Costs
@@ -103,14 +103,7 @@ class Relaxation:
         least = self.room.copy()
         for index in np.flatnonzero(self.case.opened).tolist():
             least -= self.cost(int(self.options.starts[index]))
-        return bool((least >= -self.slack()).all())
-
-    def slack(self) -> Floats:
-        """Rounding allowed in each row: none where all is integer, little for seconds."""
-        slack = np.zeros(len(self.room))
-        if (row := self.resources.seconds_row) is not None:
-            slack[row] = ROUNDING * self.resources.limit_s
-        return slack
+        return bool((least >= -self.resources.slack).all())
 
     def costs_of(self, index: int, k: Integers) -> Floats:
         """Costs [options, R] of opening candidate `index` with `k + 1` channels."""
@@ -291,7 +284,7 @@ def rounded(relaxation: Relaxation, bound: Bound) -> Integers:
     One option a class; within the limits if the classes that mix do so over counts of a candidate.
     """
     chosen = np.array([min(mix)[0] for mix in bound.mix])
-    left = relaxation.room + relaxation.slack()
+    left = relaxation.room + relaxation.resources.slack
     for option in chosen.tolist():
         left = left - relaxation.cost(option)
     starts, sizes = relaxation.options.starts, relaxation.resources.sizes

@@ -19,11 +19,12 @@ another row implies are left out, and clauses with the same candidates are added
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.problem import Problem
+from costsim.problem import ROUNDING, Problem
 from costsim.table import Floats, Integers, Linear
 
 Booleans = NDArray[np.bool_]
@@ -77,10 +78,26 @@ class Resources:
     classes: tuple[tuple[int, ...], ...]
     rank: tuple[int, ...]
 
+    @cached_property
+    def slack(self) -> Floats:
+        """Rounding allowed in each row: none where all is integer, little for seconds."""
+        slack = np.zeros(len(self.room))
+        if self.seconds_row is not None:
+            slack[self.seconds_row] = ROUNDING * self.limit_s
+        return slack
+
+    def fits(self, selections: Integers) -> Booleans:
+        """Whether each row of `selections` [plans, N] is within all limits, one axis a layer."""
+        within: Booleans = np.all(self.usage(selections) <= self.room + self.slack, axis=1)
+        for members in self.classes:
+            if len(members) > 1:
+                within &= (selections[:, list(members)] > 0).sum(axis=1) <= 1
+        return within
+
     def usage(self, selections: Integers) -> Floats:
         """What each row of `selections` [plans, N] takes of each resource: [plans, R]."""
         opened = selections > 0
-        met: Booleans = np.asarray(opened.astype(float) @ self.clauses.T > 0)
+        met = np.minimum(opened.astype(float) @ self.clauses.T, 1.0)
         used: Floats = met @ self.clause_costs
         used += opened @ self.opening + selections @ self.slopes
         for pair in self.pairs:
@@ -241,8 +258,7 @@ class _Collector:
         problem = self.problem
         members, which = np.unique(self.members, axis=0, return_inverse=True)
         all_costs = np.hstack(self.clause_costs) if self.rows else np.zeros((len(self.members), 0))
-        costs = np.zeros((len(members), all_costs.shape[1]))
-        np.add.at(costs, which.reshape(-1), all_costs)
+        costs = (np.arange(len(members))[:, None] == which.reshape(-1)).astype(float) @ all_costs
         able = members.any(axis=1) & costs.any(axis=1)
         members, costs = members[able], costs[able]
         parts = [
