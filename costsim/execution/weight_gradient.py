@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.execution.forward import Operands
-from costsim.execution.input_gradient import is_product
+from costsim.execution.input_gradient import MANY_PIXELS, is_product
 from costsim.execution.selection import Channels, Selection
 from costsim.operators import Shapes
 
@@ -48,8 +48,6 @@ WeightGradient: TypeAlias = Callable[[Any, WeightBackward], Tensor]
 
 _MANY_TAPS = 9
 """Depthwise kernels with more are differentiated as `_depthwise_by_convolution`."""
-_MANY_PIXELS = 64
-"""From so many on a pointwise weight gradient is one product a sample."""
 
 
 def _convolution(o: Any, t: WeightBackward) -> Tensor:
@@ -63,7 +61,7 @@ def _convolution(o: Any, t: WeightBackward) -> Tensor:
         return _of_kernel(o, dy, t.x, weight.narrow(0, 0, n), n)
     if o.groups > 1:
         return _grouped_convolution(o, t)
-    if is_product(o, weight) and (len(t.dy) == 1 or t.dy[0, 0, ...].numel() >= _MANY_PIXELS):
+    if is_product(o, weight):
         return _by_products(t)
     if t.selection.axis == "output":
         return _of_kernel(o, t.channels.of(t.dy, 1), t.x, weight.narrow(0, 0, n), 1)
@@ -71,12 +69,21 @@ def _convolution(o: Any, t: WeightBackward) -> Tensor:
 
 
 def _by_products(t: WeightBackward) -> Tensor:
-    """Of a pointwise convolution: dy times x transposed, summed over the samples as they come."""
-    total: Tensor | None = None
-    for dy, x in zip(t.dy.flatten(2), t.x.flatten(2), strict=True):
-        rows = t.channels.of(dy, 0) if t.selection.axis == "output" else dy
-        total = rows @ x.t() if total is None else total.addmm_(rows, x.t())
-    assert total is not None
+    """Of a pointwise convolution: dy times x transposed, over all pixels of all samples.
+
+    Small images are put side by side; of large ones that copy would cost more than it saves.
+    """
+    dy, x = t.dy.flatten(2), t.x.flatten(2)
+    if t.selection.axis == "output":
+        dy = t.channels.of(dy, 1)
+    if len(dy) == 1:
+        total = dy[0] @ x[0].t()
+    elif dy.shape[2] <= MANY_PIXELS:
+        total = dy.transpose(0, 1).flatten(1) @ x.transpose(0, 1).flatten(1).t()
+    else:
+        total = dy[0] @ x[0].t()
+        for more, seen in zip(dy[1:], x[1:], strict=True):
+            total.addmm_(more, seen.t())
     return total.view(t.selection.shape)
 
 
