@@ -78,7 +78,7 @@ class TrainingStep:
 
     def to_json(self) -> dict[str, Any]:
         """The `step` of a plan file."""
-        return asdict(self)
+        return {**asdict(self), "recompute": list(self.recompute)}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "TrainingStep":

@@ -34,6 +34,7 @@ which is why it takes seconds to minutes where the other takes fractions of a se
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -324,9 +325,12 @@ def _backend(options: IntegerProgram, time_limit_s: float) -> pulp.LpSolver:
             primal_feasibility_tolerance=1e-9,
         )
     else:
-        backend = pulp.getSolver(
-            "PULP_CBC_CMD", msg=False, timeLimit=time_limit_s, gapRel=0.0, threads=1
-        )
+        with warnings.catch_warnings():
+            # PuLP 4 will have CBC in a package of its own; the pinned one ships it.
+            warnings.filterwarnings("ignore", "PULP_CBC_CMD", DeprecationWarning)
+            backend = pulp.getSolver(
+                "PULP_CBC_CMD", msg=False, timeLimit=time_limit_s, gapRel=0.0, threads=1
+            )
     if not backend.available():
         package = {"HiGHS": "highspy", "CBC": "pulp with its CBC binary"}[options.backend]
         raise InputError(f"solver ilp: {options.backend} is not installed; it comes with {package}")

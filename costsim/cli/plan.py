@@ -143,8 +143,8 @@ def _count_or_all(text: str, what: str) -> int | None:
     "--solver",
     default="greedy",
     show_default=True,
-    help="Who chooses: greedy, ilp (exact), ilp-cbc, brute-force (tiny models only), none, "
-    "last-layer, bias-only, full.",
+    help="Who chooses: greedy, exact, ilp, ilp-cbc, evolutionary, sparse-update, brute-force "
+    "(tiny models only), none, last-layer, bias-only, full.",
 )
 @click.option(
     "--time-limit",

@@ -81,7 +81,7 @@ def _check_one_input(model: nn.Module) -> None:
     try:
         inspect.signature(model.forward).bind(None)
     except TypeError as error:
-        raise InputError(f"the model must take one tensor: forward() has {error}") from error
+        raise InputError(f"the model must take one tensor; its forward(): {error}") from error
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
