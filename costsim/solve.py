@@ -95,19 +95,36 @@ def infeasibility(problem: Problem) -> str:
     """Why no plan fits, and the smallest budget that would do, each limit alone."""
     limits = dict(problem.limits())
     least = {name: value for name, value in relaxations(problem).items() if value is not None}
-    if not least:
-        usage = problem.usage(np.eye(len(problem.candidates), dtype=np.int64))
-        singles = {name: usage[name].min().item() for name in limits}
-        least = {name: value for name, value in singles.items() if value > limits[name]}
-    enough = [
-        f"{describe(name, limits[name])} is too little, {_at_least(name, value)}"
-        for name, value in least.items()
-    ]
-    return "no channel of any inspected layer fits: " + "; ".join(enough or ["limits conflict"])
+    if least:
+        enough = [
+            f"{describe(name, limits[name])} is too little, {_at_least(name, value)} would do"
+            for name, value in least.items()
+        ]
+        return f"no channel of any inspected layer fits: {'; '.join(enough)}"
+    together = joint_relaxation(problem)
+    little = " and ".join(describe(name, limits[name]) for name in together)
+    enough = [_at_least(name, value) for name, value in together.items()]
+    return (
+        f"no channel of any inspected layer fits: {little} are too little, "
+        f"{' and '.join(enough)} would do together"
+    )
+
+
+def joint_relaxation(problem: Problem) -> dict[str, float]:
+    """What the channel that is nearest to fitting takes of the limits that it exceeds."""
+    usage = problem.usage(np.eye(len(problem.candidates), dtype=np.int64))
+    limits = dict(problem.limits())
+    excess = [usage[name] / max(limit, 1e-300) for name, limit in limits.items()]
+    nearest = int(np.argmin(np.max(excess, axis=0)))
+    return {
+        name: usage[name][nearest].item()
+        for name, limit in limits.items()
+        if usage[name][nearest] > limit * (1 + ROUNDING)
+    }
 
 
 def _at_least(name: str, smallest: float) -> str:
     """An amount as a person can type it, rounded up."""
     unit = UNITS[name]
     exact = f"{smallest:.0f}" if unit in ("B", "") else f"{smallest * (1 + 1e-6):.7g}"
-    return f"{exact}{unit} would do"
+    return f"{exact}{unit}"

@@ -101,8 +101,8 @@ class Resources:
         used: Floats = met @ self.clause_costs
         used += opened @ self.opening + selections @ self.slopes
         for pair in self.pairs:
-            both = opened[:, pair.first].any(axis=1) & opened[:, pair.second].any(axis=1)
-            used += both[:, None] * pair.costs
+            both = np.minimum(*(opened[:, part].sum(axis=1) for part in (pair.first, pair.second)))
+            used += np.minimum(both, 1)[:, None] * pair.costs
         for keep in self.keeps:
             partial = selections[:, keep.candidate] * ~opened[:, keep.whole].any(axis=1)
             used += partial[:, None] * keep.slopes
