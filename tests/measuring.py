@@ -14,7 +14,7 @@ from costsim.models import load_model
 from costsim.networks import NETWORKS
 from costsim.networks.graph import architecture_graph
 from costsim.plan import UpdatePlan
-from costsim.program import TrainingProgram, compile_program
+from costsim.program import TrainingProgram, compile_program, even_cuts
 from costsim.step import TrainingStep
 from costsim.tracing import capture
 from costsim.tracing.capture import Traced
@@ -62,13 +62,14 @@ def measured(
 
 @st.composite
 def programs(draw: st.DrawFn, network: Traced) -> TrainingProgram:
-    """Any plan of the network, any way of stepping with one or two passes."""
+    """Any plan of the network; one or two passes, with recomputation or without."""
     graph = network.graph
     step = TrainingStep(
         batch=graph.batch * draw(st.integers(1, 2)),
         micro_batch=graph.batch,
         optimizer=draw(st.sampled_from(["sgd", "momentum", "adam"])),
         update=draw(st.sampled_from(["immediate", "deferred"])),
+        recompute=even_cuts(graph, draw(st.integers(1, 3))),
     )
     return compile_program(graph, draw(plans(graph)), step)
 
