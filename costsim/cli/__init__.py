@@ -15,8 +15,10 @@ from costsim.errors import CostsimError
 
 COMMANDS = {
     "apply": "Put a patch on the model it was made for, or take it off again.",
+    "compare": "Compare solvers over models, devices, budgets and tasks, resumably.",
     "devices": "List the shipped devices, or show one with the source of every number.",
     "models": "List the built-in networks.",
+    "pareto": "Draw the proven frontier of gain against a budget, other methods beside it.",
     "plan": "Choose what to update within a device's budgets, and price it.",
     "train": "Fine-tune what a plan chose, and write the outcome as a patch.",
     "validate": "Run a plan's training step and put measured beside predicted.",

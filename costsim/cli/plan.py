@@ -187,7 +187,7 @@ def command(**given: Any) -> int:
         check_writable(given[name], f"--{name}")
     if given["out"] is not None and given["out"] == given["report"]:
         raise InputError(f"--out and --report are both {given['out']}; give each its own file")
-    request = _request(given)
+    request = plan_request(given)
     from costsim.planfile import write_plan
     from costsim.planner import make_plan
     from costsim.report.summary import no_plan
@@ -218,7 +218,7 @@ def command(**given: Any) -> int:
     return 0
 
 
-def _request(given: dict[str, Any]) -> Any:
+def plan_request(given: dict[str, Any]) -> Any:
     """The options as a `PlanRequest`; raises `InputError` for what no option allows."""
     from costsim.device import load_device
     from costsim.planner import BudgetRequest, PlanRequest

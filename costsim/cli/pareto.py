@@ -1,0 +1,238 @@
+"""`costsim pareto`: the frontier of gain against memory, MACs or latency."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.cli.plan import command as plan_command
+from costsim.cli.plan import plan_request
+from costsim.errors import InputError
+from costsim.files import to_json_text, write_atomically
+
+if TYPE_CHECKING:
+    from costsim.pareto import Frontier, Point
+    from costsim.planner import Prepared
+
+SCHEMA = "costsim.frontier/1"
+OF_A_PLAN_ONLY = frozenset(
+    {"solver", "iterations", "out", "as_json", "report", "explain", "solve_for", "share"}
+)
+PICTURES = {".svg": "svg", ".png": "png"}
+
+
+@click.command("pareto", params=[p for p in plan_command.params if p.name not in OF_A_PLAN_ONLY])
+@click.option(
+    "--against",
+    type=click.Choice(["memory", "macs", "latency"]),
+    default="memory",
+    show_default=True,
+    help="What gain is held against; the other budgets hold.",
+)
+@click.option(
+    "--points",
+    type=click.IntRange(2, 10_000),
+    default=20,
+    show_default=True,
+    help="How many budgets, evenly spread.",
+)
+@click.option("--all", "every", is_flag=True, help="Every point there is: may take long.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the points as JSON."
+)
+@click.option(
+    "--csv", "as_csv", type=click.Path(path_type=Path), metavar="FILE", help="Write them as CSV."
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw them; the name ends in .svg or .png.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the points as JSON, not as a table.")
+def command(**given: Any) -> int:
+    """Draw the proven frontier of gain against a budget, with other methods beside it.
+
+    Each point is the greatest gain of any plan that takes no more, within all other budgets; they
+    are as for `plan`. Beside it: the paper's greedy within the same budgets, and the published
+    static schemes of SparseUpdate where the network has any. The frontier ends at the budget
+    that is given for what is drawn; without one it ends where the gain does.
+
+    \b
+    Examples
+      costsim pareto --device jetson-nano --picture frontier.svg
+      costsim pareto --device stm32f746 --against macs --points 50 --csv frontier.csv
+    """
+    _check(given)
+    from costsim.pareto import frontier
+    from costsim.planner import prepare
+    from costsim.solvers import Greedy, make_solver
+
+    solver = make_solver("exact", time_limit_s=given["time_limit"])
+    request = plan_request({**given, "solver": "exact", "iterations": 1})
+    with progress_on_stderr() as progress:
+        prepared = prepare(request, progress)
+        prepared = _lifted(prepared, given)
+        found = frontier(
+            prepared.problem,
+            solver,
+            given["against"],
+            points=None if given["every"] else given["points"],
+            beside=(Greedy(),),
+            progress=progress,
+        )
+        found = replace(found, beside=(*found.beside, *_schemes(prepared, given["against"])))
+        document = _document(prepared, found)
+        _write(given, prepared, found, document)
+    if given["as_json"]:
+        click.echo(to_json_text(document))
+    elif found.points:
+        _print(prepared, found)
+    for note in _notes(found):
+        print(f"costsim: note: {note}", file=sys.stderr)
+    if not found.points:
+        from costsim.solve import infeasibility
+
+        print(
+            f"costsim: No plan within the budgets gains anything: "
+            f"{infeasibility(prepared.problem)}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _check(given: dict[str, Any]) -> None:
+    files = {name: given[key] for name, key in _FILES.items() if given[key] is not None}
+    for name, path in files.items():
+        check_writable(path, name)
+    if len(set(files.values())) < len(files):
+        raise InputError(f"{', '.join(files)} name one file twice; give each its own")
+    picture = given["picture"]
+    if picture is not None and picture.suffix.lower() not in PICTURES:
+        raise InputError(f"--picture: {picture} is no picture; its name must end in .svg or .png")
+
+
+_FILES = {"--out": "out", "--csv": "as_csv", "--picture": "picture"}
+
+
+def _lifted(prepared: "Prepared", given: dict[str, Any]) -> "Prepared":
+    """Without the device's recommendation for what is drawn: only a limit that was given ends it.
+
+    The memory that the device has still does.
+    """
+    from costsim.pareto import AGAINST
+
+    if given[given["against"]] is not None:
+        return prepared
+    problem = prepared.problem
+    limit: dict[str, Any] = {AGAINST[given["against"]]: None}
+    return replace(prepared, problem=problem.within(replace(problem.budget, **limit)))
+
+
+def _schemes(prepared: "Prepared", against: str) -> "list[Point]":
+    """The published static schemes for the network, priced as any plan is."""
+    import numpy as np
+
+    from costsim.accounting.sparse_update import SCHEMES, input_channel_norms, scheme_plan
+    from costsim.pareto import priced
+
+    schemes = [scheme for scheme in SCHEMES if scheme.network == prepared.loaded.name]
+    if not schemes:
+        return []
+    graph = prepared.problem.graph
+    arrays = {
+        name: np.asarray(tensor.detach().cpu().numpy()) for name, tensor in prepared.tensors.items()
+    }
+    norms = input_channel_norms(graph, arrays)
+    return [
+        priced(
+            prepared.problem,
+            against,
+            scheme_plan(graph, scheme, norms),
+            "sparse-update",
+            f"{scheme.size_kb} KB",
+        )
+        for scheme in schemes
+    ]
+
+
+def _document(prepared: "Prepared", found: "Frontier") -> dict[str, Any]:
+    from costsim import __version__
+    from costsim.report.frontier import UNIT
+
+    request, problem = prepared.request, prepared.problem
+    order = tuple(problem.graph.layers)
+    return {
+        "schema": SCHEMA,
+        "model": prepared.loaded.name,
+        "provenance": prepared.loaded.provenance,
+        "device": request.device.name,
+        "target": request.target or request.device.default_target,
+        "step": problem.step.to_json(),
+        "budgets": problem.budget.to_json(),
+        "criterion": problem.importance.criterion,
+        "source": problem.importance.source,
+        "against": found.against,
+        "unit": UNIT[found.against],
+        "full_gain": found.full_gain,
+        "complete": found.complete,
+        "points": [point.to_json(order) for point in found.points],
+        "beside": [point.to_json(order) for point in found.beside],
+        "seed": request.seed,
+        "versions": {"costsim": __version__},
+    }
+
+
+def _write(
+    given: dict[str, Any], prepared: "Prepared", found: "Frontier", document: dict[str, Any]
+) -> None:
+    from costsim.files import write_json
+    from costsim.report.frontier import frontier_csv, frontier_picture
+
+    if given["out"]:
+        write_json(given["out"], document)
+    if given["as_csv"]:
+        write_atomically(given["as_csv"], frontier_csv(found))
+    if given["picture"] and found.points:
+        title = _title(prepared)
+        picture = frontier_picture(found, title, PICTURES[given["picture"].suffix.lower()])
+        write_atomically(given["picture"], picture)
+
+
+def _title(prepared: "Prepared") -> str:
+    problem = prepared.problem
+    memory = f"memory in the {problem.budget.accounting} accounting"
+    return (
+        f"{prepared.loaded.name} on {prepared.request.device.name}, batch {problem.step.batch}, "
+        f"{problem.importance.criterion}; {memory}"
+    )
+
+
+def _print(prepared: "Prepared", found: "Frontier") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from costsim.problem import describe
+    from costsim.report.frontier import render_frontier
+
+    console = Console()
+    console.print(Text(_title(prepared), style="bold"))
+    limits = ", ".join(describe(*limit) for limit in prepared.problem.limits())
+    console.print(Text(f"within {limits}\n"))
+    render_frontier(console, found)
+
+
+def _notes(found: "Frontier") -> list[str]:
+    notes = []
+    if unproven := sum(not point.proven for point in found.points):
+        notes.append(f"{unproven} points were not proven in time; give a longer --time-limit")
+    if any(point.unscored for point in found.beside):
+        notes.append(
+            "the static schemes update channels that were not scored, whose gain is not counted; "
+            "--axis both --inspect all scores all of them"
+        )
+    return notes

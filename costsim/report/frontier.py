@@ -1,0 +1,174 @@
+"""A frontier for people and for other programs: a table, a CSV file, a picture."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from costsim.pareto import Frontier, Point
+from costsim.report.summary import percent
+from costsim.report.svg import COLOURS, STYLE, drawing
+from costsim.units import format_bytes, format_macs, format_seconds
+
+SHOW: Mapping[str, Callable[[float], str]] = {
+    "memory": format_bytes,
+    "macs": format_macs,
+    "latency": format_seconds,
+}
+SCALE: Mapping[str, tuple[float, str]] = {
+    "memory": (1024.0, "memory of a step in KiB"),
+    "macs": (1e6, "backward MACs of a step in millions"),
+    "latency": (1e-3, "latency of a step in ms"),
+}
+UNIT: Mapping[str, str] = {"memory": "bytes", "macs": "macs", "latency": "s"}
+COLUMNS = (
+    "kind", "label", "budget", "used", "unit", "gain", "share", "proven", "exceeds",
+    "unscored_channels",
+)  # fmt: skip
+
+
+def all_points(frontier: Frontier) -> tuple[Point, ...]:
+    """The frontier's own points and those beside it."""
+    return (*frontier.points, *frontier.beside)
+
+
+def render_frontier(console: Console, frontier: Frontier) -> None:
+    """Print every point: what it takes, its share of the full gain, who chose it."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("chosen by", frontier.against, "gain", "layers", "channels", ""):
+        right = heading not in ("chosen by", "")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=right)
+    previous = None
+    for point in all_points(frontier):
+        if previous is not None and point.kind != previous:
+            table.add_section()
+        previous = point.kind
+        table.add_row(
+            Text(f"{point.kind} {point.label}".strip()),
+            SHOW[frontier.against](point.used),
+            percent(point.share),
+            f"{len({s.layer for s in point.plan.subsets} | point.plan.biases)}",
+            f"{sum(len(s.channels) for s in point.plan.subsets):,}",
+            Text(remark(point)),
+        )
+    console.print(table)
+
+
+def remark(point: Point) -> str:
+    """What a person must know of a point beside its numbers."""
+    said = []
+    if point.proven:
+        said.append("proven")
+    if point.exceeds:
+        said.append(f"breaks the limit on {', '.join(map(_plainly, point.exceeds))}")
+    if point.unscored:
+        said.append(f"{point.unscored:,} channels without a score")
+    return "; ".join(said)
+
+
+def _plainly(limit: str) -> str:
+    return {"working_bytes": "the device's memory", "memory_bytes": "memory"}.get(
+        limit, limit.rpartition("_")[0] or limit
+    )
+
+
+def frontier_csv(frontier: Frontier) -> str:
+    """One line a point, amounts in base units."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for point in all_points(frontier):
+        writer.writerow(
+            [
+                point.kind,
+                point.label,
+                "" if point.budget is None else point.budget,
+                point.used,
+                UNIT[frontier.against],
+                point.gain,
+                point.share,
+                "yes" if point.proven else "no",
+                " ".join(point.exceeds),
+                point.unscored,
+            ]
+        )
+    return text.getvalue()
+
+
+def frontier_picture(frontier: Frontier, title: str, file_format: str) -> bytes:
+    """The frontier as steps, the points beside it as marks; `file_format` is svg or png."""
+    import matplotlib as mpl
+
+    scale, label = SCALE[frontier.against]
+    buffer = io.BytesIO()
+    # a file of its own has no page behind it
+    style = {**STYLE, "figure.facecolor": "white", "svg.hashsalt": "frontier"}
+    with drawing(7.2, 4.4) as figure, mpl.rc_context(style):
+        figure.set_facecolor("white")
+        axes = figure.add_subplot()
+        points = frontier.points
+        axes.step(
+            [p.used / scale for p in points],
+            [100 * p.share for p in points],
+            where="post",
+            color=COLOURS["kept"],
+            marker="o" if len(points) <= 60 else None,
+            markersize=4,
+            linewidth=1.4,
+            label=_label("frontier", points),
+            zorder=3,
+        )
+        for kind, marker, colour in zip(
+            dict.fromkeys(p.kind for p in frontier.beside),
+            "^sDvPX*",
+            ("dweights", "weights", "optimiser", "gradient", "quiet", "limit", "ink"),
+            strict=False,
+        ):
+            group = [p for p in frontier.beside if p.kind == kind]
+            axes.scatter(
+                [p.used / scale for p in group],
+                [100 * p.share for p in group],
+                marker=marker,
+                s=26,
+                facecolors=["white" if point.exceeds else COLOURS[colour] for point in group],
+                edgecolors=COLOURS[colour],
+                label=_group_label(kind, group),
+                zorder=4,
+            )
+            for point in group:
+                if point.label:
+                    axes.annotate(
+                        point.label,
+                        (point.used / scale, 100 * point.share),
+                        xytext=(5, -9),
+                        textcoords="offset points",
+                        fontsize=7,
+                        color=COLOURS["quiet"],
+                    )
+        axes.set_xlabel(label)
+        axes.set_ylabel("gain, % of updating every inspected channel")
+        axes.set_ylim(bottom=0)
+        axes.grid(color=COLOURS["band"], zorder=0)
+        axes.set_axisbelow(True)
+        axes.set_title(title, fontsize=9, loc="left")
+        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
+        metadata = {"Date": None} if file_format == "svg" else {"Software": None}
+        figure.savefig(buffer, format=file_format, dpi=144, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _label(what: str, points: Iterable[Point]) -> str:
+    return f"{what}, proven at its points" if all(point.proven for point in points) else what
+
+
+def _group_label(kind: str, group: Iterable[Point]) -> str:
+    remarks = []
+    if any(point.exceeds for point in group):
+        remarks.append("hollow: breaks another limit")
+    if any(point.unscored for point in group):
+        remarks.append("unscored channels not counted")
+    return kind + (f" ({'; '.join(remarks)})" if remarks else "")
