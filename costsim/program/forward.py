@@ -260,7 +260,10 @@ class ForwardWriter:
         writes = [Access("output", self.storage_of[call.name], self._value_bytes(call.name))]
         saved = call.operator.saved(shapes)
         if saves and saved is not None and (guard := self._saved_guard(call)):
-            name = self.store(f"{saved.name}:{call.name}", Category.SAVED, saved.shape, saved.bits)
+            bits = saved.bits
+            if saved.name == "statistics":  # sums over many elements: never narrower than those
+                bits = max(bits, self.step.bits.activations)
+            name = self.store(f"{saved.name}:{call.name}", Category.SAVED, saved.shape, bits)
             writes.append(Access("saved", name, self.storages[name].bytes, guard=guard))
         self.steps.append(
             Step(
