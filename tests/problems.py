@@ -5,7 +5,7 @@ from graphs import graphs, steps
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from costsim.importance import ChannelScores, Importance
+from costsim.importance import ChannelScores, Importance, layer_macs
 from costsim.problem import Budget, Problem
 
 LIMITS = ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes")
@@ -32,11 +32,19 @@ def scores_for(graph, draw, axes, layers):
 
 
 @st.composite
-def problems(draw, *, max_layers=4, simple=False, max_calls=6):
-    """A problem whose limits are the cost of a drawn selection, sometimes one less."""
+def problems(draw, *, max_layers=4, simple=False, max_calls=6, with_macs=False):
+    """A problem whose limits are the cost of a drawn selection, sometimes one less.
+
+    `with_macs`: only layers that have MACs, without which the paper's score is not defined.
+    """
     graph = draw(graphs(max_calls=max_calls, simple=simple))
     step = draw(steps(graph))
-    names = [n for n in graph.layers if graph.selectable_channels(n, "output")][-max_layers:]
+    names = [
+        name
+        for name in graph.layers
+        if graph.selectable_channels(name, "output")
+        and not (with_macs and layer_macs(graph, name) == 0)
+    ][-max_layers:]
     axes = draw(st.sampled_from([("output",), ("output", "input")]))
     assume(names)
     importance = scores_for(graph, draw, axes, names)
@@ -67,4 +75,25 @@ def problems(draw, *, max_layers=4, simple=False, max_calls=6):
     budget = Budget(accounting=unlimited.budget.accounting, **limits)
     return Problem(
         graph, step, importance, budget, with_bias=with_bias, timer=RooflineTimer(), compute_w=2.0
+    )
+
+
+def rescored(problem, score):
+    """The problem with `score(entry, channel, old score)` instead of its scores."""
+    entries = tuple(
+        ChannelScores(
+            entry.layer,
+            entry.axis,
+            tuple(score(i, c, value) for c, value in enumerate(entry.scores)),
+        )
+        for i, entry in enumerate(problem.importance.channels)
+    )
+    return Problem(
+        problem.graph,
+        problem.step,
+        Importance("drawn", entries),
+        problem.budget,
+        with_bias=problem.with_bias,
+        timer=RooflineTimer(),
+        compute_w=2.0,
     )
