@@ -51,7 +51,7 @@ def trained_from(base, graph, plan, seed=1):
     return trained, found
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.data())
 def test_on_and_off_again_bit_for_bit(tmp_path_factory, data):
     graph = with_statistics(data.draw(graphs()))

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
+from costsim.solvers import make_solver
 
 from costsim.planfile import PlanFile
 from costsim.planner import BudgetRequest, PlanRequest, make_plan
-from costsim.solvers import make_solver
 from costsim.step import TrainingStep
 
 SOURCE = """

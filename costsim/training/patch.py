@@ -101,6 +101,9 @@ def make_patch(
             selection.read(side[parameter.name].detach()).clone() for side in (base, trained)
         )
         changes.append(Change(parameter.name, name, selection, before, after))
+    # In the model's order: that of a plan's biases differs from one process to the next.
+    places = {parameter.name: place for place, parameter in enumerate(graph.parameters)}
+    changes.sort(key=lambda change: places[change.parameter])
     changed = {change.parameter for change in changes}
     whole = {name: t.detach().clone() if name in changed else t for name, t in base.items()}
     for change in changes:

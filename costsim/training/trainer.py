@@ -40,14 +40,15 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("learning_rate", self.learning_rate >= 0),
-            ("momentum", 0 <= self.momentum < 1),
-            ("temperature", self.temperature > 0),
+        for name, allowed, told in (
+            # Above it a step cannot even be computed in float32.
+            ("learning_rate", 0 <= self.learning_rate <= 1e37, "0 to 1e37"),
+            ("momentum", 0 <= self.momentum < 1, "0 to below 1"),
+            ("temperature", 0 < self.temperature < math.inf, "above 0"),
         ):
-            value = getattr(self, name)
-            if not (allowed and math.isfinite(value)):
-                raise InputError(f"{name.replace('_', ' ')} is {value:g}; that cannot be used")
+            if not allowed:
+                value = getattr(self, name)
+                raise InputError(f"{name.replace('_', ' ')} is {value:g}; allowed is {told}")
         if self.loss not in LOSSES:
             raise InputError(f"loss {self.loss!r}; allowed are {', '.join(LOSSES)}")
 

@@ -1,0 +1,269 @@
+"""`costsim train` and `costsim apply`, as a person calls them, and killed as a person may."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training import MODEL, bits, small_plan, write_network
+
+from costsim.cli import main
+from costsim.models import load_model
+from costsim.planfile import write_plan
+
+TASK = ["--ways", "3", "--shots", "4", "--queries", "5", "--learning-rate", "0.003"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with the network, a plan, and the patch of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("train")
+    write_network(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_plan(folder / "plan.json", small_plan())
+        arguments = ["train", "plan.json", *TASK, "--iterations", "6", "--out", "whole"]
+        assert main(arguments) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(made, monkeypatch):
+    monkeypatch.chdir(made)
+
+
+def lines(capsys) -> tuple[str, str]:
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_a_run_prints_a_table_and_writes_a_patch(tmp_path, capsys):
+    out = tmp_path / "patch"
+    assert main(["train", "plan.json", *TASK, "--iterations", "2", "--out", str(out)]) == 0
+    stdout, stderr = lines(capsys)
+    for text in ("accuracy before", "accuracy after", "of 15 query images", "patch"):
+        assert text in stdout
+    assert [line.split(":")[0] for line in stderr.splitlines()] == [
+        "iteration 1/2",
+        "iteration 2/2",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["patch"]
+
+
+def test_json_is_one_document(capsys):
+    assert (
+        main(["train", "plan.json", *TASK, "--iterations", "2", "--eval-every", "1", "--json"]) == 0
+    )
+    stdout, stderr = lines(capsys)
+    document = json.loads(stdout)
+    assert document["schema"] == "costsim.training/1"
+    assert document["task"]["source"] == "handwritten digits (scikit-learn)"
+    assert len(document["losses"]) == document["iterations"] == 2
+    assert document["steps"] == 2 * 6
+    assert set(document["accuracy"]["on_the_way"]) == {"1", "2"}
+    assert document["accuracy"]["on_the_way"]["2"] == document["accuracy"]["after"]
+    assert 0 <= document["accuracy"]["before"] <= 1
+    assert document["patch"]["file"] is None
+    assert "without --out" in stderr
+
+
+def test_the_same_run_makes_the_same_file(made, tmp_path):
+    out = tmp_path / "again"
+    assert main(["train", "plan.json", *TASK, "--iterations", "6", "--out", str(out)]) == 0
+    assert out.read_bytes() == (made / "whole").read_bytes()
+
+
+def test_a_plan_for_other_samples_is_noted(capsys):
+    given = ["--ways", "2", "--shots", "2", "--queries", "0", "--iterations", "1"]
+    assert main(["train", "plan.json", *given]) == 0
+    assert "the plan was made for handwritten digits" in lines(capsys)[1]
+
+
+def test_apply_and_remove_are_bit_for_bit(made, tmp_path, capsys):
+    adapted, back = tmp_path / "adapted.safetensors", tmp_path / "back.safetensors"
+    model = ["--model", MODEL]
+    assert main(["apply", "whole", *model, "--out", str(adapted), "--json"]) == 0
+    stdout, _ = lines(capsys)
+    assert json.loads(stdout)["removed"] is False
+    off = ["--remove", "--weights", str(adapted), "--out", str(back)]
+    assert main(["apply", "whole", *model, *off]) == 0
+    base = bits(load_model(MODEL).module.state_dict())
+    assert bits(load_file(back)) == base
+    assert bits(load_file(adapted)) != base
+    # What an ordinary program loads is what was trained.
+    loaded = load_model(MODEL, weights=adapted).module
+    assert bits(loaded.state_dict()) == bits(load_file(adapted))
+
+
+def test_a_patch_alone_runs_no_code(capsys, tmp_path):
+    assert main(["apply", "whole", "--out", str(tmp_path / "x")]) == 2
+    assert "name it with --model to run it" in lines(capsys)[1]
+
+
+@pytest.fixture
+def other(tmp_path) -> Path:
+    """Other weights that fit the network."""
+    state = {name: t + 1 for name, t in load_model(MODEL).module.state_dict().items()}
+    path = tmp_path / "other.safetensors"
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "gone.json"], "gone.json: cannot be read"),
+        (["train", "small_net_of_tests.py"], "is not JSON"),
+        (["train", "plan.json", "--data", "nowhere"], "nowhere"),
+        (
+            ["train", "plan.json", "--out", "no/folder/patch"],
+            "--out: the folder no/folder does not",
+        ),
+        (["train", "plan.json", "--checkpoint", "no/folder/x"], "--checkpoint: the folder"),
+        (["train", "plan.json", "--out", "a", "--checkpoint", "a"], "name the same file"),
+        (["train", "plan.json", "--resume"], "nothing to resume from"),
+        (["train", "plan.json", "--seed", "-1"], "--seed must be at least 0"),
+        (["train", "plan.json", "--iterations", "0"], "iterations is 0"),
+        (["train", "plan.json", "--learning-rate", "nan"], "learning rate is nan"),
+        (["train", "plan.json", "--weights", "OTHER"], "model.parameters_sha256"),
+        (["train", "plan.json", "--weights", "gone"], "gone: cannot be read"),
+        (["train", "plan.json", "--ways", "30"], "30 ways"),
+        (["train", "plan.json", "--out", "x", "--checkpoint", "whole", "--resume"], "schema 'cost"),
+        (["train", "plan.json", "--checkpoint", "whole"], "a checkpoint is there already"),
+        (["apply", "gone", "--out", "x"], "gone: cannot be read"),
+        (["apply", "plan.json", "--out", "x"], "no safetensors file"),
+        (["apply", "whole", "--model", MODEL, "--out", "no/folder/x"], "--out: the folder"),
+        (["apply", "whole", "--model", MODEL, "--weights", "OTHER", "--out", "x"], "another base"),
+        (["apply", "whole", "--model", "mbv2-w0.35", "--out", "x"], "needs at least 32"),
+        (["apply", "whole", "--model", MODEL, "--remove", "--out", "x"], "needs --weights"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(arguments, told, other, made, capsys):
+    before = {path.name for path in made.iterdir()}
+    assert main([str(other) if text == "OTHER" else text for text in arguments]) == 2
+    stdout, stderr = lines(capsys)
+    assert stdout == ""
+    assert len(stderr.splitlines()) == 1
+    assert told in stderr
+    assert {path.name for path in made.iterdir()} - {"__pycache__"} == before - {"__pycache__"}
+
+
+def test_a_loss_that_is_not_finite_is_the_answer_no(tmp_path, capsys):
+    arguments = ["train", "plan.json", *TASK[:-1], "1e36", "--out", str(tmp_path / "patch")]
+    assert main(arguments) == 1
+    error = lines(capsys)[1].splitlines()[-1]
+    assert "iteration " in error
+    assert "batch " in error
+    assert not (tmp_path / "patch").exists()
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "costsim", "train", "plan.json", *TASK, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], start: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(start):
+            return
+    pytest.fail(f"ended before {start!r}")
+
+
+def test_killed_again_and_again_it_ends_in_the_same_file(made, tmp_path, capsys):
+    goal = ["--iterations", "100", "--resume", "--out"]
+    for iteration, pause in ((2, 0.0), (9, 0.003), (17, 0.011)):
+        process = started(made, *goal, str(tmp_path / "broken"))
+        wait_for(process, f"iteration {iteration}/")
+        time.sleep(pause)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    for out in ("broken", "straight"):
+        assert main(["train", "plan.json", *TASK, *goal, str(tmp_path / out)]) == 0
+    assert "going on after" in lines(capsys)[1]
+    assert (tmp_path / "straight").read_bytes() == (tmp_path / "broken").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_that_goes_on_to_the_same_end(made, tmp_path, number):
+    arguments = ["--out", str(tmp_path / "patch"), "--checkpoint", str(tmp_path / "kept")]
+    process = started(made, *arguments, "--iterations", "100000", "--checkpoint-every", "99999")
+    wait_for(process, "iteration 2/")
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 128 + number
+    assert stdout == ""
+    last = stderr.splitlines()[-1]
+    assert last.startswith("costsim: stopped after ")
+    assert last.endswith(f"{tmp_path / 'kept'} has it; go on with --resume")
+    assert not (tmp_path / "patch").exists()
+    done = int(last.split("after ")[1].split()[0])
+    goal = [*TASK, "--iterations", str(done + 2)]
+    assert main(["train", "plan.json", *goal, *arguments, "--resume"]) == 0
+    assert main(["train", "plan.json", *goal, "--out", str(tmp_path / "straight")]) == 0
+    assert (tmp_path / "patch").read_bytes() == (tmp_path / "straight").read_bytes()
+    assert (tmp_path / "kept").exists()
+
+
+def test_a_second_signal_does_not_wait():
+    """The first is noted and gives the handlers back."""
+    from costsim.cli.train import _stopping
+
+    before = signal.getsignal(signal.SIGINT)
+    with _stopping() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) is before
+    with _stopping() as stop:
+        assert stop.signal is None
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.slow
+def test_training_traffic_signs_helps(shared):
+    """Five ways, five shots: on average of three tasks the accuracy rises by points, not by luck.
+
+    With 250 query images a task, the standard error of one accuracy is below 3 points.
+    """
+    from costsim.solvers import make_solver
+
+    from costsim.device import load_device
+    from costsim.planner import PlanRequest, make_plan
+    from costsim.training import TrainRequest, prepare
+
+    weights = shared / "weights" / "mcunet-5fps.int8.pkl"
+    data = shared / "data" / "traffic_sign.tar.gz"
+    gains = []
+    for seed in range(3):
+        request = PlanRequest(
+            device=load_device("jetson-nano"),
+            solver=make_solver("greedy"),
+            weights=weights,
+            data=data,
+            ways=5,
+            shots=5,
+            seed=seed,
+        )
+        run = prepare(TrainRequest(make_plan(request).file, data=data, ways=5, queries=25))
+        assert run.train(lambda: False, lambda run, loss: None)
+        trained = run.finish()
+        assert trained.accuracy_before is not None
+        assert trained.accuracy_after is not None
+        gains.append(trained.accuracy_after - trained.accuracy_before)
+    assert sum(gains) / len(gains) > 0.03, gains
+    assert torch.isfinite(torch.tensor(gains)).all()

@@ -1,0 +1,455 @@
+"""Fine-tuning: what ordinary PyTorch would do, stopped and gone on at any step, and refused."""
+
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch.nn import functional as F  # noqa: N812
+from training import bits, small_plan, write_network
+
+from costsim.errors import InputError
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.planfile import PlanFile
+from costsim.program import compile_program
+from costsim.step import TrainingStep
+from costsim.training import (
+    Diverged,
+    Settings,
+    Trainer,
+    TrainRequest,
+    load_planned,
+    load_subject,
+    prepare,
+    read_checkpoint,
+    write_checkpoint,
+)
+from costsim.training.augment import AMOUNTS, augment
+
+RUN = {"learning rate": 0.01}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network")
+    write_network(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="module")
+def plan(folder) -> PlanFile:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return small_plan()
+
+
+def request(plan: PlanFile, **given) -> TrainRequest:
+    asked = {"ways": 3, "shots": 4, "queries": 5, "iterations": 3, "learning_rate": 0.01}
+    return TrainRequest(plan, "plan.json", **{**asked, **given})
+
+
+def go(run, stop_after: int | None = None):
+    """Train, perhaps only so many steps; the tensors' bits."""
+    left = [stop_after]
+
+    def stop() -> bool:
+        if left[0] is not None:
+            left[0] -= 1
+        return left[0] == 0
+
+    run.train(stop, lambda run, loss: None)
+    return bits(run.subject.tensors)
+
+
+@cache
+def traced(batch: int):
+    return load_subject("small_net_of_tests:make", weights=None, resolution=16, seed=0, batch=batch)
+
+
+def trainer_for(step: TrainingStep, plan: UpdatePlan | None = None, **given) -> Trainer:
+    """A trainer of a copy of the small network on random images, by default of everything."""
+    subject = traced(step.samples_a_pass)
+    tensors = {name: t.detach().clone() for name, t in subject.tensors.items()}
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(7, 3, 16, 16, generator=generator) * 2 - 1
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    program = compile_program(subject.graph, plan or UpdatePlan.full(subject.graph), step)
+    settings = Settings(**{"learning_rate": 0.01, **given})
+
+    @torch.no_grad()
+    def predict(images):
+        return torch.func.functional_call(subject.module, tensors, images)
+
+    return Trainer(program, tensors, images, labels, settings, predict)
+
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.01),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, 0.01, momentum=0.9),
+    "adam": lambda parameters: torch.optim.Adam(parameters, 0.01),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_full_training_is_ordinary_training(optimizer):
+    trainer = trainer_for(TrainingStep(batch=3, optimizer=optimizer), augment=False)
+    images, labels = trainer.images, trainer.labels
+    from small_net_of_tests import make
+
+    module = make()
+    module.load_state_dict({name: t.clone() for name, t in trainer.executor.tensors.items()})
+    ordinary = OPTIMIZERS[optimizer](module.parameters())
+    for _ in range(4):
+        means = torch.stack([module(images[labels == c]).detach().mean(0) for c in range(3)])
+        for _ in range(trainer.batches):
+            chosen = torch.from_numpy(trainer.samples())
+            loss = trainer.step()
+            features = module(images[chosen])
+            similar = F.cosine_similarity(features[:, None], means[None], dim=2)
+            expected = F.cross_entropy(10 * similar, labels[chosen])
+            assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+            ordinary.zero_grad()
+            expected.backward()
+            ordinary.step()
+    for name, parameter in module.named_parameters():
+        assert torch.allclose(trainer.executor.tensors[name], parameter, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 20])
+def test_an_iteration_takes_every_sample_and_whole_batches(batch):
+    trainer = trainer_for(TrainingStep(batch=batch))
+    assert trainer.batches == math.ceil(7 / batch)
+    seen = []
+    for _ in range(trainer.batches):
+        seen += trainer.samples().tolist()
+        trainer.step()
+    assert len(seen) == trainer.batches * batch
+    assert sorted(seen[:7]) == list(range(7))
+    assert seen[7:] == (seen[:7] * 3)[: len(seen) - 7]
+    assert (trainer.iteration, trainer.batch) == (1, 0)
+
+
+def test_orders_differ_from_iteration_to_iteration_and_from_seed_to_seed():
+    orders = set()
+    for seed in (0, 1):
+        trainer = trainer_for(TrainingStep(batch=7), seed=seed)
+        for _ in range(3):
+            orders.add(tuple(trainer.samples()))
+            trainer.step()
+    assert len(orders) == 6
+
+
+SOME = UpdatePlan(
+    (ChannelSubset("6", "input", (1, 5)), ChannelSubset("4", "output", (0, 2, 3))),
+    frozenset({"2"}),
+)
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_gone_on_from_any_step_it_ends_bit_for_bit_the_same(folder, data):
+    optimizer = data.draw(st.sampled_from(sorted(OPTIMIZERS)))
+    step = TrainingStep(
+        batch=data.draw(st.sampled_from([1, 2, 4])),
+        micro_batch=data.draw(st.sampled_from([1, None])),
+        optimizer=optimizer,
+    )
+    plan = data.draw(st.sampled_from([SOME, None]))
+    steps = 2 * math.ceil(7 / step.batch)
+    whole = trainer_for(step, plan)
+    for _ in range(steps):
+        whole.step()
+    stopped = data.draw(st.integers(0, steps))
+    first = trainer_for(step, plan)
+    for _ in range(stopped):
+        first.step()
+    write_checkpoint(folder / "drawn", first.state(), RUN)
+    second = trainer_for(step, plan)
+    second.restore(read_checkpoint(folder / "drawn", RUN), "drawn")
+    for _ in range(steps - stopped):
+        second.step()
+    assert bits(second.executor.tensors) == bits(whole.executor.tensors)
+    assert second.losses == whole.losses
+    for atom, states in whole.executor.optimizer_state.items():
+        assert torch.equal(second.executor.optimizer_state[atom], states)
+
+
+def test_augmenting_by_nothing_changes_nothing():
+    images = torch.rand(3, 3, 8, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    same = augment(images, torch.zeros(3, AMOUNTS))
+    assert torch.allclose(same, images, atol=1e-5)
+    amounts = torch.rand(3, AMOUNTS, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    changed = augment(images, amounts)
+    assert changed.shape == images.shape
+    assert changed.abs().max() <= 1
+    assert not torch.allclose(changed, images, atol=0.05)
+    assert torch.allclose(augment(images[1:2], amounts[1:2])[0], changed[1], atol=1e-6)
+
+
+def test_a_run_changes_the_selection_alone_and_learns(plan):
+    run = prepare(request(plan, iterations=15, augment=False))
+    before = {name: tensor.clone() for name, tensor in run.subject.tensors.items()}
+    go(run)
+    trained = run.finish()  # raises if anything but the selection has changed
+    assert trained.losses[-1] < trained.losses[0]
+    changed = {name for name, t in before.items() if not torch.equal(t, run.subject.tensors[name])}
+    assert changed == {change.parameter for change in trained.patch.changes}
+    assert trained.steps == 15 * math.ceil(12 / 2)
+
+
+def test_predictions_do_not_depend_on_who_is_beside(plan):
+    subject, _ = load_planned(plan)
+    images = torch.rand(21, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    together = subject.predict(images)
+    assert torch.equal(together[18:19], subject.predict(images[18:19]))
+    assert torch.allclose(together, subject.module(images), atol=1e-6)
+
+
+def test_without_queries_there_is_no_accuracy(plan):
+    run = prepare(request(plan, queries=0, iterations=1))
+    go(run)
+    trained = run.finish()
+    assert (trained.accuracy_before, trained.accuracy_after) == (None, None)
+
+
+def test_an_empty_plan_trains_nothing(plan):
+    from costsim.solvers import make_solver
+
+    empty = small_plan(solver=make_solver("none"))
+    run = prepare(request(empty, iterations=2))
+    before = bits(run.subject.tensors)
+    assert go(run) == before
+    assert run.finish().patch.changes == ()
+
+
+def test_cross_entropy_needs_a_classifier_wide_enough(plan):
+    run = prepare(request(plan, loss="cross_entropy", iterations=2))
+    go(run)
+    assert run.finish().accuracy_after is not None
+
+
+def test_the_task_is_the_one_the_plan_was_made_for(plan):
+    run = prepare(request(plan))
+    assert run.task.description == plan.importance.source
+    other = prepare(request(plan, seed=plan.seed + 1))
+    assert other.task.paths != run.task.paths
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(plan, tmp_path):
+    path = tmp_path / "checkpoint"
+    good = prepare(request(plan, checkpoint=path, iterations=1))
+    go(good)
+    kept = path.read_bytes()
+    bad = prepare(request(plan, checkpoint=path, resume=True, iterations=9))
+    with torch.no_grad():  # as a weight update that ran off would
+        for atom in bad.trainer.executor.selections:
+            bad.trainer.executor.parameter(atom).fill_(math.inf)
+    with pytest.raises(Diverged) as caught:
+        go(bad)
+    text = str(caught.value)
+    assert "the loss is nan at step 7, in iteration 2, batch 1 of 6, samples " in text
+    assert all(bad.task.paths[index] in text for index in bad.trainer.samples())
+    assert f"the last good checkpoint is {path}" in text
+    assert "\n" not in text
+    assert path.read_bytes() == kept
+
+
+def test_weights_that_are_not_finite_are_never_kept(plan, tmp_path):
+    path = tmp_path / "checkpoint"
+    run = prepare(request(plan, checkpoint=path, iterations=1))
+    with torch.no_grad():
+        run.trainer.executor.parameter(next(iter(run.trainer.executor.selections))).fill_(math.nan)
+    with pytest.raises(Diverged, match="are not finite"):
+        run.save()
+    assert not path.exists()
+
+
+def edited(plan: PlanFile, **model) -> PlanFile:
+    return replace(plan, model=plan.model.model_copy(update=model))
+
+
+def with_subset(plan: PlanFile, *channels: int) -> PlanFile:
+    subset = replace(plan.plan.subsets[0], channels=channels)
+    return replace(plan, plan=replace(plan.plan, subsets=(subset, *plan.plan.subsets[1:])))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda p: edited(p, spec="mcunet-5fps", resolution=32),
+            "is not in the model",
+        ),
+        (lambda p: edited(p, resolution=24), "is for another model or input size"),
+        (lambda p: edited(p, spec="mcunet-6fps"), "model 'mcunet-6fps' is unknown"),
+        (lambda p: edited(p, parameters_sha256="0" * 64), "parameters_sha256 is 000000000000..."),
+        (lambda p: edited(p, weights="gone.safetensors"), "gone.safetensors: cannot be read"),
+        (lambda p: replace(p, seed=p.seed + 1), "parameters_sha256"),
+        (lambda p: with_subset(p, 0, 99), "the plan asks for 0 to 99"),
+        (lambda p: replace(p, step=TrainingStep(batch=3)), "predicted.macs.forward is"),
+        (lambda p: replace(p, predicted=None), "holds no plan"),
+    ],
+)
+def test_a_plan_for_something_else_is_refused(plan, change, told):
+    with pytest.raises(InputError) as caught:
+        load_planned(change(plan), "plan.json")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_are_refused(plan, folder):
+    subject, _ = load_planned(plan)
+    state = {name: t.clone() for name, t in subject.module.state_dict().items()}
+    state["4.weight"] = torch.zeros(17, 8, 1, 1)
+    path = folder / "wide.safetensors"
+    path.write_bytes(save(state))
+    with pytest.raises(InputError, match=r"wide.safetensors: '4.weight' has shape \(17, 8, 1, 1\)"):
+        load_planned(plan, "plan.json", path)
+
+
+def test_the_same_weights_from_elsewhere_will_do(plan, folder):
+    subject, _ = load_planned(plan)
+    path = folder / "same.safetensors"
+    path.write_bytes(save({name: t.clone() for name, t in subject.module.state_dict().items()}))
+    again, _ = load_planned(plan, "plan.json", path)
+    assert again.digest() == plan.model.parameters_sha256
+
+
+def test_channels_that_are_repeated_are_refused(plan):
+    document = plan.to_json()
+    document["layers"][0] |= {"axis": "output", "channels": [1, 1]}
+    with pytest.raises(InputError, match=r"plan.json: layers: layer .* a channel is listed twice"):
+        PlanFile.from_json(document, "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"iterations": 0}, "iterations is 0"),
+        ({"checkpoint_every": 0}, "checkpoint every is 0"),
+        ({"evaluate_every": -1}, "evaluate every is -1"),
+        ({"learning_rate": -1.0}, "learning rate is -1"),
+        ({"learning_rate": math.nan}, "learning rate is nan"),
+        ({"learning_rate": 1e38}, "learning rate is 1e+38; allowed is 0 to 1e37"),
+        ({"momentum": 1.0}, "momentum is 1"),
+        ({"loss": "hinge"}, "loss 'hinge'; allowed are prototype, cross_entropy"),
+        ({"ways": 1}, "at least 2 classes"),
+        ({"ways": 11}, "has 10 classes; 11 ways"),
+        ({"data": Path("nowhere")}, "nowhere"),
+        ({"resume": True}, "nothing to resume from"),
+    ],
+)
+def test_numbers_that_make_no_run_are_refused(plan, given, told):
+    with pytest.raises(InputError) as caught:
+        go(prepare(request(plan, **given)))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def kept(plan, tmp_path) -> Path:
+    """The checkpoint of a run that stopped within its first iteration."""
+    path = tmp_path / "checkpoint"
+    go(prepare(request(plan, checkpoint=path)), stop_after=2)
+    return path
+
+
+def without(data: bytes, start: str) -> bytes:
+    return _again(data, lambda tensors: {k: t for k, t in tensors.items() if k[:7] != start[:7]})
+
+
+def shifted(data: bytes) -> bytes:
+    return _again(data, lambda tensors: {f"x{k}": t for k, t in tensors.items()})
+
+
+def cut(data: bytes) -> bytes:
+    def change(tensors):
+        return {k: t[..., :1].contiguous() if k[:7] == "weights" else t for k, t in tensors.items()}
+
+    return _again(data, change)
+
+
+def _again(data, change) -> bytes:
+    import json
+
+    length = int.from_bytes(data[:8], "little")
+    return save(change(load(data)), json.loads(data[8 : 8 + length])["__metadata__"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda d: d[:-3], "is cut short, damaged"),
+        (lambda d: d[:100], "is cut short, damaged"),
+        (lambda d: b"", "is cut short, damaged"),
+        (lambda d: save({"a": torch.zeros(2)}), "has no header of this program"),
+        (lambda d: d.replace(b"checkpoint/1", b"checkpoint/2"), "schema 'costsim.checkpoint/2'"),
+        (lambda d: without(d, "weights"), "is missing"),
+        (lambda d: without(d, "optimizer"), "is missing"),
+        (lambda d: without(d, "class_means"), "class means are needed within"),
+        (shifted, "does not belong there"),
+        (cut, "is needed"),
+        (lambda d: d.replace(b'batch\\": 2', b'batch\\": 9'), "do not fit together"),
+        (lambda d: d.replace(b'batch\\": 2', b'batch\\":-2'), "batch: "),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_and_left_alone(plan, kept, damage, told):
+    damaged = damage(kept.read_bytes())
+    kept.write_bytes(damaged)
+    with pytest.raises(InputError) as caught:
+        prepare(request(plan, checkpoint=kept, resume=True))
+    assert told in str(caught.value)
+    assert str(kept) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert kept.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"learning_rate": 0.02}, "learning rate is 0.01 there and 0.02 here"),
+        ({"seed": 5}, "samples is"),
+        ({"augment": False}, "augment is True there and False here"),
+        ({"shots": 3}, "samples is"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(plan, kept, given, told):
+    with pytest.raises(InputError, match="belongs to another run: ") as caught:
+        prepare(request(plan, checkpoint=kept, resume=True, **given))
+    assert told in str(caught.value)
+
+
+def test_a_checkpoint_is_not_written_over_unasked(plan, kept):
+    before = kept.read_bytes()
+    with pytest.raises(InputError, match="--resume goes on from it"):
+        prepare(request(plan, checkpoint=kept))
+    assert kept.read_bytes() == before
+
+
+def test_a_checkpoint_past_the_end_is_refused(plan, tmp_path):
+    path = tmp_path / "checkpoint"
+    go(prepare(request(plan, checkpoint=path)))
+    with pytest.raises(InputError, match="is at iteration 3, past the 2 asked"):
+        prepare(request(plan, checkpoint=path, iterations=2, resume=True))
+
+
+def test_a_finished_run_goes_on_to_more_iterations(plan, tmp_path):
+    path = tmp_path / "checkpoint"
+    go(prepare(request(plan, checkpoint=path)))
+    longer = go(prepare(request(plan, checkpoint=path, iterations=5, resume=True)))
+    assert longer == go(prepare(request(plan, iterations=5)))
+
+
+def test_there_may_be_no_checkpoint_yet(plan, tmp_path):
+    run = prepare(request(plan, checkpoint=tmp_path / "new", resume=True))
+    assert run.resumed_at is None
