@@ -1,11 +1,14 @@
 """The cost table and the compiled program are two derivations of the same numbers."""
 
 import numpy as np
-from graphs import graphs, plans, steps
+from graphs import GraphBuilder, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costsim.operators import Add
+from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.program import Category, Direction, compile_program, memory_timeline
+from costsim.step import TrainingStep
 from costsim.tabulate import build_table
 
 
@@ -57,3 +60,19 @@ def test_table_and_program_agree_exactly(data):
             )
         assert priced.step_s is not None
         assert priced.step_s[0] == program_seconds(program, timer)
+
+
+def test_a_value_cut_along_two_dimensions_is_kept_whole():
+    g = GraphBuilder()
+    x = g.input(1, 4, 4, 4)
+    columns = g.linear(x, 4, bias=False)  # channels along the last dimension
+    planes = g.conv(x, 4, bias=False)  # channels along the second
+    g.pool(g.add(Add(), (columns, planes)))
+    graph = g.graph()
+    plan = UpdatePlan(
+        (ChannelSubset(columns, "input", (0,)), ChannelSubset(planes, "input", (1, 2)))
+    )
+    program = compile_program(graph, plan, TrainingStep())
+    assert [buffer.bytes for buffer in program.kept()] == [4 * 4 * 4 * 4]
+    table = build_table(graph, TrainingStep())
+    assert table.price_plan(plan).peak_bytes[0] == memory_timeline(program).peak_bytes

@@ -177,7 +177,7 @@ class BackwardWriter:
             name = f"{saved.name}:{call.name}"
             return Access("saved", name, self._size(name), keeps=True)
         value = call.inputs[need.index] if need.source == "input" else call.name
-        if need.selected_only and self.forward.is_activation(value):
+        if self.forward.keeps_channels(call, need):
             return Access(
                 f"kept {need.source} {need.index}",
                 self.forward.storage_of[value],

@@ -195,9 +195,25 @@ class ForwardWriter:
                 if not call.operator.selectable_channels(shapes, axis):
                     continue
                 for need in call.operator.weight_gradient_needs(shapes, axis):
-                    if need.selected_only and self.is_activation(call.inputs[need.index]):
+                    if self.keeps_channels(call, need):
                         values[call.inputs[need.index]] = self.channel_bytes(call, "input")
         return values
+
+    def keeps_channels(self, call: Call, need: Need) -> bool:
+        """Whether some channels alone of a value may be kept for a weight gradient.
+
+        Not of a parameter, which is there anyway, and not of a value whose channels two layers
+        take along different dimensions: that is kept whole.
+        """
+        if not need.selected_only:
+            return False
+        value = call.inputs[need.index]
+        dimensions = {
+            reader.operator.channel_axis(self.graph.shapes(reader), "input")
+            for reader in self.graph.calls
+            if reader.weight is not None and value in reader.inputs
+        }
+        return self.is_activation(value) and len(dimensions) == 1
 
     def channel_bytes(self, call: Call, source: Literal["input", "output"]) -> int:
         """Bytes of one channel of a weighted call's input, or of its output's gradient."""
