@@ -20,6 +20,7 @@ from costsim.cost import full_backward_macs
 from costsim.device import DeviceSpec, TaskEstimate
 from costsim.device.base import Named, Part, refuse
 from costsim.errors import InputError
+from costsim.explain import Explanation
 from costsim.files import read_json, write_json
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+Number = Count | Amount
+"""Whole where the unit is: bytes and MACs."""
 Name = Annotated[str, Field(min_length=1)]
 _Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 
@@ -202,6 +205,51 @@ class ImportanceRecord(_Record):
         return next(found, None)
 
 
+class LimitPriceRecord(_Record):
+    """What more of one limit would bring; see `costsim.explain.LimitPrice`."""
+
+    limit: Name
+    allowed: Number
+    slack: bool
+    more: Number | None
+    rise: Amount | None
+    proven: bool
+    sentence: Name
+
+
+class LeftOutRecord(_Record):
+    """A layer that is not updated, and why; see `costsim.explain.LeftOut`."""
+
+    layer: Name
+    why: Literal["does not fit", "no gain", "overlooked", "worth less"]
+    share: Amount
+    breaks: Annotated[tuple[Name, ...], _Listed]
+    takes: Named[float]
+    loss: Amount | None
+    proven: bool
+    sentence: Name
+
+
+class RelaxationRecord(_Record):
+    """The least of one limit that would do; see `costsim.explain.Relaxation`."""
+
+    limit: Name
+    allowed: Number
+    least: Number | None
+    sentence: Name
+
+
+class ExplanationRecord(_Record):
+    """Why the plan is what it is; see `costsim.explain.Explanation`."""
+
+    optimum: Amount | None
+    missed: Amount | None
+    proven: bool
+    limits: Annotated[tuple[LimitPriceRecord, ...], _Listed]
+    left_out: Annotated[tuple[LeftOutRecord, ...], _Listed]
+    relaxations: Annotated[tuple[RelaxationRecord, ...], _Listed]
+
+
 class _BitsRecord(_Record):
     weights: int
     activations: int
@@ -251,6 +299,7 @@ class _Document(_Record):
     predicted: Prediction | None
     solver: SolverRecord
     importance: ImportanceRecord
+    explanation: ExplanationRecord | None = None
     seed: int
     versions: Named[str]
 
@@ -288,9 +337,11 @@ class PlanFile:
     importance: ImportanceRecord
     seed: int
     versions: Mapping[str, str]
+    explanation: ExplanationRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
+        explained = {} if self.explanation is None else {"explanation": _dump(self.explanation)}
         return {
             "schema": SCHEMA,
             "model": _dump(self.model),
@@ -301,6 +352,7 @@ class PlanFile:
             "predicted": _dump(self.predicted),
             "solver": _dump(self.solver),
             "importance": _dump(self.importance),
+            **explained,
             "seed": self.seed,
             "versions": dict(self.versions),
         }
@@ -335,6 +387,7 @@ class PlanFile:
             importance=read.importance,
             seed=read.seed,
             versions=read.versions,
+            explanation=read.explanation,
         )
 
 
@@ -350,6 +403,7 @@ def plan_file(
     device: DeviceSpec | None = None,
     target: str | None = None,
     task: TaskEstimate | None = None,
+    explanation: Explanation | None = None,
 ) -> PlanFile:
     """The plan file of a solution. `target` None is the default one of `device`."""
     plan = solution.plan or UpdatePlan()
@@ -375,6 +429,9 @@ def plan_file(
         importance=_importance_record(importance, plan),
         seed=seed,
         versions=_versions(),
+        explanation=(
+            None if explanation is None else ExplanationRecord.model_validate(explanation.to_json())
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from costsim.criteria import CRITERIA
 from costsim.data import ImageSource, Progress, Task, digits, open_images, sample_task
 from costsim.device import DeviceSpec, TaskEstimate, estimate_task
 from costsim.errors import InputError
+from costsim.explain import explain
 from costsim.graph import LayerGraph
 from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
 from costsim.models import LoadedModel, load_model
@@ -88,7 +89,8 @@ class BudgetRequest:
 class PlanRequest:
     """What is asked of `make_plan`; the defaults are those of the command line.
 
-    `segments`: into how many the forward pass is cut for recomputation; 1 is none.
+    `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
+    a solver that proves its answers, if the plan is to be explained.
     """
 
     device: DeviceSpec
@@ -111,6 +113,7 @@ class PlanRequest:
     budget: BudgetRequest = field(default_factory=BudgetRequest)
     iterations: int = DEFAULT_ITERATIONS
     seed: int = 0
+    explain_with: Solver | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,7 @@ def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned
     prepared = prepare(request, progress)
     report(f"solving: {request.solver.name}", 0, 0)
     solution = solve(prepared.problem, request.solver, device=request.device, target=request.target)
-    report("pricing the whole task", 0, 0)
-    return conclude(prepared, solution)
+    return conclude(prepared, solution, progress)
 
 
 def prepare(
@@ -200,10 +202,14 @@ def prepare(
     return Prepared(request, loaded, tensors, scored, problem)
 
 
-def conclude(prepared: Prepared, solution: Solution) -> Planned:
+def conclude(prepared: Prepared, solution: Solution, progress: Progress | None = None) -> Planned:
     """The plan file of a solution of what was prepared, and what a person should know of it."""
     request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
     layers, samples = prepared.scored.layers, prepared.scored.samples
+    explanation = None
+    if request.explain_with is not None:
+        explanation = explain(problem, solution, request.explain_with, progress)
+    (progress or _silent)("pricing the whole task", 0, 0)
     file = plan_file(
         model=ModelRecord(
             name=loaded.name,
@@ -222,6 +228,7 @@ def conclude(prepared: Prepared, solution: Solution) -> Planned:
         device=request.device,
         target=request.target,
         task=_task_estimate(request, problem.step, problem.graph, layers, solution, samples),
+        explanation=explanation,
     )
     warnings = _warnings(request, loaded, solution)
     return Planned(file, problem.graph, problem.importance, solution, warnings)

@@ -296,8 +296,12 @@ _SHOWN: Mapping[str, tuple[str, Callable[[float], str]]] = {
 
 def describe(limit: str, amount: float) -> str:
     """An amount of what a limit limits, for a person: `memory 1.2 MiB`."""
-    what, show = _SHOWN[limit]
-    return f"{what} {show(amount)}"
+    return f"{_SHOWN[limit][0]} {with_unit(limit, amount)}"
+
+
+def with_unit(limit: str, amount: float) -> str:
+    """An amount of what a limit limits, alone: `1.2 MiB`."""
+    return _SHOWN[limit][1](amount)
 
 
 def _candidate(layer: str, axis: Axis, scores: Sequence[float]) -> Candidate:

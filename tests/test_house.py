@@ -43,6 +43,8 @@ ORDER = (
     "problem",
     "solution",
     "solve",
+    "pareto",
+    "explain",
     "solvers",
     "planfile",
     "networks",
@@ -58,6 +60,7 @@ ORDER = (
     "sparse",
     "training",
     "measurement",
+    "study",
     # What a person meets.
     "report",
     "cli",

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +17,16 @@ from costsim.units import (
     parse_seconds,
 )
 
+if TYPE_CHECKING:
+    from costsim.solution import Solver
+
 LARGEST_SEED = 2**63 - 1
 """Of torch's generators."""
 
 LARGEST_COUNT = 10**9
+
+EXPLAINING_S = 10.0
+"""For each question of an explanation, where no time limit is given."""
 
 
 def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
@@ -153,6 +159,11 @@ def _count_or_all(text: str, what: str) -> int | None:
     help="For the exact solvers.",
 )
 @click.option(
+    "--explain",
+    is_flag=True,
+    help="Also say what more of each budget would bring, and why layers were left out.",
+)
+@click.option(
     "--iterations",
     type=int,
     default=40,
@@ -266,4 +277,14 @@ def plan_request(given: dict[str, Any]) -> Any:
         segments=given["recompute"],
         iterations=given["iterations"],
         seed=given["seed"],
+        explain_with=_explainer(given) if given.get("explain") else None,
     )
+
+
+def _explainer(given: dict[str, Any]) -> "Solver":
+    """What answers the questions of an explanation, each in a moment or not at all."""
+    from costsim.solvers import make_solver
+
+    limit = given["time_limit"]
+    solver: Solver = make_solver("exact", time_limit_s=EXPLAINING_S if limit is None else limit)
+    return solver

@@ -196,6 +196,30 @@ class Summary:
             sentence += f". The whole task takes {_seconds(predicted.task.latency_s)}"
         return sentence + "."
 
+    @property
+    def explanation(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Why the plan is what it is: headings with sentences; none where nobody asked."""
+        explained = self.file.explanation
+        if explained is None:
+            return ()
+        if explained.optimum is None:
+            if not explained.relaxations:
+                return (("Why", ("No plan was found in the time allowed.",)),)
+            said = tuple(entry.sentence for entry in explained.relaxations)
+            return (("What would make it possible, each alone", said),)
+        if explained.missed is None or not explained.missed:
+            best = "No plan within the budgets gains more."
+        else:
+            best = f"The plan misses {percent(explained.missed)} of the greatest gain."
+        if not explained.proven:
+            best = "The greatest gain was not proven in the time allowed. " + best
+        sections = [("Budgets", (best, *(entry.sentence for entry in explained.limits)))]
+        if explained.left_out:
+            sections.append(
+                ("Inspected layers left out", tuple(e.sentence for e in explained.left_out))
+            )
+        return tuple(sections)
+
     @cached_property
     def budgets(self) -> tuple[BudgetUse, ...]:
         """The limits that are set, with what the plan uses of them."""

@@ -40,12 +40,20 @@ class _Writer:
         yield self.headline(summary)
         if summary.budgets:
             yield self.budgets(summary)
-        if summary.file.predicted is None:
-            return
-        yield self.costs(summary)
-        if summary.chosen:
-            yield self.layers(summary)
-        yield self.text(_footnote(summary))
+        if summary.file.predicted is not None:
+            yield self.costs(summary)
+            if summary.chosen:
+                yield self.layers(summary)
+            yield self.text(_footnote(summary))
+        for heading, sentences in summary.explanation:
+            yield self.explanation(heading, sentences)
+
+    def explanation(self, heading: str, sentences: tuple[str, ...]) -> Table:
+        """Sentences under a heading, one a row."""
+        table = self.table(heading)
+        for sentence in sentences:
+            table.add_row(self.text(sentence))
+        return table
 
     def text(self, content: str, style: str = "") -> Text:
         """`content`, markup and all."""

@@ -1,0 +1,188 @@
+"""Explanations against all plans there are: each statement is checked by trying everything."""
+
+import json
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from costsim.solvers import BruteForce, Exact
+from hypothesis import assume, given, settings
+from problems import problems
+from test_planfile import chain_example
+
+from costsim.cli import main
+from costsim.explain import Explanation, LeftOut, LimitPrice, Relaxation, explain, little
+from costsim.planfile import ExplanationRecord, PlanFile
+from costsim.solve import solve
+
+EXACT = Exact()
+LEAST = {"memory_bytes": 1, "working_bytes": 1, "macs": 1}
+
+
+def every_plan(problem):
+    """All selections that open anything, one axis a layer."""
+    counts = product(*(range(c.size + 1) for c in problem.candidates))
+    return np.array([row for row in counts if any(row)])
+
+
+def best_gain(problem, selections):
+    """The greatest gain of the selections within the limits, None if none is."""
+    fitting = selections[problem.fits(selections)]
+    return float(problem.gains(fitting).max()) if len(fitting) else None
+
+
+def asked(problem, limit, allowed):
+    return problem.within(replace(problem.budget, **{limit: allowed}))
+
+
+def small(problem, most=3000):
+    return np.prod([c.size + 1.0 for c in problem.candidates]) <= most
+
+
+@settings(max_examples=60)
+@given(problems(max_layers=3))
+def test_every_statement_is_what_trying_everything_says(problem):
+    assume(small(problem))
+    selections = every_plan(problem)
+    optimum = best_gain(problem, selections)
+    found = explain(problem, solve(problem, EXACT), EXACT)
+    assert found.proven
+    assert found.optimum == optimum
+    if optimum is None:
+        check_relaxations(problem, found, selections)
+        return
+    assert not found.relaxations
+    assert found.missed == 0
+    for price in found.limits:
+        assert price.proven
+        without = best_gain(asked(problem, price.limit, None), selections)
+        assert price.slack == (without == optimum)
+        if price.more is not None:
+            more = best_gain(asked(problem, price.limit, price.allowed + price.more), selections)
+            assert more > optimum
+            if optimum:
+                assert price.rise == pytest.approx(more / optimum - 1)
+    for left in found.left_out:
+        mine = [i for i, c in enumerate(problem.candidates) if c.layer == left.layer]
+        with_it = best_gain(problem, selections[selections[:, mine].any(axis=1)])
+        assert left.why != "overlooked"
+        assert (left.why == "no gain") == all(sum(problem.candidates[i].gains) == 0 for i in mine)
+        if left.why != "no gain":
+            assert (left.why == "does not fit") == (with_it is None)
+        if left.why == "worth less" and optimum:
+            assert left.loss == pytest.approx(1 - with_it / optimum, abs=1e-9)
+
+
+def check_relaxations(problem, found, selections):
+    assert {entry.limit for entry in found.relaxations} == {n for n, _ in problem.limits()}
+    for entry in found.relaxations:
+        if entry.least is None:
+            assert best_gain(asked(problem, entry.limit, None), selections) is None
+            continue
+        assert best_gain(asked(problem, entry.limit, entry.least), selections) is not None
+        less = entry.least - LEAST.get(entry.limit, 1e-9 * entry.least)
+        assert best_gain(asked(problem, entry.limit, less), selections) is None
+
+
+@settings(max_examples=15)
+@given(problems(max_layers=3))
+def test_a_worse_plan_is_told_what_it_misses(problem):
+    assume(small(problem))
+    solution = solve(problem, BruteForce())
+    assume(solution.plan is not None and solution.objective > 0)
+    nothing = replace(
+        solution, status="feasible", objective=0.0, plan=type(solution.plan)(), bound=None
+    )
+    found = explain(problem, nothing, EXACT)
+    assert found.missed == 1.0
+    overlooked = {left.layer for left in found.left_out if left.why == "overlooked"}
+    assert overlooked == set(solve(problem, EXACT).plan.by_layer)
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed", "amount"),
+    [
+        ("memory_bytes", 2**20, 2**16),
+        ("memory_bytes", 10**6, 2**15),
+        ("working_bytes", 3, 1),
+        ("macs", 6_500_000, 200_000),
+        ("macs", 3, 1),
+        ("latency_s", 1.6, 0.1),
+        ("energy_j", 0.0, 1e-3),
+    ],
+)
+def test_a_little_is_round_and_little(limit, allowed, amount):
+    assert little(limit, allowed) == pytest.approx(amount)
+
+
+EXPLANATION = Explanation(
+    2.0,
+    0.25,
+    True,
+    (
+        LimitPrice("memory_bytes", 2**20, False, 2**16, 0.031, True),
+        LimitPrice("macs", 6_500_000, True, None, None, True),
+        LimitPrice("latency_s", 0.2, False, None, None, False),
+    ),
+    (
+        LeftOut("a", "worth less", 0.2, (), (("memory_bytes", 2048.0), ("macs", 0.0)), 0.01),
+        LeftOut("b", "does not fit", 0.1, ("macs",), (("macs", 7e6),)),
+        LeftOut("c", "no gain", 0.0),
+        LeftOut("d", "overlooked", 0.1),
+    ),
+    (Relaxation("memory_bytes", 1024, 2048), Relaxation("macs", 10, None)),
+)
+
+
+def test_sentences():
+    assert [entry.sentence for entry in EXPLANATION.limits] == [
+        "64 KiB more memory than 1 MiB would raise the gain by 3.1 %.",
+        "The limit on backward MACs is slack: more than 6.5 MMAC would bring nothing.",
+        "The limit on latency of a step binds, but no amount more that was tried raised the gain.",
+    ]
+    assert [entry.sentence for entry in EXPLANATION.left_out] == [
+        "a: its channels hold 20.0 % of all gain, the best takes 2 KiB more memory; "
+        "the best plan that updates it gains 1.0 % less.",
+        "b: does not fit; one channel alone takes backward MACs 7 MMAC "
+        "(its channels hold 10.0 % of all gain).",
+        "c: every channel's score is 0.",
+        "d: the proven optimum updates it (its channels hold 10.0 % of all gain).",
+    ]
+    assert [entry.sentence for entry in EXPLANATION.relaxations] == [
+        "Memory 2 KiB (2,048 B) instead of memory 1 KiB would do.",
+        "More than backward MACs 10 MAC would not do, however much.",
+    ]
+
+
+def test_a_plan_file_carries_it_only_if_asked():
+    plain = chain_example()
+    assert "explanation" not in plain.to_json()
+    record = ExplanationRecord.model_validate(EXPLANATION.to_json())
+    explained = replace(plain, explanation=record)
+    document = json.loads(json.dumps(explained.to_json()))
+    assert document["explanation"]["limits"][0]["rise"] == 0.031
+    assert PlanFile.from_json(document) == explained
+
+
+TASK = ("plan", "--device", "stm32f746", "--shots", "1", "--ways", "2", "--explain")
+
+
+def test_the_command_explains(capsys, tmp_path):
+    page = tmp_path / "page.html"
+    assert main([*TASK, "--report", str(page)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Inspected layers left out" in out
+    assert "would" in out
+    assert "Why this plan" in page.read_text()
+
+
+def test_the_command_says_what_would_do(capsys):
+    assert main([*TASK, "--memory", "1KiB", "--json"]) == 1
+    explanation = json.loads(capsys.readouterr().out)["explanation"]
+    assert explanation["optimum"] is None
+    least = {entry["limit"]: entry["least"] for entry in explanation["relaxations"]}
+    needed = str(least["memory_bytes"])
+    assert least["macs"] is None
+    assert main([*TASK[:-1], "--memory", f"{needed}B", "--solver", "exact", "--json"]) == 0
+    assert main([*TASK[:-1], "--memory", f"{int(needed) - 1}B", "--json"]) == 1
