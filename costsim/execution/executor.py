@@ -1,7 +1,7 @@
 """Running a training program in PyTorch, operation by operation, exactly as the list says."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from costsim.errors import CostsimError, InputError
 from costsim.execution.forward import FORWARD, Operands
 from costsim.execution.in_place import IN_PLACE
 from costsim.execution.input_gradient import INPUT_GRADIENT, Backward
+from costsim.execution.layout import memory_format, suits_channels_last
 from costsim.execution.masks import PASSES, mask_of
 from costsim.execution.saving import SAVING
 from costsim.execution.selection import Channels, Selection
@@ -69,7 +70,9 @@ class Executor:
     `tensors` are `costsim.tracing.Traced.tensors`; their dtype and device are those of the run.
     Buffers are allocated and released where the program says, in place where it says so; only
     the selected channels of the weights are ever written. `optimizer_state` holds one tensor
-    `[states, *selected]` for each update. `observer` is called after each operation.
+    `[states, *selected]` for each update. `observer` is called after each operation. Images lie
+    in memory with `channels_last` where that is faster; it changes no bytes, and values only by
+    rounding. None leaves the choice to `costsim.execution.layout.suits_channels_last`.
 
     Raises `InputError` for a missing tensor, one of another shape, mixed dtypes or devices, and
     for two updated weights that share memory.
@@ -86,12 +89,15 @@ class Executor:
         eps: float = 1e-8,
         loss: Loss = F.cross_entropy,
         observer: Observer | None = None,
+        channels_last: bool | None = None,
     ) -> None:
         self.program, self.graph, self.tensors = program, program.graph, tensors
         self.loss, self.observer = loss, observer
         self.hyperparameters = Hyperparameters(learning_rate, momentum, *betas, eps)
         self.steps_done = 0
         self._check()
+        suits = suits_channels_last(self.graph, self.dtype, self.device)
+        self.channels_last = suits if channels_last is None else channels_last and suits
         self.selections = self._find_selections()
         self._check_overlap()
         self._index = {buffer.name: i for i, buffer in enumerate(program.buffers)}
@@ -115,6 +121,7 @@ class Executor:
             waiting and op.direction is Direction.UPDATE for op in program.operations
         )
         self._input = self._index.get(self.graph.input)
+        self._input_format = self._format_of_input()
         self._kept_channels = {
             op.writes[0].buffer: op.writes[0].channels or ()
             for op in program.operations
@@ -172,7 +179,9 @@ class Executor:
         if writes:
             if gradient is None:
                 raise InputError("the program needs the gradient of the output")
-            state.buffers[writes[0].buffer] = gradient.clone(memory_format=_CONTIGUOUS)
+            state.buffers[writes[0].buffer] = gradient.clone(
+                memory_format=self._format(tuple(gradient.shape))
+            )
         self._run(state, self._first_late_update)
 
     def gradients(self, state: Pass) -> dict[Atom, Tensor]:
@@ -198,7 +207,7 @@ class Executor:
             )
         state.position = 0
         if self._input is not None:
-            state.buffers[self._input] = x.contiguous()
+            state.buffers[self._input] = x.contiguous(memory_format=self._input_format)
 
     def _output(self, state: Pass) -> Tensor:
         loss = self.program.operations[self.program.loss_position]
@@ -218,7 +227,9 @@ class Executor:
         if writes:
             (gradient,) = torch.autograd.grad(loss, output)
             # Of its own: a loss may return memory that is not the program's to write over.
-            scaled = torch.empty_like(output, memory_format=_CONTIGUOUS, requires_grad=False)
+            scaled = torch.empty_like(
+                output, memory_format=self._format(tuple(output.shape)), requires_grad=False
+            )
             torch.div(gradient, self.program.step.passes, out=scaled)
             state.buffers[writes[0].buffer] = scaled
         return value
@@ -299,6 +310,16 @@ class Executor:
                 released[buffer.death].append(index)
         return tuple(map(tuple, released))
 
+    def _format(self, shape: Shape) -> torch.memory_format:
+        return memory_format(shape, self.channels_last)
+
+    def _format_of_input(self) -> torch.memory_format:
+        """As it comes, if only convolutions read it: turning it round would take a copy of it."""
+        readers = (call for call in self.graph.calls if self.graph.input in call.inputs)
+        if all(call.operator.kind == "convolution" for call in readers):
+            return _CONTIGUOUS
+        return self._format(self.graph[self.graph.input].shape)
+
     def _zeros(self, shape: Shape) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
@@ -353,6 +374,7 @@ class Executor:
         out = op.writes[0].buffer
         saved = op.writes[1].buffer if len(op.writes) > 1 else None
         passes = PASSES.get(kind) if saved is not None else None
+        form = self._format(call.shape)
         over = next((i for i in reversed(o.overwritable_inputs) if op.reads[i].buffer == out), None)
 
         def operands(buffers: Buffers) -> Operands:
@@ -375,16 +397,20 @@ class Executor:
 
             def run(buffers: Buffers) -> None:
                 output, buffers[index] = save(o, operands(buffers))
-                buffers[out] = output.contiguous()
+                buffers[out] = output.contiguous(memory_format=form)
 
         else:
             compute, aliasing = FORWARD[kind], kind in _MAY_ALIAS
+            turned = self.channels_last and kind == "convolution"
 
             def run(buffers: Buffers) -> None:
-                output = compute(o, operands(buffers))
+                t = operands(buffers)
+                if turned:
+                    t = replace(t, inputs=(t.x.contiguous(memory_format=form),))
+                output = compute(o, t)
                 if aliasing:
-                    output = output.clone(memory_format=_CONTIGUOUS)
-                buffers[out] = output.contiguous()
+                    output = output.clone(memory_format=form)
+                buffers[out] = output.contiguous(memory_format=form)
 
         return run
 
@@ -398,9 +424,12 @@ class Executor:
         assert channels is not None
         dimension = self._kept_dimension(kept)
         index = torch.tensor(channels, device=self.device)
+        assert op.reads[0].value is not None
+        form = self._format(self.graph[op.reads[0].value].shape)
 
         def run(buffers: Buffers) -> None:
-            buffers[kept] = read(buffers).index_select(dimension, index)
+            part = read(buffers).index_select(dimension, index)
+            buffers[kept] = part.contiguous(memory_format=form)
 
         return run
 
@@ -424,6 +453,7 @@ class Executor:
         o, own, shapes, index = call.operator, self._own(call), self._shapes(call), op.input_index
         dy, out = self._reader(op.reads[0]), op.writes[0].buffer
         in_place = op.reads[0].buffer == out
+        form = self._format(shapes.inputs[index])
         function = INPUT_GRADIENT[o.kind]
         kept = {
             int(operand.role.split()[-1]): self._reader(operand)
@@ -446,7 +476,7 @@ class Executor:
                 None if into is None else into(buffers),
                 own,
             )
-            buffers[out] = function(o, t).contiguous()
+            buffers[out] = function(o, t).contiguous(memory_format=form)
 
         return run
 

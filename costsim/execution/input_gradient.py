@@ -16,6 +16,7 @@ from torch import Tensor
 
 from costsim.execution.forward import Operands
 from costsim.execution.in_place import by_channel, normalising_factor
+from costsim.execution.layout import has_channels_last, rows_of
 from costsim.execution.masks import multiply_
 from costsim.execution.saving import from_window_offsets
 from costsim.operators import Shape, Shapes
@@ -75,6 +76,10 @@ def _convolution(o: Any, t: Backward) -> Tensor:
     weight = t.own.weight
     # The transposed convolution, at the end, does for all; these take a third to all of its time.
     if is_product(o, weight):
+        if has_channels_last(t.dy):
+            rows = torch.mm(rows_of(t.dy), weight.flatten(1))
+            n, c, height, width = t.shape
+            return rows.view(n, height, width, c).permute(0, 3, 1, 2)
         if len(t.dy) == 1:
             return torch.mm(weight.flatten(1).t(), t.dy[0].flatten(1)).view(t.shape)
         if t.dy[0, 0, ...].numel() >= MANY_PIXELS:

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.execution.forward import Operands
 from costsim.execution.input_gradient import MANY_PIXELS, is_product
+from costsim.execution.layout import has_channels_last, rows_of
 from costsim.execution.selection import Channels, Selection
 from costsim.operators import Shapes
 
@@ -73,6 +74,11 @@ def _by_products(t: WeightBackward) -> Tensor:
 
     Small images are put side by side; of large ones that copy would cost more than it saves.
     """
+    if has_channels_last(t.dy):
+        rows = rows_of(t.dy)
+        if t.selection.axis == "output":
+            rows = t.channels.of(rows, 1)
+        return torch.mm(rows.t(), rows_of(t.x)).view(t.selection.shape)
     dy, x = t.dy.flatten(2), t.x.flatten(2)
     if t.selection.axis == "output":
         dy = t.channels.of(dy, 1)
