@@ -21,7 +21,8 @@ _STREAM = 0x5452414E
 
 _MEANS: Atom = ("output", "the class means")
 
-DEFAULT_LEARNING_RATES: Mapping[str, float] = {"sgd": 0.01, "momentum": 0.001, "adam": 0.001}
+DEFAULT_LEARNING_RATES: Mapping[str, float] = {"sgd": 0.01, "momentum": 0.001, "adam": 0.003}
+"""The best of a few tried on 5-way 5-shot traffic signs with mcunet-5fps, one sample a step."""
 
 
 class Diverged(CostsimError):
