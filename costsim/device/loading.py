@@ -68,8 +68,13 @@ def _load_shipped(name: str) -> DeviceSpec:
 
 def parse_device(content: str | bytes, source: str) -> DeviceSpec:
     """The device that a YAML text describes; `source` names it in errors (`InputError`)."""
+    return DeviceSpec.from_json(parse_yaml(content, source), source)
+
+
+def parse_yaml(content: str | bytes, source: str) -> Any:
+    """What a YAML text says, no key given twice; `source` names it in errors (`InputError`)."""
     try:
-        document = yaml.load(content, _Loader)
+        return yaml.load(content, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}: " if mark else ""
@@ -77,4 +82,3 @@ def parse_device(content: str | bytes, source: str) -> DeviceSpec:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: is not YAML: {reason}") from error
-    return DeviceSpec.from_json(document, source)

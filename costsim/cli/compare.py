@@ -1,0 +1,216 @@
+"""`costsim compare`: solvers on models, devices, budgets and tasks, kept in one file."""
+
+import csv
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import check_writable
+from costsim.errors import InputError
+from costsim.files import to_json_text, write_atomically
+from costsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from costsim.study.runner import Done
+    from costsim.study.spec import Study
+
+LINE_EVERY_S = 10.0
+"""How often a line of progress is written where no terminal shows a live one."""
+
+
+@click.command("compare")
+@click.argument("study", required=False, type=click.Path(path_type=Path), metavar="[STUDY.yaml]")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="SQLite file with a row for each finished cell; what it has is not computed again.",
+)
+@click.option("--solver", "solvers", multiple=True, metavar="NAME", help="[default: exact, greedy]")
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="[default: mcunet-5fps]")
+@click.option(
+    "--weights", multiple=True, metavar="MODEL=FILE", help="Weights for one of the models."
+)
+@click.option("--device", "devices", multiple=True, metavar="NAME|FILE", help="[default: all four]")
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="LIMITS",
+    help="recommended, or such as memory=256KiB,macs=15%; memory=150% is of what the device "
+    "recommends. [default: recommended]",
+)
+@click.option("--data", multiple=True, metavar="PATH", help="Images, or digits. [default: digits]")
+@click.option("--seed", "seeds", multiple=True, type=int, help="Tasks of each data. [default: 0]")
+@click.option("--ways", type=int, metavar="N", help="Classes of a task [default: up to 10].")
+@click.option("--shots", type=int, metavar="N", help="Images of each class [default: 5].")
+@click.option("--criterion", metavar="NAME", help="[default: fisher]")
+@click.option("--axis", metavar="output|input|both", help="[default: output]")
+@click.option("--inspect", metavar="N|all", help="Layers that are scored [default: 18].")
+@click.option("--batch", type=int, metavar="N", help="[default: 1]")
+@click.option("--optimizer", metavar="NAME", help="[default: sgd]")
+@click.option("--time-limit", metavar="TIME", help="For the solvers that take one.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes [default: cores].")
+@click.option(
+    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Write the rows."
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page to look at (HTML, nothing else needed).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(**given: Any) -> int:
+    """Compare solvers on every combination of models, devices, budgets and tasks.
+
+    What is compared stands in a YAML file, in options, or in both: an option replaces the file's
+    list. A run that is stopped, however, goes on where it was with the same command. The exit
+    status is 1 if a cell broke.
+
+    \b
+    Examples
+      costsim compare --store study.sqlite --solver exact --solver greedy --seed 0 --seed 1
+      costsim compare study.yaml --store study.sqlite --report study.html --csv study.csv
+    """
+    for name, option in (("store", "--store"), ("table", "--csv"), ("report", "--report")):
+        check_writable(given[name], option)
+    study = _study(given)
+    from costsim.solvers import make_solver
+    from costsim.study.analysis import Findings
+    from costsim.study.runner import run
+    from costsim.study.store import Store
+
+    cells = study.cells()
+    store = Store(given["store"])
+    begun = time.monotonic()
+    with _progress() as progress:
+        computed = run(cells, store, make_solver, workers=given["jobs"], progress=progress)
+    rows = store.rows([cell.key for cell in cells])
+    print(
+        f"costsim: {computed} of {len(cells)} cells computed in "
+        f"{format_seconds(time.monotonic() - begun)}, {len(cells) - computed} were there",
+        file=sys.stderr,
+    )
+    findings = Findings.of(rows)
+    if given["table"]:
+        write_atomically(given["table"], _csv(findings))
+    if given["report"]:
+        from costsim.report.comparison import render_comparison
+
+        write_atomically(given["report"], render_comparison(findings))
+    if given["as_json"]:
+        from costsim.report.comparison import to_json
+
+        click.echo(to_json_text(to_json(findings)))
+    else:
+        from rich.console import Console
+
+        from costsim.report.comparison import print_comparison
+
+        print_comparison(Console(), findings)
+    for row in findings.errors[:5]:
+        where = f"{row['solver']}, {row['model']}, {row['device']}, {row['budget']}, "
+        where += f"{row['domain']} seed {row['seed']}"
+        print(f"costsim: {where}: {row['reason']}", file=sys.stderr)
+    if len(findings.errors) > 5:
+        print(f"costsim: {len(findings.errors)} cells broke in all", file=sys.stderr)
+    return 1 if findings.errors else 0
+
+
+def _study(given: dict[str, Any]) -> "Study":
+    """The YAML file, if there is one, with what options replace of it."""
+    from costsim.solvers import make_solver
+    from costsim.study.spec import parse_study, read_study
+
+    document: dict[str, Any] = {}
+    source = "options"
+    folder = Path()
+    if given["study"] is not None:
+        document = read_study(given["study"])
+        source, folder = str(given["study"]), given["study"].parent.resolve()
+    for name in ("solvers", "devices", "budgets"):
+        if given[name]:
+            document[name] = list(given[name])
+    weights = {}
+    for text in given["weights"]:
+        model, equals, path = text.partition("=")
+        if not equals or model not in given["models"]:
+            raise InputError(f"--weights: cannot read {text!r}; give MODEL=FILE with a --model")
+        weights[model] = str(Path(path).resolve())
+    if given["models"]:
+        document["models"] = [
+            {"model": model} | ({"weights": weights[model]} if model in weights else {})
+            for model in given["models"]
+        ]
+    chosen = {name: given[name] for name in ("ways", "shots") if given[name] is not None}
+    if given["data"] or given["seeds"] or chosen:
+        if "tasks" in document:
+            raise InputError("--data, --seed, --ways and --shots: the file has tasks of its own")
+        document["tasks"] = [
+            {
+                "data": data if data == "digits" else str(Path(data).resolve()),
+                "seeds": list(given["seeds"] or [0]),
+                **chosen,
+            }
+            for data in given["data"] or ["digits"]
+        ]
+    settings = document.get("settings", {})
+    names = ("criterion", "axis", "inspect", "batch", "optimizer", "time_limit")
+    replaced = {n.replace("_", "-"): given[n] for n in names if given[n] is not None}
+    if str(replaced.get("inspect", "")).isdigit():
+        replaced["inspect"] = int(replaced["inspect"])
+    if replaced:
+        document["settings"] = {**settings, **replaced} if isinstance(settings, dict) else replaced
+    return parse_study(document, source, make_solver=make_solver, folder=folder)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, "Done"], None]]:
+    """Progress on stderr: a live line on a terminal, else a line now and then."""
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        from rich.console import Console
+
+        with Console(stderr=True).status("starting") as status:
+            yield lambda what, done: status.update(_line(what, done))
+        return
+    told = time.monotonic()
+
+    def report(what: str, done: "Done") -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_EVERY_S:
+            told = time.monotonic()
+            print(f"costsim: {_line(what, done)}", file=sys.stderr, flush=True)
+
+    yield report
+
+
+def _line(what: str, done: "Done") -> str:
+    text = f"{what}: {done.done}/{done.total} cells"
+    if done.remaining_s is not None:
+        text += f", {done.rate:.2g} a second, {format_seconds(done.remaining_s)} left"
+    return text
+
+
+def _csv(findings: Any) -> str:
+    """The rows, with the loss against the optimum and the agreement where one is known."""
+    from costsim.study.store import COLUMNS
+
+    beside = {one.row["key"]: one for one in findings.compared}
+    names = [name for name in COLUMNS if name != "plan"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "loss", "tightness", "agreement"])
+    for row in findings.rows:
+        one = beside.get(row["key"])
+        extra = [None] * 3 if one is None else [one.loss, one.tightness, one.agreement]
+        writer.writerow([*(row[name] for name in names), *extra])
+    return text.getvalue()

@@ -1,0 +1,273 @@
+"""A comparison study as one HTML file, on a terminal, and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from costsim import __version__
+from costsim.report.page import Picture
+from costsim.report.svg import COLOURS, drawing, to_svg
+from costsim.study.analysis import (
+    TIGHTNESS,
+    Compared,
+    Findings,
+    Group,
+    by_budget,
+    by_model,
+    by_tightness,
+    interval,
+    overall,
+)
+from costsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDE, NARROW = 9.2, 3.7
+"""Inches, as for the pictures of a plan."""
+
+INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet")
+"""Colours of the solvers, in order."""
+
+
+def render_comparison(findings: Findings) -> str:
+    """The page of a study: the same rows give the same bytes."""
+    environment = Environment(
+        loader=PackageLoader("costsim.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"share": _share, "seconds": format_seconds, "interval": interval}
+    css = resources.files("costsim.report").joinpath("page.css").read_text()
+    return environment.get_template("comparison.html").render(
+        css=Markup(css),
+        version=__version__,
+        answer=findings.answer(),
+        headline=_headline(findings),
+        tables=_tables(findings),
+        pictures=_pictures(findings) if findings.compared else [],
+        errors=findings.errors,
+        settings=sorted({str(row["settings"]) for row in findings.rows}),
+    )
+
+
+def print_comparison(console: Console, findings: Findings) -> None:
+    """Print the findings to `console`."""
+    for label, content in _headline(findings):
+        console.print(Text(f"{label:<10} {content}"))
+    for title, groups in _tables(findings):
+        table = Table(
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            title=Text(title, style="bold"),
+            title_justify="left",
+        )
+        for index, heading in enumerate(
+            ("group", "solver", "n", "no plan", "loss, 95 %", "optimal", "same", "time")
+        ):
+            table.add_column(heading, justify="right" if index > 1 else "left", overflow="fold")
+        for group in groups:
+            cells = (
+                group.name,
+                group.solver,
+                str(group.problems),
+                str(group.none),
+                interval(group.loss),
+                _share(group.equal),
+                _share(group.agreement),
+                format_seconds(group.seconds),
+            )
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print()
+        console.print(table)
+    console.print()
+    for sentence in findings.answer():
+        console.print(Text(sentence))
+
+
+def to_json(findings: Findings) -> dict[str, Any]:
+    """The findings as one JSON document, schema `costsim.comparison/1`."""
+    return {
+        "schema": "costsim.comparison/1",
+        "problems": findings.problems,
+        "proven": findings.proven,
+        "without_plan": findings.without_plan,
+        "errors": len(findings.errors),
+        "answer": findings.answer(),
+        "groups": {
+            title: [asdict(group) for group in groups] for title, groups in _tables(findings)
+        },
+    }
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _headline(findings: Findings) -> list[tuple[str, str]]:
+    rows = findings.rows
+
+    def names(column: str) -> str:
+        return ", ".join(dict.fromkeys(str(row[column]) for row in rows)) or "none"
+
+    tasks = {(row["domain"], row["seed"]) for row in rows}
+    return [
+        (
+            "problems",
+            f"{findings.problems}, of which {findings.proven} with a proven optimum and "
+            f"{findings.without_plan} proven to have no plan; {len(rows)} cells",
+        ),
+        ("solvers", names("solver")),
+        ("models", names("model")),
+        ("devices", names("device")),
+        ("budgets", names("budget")),
+        ("tasks", f"{len(tasks)} from {names('domain')}"),
+    ]
+
+
+def _tables(findings: Findings) -> list[tuple[str, list[Group]]]:
+    compared = findings.compared
+    return [
+        ("All problems", overall(compared)),
+        ("By tightness", by_tightness(compared)),
+        ("By budget", by_budget(compared)),
+        ("By model", by_model(compared)),
+    ]
+
+
+# Pictures.
+
+
+def _pictures(findings: Findings) -> list[tuple[Picture, str]]:
+    others = [one for one in findings.compared if one.row["status"] != "optimal"]
+    found = []
+    if others:
+        found.append(
+            (
+                Picture(*(Markup(_losses(others, w, f"losses-{n}")) for w, n in _WIDTHS)),
+                "Mean loss against the proven optimum by tightness, with its 95 % interval.",
+            )
+        )
+        found.append(
+            (
+                Picture(*(Markup(_scatter(others, w, f"scatter-{n}")) for w, n in _WIDTHS)),
+                "Each dot is a problem: how much of all gain the optimum reaches, and what share "
+                "of that a solver misses.",
+            )
+        )
+    found.append(
+        (
+            Picture(*(Markup(_times(findings.compared, w, f"times-{n}")) for w, n in _WIDTHS)),
+            "Time of one solve: the share of the problems that take at most so long.",
+        )
+    )
+    return found
+
+
+_WIDTHS = ((WIDE, "wide"), (NARROW, "narrow"))
+
+
+def _colour(solvers: Sequence[str], solver: str) -> str:
+    return COLOURS[INKS[solvers.index(solver) % len(INKS)]]
+
+
+def _solvers(compared: Sequence[Compared]) -> list[str]:
+    return list(dict.fromkeys(one.solver for one in compared))
+
+
+def _legend(axes: "Axes", width: float) -> None:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 5 if width > NARROW else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
+    groups, solvers = by_tightness(compared), _solvers(compared)
+    names = [n for _, n in TIGHTNESS if any(g.name == n for g in groups)]
+    short = {n: n.removeprefix("optimum reaches ").partition(":")[0] for n in names}
+    short = {n: text.replace(" of all gain", "") for n, text in short.items()}
+    with drawing(width, 3.6) as figure:
+        axes = figure.add_subplot()
+        bar = 0.8 / len(solvers)
+        for index, solver in enumerate(solvers):
+            mine = [g for g in groups if g.solver == solver]
+            places = [names.index(g.name) + (index - (len(solvers) - 1) / 2) * bar for g in mine]
+            means = np.array([100 * g.loss.mean for g in mine])
+            lows = [100 * (g.loss.mean if g.loss.low is None else g.loss.low) for g in mine]
+            highs = [100 * (g.loss.mean if g.loss.high is None else g.loss.high) for g in mine]
+            axes.bar(places, means, bar * 0.9, color=_colour(solvers, solver), label=solver)
+            axes.errorbar(
+                places,
+                means,
+                [np.maximum(means - lows, 0.0), np.maximum(highs - means, 0.0)],
+                fmt="none",
+                ecolor=COLOURS["ink"],
+                elinewidth=1,
+                capsize=2,
+            )
+        ticks = [text if width > NARROW else text.replace(" ", "\n") for text in short.values()]
+        axes.set_xticks(range(len(names)), ticks)
+        axes.set_ylabel("mean loss, %")
+        axes.set_xlabel("share of all gain that the optimum reaches")
+        _legend(axes, width)
+        worst = max(groups, key=lambda group: group.loss.mean)
+        return to_svg(
+            figure,
+            name,
+            "Loss against the proven optimum",
+            f"The greatest mean is {worst.loss.mean:.1%}, of {worst.solver}, {worst.name}.",
+        )
+
+
+def _scatter(compared: Sequence[Compared], width: float, name: str) -> str:
+    solvers = _solvers(compared)
+    with drawing(width, 3.6) as figure:
+        axes = figure.add_subplot()
+        for solver in solvers:
+            mine = [one for one in compared if one.solver == solver]
+            axes.plot(
+                [100 * one.tightness for one in mine],
+                [100 * one.loss for one in mine],
+                "o",
+                markersize=3,
+                markeredgewidth=0,
+                alpha=0.6,
+                color=_colour(solvers, solver),
+                label=solver,
+            )
+        axes.set_xlabel("share of all gain that the optimum reaches, %")
+        axes.set_ylabel("loss, %")
+        _legend(axes, width)
+        return to_svg(
+            figure, name, "Loss by tightness", f"{len(compared)} answers of {', '.join(solvers)}."
+        )
+
+
+def _times(compared: Sequence[Compared], width: float, name: str) -> str:
+    solvers = _solvers(compared)
+    with drawing(width, 3.2) as figure:
+        axes = figure.add_subplot()
+        for solver in solvers:
+            seconds = sorted(float(o.row["seconds"]) for o in compared if o.solver == solver)
+            shares = 100 * np.arange(1, len(seconds) + 1) / len(seconds)
+            axes.step(seconds, shares, where="post", color=_colour(solvers, solver), label=solver)
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("problems, %")
+        _legend(axes, width)
+        return to_svg(figure, name, "Time of one solve", f"Of {', '.join(solvers)}.")

@@ -1,0 +1,148 @@
+"""The work of one process: problems posed, solvers asked, rows written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any
+
+from costsim.accounting.sparse_update import input_channel_norms
+from costsim.device import DeviceSpec
+from costsim.errors import CostsimError
+from costsim.importance import Importance
+from costsim.planner import Prepared, Scored, prepare
+from costsim.problem import Problem
+from costsim.solution import Solution, Solver
+from costsim.solve import solve
+from costsim.study.spec import Cell
+from costsim.study.store import Store
+
+MakeSolver = Callable[..., Solver]
+"""`costsim.solvers.make_solver`: a solver by name, `time_limit_s` where it takes one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells of one model, task and device, which share a priced and scored problem."""
+
+    cells: tuple[Cell, ...]
+
+
+def jobs(cells: Sequence[Cell]) -> list[Job]:
+    """`cells` by what they share, in order."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.importance_key, cell.device_digest), []).append(cell)
+    return [Job(tuple(group)) for group in found.values()]
+
+
+def score(cell: Cell, store: Store, make_solver: MakeSolver) -> None:
+    """Compute and keep the scores that `cell` needs, unless they are there."""
+    if store.scores(cell.importance_key) is None:
+        _prepared(cell, store, make_solver)
+
+
+def work(job: Job, store: Store, make_solver: MakeSolver, told: Callable[[], None]) -> None:
+    """Solve the cells of `job`, each row written as soon as it is known; errors are rows too."""
+    prepared: Prepared | None = None
+    for cell in job.cells:
+        try:
+            if prepared is None:
+                prepared = _prepared(cell, store, make_solver)
+            row = _solved(cell, prepared, make_solver)
+        except Exception as error:  # whatever breaks one cell must not take the others down
+            row = failed(cell, error)
+        store.write(row)
+        told()
+
+
+def failed(cell: Cell, error: BaseException) -> dict[str, Any]:
+    """The row of a cell that broke."""
+    told = " ".join(str(error).split())
+    reason = told if isinstance(error, CostsimError) else f"{type(error).__name__}: {told}"
+    return {**_head(cell), "status": "error", "reason": reason}
+
+
+def _head(cell: Cell) -> dict[str, Any]:
+    settings = {k: v for k, v in asdict(cell.settings).items() if v is not None}
+    told = " ".join(f"{name}={value}" for name, value in settings.items())
+    if cell.settings.inspect is None:
+        told += " inspect=all"
+    return {
+        "key": cell.key,
+        "problem": cell.problem_key,
+        "solver": cell.solver,
+        "model": cell.model.label,
+        "device": cell.device,
+        "budget": cell.budget.label,
+        "domain": cell.task.domain,
+        "seed": cell.task.seed,
+        "settings": told,
+    }
+
+
+def _prepared(cell: Cell, store: Store, make_solver: MakeSolver) -> Prepared:
+    kept = store.scores(cell.importance_key)
+    scored = None
+    if kept is not None:
+        importance = Importance.from_json(kept["importance"])
+        scored = Scored(importance, tuple(kept["layers"]), kept["samples"])
+    prepared = prepare(cell.request(make_solver(cell.solver)), scored=scored)
+    if kept is None:
+        document = {
+            "importance": prepared.scored.importance.to_json(),
+            "layers": list(prepared.scored.layers),
+            "samples": prepared.scored.samples,
+        }
+        store.keep_scores(cell.importance_key, document)
+    return prepared
+
+
+def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str, Any]:
+    device, shared = prepared.request.device, prepared.problem
+    budget = cell.budget.on(device).resolve(device, shared.graph, shared.step)
+    problem = shared.within(budget)
+    solver = make_solver(cell.solver)
+    limit = cell.settings.time_limit_s
+    if limit is not None and hasattr(solver, "time_limit_s"):
+        solver = make_solver(cell.solver, time_limit_s=limit)
+    if hasattr(solver, "weight_norms") and is_dataclass(solver):
+        norms = _norms(prepared)
+        solver = replace(solver, weight_norms=norms)
+    solution = solve(problem, solver, device=device)
+    return {**_head(cell), **_answer(problem, solution, device)}
+
+
+def _norms(prepared: Prepared) -> Mapping[str, Sequence[float]]:
+    """Norms of the weights, for solvers that ask for them."""
+    arrays = {name: tensor.detach().numpy() for name, tensor in prepared.tensors.items()}
+    return input_channel_norms(prepared.problem.graph, arrays)
+
+
+def _answer(problem: Problem, solution: Solution, device: DeviceSpec) -> dict[str, Any]:
+    from costsim.files import to_json_text
+
+    budget = problem.budget
+    row: dict[str, Any] = {
+        "status": str(solution.status),
+        "gain": solution.objective,
+        "bound": solution.bound,
+        "total_gain": float(sum(c.cumulative[-1] for c in problem.candidates)),
+        "seconds": solution.seconds,
+        "memory_limit_bytes": budget.memory_bytes,
+        "accounting": budget.accounting,
+        "macs_limit": budget.macs,
+        "reason": solution.reason,
+    }
+    plan, cost = solution.plan, solution.cost
+    if plan is None or cost is None:
+        return row
+    usage = problem.plan_usage(plan)
+    shares = [usage[name] / limit for name, limit in problem.limits() if limit]
+    return row | {
+        "layers": len(plan.subsets),
+        "channels": sum(len(subset.channels) for subset in plan.subsets),
+        "memory_bytes": cost.memory.in_accounting(budget.accounting),
+        "backward_macs": cost.macs.backward,
+        "latency_s": None if cost.on_device is None else cost.on_device.latency_s.value,
+        "fullest": max(shares, default=None),
+        "plan": to_json_text(plan.to_json(problem.graph.layers)),
+    }

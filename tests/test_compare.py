@@ -1,0 +1,402 @@
+"""The comparison study: resumed without loss or repetition, repeatable, robust."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from costsim.solvers import make_solver
+
+from costsim.cli import main
+from costsim.errors import InputError
+from costsim.report.comparison import render_comparison, to_json
+from costsim.study.analysis import Findings, bootstrap, by_tightness, compare
+from costsim.study.runner import run
+from costsim.study.spec import Cell, ModelChoice, Study, TaskChoice, parse_study
+from costsim.study.store import Store
+from costsim.study.work import jobs, work
+
+TINY = """
+solvers: [exact, greedy, none, last-layer]
+devices: [stm32f746, jetson-nano]
+budgets: [recommended, {memory: 200%, macs: 40%}]
+tasks: [{data: digits, seeds: [0, 1], ways: 3, shots: 1}]
+settings: {inspect: 4, resolution: 32}
+"""
+CELLS = 4 * 2 * 2 * 2
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def study(text=TINY, **other):
+    import yaml
+
+    return parse_study({**yaml.safe_load(text), **other}, "study", make_solver=make_solver)
+
+
+def in_process(cells, store):
+    """Do what a worker process does, in this one."""
+    done = store.finished()
+    for job in jobs([cell for cell in cells if cell.key not in done]):
+        work(job, store, make_solver, lambda: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished study: its cells and its store."""
+    cells = study().cells()
+    store = Store(tmp_path_factory.mktemp("study") / "store.sqlite")
+    in_process(cells, store)
+    return cells, store
+
+
+def answers(store, cells):
+    """The rows without the one column that a clock fills."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in store.rows(cells)]
+
+
+def keys(cells):
+    return [cell.key for cell in cells]
+
+
+def test_every_cell_has_its_row_and_its_answer(finished):
+    cells, store = finished
+    rows = store.rows(keys(cells))
+    assert len(cells) == len(set(keys(cells))) == len(rows) == CELLS
+    assert not [row["reason"] for row in rows if row["status"] == "error"]
+    assert {row["status"] for row in rows if row["solver"] == "exact"} <= {"optimal", "infeasible"}
+    for row in rows:
+        if row["plan"]:
+            assert row["backward_macs"] <= row["macs_limit"]
+            assert row["memory_bytes"] <= row["memory_limit_bytes"]
+            assert 0 < row["fullest"] <= 1
+
+
+def test_scores_are_computed_once_for_a_model_and_a_task(finished):
+    cells, store = finished
+    with sqlite3.connect(store.path) as database:
+        kept = [row[0] for row in database.execute("SELECT key FROM importances")]
+    assert sorted(kept) == sorted({cell.importance_key for cell in cells})
+    assert len(kept) == 2
+
+
+def test_two_runs_are_equal(finished, tmp_path):
+    cells, store = finished
+    again = Store(tmp_path / "again.sqlite")
+    in_process(cells, again)
+    assert answers(again, keys(cells)) == answers(store, keys(cells))
+    pages = [to_json(Findings.of(answers_with_time(s, cells))) for s in (store, again)]
+    assert pages[0] == pages[1]
+
+
+def answers_with_time(store, cells):
+    return [row | {"seconds": 1.0} for row in store.rows(keys(cells))]
+
+
+def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(tiny, tmp_path, finished):
+    store = tmp_path / "killed.sqlite"
+    command = [sys.executable, "-m", "costsim", "compare", str(tiny), "--store", str(store)]
+    command += ["--jobs", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if store.exists() and written(store) >= 3:
+                break
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    before = rows_in(store)
+    assert 3 <= len(before) < CELLS
+    # The worker goes when its parent is gone: nothing is written from then on.
+    time.sleep(1.0)
+    before = rows_in(store)
+    time.sleep(0.5)
+    assert rows_in(store) == before
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{CELLS - len(before)} of {CELLS} cells computed" in done.stderr
+    after = rows_in(store)
+    assert len(after) == CELLS
+    assert {key: after[key] for key in before} == before  # to the last digit of its seconds
+    cells, whole = finished
+    assert answers(Store(store), keys(cells)) == answers(whole, keys(cells))
+    assert json.loads(done.stdout)["proven"] > 0
+
+
+def written(path):
+    try:
+        return len(rows_in(path))
+    except sqlite3.Error:
+        return 0
+
+
+def rows_in(path):
+    with sqlite3.connect(path) as database:
+        return {row[0]: row for row in database.execute("SELECT * FROM cells")}
+
+
+def test_an_interrupted_run_leaves_a_store_to_go_on_with(tiny, tmp_path):
+    store = tmp_path / "interrupted.sqlite"
+    command = [sys.executable, "-m", "costsim", "compare", str(tiny), "--store", str(store)]
+    process = subprocess.Popen(
+        [*command, "--jobs", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not written_if(store):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    assert 1 <= len(Store(store).finished()) < CELLS
+
+
+def written_if(path):
+    return path.exists() and written(path) >= 1
+
+
+def test_a_broken_cell_takes_no_other_down_and_is_tried_again(tmp_path):
+    broken = ModelChoice("no.such.package:factory")
+    plan = study(solvers=["greedy"], devices=["jetson-nano"], budgets=["recommended"])
+    both = Study(**{**vars(plan), "models": (broken, ModelChoice("mcunet-5fps"))})
+    store = Store(tmp_path / "store.sqlite")
+    in_process(both.cells(), store)
+    rows = store.rows(keys(both.cells()))
+    assert [row["status"] for row in rows] == ["error"] * 2 + ["feasible"] * 2
+    assert "cannot be imported" in rows[0]["reason"]
+    assert len(store.finished()) == 2
+    retried = {**rows[0], "status": "feasible", "gain": 1.0}
+    store.write(retried)
+    store.write({**retried, "gain": 2.0})  # what is finished stays
+    assert store.rows([rows[0]["key"]])[0]["gain"] == 1.0
+
+
+def deadly_solver(name, *, time_limit_s=None):
+    """Stands for a solver that takes its process with it."""
+    if name == "none":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_solver(name, time_limit_s=time_limit_s)
+
+
+def test_a_cell_that_kills_its_process_is_found_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    plan = study(solvers=["greedy", "none"], devices=["jetson-nano"], budgets=["recommended"])
+    plan = Study(**{**vars(plan), "tasks": plan.tasks[:1]})
+    store = Store(tmp_path / "store.sqlite")
+    assert run(plan.cells(), store, deadly_solver, workers=2) == 2
+    rows = {row["solver"]: row for row in store.rows(keys(plan.cells()))}
+    assert rows["greedy"]["status"] == "feasible"
+    assert rows["none"]["status"] == "error"
+    assert "the process that solved it died" in rows["none"]["reason"]
+
+
+def test_keys_are_of_content_and_not_of_names(tmp_path):
+    first, second = tmp_path / "a.bin", tmp_path / "b.bin"
+    first.write_bytes(b"weights")
+    second.write_bytes(b"weights")
+    cells = [Study(models=(ModelChoice("mcunet-5fps", p),)).cells()[0] for p in (first, second)]
+    assert cells[0].key == cells[1].key
+    other = tmp_path / "c.bin"
+    other.write_bytes(b"other weights")
+    changed = Study(models=(ModelChoice("mcunet-5fps", other),)).cells()[0]
+    assert changed.key != cells[0].key
+    assert Study(tasks=(TaskChoice(seed=1),)).cells()[0].key != Study().cells()[0].key
+
+
+def test_solvers_share_a_problem_and_devices_share_scores():
+    cells = study().cells()
+    assert len({cell.problem_key for cell in cells}) == CELLS // 4
+    assert len({cell.importance_key for cell in cells}) == 2
+    assert isinstance(cells[0], Cell)
+
+
+BAD = {
+    "solver: [exact]": "solver: unknown key; allowed are solvers, models",
+    "solvers: exact": "solvers: a list of at least one is needed",
+    "solvers: []": "solvers: a list of at least one is needed",
+    "solvers: [magic]": "solvers[0]: solver 'magic' is unknown; known are greedy",
+    "solvers: [3]": "solvers[0]: is 3; text is needed",
+    "models: [resnet]": "models[0].model: 'resnet' is unknown; give one of mcunet-5fps",
+    "models: [{weights: a.pkl}]": "models[0].model: is None; text is needed",
+    "models: [{model: mcunet-5fps, weights: gone.pkl}]": "gone.pkl does not exist",
+    "models: [{model: mcunet-5fps, wieghts: a}]": "models[0]: wieghts: unknown key",
+    "devices: [toaster]": "devices[0]: device 'toaster': neither a file nor a shipped device",
+    "budgets: [tight]": "budgets[0]: cannot read 'tight'; give recommended, or NAME=VALUE",
+    "budgets: [{memory: 5 parsecs}]": "budgets[0].memory: unknown unit 'parsecs'",
+    "budgets: [{memory: true}]": "budgets[0]: each limit needs a value",
+    "budgets: [{macs: 150%}]": "budgets[0].macs: '150%' is outside 0% to 100%",
+    "budgets: [{accounting: guess}]": "budgets[0].accounting: is 'guess'; allowed are peak",
+    "budgets: ['memory=1MB,color=red']": "budgets[0]: color: unknown key",
+    "tasks: [{data: gone.tar}]": "gone.tar does not exist",
+    "tasks: [{seeds: 3}]": "tasks[0].seeds: a list of at least one is needed",
+    "tasks: [{seeds: [-1]}]": "tasks[0].seeds[0]: is -1; a whole number from 0",
+    "tasks: [{seeds: [no]}]": "tasks[0].seeds[0]: is False; a whole number",
+    "tasks: [{seed: 1, seeds: [2]}]": "tasks[0]: give seed or seeds, not both",
+    "tasks: [{shots: 0}]": "tasks[0].shots: is 0; a whole number from 1",
+    "settings: {axis: sideways}": "settings.axis: is 'sideways'; allowed are output, input, both",
+    "settings: {criterion: taste}": "settings.criterion: is 'taste'; allowed are fisher",
+    "settings: {bias: 1}": "settings.bias: is 1; give true or false",
+    "settings: {inspect: most}": "settings.inspect: is 'most'; a whole number",
+    "settings: {time-limit: soon}": "settings.time-limit: cannot read 'soon'",
+    "settings: 3": "settings: is 3; a mapping of criterion",
+    "- a": "is a list; a mapping of solvers",
+    "": "is empty; a mapping of solvers",
+    "solvers: [a": "is not YAML|expected",
+    "solvers: [exact]\nsolvers: [greedy]": "key 'solvers' is given twice",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_input_is_one_line_that_names_the_key(text, tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert main(["compare", str(path), "--store", str(tmp_path / "s.sqlite")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "bad.yaml" in told
+    assert any(part in told for part in BAD[text].split("|")), told
+    assert not (tmp_path / "s.sqlite").exists()
+
+
+def test_other_bad_options(tiny, tmp_path, capsys):
+    store = str(tmp_path / "s.sqlite")
+    for options, told in (
+        ([str(tiny), "--seed", "3"], "the file has tasks of its own"),
+        (["--weights", "mbv2=x"], "give MODEL=FILE with a --model"),
+        (["--budget", "plenty"], "options: budgets[0]: cannot read 'plenty'"),
+        ([str(tmp_path / "gone.yaml")], "gone.yaml: cannot be read"),
+        (["--report", str(tmp_path / "no" / "x.html")], "does not exist"),
+    ):
+        assert main(["compare", "--store", store, *options]) == 2
+        assert told in capsys.readouterr().err
+    (tmp_path / "text.sqlite").write_text("this is no database, " * 100)
+    assert main(["compare", "--store", str(tmp_path / "text.sqlite")]) == 2
+    assert "cannot be used as a study" in capsys.readouterr().err
+
+
+def test_a_finished_study_is_shown_without_computing(finished, tiny, tmp_path, capsys):
+    _, store = finished
+    page, table = tmp_path / "page.html", tmp_path / "rows.csv"
+    arguments = ["compare", str(tiny), "--store", str(store.path)]
+    assert main([*arguments, "--report", str(page), "--csv", str(table)]) == 0
+    shown = capsys.readouterr()
+    assert "0 of 32 cells computed" in shown.err
+    assert "greedy loses" in shown.out
+    text = page.read_text()
+    assert text.count("<svg") == text.count("</svg>") > 0
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    assert "<script" not in text
+    lines = table.read_text().splitlines()
+    assert len(lines) == CELLS + 1
+    assert lines[0].endswith("loss,tightness,agreement")
+
+
+# What the numbers mean.
+
+
+def row(problem, solver, gain, *, domain="a", seed=0, status="feasible", channels=(0,), **other):
+    plan = [{"name": "l", "axis": "output", "channels": list(channels), "bias": False}]
+    return {
+        "key": f"{problem}-{solver}",
+        "problem": str(problem),
+        "solver": solver,
+        "model": "m",
+        "device": "d",
+        "budget": "b",
+        "domain": domain,
+        "seed": seed,
+        "settings": "",
+        "status": status,
+        "gain": gain,
+        "total_gain": 10.0,
+        "seconds": 1.0,
+        "fullest": 1.0,
+        "plan": None if gain is None else json.dumps(plan),
+        "reason": "",
+    } | other
+
+
+def test_loss_agreement_and_tightness_are_what_they_are_called():
+    rows = [
+        row(1, "exact", 4.0, status="optimal", channels=(0, 1, 2)),
+        row(1, "greedy", 3.0, channels=(1, 2, 3)),
+        row(1, "none", None, status="infeasible"),
+        row(2, "exact", 3.0, status="time_limit"),
+        row(2, "greedy", 2.0),
+        row(3, "exact", None, status="infeasible"),
+        row(3, "greedy", None, status="infeasible"),
+        row(4, "exact", 10.0, status="optimal"),
+        row(4, "greedy", None, status="error"),
+    ]
+    found = {(one.row["problem"], one.solver): one for one in compare(rows)}
+    assert set(found) == {("1", "exact"), ("1", "greedy"), ("1", "none"), ("4", "exact")}
+    greedy = found["1", "greedy"]
+    assert greedy.loss == pytest.approx(1 - 3 / 4)
+    assert greedy.agreement == pytest.approx(2 / 4)
+    assert greedy.tightness == pytest.approx(4 / 10)
+    assert found["1", "none"].loss == 1.0
+    assert found["1", "exact"].loss == 0.0
+    findings = Findings.of(rows)
+    assert (findings.problems, findings.proven, findings.without_plan) == (4, 2, 1)
+    assert len(findings.errors) == 1
+    assert "worth it" in findings.answer()[-1]
+    assert "no interval" in findings.answer()[0]
+    assert next(group.name for group in by_tightness(findings.compared)) == "25 to 50 %"
+    assert render_comparison(findings) == render_comparison(findings)
+
+
+def test_a_study_without_a_proof_says_so():
+    findings = Findings.of([row(1, "greedy", 3.0)])
+    assert "No problem with a proven optimum" in findings.answer()[0]
+    assert "<html" in render_comparison(findings)
+
+
+def test_the_interval_covers_the_mean_of_clustered_values():
+    """Of tasks that differ and problems of one task that do not, in 85 to 100 of 100 studies."""
+    random_ = np.random.default_rng(0)
+    covered = 0
+    for _ in range(100):
+        tasks = random_.normal(0.3, 0.1, 20)
+        values = (tasks[:, None] + random_.normal(0, 0.001, (20, 6))).ravel()
+        found = bootstrap(values.tolist(), np.repeat(np.arange(20), 6).tolist(), resamples=500)
+        covered += found.low <= 0.3 <= found.high
+    assert 85 <= covered <= 100
+
+
+def test_the_interval_does_not_depend_on_the_order_and_repeats():
+    values, clusters = [0.1, 0.5, 0.2, 0.9, 0.4], ["a", "b", "a", "c", "b"]
+    first = bootstrap(values, clusters)
+    order = list(range(5))
+    random.Random(1).shuffle(order)
+    again = bootstrap([values[i] for i in order], [clusters[i] for i in order])
+    assert first.mean == pytest.approx(np.mean(values))
+    assert again.mean == pytest.approx(first.mean)
+    assert (again.low, again.high) == pytest.approx((first.low, first.high))
+
+
+def test_the_store_refuses_another_schema(tmp_path):
+    path = tmp_path / "s.sqlite"
+    Store(path)
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO meta VALUES ('costsim.study/9')")
+    with pytest.raises(InputError, match=r"costsim\.study/9"):
+        Store(path)
