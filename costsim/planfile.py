@@ -250,6 +250,22 @@ class ExplanationRecord(_Record):
     relaxations: Annotated[tuple[RelaxationRecord, ...], _Listed]
 
 
+class SoughtRecord(_Record):
+    """What was planned backwards: the value found (None: none does) and the share it reaches.
+
+    Shares are of the gain of updating every channel of every inspected layer. `value` is in bytes,
+    MACs, seconds, samples or pixels, or the name of a device. `proven`: nothing less, or no more
+    work, would do.
+    """
+
+    what: Literal["memory", "macs", "latency", "batch", "resolution", "device"]
+    share: Amount
+    value: Number | Name | None
+    reached: Amount
+    proven: bool
+    sentence: Name
+
+
 class _BitsRecord(_Record):
     weights: int
     activations: int
@@ -300,6 +316,7 @@ class _Document(_Record):
     solver: SolverRecord
     importance: ImportanceRecord
     explanation: ExplanationRecord | None = None
+    sought: SoughtRecord | None = None
     seed: int
     versions: Named[str]
 
@@ -338,10 +355,11 @@ class PlanFile:
     seed: int
     versions: Mapping[str, str]
     explanation: ExplanationRecord | None = None
+    sought: SoughtRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
-        explained = {} if self.explanation is None else {"explanation": _dump(self.explanation)}
+        asked = {"explanation": _dump(self.explanation), "sought": _dump(self.sought)}
         return {
             "schema": SCHEMA,
             "model": _dump(self.model),
@@ -352,7 +370,7 @@ class PlanFile:
             "predicted": _dump(self.predicted),
             "solver": _dump(self.solver),
             "importance": _dump(self.importance),
-            **explained,
+            **{key: value for key, value in asked.items() if value is not None},
             "seed": self.seed,
             "versions": dict(self.versions),
         }
@@ -388,6 +406,7 @@ class PlanFile:
             seed=read.seed,
             versions=read.versions,
             explanation=read.explanation,
+            sought=read.sought,
         )
 
 

@@ -57,6 +57,7 @@ ORDER = (
     "criteria",
     "models",
     "planner",
+    "inverse",
     "sparse",
     "training",
     "measurement",

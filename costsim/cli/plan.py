@@ -1,10 +1,12 @@
 """`costsim plan`: choose what to update within a device's budgets, and price it."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from costsim.cli.options import Quantity, check_writable, parse_bits, progress_on_stderr
 from costsim.errors import InputError
@@ -18,6 +20,8 @@ from costsim.units import (
 )
 
 if TYPE_CHECKING:
+    from costsim.data.source import Progress
+    from costsim.planner import Planned, PlanRequest
     from costsim.solution import Solver
 
 LARGEST_SEED = 2**63 - 1
@@ -42,10 +46,16 @@ def _count_or_all(text: str, what: str) -> int | None:
     return int(text)
 
 
+def _share(text: str, what: str) -> float:
+    share = parse_percent(text, what)
+    if not share:
+        raise InputError(f"{what}: cannot read {text!r}; give a percentage above 0%, such as 90%")
+    return share
+
+
 @click.command("plan")
 @click.option(
     "--device",
-    required=True,
     metavar="NAME|FILE",
     help="A shipped device (costsim devices lists them) or a YAML file of your own.",
 )
@@ -164,6 +174,18 @@ def _count_or_all(text: str, what: str) -> int | None:
     help="Also say what more of each budget would bring, and why layers were left out.",
 )
 @click.option(
+    "--solve-for",
+    type=click.Choice(["memory", "macs", "latency", "batch", "resolution", "device"]),
+    help="Plan backwards: the smallest of these budgets, the largest batch or resolution, or the "
+    "shipped device with the least memory, that reaches --share within the other budgets.",
+)
+@click.option(
+    "--share",
+    type=Quantity("percent", _share),
+    metavar="PERCENT",
+    help="Of the gain of updating every channel of every inspected layer: 90%.",
+)
+@click.option(
     "--iterations",
     type=int,
     default=40,
@@ -198,13 +220,17 @@ def command(**given: Any) -> int:
         check_writable(given[name], f"--{name}")
     if given["out"] is not None and given["out"] == given["report"]:
         raise InputError(f"--out and --report are both {given['out']}; give each its own file")
-    request = plan_request(given)
+    _check_sought(given)
+    requests = _requests(given)
     from costsim.planfile import write_plan
     from costsim.planner import make_plan
     from costsim.report.summary import no_plan
 
     with progress_on_stderr() as progress:
-        planned = make_plan(request, progress)
+        if given["solve_for"]:
+            planned = _plan_backwards(given, requests, progress)
+        else:
+            planned = make_plan(requests[0], progress)
         if given["report"]:
             from costsim.report.page import render_page
 
@@ -226,7 +252,89 @@ def command(**given: Any) -> int:
     if planned.solution.plan is None:
         print(f"costsim: {no_plan(planned.file.solver)}", file=sys.stderr)
         return 1
+    if planned.file.sought is not None and planned.file.sought.value is None:
+        print(f"costsim: {planned.file.sought.sentence}", file=sys.stderr)
+        return 1
     return 0
+
+
+PROVING = ("exact", "ilp", "ilp-cbc", "brute-force")
+
+
+def _check_sought(given: dict[str, Any]) -> None:
+    """Raise `InputError` for options that contradict each other or what is sought."""
+    sought, share = given["solve_for"], given["share"]
+    if sought is None:
+        if share is not None:
+            raise InputError("--share says how much --solve-for must reach, which is missing")
+        return
+    if share is None:
+        raise InputError("--solve-for needs --share: how much of the full gain, such as 90%")
+    context = click.get_current_context()
+
+    def typed(name: str) -> bool:
+        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+    if typed(sought):
+        raise InputError(f"--{sought} is given, but it is what --solve-for seeks; leave one out")
+    if sought == "batch" and given["micro_batch"] is not None:
+        raise InputError("--micro-batch fixes the samples of a pass, which --solve-for seeks")
+    if sought == "device" and given["target"] is not None:
+        raise InputError("--target is of one device, but --solve-for seeks the device")
+    if typed("solver") and given["solver"] not in PROVING:
+        raise InputError(
+            f"--solve-for needs a solver that proves its answers; {given['solver']} does not, "
+            f"{', '.join(PROVING)} do"
+        )
+
+
+def _requests(given: dict[str, Any]) -> "list[PlanRequest]":
+    """What is asked: one request, or one a device where the device is sought."""
+    if given["solve_for"] is None:
+        return [plan_request(given)]
+    context = click.get_current_context()
+    if context.get_parameter_source("solver") is ParameterSource.DEFAULT:
+        given = {**given, "solver": "exact"}
+    if given["solve_for"] != "device":
+        return [plan_request(given)]
+    from costsim.device import shipped_devices
+
+    return [plan_request({**given, "device": name}) for name in shipped_devices()]
+
+
+def _plan_backwards(
+    given: dict[str, Any], requests: "list[PlanRequest]", progress: "Progress"
+) -> "Planned":
+    """The plan with what was sought, or with the greatest gain where nothing reaches the share."""
+    from costsim.inverse import (
+        BUDGETS,
+        find_batch,
+        find_budget,
+        find_device,
+        find_resolution,
+        sentence,
+    )
+    from costsim.planfile import SoughtRecord
+    from costsim.planner import conclude
+
+    sought, share = given["solve_for"], given["share"]
+    if sought in BUDGETS:
+        found = find_budget(requests[0], sought, share, progress)
+    elif sought == "device":
+        found = find_device(requests, share, progress)
+    else:
+        find = find_batch if sought == "batch" else find_resolution
+        found = find(requests[0], share, progress)
+    planned = conclude(found.prepared, found.solution, progress)
+    record = SoughtRecord(
+        what=sought,
+        share=share,
+        value=found.value,
+        reached=found.reached,
+        proven=found.proven,
+        sentence=sentence(found, sought, share),
+    )
+    return replace(planned, file=replace(planned.file, sought=record))
 
 
 def plan_request(given: dict[str, Any]) -> Any:
@@ -236,6 +344,8 @@ def plan_request(given: dict[str, Any]) -> Any:
     from costsim.solvers import make_solver
     from costsim.step import TrainingStep
 
+    if given["device"] is None:
+        raise InputError("--device is missing: the name of a shipped device or a YAML file")
     device = load_device(given["device"])
     for name, least, most in (("seed", 0, LARGEST_SEED), ("iterations", 1, LARGEST_COUNT)):
         if not least <= given[name] <= most:

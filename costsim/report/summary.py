@@ -132,7 +132,9 @@ class Summary:
     @property
     def headline(self) -> tuple[tuple[str, str], ...]:
         """What was asked and who answered, labelled."""
+        sought = self.file.sought
         return (
+            *((("sought", sought.sentence),) if sought is not None else ()),
             ("model", self.model_line),
             ("device", self.device_line),
             ("step", self.step_line),
