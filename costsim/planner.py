@@ -364,6 +364,11 @@ def _warnings(request: PlanRequest, loaded: LoadedModel, solution: Solution) -> 
             f"{loaded.name} is {loaded.provenance}: its costs are right, its channel scores are "
             "those of an untrained network; give --weights for a real choice"
         )
+    if request.step.bits.activations < 32:
+        found.append(
+            f"time and energy are estimated at the rates of 32-bit kernels; those for "
+            f"{request.step.bits.activations}-bit activations may be faster"
+        )
     if solution.cost is not None:
         memory, room = solution.cost.memory, request.device.largest_block_bytes
         if memory.peak_bytes <= room < memory.arena_bytes:

@@ -165,6 +165,19 @@ class Problem:
         return tuple(sorted(groups))
 
     @cached_property
+    def restricted(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of layers of which at most one may keep channels of a tensor they all read.
+
+        Then what is kept is one layer's count and not a union of sets, which would depend on
+        which channels are chosen. Plans outside this are priced right but never proposed.
+        """
+        layers = (
+            tuple(dict.fromkeys(self.candidates[i].layer for i in group))
+            for group in self.exclusive
+        )
+        return tuple(group for group in layers if len(group) > 1)
+
+    @cached_property
     def seconds_limit(self) -> float | None:
         """The tighter of the latency and the energy budget, in seconds of computing."""
         limits = [] if self.budget.latency_s is None else [self.budget.latency_s]
@@ -292,6 +305,22 @@ _SHOWN: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "latency_s": ("latency of a step", format_seconds),
     "energy_j": ("energy of a step", format_joules),
 }
+
+
+_UNITS: Mapping[str, str] = {
+    "memory_bytes": "B",
+    "working_bytes": "B",
+    "macs": "",
+    "latency_s": "s",
+    "energy_j": "J",
+}
+
+
+def at_least(limit: str, amount: float) -> str:
+    """An amount of what a limit limits as a person can type it back, rounded up."""
+    unit = _UNITS[limit]
+    exact = f"{amount:.0f}" if unit in ("B", "") else f"{amount * (1 + 1e-6):.7g}"
+    return f"{exact}{unit}"
 
 
 def describe(limit: str, amount: float) -> str:

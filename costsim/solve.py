@@ -8,14 +8,12 @@ from costsim.cost import Cost, price
 from costsim.device import DeviceSpec
 from costsim.errors import InvalidSolution
 from costsim.plan import UpdatePlan
-from costsim.problem import ROUNDING, Problem, describe
+from costsim.problem import ROUNDING, Problem, at_least, describe
 from costsim.program import compile_program
-from costsim.solution import Answer, Solution, Solver
+from costsim.solution import Answer, Solution, Solver, Status
 
 RELATIVE_TOLERANCE = 1e-9
 """Rounding allowed between a bound and the objective of a plan proven optimal, and in seconds."""
-
-UNITS = {"memory_bytes": "B", "working_bytes": "B", "macs": "", "latency_s": "s", "energy_j": "J"}
 
 
 def solve(
@@ -44,8 +42,17 @@ def solve(
         objective,
         answer.bound,
         seconds,
-        answer.reason,
+        answer.reason or _restriction(problem, answer.status),
     )
+
+
+def _restriction(problem: Problem, status: Status) -> str:
+    """What a proof leaves out, where the problem leaves something out."""
+    if status is Status.OPTIMAL and problem.restricted:
+        return "among plans that keep channels of one tensor for one layer only: " + "; ".join(
+            " or ".join(layers) for layers in problem.restricted
+        )
+    return ""
 
 
 def _check(problem: Problem, name: str, answer: Answer, plan: UpdatePlan, cost: Cost) -> None:
@@ -97,13 +104,13 @@ def infeasibility(problem: Problem) -> str:
     least = {name: value for name, value in relaxations(problem).items() if value is not None}
     if least:
         enough = [
-            f"{describe(name, limits[name])} is too little, {_at_least(name, value)} would do"
+            f"{describe(name, limits[name])} is too little, {at_least(name, value)} would do"
             for name, value in least.items()
         ]
         return f"no channel of any inspected layer fits: {'; '.join(enough)}"
     together = joint_relaxation(problem)
     little = " and ".join(describe(name, limits[name]) for name in together)
-    enough = [_at_least(name, value) for name, value in together.items()]
+    enough = [at_least(name, value) for name, value in together.items()]
     return (
         f"no channel of any inspected layer fits: {little} are too little, "
         f"{' and '.join(enough)} would do together"
@@ -121,10 +128,3 @@ def joint_relaxation(problem: Problem) -> dict[str, float]:
         for name, limit in limits.items()
         if usage[name][nearest] > limit * (1 + ROUNDING)
     }
-
-
-def _at_least(name: str, smallest: float) -> str:
-    """An amount as a person can type it, rounded up."""
-    unit = UNITS[name]
-    exact = f"{smallest:.0f}" if unit in ("B", "") else f"{smallest * (1 + 1e-6):.7g}"
-    return f"{exact}{unit}"

@@ -28,6 +28,8 @@ class BitWidths:
 class TrainingStep:
     """One optimiser step over `batch` samples, `micro_batch` of them at a time.
 
+    The samples of a pass are counted as its input; those of later passes are elsewhere until then.
+
     `recompute` names calls that end a segment of the forward pass: of every segment but the last
     nothing is kept but its input, and what its gradients need is computed a second time before its
     backward pass (gradient checkpointing, Chen et al. 2016).

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from costsim.graph import LayerGraph
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.problem import Problem, describe
+from costsim.problem import Problem, at_least, describe
 from costsim.solution import Answer, Status
 
 
@@ -14,7 +14,11 @@ def _answer(problem: Problem, plan: UpdatePlan) -> Answer:
     exceeded = problem.exceeded(plan)
     if not exceeded:
         return Answer(plan, Status.FEASIBLE)
-    reason = "; ".join(describe(name, used) for name, (used, _) in exceeded.items())
+    reason = "; ".join(
+        f"{describe(name, used)} where {describe(name, limit)} is allowed, "
+        f"{at_least(name, used)} would do"
+        for name, (used, limit) in exceeded.items()
+    )
     return Answer(None, Status.INFEASIBLE, reason=f"this plan takes {reason}")
 
 

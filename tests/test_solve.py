@@ -1,0 +1,52 @@
+"""What `solve` says about an answer: restrictions of a proof, and budgets that would do."""
+
+import re
+
+import pytest
+from graphs import GraphBuilder
+
+from costsim.importance import ChannelScores, Importance
+from costsim.operators import Add
+from costsim.problem import Budget, Problem
+from costsim.solution import Status
+from costsim.solve import solve
+from costsim.solvers import Full, make_solver
+from costsim.step import TrainingStep
+
+
+def two_readers_of_one_tensor():
+    g = GraphBuilder()
+    x = g.input(1, 4, 4, 4)
+    first, second = (g.conv(x, 4, 3, groups=4) for _ in range(2))
+    g.pool(g.add(Add(), (first, second)))
+    return g.graph(), (first, second)
+
+
+def problem_of(graph, layers, budget):
+    scores = tuple(ChannelScores(layer, "output", (1.0,) * 4) for layer in layers)
+    return Problem(graph, TrainingStep(), Importance("given", scores), budget)
+
+
+@pytest.mark.parametrize("name", ["exact", "ilp", "brute-force"])
+def test_a_proof_says_what_it_leaves_out(name):
+    graph, layers = two_readers_of_one_tensor()
+    solution = solve(problem_of(graph, layers, Budget(memory_bytes=10**9)), make_solver(name))
+    assert solution.status is Status.OPTIMAL
+    assert solution.objective == 4.0
+    assert f"{layers[0]} or {layers[1]}" in solution.reason
+
+
+def test_a_proof_over_all_plans_says_nothing_of_the_kind():
+    graph, layers = two_readers_of_one_tensor()
+    problem = problem_of(graph, layers[:1], Budget(memory_bytes=10**9))
+    assert solve(problem, make_solver("exact")).reason == ""
+
+
+def test_what_a_baseline_says_would_do_does():
+    graph, layers = two_readers_of_one_tensor()
+    refused = solve(problem_of(graph, layers, Budget(memory_bytes=1)), Full())
+    assert refused.status is Status.INFEASIBLE
+    enough = int(re.search(r"(\d+)B would do", refused.reason)[1])
+    assert solve(problem_of(graph, layers, Budget(memory_bytes=enough)), Full()).plan is not None
+    short = problem_of(graph, layers, Budget(memory_bytes=enough - 1))
+    assert solve(short, Full()).plan is None
