@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from costsim.solvers import Full, make_solver
 from graphs import GraphBuilder
 
 from costsim.importance import ChannelScores, Importance
@@ -10,7 +11,6 @@ from costsim.operators import Add
 from costsim.problem import Budget, Problem
 from costsim.solution import Status
 from costsim.solve import solve
-from costsim.solvers import Full, make_solver
 from costsim.step import TrainingStep
 
 

@@ -47,7 +47,7 @@ def plan_atoms(plan: UpdatePlan) -> dict[Atom, tuple[int, ...]]:
     atoms: dict[Atom, tuple[int, ...]] = {
         (subset.axis, subset.layer): subset.channels for subset in plan.subsets
     }
-    return atoms | {("bias", name): (0,) for name in plan.biases}
+    return atoms | {("bias", name): (0,) for name in sorted(plan.biases)}
 
 
 @dataclass
