@@ -160,7 +160,7 @@ def _staged(
 
 
 def _begin() -> None:
-    """In a new process: one thread, deaf to Ctrl-C, gone when its parent is."""
+    """In a new process: deaf to Ctrl-C, gone when its parent is."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -170,9 +170,6 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _score(job: Job, path: Path, make_solver: MakeSolver) -> None:
