@@ -1,7 +1,7 @@
 """Running a training program in PyTorch, operation by operation, exactly as the list says."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.errors import CostsimError, InputError
-from costsim.execution.forward import FORWARD, Operands
+from costsim.execution.forward import CONVOLUTIONS, FORWARD, Operands
 from costsim.execution.in_place import IN_PLACE
 from costsim.execution.input_gradient import INPUT_GRADIENT, Backward
 from costsim.execution.layout import memory_format, suits_channels_last
@@ -367,18 +367,37 @@ class Executor:
         extra = tuple(self.tensors[buffer.name] for buffer in call.buffers)
         return Operands((), tensor(call.weight), tensor(call.bias), extra)
 
+    def _convolution(self, op: Operation) -> _Instruction:
+        """The most frequent forward call, with as little around it as can be."""
+        call = self._call(op)
+        o, own, read, out = call.operator, self._own(call), self._reader(op.reads[0]), op.writes[0]
+        assert isinstance(o, Convolution)
+        convolve, form, index = CONVOLUTIONS[len(o.stride)], self._format(call.shape), out.buffer
+        weight, bias = own.weight, own.bias
+        settings = (tuple(o.stride), tuple(o.padding), tuple(o.dilation), o.groups)
+
+        def run(buffers: Buffers) -> None:
+            x = read(buffers).contiguous(memory_format=form)
+            output = convolve(x, weight, bias, *settings)
+            buffers[index] = output.contiguous(memory_format=form)
+
+        return run
+
     def _forward(self, op: Operation) -> _Instruction:
         call = self._call(op)
+        if isinstance(call.operator, Convolution):
+            return self._convolution(op)
         o, own, kind = call.operator, self._own(call), call.operator.kind
         readers = [self._reader(operand) for operand in op.reads[: len(call.inputs)]]
         out = op.writes[0].buffer
         saved = op.writes[1].buffer if len(op.writes) > 1 else None
         passes = PASSES.get(kind) if saved is not None else None
+        first = readers[0] if len(readers) == 1 else None
         form = self._format(call.shape)
         over = next((i for i in reversed(o.overwritable_inputs) if op.reads[i].buffer == out), None)
 
         def operands(buffers: Buffers) -> Operands:
-            inputs = tuple(read(buffers) for read in readers)
+            inputs = (first(buffers),) if first else tuple([read(buffers) for read in readers])
             t = Operands(inputs, own.weight, own.bias, own.buffers)
             if passes is not None and saved is not None:
                 buffers[saved] = mask_of(passes, o, t.x)
@@ -401,13 +420,9 @@ class Executor:
 
         else:
             compute, aliasing = FORWARD[kind], kind in _MAY_ALIAS
-            turned = self.channels_last and kind == "convolution"
 
             def run(buffers: Buffers) -> None:
-                t = operands(buffers)
-                if turned:
-                    t = replace(t, inputs=(t.x.contiguous(memory_format=form),))
-                output = compute(o, t)
+                output = compute(o, operands(buffers))
                 if aliasing:
                     output = output.clone(memory_format=form)
                 buffers[out] = output.contiguous(memory_format=form)

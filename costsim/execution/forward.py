@@ -31,7 +31,9 @@ class Operands:
 ForwardFunction: TypeAlias = Callable[[Any, Operands], Tensor]
 """(the call's operator, its tensors) to the call's output."""
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLUTIONS: Mapping[int, Any] = MappingProxyType({1: F.conv1d, 2: F.conv2d, 3: F.conv3d})
+"""By the number of spatial dimensions."""
+
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _ADAPTIVE_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -42,7 +44,7 @@ def _constant(o: Any, t: Operands) -> Tensor:
 
 
 def _convolution(o: Any, t: Operands) -> Tensor:
-    function: Any = _CONVOLUTIONS[len(o.stride)]
+    function: Any = CONVOLUTIONS[len(o.stride)]
     result: Tensor = function(t.x, t.weight, t.bias, o.stride, o.padding, o.dilation, o.groups)
     return result
 

@@ -26,7 +26,8 @@ RANK = 4
 
 def suits_channels_last(graph: LayerGraph, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the images of `graph` can lie with channels last, and had better."""
-    fast = dtype == torch.float32 and device.type == "cpu" and torch.backends.mkldnn.is_available()
+    has_kernels: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    fast = has_kernels and dtype == torch.float32 and device.type == "cpu"
     convolves = any(
         isinstance(call.operator, Convolution) and len(call.shape) == RANK for call in graph.calls
     )

@@ -43,6 +43,8 @@ def mask_of(passes: Passes, o: Any, x: Tensor) -> Tensor:
     if not _has_numpy(flat):
         return pack(passes(o, flat))
     values, n = flat.numpy(), flat.numel()
+    if n <= PIECE:
+        return torch.from_numpy(np.packbits(passes(o, values)))
     packed = np.empty(-(-n // 8), np.uint8)
     for start in range(0, n, PIECE):
         stop = min(start + PIECE, n)
@@ -88,5 +90,7 @@ def in_memory_order(tensor: Tensor) -> Tensor:
     """The elements of a dense tensor as one dimension, in the order they lie in memory: a view."""
     if tensor.is_contiguous():
         return tensor.view(-1)
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).view(-1)
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     return tensor.permute(order).view(-1)

@@ -1,0 +1,50 @@
+"""Images with channels last: the same step as with channels first, and chosen where it can be."""
+
+import pytest
+import torch
+from graphs import GraphBuilder, chain
+from running import copies, mean_square, random_images, random_tensors, targets_for
+
+from costsim.execution.executor import Executor
+from costsim.execution.layout import has_channels_last, rows_of, suits_channels_last
+from costsim.execution.masks import PASSES, in_memory_order, mask_of, multiply_
+from costsim.operators import Permute, ReLU
+from costsim.plan import UpdatePlan
+from costsim.program import compile_program
+from costsim.step import TrainingStep
+
+CPU = torch.device("cpu")
+
+
+def test_both_formats_make_the_same_step():
+    graph, step = chain(batch=2), TrainingStep(2)
+    program = compile_program(graph, UpdatePlan.full(graph), step)
+    start = random_tensors(graph, torch.float32)
+    x, targets = (f(graph, step, torch.float32) for f in (random_images, targets_for))
+    after = []
+    for last in (False, True):
+        tensors = copies(start)
+        executor = Executor(program, tensors, loss=mean_square, channels_last=last)
+        loss = executor.step(x, targets)
+        after.append((executor.channels_last, loss, tensors))
+    assert [chosen for chosen, _, _ in after] == [False, True]
+    torch.testing.assert_close(after[0][1:], after[1][1:], rtol=1e-4, atol=1e-5)
+
+
+def test_the_format_is_chosen_by_type_and_by_what_reads_the_order_of_dimensions():
+    g = GraphBuilder()
+    y = g.conv(g.input(2, 3, 4, 4), 5, 3)
+    assert suits_channels_last(g.graph(), torch.float32, CPU)
+    assert not suits_channels_last(g.graph(), torch.float64, CPU)
+    g.add(Permute((0, 2, 3, 1)), (y,))
+    assert not suits_channels_last(g.graph(), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1)])
+def test_masks_have_their_bits_in_the_order_of_memory(shape):
+    x = torch.randn(shape).to(memory_format=torch.channels_last)
+    assert torch.equal(in_memory_order(x), x.permute(0, 2, 3, 1).reshape(-1))
+    masked = multiply_(torch.ones_like(x), mask_of(PASSES["relu"], ReLU(), x))
+    assert torch.equal(masked, (x > 0).float())
+    assert torch.equal(rows_of(x).view(-1), in_memory_order(x))
+    assert has_channels_last(x) == (shape[1] > 1 and shape[2:] != (1, 1))
