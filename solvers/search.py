@@ -1,11 +1,11 @@
 """Best-first search over cases: the one with the greatest bound is always the one worked on.
 
-A case waits with the best bound known of it. When its turn comes it is, in this order, bounded by
-its linear relaxation; split at what leaves its costs undecided; split at a candidate that the
-relaxation opens by half; or looked at: all of its selections that lose at most D of the bound. If
-there is any, the best of them is the optimum of the case; if there is none, its bound falls by D,
-and D grows. So no good plan is needed to begin with, and the work is what the optimum's own loss
-takes.
+A case waits with the best bound known of it. When its turn comes it is, in this order, bounded at
+multipliers that were found for others; bounded by its linear relaxation; split at what leaves its
+costs undecided; split at a candidate that the relaxation opens by half; or looked at: all of its
+selections that lose at most D of the bound. If there is any, the best of them is the optimum of
+the case; if there is none, its bound falls by D, and D grows. So no good plan is needed to begin
+with, and the work is what the optimum's own loss takes.
 
 The greatest bound that waits is a bound on every plan at any moment; when it is no greater than
 the gain of the best plan, that plan is optimal.
@@ -33,6 +33,9 @@ TIE, ROUNDING_ERROR = 1e-10, 1e-14
 FIRST_LOSS, GROWTH = 2.0**-20, 2.0
 """The loss that is looked at first, as a share of all gains, and by how much it grows."""
 
+RECENT = 8
+"""How many of the multipliers found last a case is tried at before its relaxation is solved."""
+
 MANY = 200_000
 """States of a look after which splitting the case is better than another one."""
 
@@ -50,6 +53,8 @@ class _Node:
     case: Case = field(compare=False)
     relaxation: Relaxation | None = field(compare=False, default=None)
     bound: Bound | None = field(compare=False, default=None)
+    tried: int = field(compare=False, default=0)
+    """How many of the multipliers found elsewhere its bound has seen."""
     lost: float = field(compare=False, default=0.0)
     """No selection of the case loses less than this of `bound`."""
     states: int = field(compare=False, default=0)
@@ -127,12 +132,14 @@ class Search:
         relaxation = Relaxation(self.resources, self.options, case, costs)
         if not relaxation.feasible():
             return
-        bound = min((relaxation.at(m) for m in self.multipliers), key=lambda b: b.value)
+        bound = relaxation.at(self.multipliers[-1])
         value = min(bound.value, above)
         if self._settled(value):
             return
         self.number += 1
-        heapq.heappush(self.queue, _Node(-value, self.number, case, relaxation, bound))
+        tried = len(self.multipliers)
+        node = _Node(-value, self.number, case, relaxation, bound, tried)
+        heapq.heappush(self.queue, node)
 
     def _work(self, node: _Node) -> None:
         """Bound the first case of the queue better, split it, or search it a little further."""
@@ -141,11 +148,17 @@ class Search:
             everything = np.ones(self.cases.width, dtype=bool)
             self._split(node, self.cases.branch(node.case, everything)[:-1])
             return
+        if not bound.mix and node.tried < len(self.multipliers):
+            others = self.multipliers[max(node.tried, len(self.multipliers) - RECENT) :]
+            tries = [bound, *(relaxation.at(m) for m in others)]
+            node.bound, node.tried = min(tries, key=lambda b: b.value), len(self.multipliers)
+            self._requeue(node, min(node.bound.value, -node.key))
+            return
         if not bound.mix:
             below = self._tie()
             node.bound = relaxation.solve(bound, below)
             if node.bound.mix:
-                self.multipliers = [*self.multipliers[-7:], node.bound.multipliers]
+                self.multipliers.append(node.bound.multipliers)
                 self._consider(rounded(relaxation, node.bound)[None])
             self._requeue(node, min(node.bound.value, -node.key))
             return
