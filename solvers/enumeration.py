@@ -28,8 +28,8 @@ from costsim.table import Floats, Integers
 from .lagrangian import CLOSED, Bound, Relaxation
 from .resources import Booleans
 
-BLOCK = 1 << 17
-"""States that are extended at a time, at most."""
+BLOCK, MEMORY_BYTES = 1 << 17, 1 << 28
+"""States that are extended at a time, at most, and about how much room all levels may take."""
 
 FEW = 500
 """States among which looking for dominated ones does not pay."""
@@ -91,6 +91,8 @@ class Enumeration:
         self.levels = [
             Level(level.row, level.options, level.loss, level.costs[:, binding]) for level in levels
         ]
+        width = 8 * (len(binding) + 2) * len(levels)
+        self.block = max(1024, min(BLOCK, MEMORY_BYTES // width))
         self.least = np.zeros((len(levels) + 1, len(binding)))
         self.greatest = np.zeros((len(levels) + 1, len(binding)))
         for i in range(len(levels) - 1, -1, -1):
@@ -128,7 +130,7 @@ class Enumeration:
             self._finish(states)
             return
         level = self.levels[depth]
-        width = max(1, BLOCK // len(level.options))
+        width = max(1, self.block // len(level.options))
         kept: list[States] = []
         waiting = 0
         for start in range(0, len(states.loss), width):
@@ -137,7 +139,7 @@ class Enumeration:
             if len(block.loss):
                 kept.append(block)
                 waiting += len(block.loss)
-            if waiting >= BLOCK:
+            if waiting >= self.block:
                 self._descend(kept, depth + 1)
                 kept, waiting = [], 0
         if kept:

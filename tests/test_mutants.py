@@ -1,0 +1,178 @@
+"""Planted bugs: each must be caught by a law that knows nothing of how it was planted.
+
+The law: within a budget equal to what a drawn plan costs, priced from its compiled program, the
+optimum is no worse than that plan, and no solver's answer costs more. An underpriced plan breaks
+the second half, an overpriced one the first.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from costsim.solvers import BruteForce, Exact, enumeration, lagrangian
+from graphs import graphs, steps
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from problems import scores_for
+
+import costsim.problem
+from costsim.cost import price
+from costsim.errors import InvalidSolution
+from costsim.problem import Budget, Problem
+from costsim.program import compile_program
+from costsim.solution import Status
+from costsim.solve import solve
+from costsim.table import Linear
+
+
+@st.composite
+def priced_plans(draw):
+    """A problem whose budget is the price of a plan of it, and the gain of that plan."""
+    graph = draw(graphs(max_calls=7))
+    step = draw(steps(graph))
+    names = [n for n in graph.layers if graph.selectable_channels(n, "output")][-4:]
+    assume(names)
+    importance = scores_for(
+        graph, draw, draw(st.sampled_from([("output",), ("output", "input")])), names
+    )
+    free = Problem(graph, step, importance, Budget(), with_bias=draw(st.booleans()))
+    selection = [draw(st.integers(0, c.size)) for c in free.candidates]
+    for group in free.exclusive:
+        for index in group[1:]:
+            selection[index] = 0
+    assume(any(selection))
+    plan = free.plan(selection)
+    cost = price(compile_program(graph, plan, step))
+    accounting = draw(st.sampled_from(["peak", "peak", "paper", "tiny-training"]))
+    budget = Budget(
+        memory_bytes=cost.memory.in_accounting(accounting),
+        accounting=accounting,
+        macs=draw(st.sampled_from([None, cost.macs.backward])),
+    )
+    return free.within(budget), free.gain(plan)
+
+
+def law(examples, solver):
+    """The law as a function to call, for so many drawn problems."""
+
+    @settings(
+        max_examples=examples,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(priced_plans())
+    def holds(drawn):
+        problem, gain = drawn
+        assume(np.prod([c.size + 1.0 for c in problem.candidates]) <= 20_000)
+        solution = solve(problem, solver)
+        assert solution.status is Status.OPTIMAL
+        assert solution.objective >= gain * (1 - 1e-9)
+
+    return holds
+
+
+@pytest.mark.parametrize("solver", [Exact(), BruteForce()], ids=lambda s: s.name)
+def test_the_price_of_a_plan_buys_its_gain(solver):
+    law(80, solver)()
+
+
+def shorter_reach(table):
+    """Forget, in every clause of several layers, the first of them: the pass ends too late."""
+    membership = table.membership.copy()
+    for row in membership:
+        members = np.flatnonzero(row)
+        layers = {table.atoms[m][1] for m in members}
+        if len(layers) > 1:
+            first = table.atoms[members[0]][1]
+            row[[m for m in members if table.atoms[m][1] == first]] = False
+    return replace(table, membership=membership)
+
+
+def longer_reach(table):
+    """Put the first layer into every clause: the pass always goes to the beginning."""
+    membership = table.membership.copy()
+    first = [i for i, atom in enumerate(table.atoms) if atom[1] == table.atoms[0][1]]
+    membership[np.ix_(membership.any(axis=1), first)] = True
+    return replace(table, membership=membership)
+
+
+def kept_alone(table):
+    """Drop the transients: look at memory at one quiet position alone."""
+    memory = table.memory
+    at = [int(np.argmin(memory.constant))]
+    return replace(
+        table,
+        memory=Linear(memory.constant[at], memory.clauses[:, at], memory.channels[:, at]),
+        conjunctions=tuple(replace(c, bytes_at=c.bytes_at[at]) for c in table.conjunctions),
+        shared_keeps=tuple(
+            replace(k, segments=tuple((c, span[at]) for c, span in k.segments))
+            for k in table.shared_keeps
+        ),
+    )
+
+
+def summed_positions(table):
+    """A sum where a maximum belongs."""
+    memory = table.memory
+
+    def total(values):
+        return values.sum(axis=-1, keepdims=True)
+
+    return replace(
+        table,
+        memory=Linear(total(memory.constant), total(memory.clauses), total(memory.channels)),
+        conjunctions=tuple(replace(c, bytes_at=total(c.bytes_at)) for c in table.conjunctions),
+        shared_keeps=tuple(
+            replace(k, segments=tuple((c, total(span)) for c, span in k.segments))
+            for k in table.shared_keeps
+        ),
+    )
+
+
+def no_pairs(table):
+    """Forget what two clauses cost together."""
+    return replace(table, conjunctions=())
+
+
+def channels_twice(table):
+    """Count what each channel takes twice."""
+    return replace(table, memory=replace(table.memory, channels=table.memory.channels * 2))
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [shorter_reach, longer_reach, kept_alone, summed_positions, no_pairs, channels_twice],
+    ids=lambda m: m.__name__,
+)
+def test_a_wrong_table_is_caught(mutant, monkeypatch):
+    right = costsim.problem.build_table
+    monkeypatch.setattr(costsim.problem, "build_table", lambda *a, **k: mutant(right(*a, **k)))
+    with pytest.raises((AssertionError, InvalidSolution)):
+        law(2000, Exact())()
+
+
+def cheapest_only(costs, loss, price):
+    """Call every state dominated that costs more than another, whatever it has gained."""
+    return np.argsort(costs.sum(axis=1), kind="stable")[:1]
+
+
+@pytest.mark.slow
+def test_wrong_dominance_is_caught(monkeypatch):
+    monkeypatch.setattr(enumeration, "undominated", cheapest_only)
+    monkeypatch.setattr(enumeration, "FEW", 0)
+    with pytest.raises(AssertionError):
+        law(2000, Exact())()
+
+
+def test_a_bound_that_is_too_low_is_caught(monkeypatch):
+    right = lagrangian.Relaxation.at
+
+    def lower(self, multipliers):
+        bound = right(self, multipliers)
+        return replace(bound, value=bound.value * 0.9)
+
+    monkeypatch.setattr(lagrangian.Relaxation, "at", lower)
+    with pytest.raises((AssertionError, InvalidSolution)):
+        law(2000, Exact())()
