@@ -40,7 +40,10 @@ class LastLayer:
 
     def __call__(self, problem: Problem) -> Answer:
         graph = problem.graph
-        layer = [name for name in graph.layers if _does_macs(graph, name)][-1]
+        layers = [name for name in graph.layers if _does_macs(graph, name)]
+        if not layers:
+            return Answer(None, Status.INFEASIBLE, reason="no layer has MACs")
+        layer = layers[-1]
         channels = tuple(range(graph.selectable_channels(layer, "output")))
         biases = frozenset({layer} if graph.layers[layer].bias else ())
         return _answer(problem, UpdatePlan((ChannelSubset(layer, "output", channels),), biases))
