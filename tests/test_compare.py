@@ -15,13 +15,13 @@ import pytest
 from costsim.solvers import make_solver
 
 from costsim.cli import main
+from costsim.comparison.analysis import Findings, bootstrap, by_tightness, compare
+from costsim.comparison.runner import run
+from costsim.comparison.spec import Cell, ModelChoice, Study, TaskChoice, parse_study
+from costsim.comparison.store import Store
+from costsim.comparison.work import jobs, work
 from costsim.errors import InputError
 from costsim.report.comparison import render_comparison, to_json
-from costsim.study.analysis import Findings, bootstrap, by_tightness, compare
-from costsim.study.runner import run
-from costsim.study.spec import Cell, ModelChoice, Study, TaskChoice, parse_study
-from costsim.study.store import Store
-from costsim.study.work import jobs, work
 
 TINY = """
 solvers: [exact, greedy, none, last-layer]
@@ -399,6 +399,6 @@ def test_the_store_refuses_another_schema(tmp_path):
     path = tmp_path / "s.sqlite"
     Store(path)
     with sqlite3.connect(path) as database:
-        database.execute("INSERT INTO meta VALUES ('costsim.study/9')")
-    with pytest.raises(InputError, match=r"costsim\.study/9"):
+        database.execute("INSERT INTO meta VALUES ('costsim.comparison/9')")
+    with pytest.raises(InputError, match=r"costsim\.comparison/9"):
         Store(path)

@@ -18,8 +18,8 @@ from costsim.files import to_json_text, write_atomically
 from costsim.units import format_seconds
 
 if TYPE_CHECKING:
-    from costsim.study.runner import Done
-    from costsim.study.spec import Study
+    from costsim.comparison.runner import Done
+    from costsim.comparison.spec import Study
 
 LINE_EVERY_S = 10.0
 """How often a line of progress is written where no terminal shows a live one."""
@@ -84,10 +84,10 @@ def command(**given: Any) -> int:
     for name, option in (("store", "--store"), ("table", "--csv"), ("report", "--report")):
         check_writable(given[name], option)
     study = _study(given)
+    from costsim.comparison.analysis import Findings
+    from costsim.comparison.runner import run
+    from costsim.comparison.store import Store
     from costsim.solvers import make_solver
-    from costsim.study.analysis import Findings
-    from costsim.study.runner import run
-    from costsim.study.store import Store
 
     cells = study.cells()
     store = Store(given["store"])
@@ -128,8 +128,8 @@ def command(**given: Any) -> int:
 
 def _study(given: dict[str, Any]) -> "Study":
     """The YAML file, if there is one, with what options replace of it."""
+    from costsim.comparison.spec import parse_study, read_study
     from costsim.solvers import make_solver
-    from costsim.study.spec import parse_study, read_study
 
     document: dict[str, Any] = {}
     source = "options"
@@ -202,7 +202,7 @@ def _line(what: str, done: "Done") -> str:
 
 def _csv(findings: Any) -> str:
     """The rows, with the loss against the optimum and the agreement where one is known."""
-    from costsim.study.store import COLUMNS
+    from costsim.comparison.store import COLUMNS
 
     beside = {one.row["key"]: one for one in findings.compared}
     names = [name for name in COLUMNS if name != "plan"]

@@ -14,9 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from costsim import __version__
-from costsim.report.page import Picture
-from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.study.analysis import (
+from costsim.comparison.analysis import (
     TIGHTNESS,
     Compared,
     Findings,
@@ -27,6 +25,8 @@ from costsim.study.analysis import (
     interval,
     overall,
 )
+from costsim.report.page import Picture
+from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.units import format_seconds
 
 if TYPE_CHECKING:

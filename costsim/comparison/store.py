@@ -14,7 +14,7 @@ from typing import Any
 
 from costsim.errors import InputError
 
-SCHEMA = "costsim.study/1"
+SCHEMA = "costsim.comparison/1"
 BUSY_S = 60.0
 
 COLUMNS: Mapping[str, str] = {

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
-from costsim.study.spec import Cell
-from costsim.study.store import Store
-from costsim.study.work import Job, MakeSolver, failed, jobs, score, work
+from costsim.comparison.spec import Cell
+from costsim.comparison.store import Store
+from costsim.comparison.work import Job, MakeSolver, failed, jobs, score, work
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 from costsim.accounting.sparse_update import input_channel_norms
+from costsim.comparison.spec import Cell
+from costsim.comparison.store import Store
 from costsim.device import DeviceSpec
 from costsim.errors import CostsimError
 from costsim.importance import Importance
@@ -12,8 +14,6 @@ from costsim.planner import Prepared, Scored, prepare
 from costsim.problem import Problem
 from costsim.solution import Solution, Solver
 from costsim.solve import solve
-from costsim.study.spec import Cell
-from costsim.study.store import Store
 
 MakeSolver = Callable[..., Solver]
 """`costsim.solvers.make_solver`: a solver by name, `time_limit_s` where it takes one."""
