@@ -1,6 +1,6 @@
 """The calls of a layer graph while the operators of an exported program are translated.
 
-A handler of `costsim.tracing.table` receives the `Builder` and the operator's arguments, in the
+A handler of `costsim.tracing.aten` receives the `Builder` and the operator's arguments, in the
 order of its schema, with every tensor replaced by one of the handles below; it emits calls and
 returns the handle (or the list of handles) of what the operator computes.
 """

@@ -16,9 +16,9 @@ from torch.fx import Node
 
 from costsim.errors import CostsimError, InputError
 from costsim.graph import LayerGraph, Parameter
+from costsim.tracing.aten import HANDLERS, PASSED_THROUGH
 from costsim.tracing.builder import Builder, Stored, Value, fold
 from costsim.tracing.quiet import plain_attention, quiet
-from costsim.tracing.table import HANDLERS, PASSED_THROUGH
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,22 @@
+"""What each aten operator is in terms of `costsim.operators`: one function an operator.
+
+The empty decomposition table of `torch.export` leaves these whole.
+"""
+
+from collections.abc import Mapping
+
+from costsim.tracing.aten import elementwise, layout, normalization, passing, pooling, products
+from costsim.tracing.aten.common import Handler
+from costsim.tracing.aten.passing import PASSED_THROUGH
+
+HANDLERS: Mapping[str, Handler] = {
+    **passing.HANDLERS,
+    **products.HANDLERS,
+    **normalization.HANDLERS,
+    **elementwise.HANDLERS,
+    **pooling.HANDLERS,
+    **layout.HANDLERS,
+}
+"""By the name of the operator's overload, as `str(node.target)` writes it."""
+
+__all__ = ["HANDLERS", "PASSED_THROUGH", "Handler"]

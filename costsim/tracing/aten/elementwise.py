@@ -1,0 +1,172 @@
+"""Activations and arithmetic, element by element."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from costsim.operators import (
+    ELU,
+    GELU,
+    Add,
+    Clamp,
+    HardSigmoid,
+    HardSwish,
+    LeakyReLU,
+    Multiply,
+    Operator,
+    ReLU,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Subtract,
+    Tanh,
+)
+from costsim.tracing.aten.common import Handler, Result, dimension_of
+from costsim.tracing.builder import Builder, Handle, Stored, Value
+
+LARGEST = torch.finfo(torch.float32).max
+"""The bound of a clamp without one: finite, so that a graph stays plain JSON."""
+
+
+def _activation(operator: Operator) -> Handler:
+    def handler(b: Builder, x: Handle) -> Result:
+        return b.emit(operator, x)
+
+    return handler
+
+
+def leaky_relu(b: Builder, x: Handle, slope: float) -> Result:
+    return b.emit(LeakyReLU(float(slope)), x)
+
+
+def hardtanh(b: Builder, x: Handle, low: float, high: float) -> Result:
+    return b.emit(Clamp(float(low), float(high), gradient_at_bounds=False), x)
+
+
+def relu6(b: Builder, x: Handle) -> Result:
+    return hardtanh(b, x, 0.0, 6.0)
+
+
+def clamp(b: Builder, x: Handle, low: float | None, high: float | None) -> Result:
+    minimum = -LARGEST if low is None else float(low)
+    maximum = LARGEST if high is None else float(high)
+    return b.emit(Clamp(minimum, maximum, gradient_at_bounds=True), x)
+
+
+def clamp_min(b: Builder, x: Handle, low: float) -> Result:
+    return clamp(b, x, low, None)
+
+
+def clamp_max(b: Builder, x: Handle, high: float) -> Result:
+    return clamp(b, x, None, high)
+
+
+def gelu(b: Builder, x: Handle, approximate: str) -> Result:
+    return b.emit(GELU(approximate), x)
+
+
+def elu(b: Builder, x: Handle, alpha: float, scale: float, input_scale: float) -> Result:
+    if scale != 1 or input_scale != 1:
+        b.unsupported("with a scale")
+    return b.emit(ELU(float(alpha)), x)
+
+
+def softmax(b: Builder, x: Handle, dimension: int, dtype: Any) -> Result:
+    if dtype not in (None, False, torch.float32):
+        b.unsupported(f"in {dtype}")
+    return b.emit(Softmax(dimension_of(dimension, len(x.shape))), x)
+
+
+def _number(b: Builder, x: Any) -> float | None:
+    """`x` as a plain number: a Python one, or a constant of no dimensions."""
+    if isinstance(x, Stored) and not x.trainable and x.shape == ():
+        return float(b.tensors[x.parameter.name])
+    return None if isinstance(x, Value | Stored) else float(x)
+
+
+def scaled(b: Builder, x: Handle, factor: float) -> Handle:
+    return x if factor == 1 else b.emit(Scale(factor=float(factor)), x)
+
+
+def add(b: Builder, left: Any, right: Any, alpha: float = 1) -> Result:
+    a, c = _number(b, left), _number(b, right)
+    if c is not None:
+        return b.emit(Scale(offset=c * alpha), left)
+    if a is not None:
+        return b.emit(Scale(factor=float(alpha), offset=a), right)
+    return b.emit(Add(), left, scaled(b, right, alpha))
+
+
+def subtract(b: Builder, left: Any, right: Any, alpha: float = 1) -> Result:
+    a, c = _number(b, left), _number(b, right)
+    if c is not None:
+        return b.emit(Scale(offset=-c * alpha), left)
+    if a is not None:
+        return b.emit(Scale(factor=-float(alpha), offset=a), right)
+    return b.emit(Subtract(), left, scaled(b, right, alpha))
+
+
+def reverse_subtract(b: Builder, left: Any, right: Any, alpha: float = 1) -> Result:
+    """`right - alpha * left`."""
+    a, c = _number(b, left), _number(b, right)
+    if c is not None:
+        return b.emit(Scale(factor=-float(alpha), offset=c), left)
+    if a is not None:
+        return b.emit(Scale(offset=-a * alpha), right)
+    return b.emit(Subtract(), right, scaled(b, left, alpha))
+
+
+def multiply(b: Builder, left: Any, right: Any) -> Result:
+    a, c = _number(b, left), _number(b, right)
+    if c is not None:
+        return b.emit(Scale(factor=c), left)
+    if a is not None:
+        return b.emit(Scale(factor=a), right)
+    return b.emit(Multiply(), left, right)
+
+
+def divide(b: Builder, left: Any, right: Any) -> Result:
+    c = _number(b, right)
+    if c is not None:
+        return b.emit(Scale(factor=1 / c), left) if c else b.unsupported("by zero")
+    if isinstance(right, Stored) and not right.trainable:
+        inverse = b.lift(torch.reciprocal(b.tensors[right.parameter.name]))
+        return b.emit(Multiply(), left, inverse)
+    b.unsupported("by an activation or a parameter")
+
+
+def negate(b: Builder, x: Handle) -> Result:
+    return b.emit(Scale(factor=-1.0), x)
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "aten.relu.default": _activation(ReLU()),
+    "aten.hardsigmoid.default": _activation(HardSigmoid()),
+    "aten.hardswish.default": _activation(HardSwish()),
+    "aten.silu.default": _activation(SiLU()),
+    "aten.sigmoid.default": _activation(Sigmoid()),
+    "aten.tanh.default": _activation(Tanh()),
+    "aten.relu6.default": relu6,
+    "aten.hardtanh.default": hardtanh,
+    "aten.clamp.default": clamp,
+    "aten.clamp_min.default": clamp_min,
+    "aten.clamp_max.default": clamp_max,
+    "aten.leaky_relu.default": leaky_relu,
+    "aten.elu.default": elu,
+    "aten.gelu.default": gelu,
+    "aten.softmax.int": softmax,
+    "aten._softmax.default": softmax,
+    "aten.add.Tensor": add,
+    "aten.add.Scalar": add,
+    "aten.sub.Tensor": subtract,
+    "aten.sub.Scalar": subtract,
+    "aten.rsub.Tensor": reverse_subtract,
+    "aten.rsub.Scalar": reverse_subtract,
+    "aten.mul.Tensor": multiply,
+    "aten.mul.Scalar": multiply,
+    "aten.div.Tensor": divide,
+    "aten.div.Scalar": divide,
+    "aten.neg.default": negate,
+}

@@ -1,0 +1,92 @@
+"""Pooling and means."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from costsim.operators import (
+    AdaptiveAveragePool,
+    AveragePool,
+    MaxPool,
+    Mean,
+)
+from costsim.tracing.aten.common import Handler, Result, as_tuple, dimension_of
+from costsim.tracing.builder import Builder, Handle
+
+
+def max_pool(
+    b: Builder,
+    x: Handle,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Result:
+    rank = len(x.shape) - 2
+    kernels = as_tuple(kernel, rank)
+    strides = as_tuple(stride, rank) if stride else kernels
+    operator = MaxPool(
+        kernels, strides, as_tuple(padding, rank), as_tuple(dilation, rank), ceil_mode
+    )
+    return b.emit(operator, x)
+
+
+def max_pool_with_indices(b: Builder, *arguments: Any) -> Result:
+    return [max_pool(b, *arguments), None]  # type: ignore[list-item]
+
+
+def average_pool(
+    b: Builder,
+    x: Handle,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_padding: bool,
+    divisor: int | None = None,
+) -> Result:
+    if divisor is not None:
+        b.unsupported("with a divisor of its own")
+    rank = len(x.shape) - 2
+    kernels = as_tuple(kernel, rank)
+    strides = as_tuple(stride, rank) if stride else kernels
+    operator = AveragePool(kernels, strides, as_tuple(padding, rank), ceil_mode, count_padding)
+    return b.emit(operator, x)
+
+
+def adaptive_average_pool(b: Builder, x: Handle, _output: Sequence[int]) -> Result:
+    shape, rank = b.output_shape(), len(x.shape)
+    if shape == x.shape:
+        return x
+    if all(size == 1 for size in shape[2:]):
+        return b.emit(Mean(tuple(range(2, rank)), keep_dimensions=True), x)
+    return b.emit(AdaptiveAveragePool(shape[2:]), x)
+
+
+def mean(b: Builder, x: Handle, dimensions: Sequence[int] | None, keep: bool, dtype: Any) -> Result:
+    rank = len(x.shape)
+    every = dimensions if dimensions else range(rank)
+    chosen = tuple(sorted(dimension_of(dimension, rank) for dimension in every))
+    return b.emit(Mean(chosen, bool(keep)), x)
+
+
+def mean_of_all(b: Builder, x: Handle, _dtype: Any) -> Result:
+    return b.emit(Mean(tuple(range(len(x.shape)))), x)
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "aten.max_pool1d.default": max_pool,
+    "aten.max_pool2d.default": max_pool,
+    "aten.max_pool3d.default": max_pool,
+    "aten.max_pool2d_with_indices.default": max_pool_with_indices,
+    "aten.max_pool3d_with_indices.default": max_pool_with_indices,
+    "aten.avg_pool1d.default": average_pool,
+    "aten.avg_pool2d.default": average_pool,
+    "aten.avg_pool3d.default": average_pool,
+    "aten.adaptive_avg_pool1d.default": adaptive_average_pool,
+    "aten.adaptive_avg_pool2d.default": adaptive_average_pool,
+    "aten.adaptive_avg_pool3d.default": adaptive_average_pool,
+    "aten._adaptive_avg_pool2d.default": adaptive_average_pool,
+    "aten.mean.dim": mean,
+    "aten.mean.default": mean_of_all,
+}

@@ -1,0 +1,142 @@
+"""Convolutions, linear layers, matrix products, attention."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from costsim.operators import (
+    Add,
+    Convolution,
+    Linear,
+    MatMul,
+    Pad,
+    Permute,
+    Softmax,
+)
+from costsim.tracing.aten.common import Handler, Result, as_tuple
+from costsim.tracing.aten.elementwise import scaled
+from costsim.tracing.builder import Builder, Handle, Stored, Value
+
+
+def convolution(
+    b: Builder,
+    x: Handle,
+    weight: Handle,
+    bias: Handle | None,
+    stride: Sequence[int],
+    padding: Sequence[int] | str,
+    dilation: Sequence[int],
+    groups: int,
+) -> Result:
+    rank = len(weight.shape) - 2
+    strides, dilations = as_tuple(stride, rank), as_tuple(dilation, rank)
+    if isinstance(padding, str):
+        reaches = [
+            d * (k - 1) if padding == "same" else 0
+            for d, k in zip(dilations, weight.shape[2:], strict=True)
+        ]
+        # An odd total goes one more to the end, as torch does it.
+        if any(reach % 2 for reach in reaches):
+            border = [(reach // 2, reach - reach // 2) for reach in reaches]
+            x = b.emit(Pad(((0, 0), (0, 0), *border)), x)
+            paddings: tuple[int, ...] = (0,) * rank
+        else:
+            paddings = tuple(reach // 2 for reach in reaches)
+    else:
+        paddings = as_tuple(padding, rank)
+    operator = Convolution(strides, paddings, dilations, groups)
+    return b.emit(operator, x, weight=weight, bias=bias)
+
+
+def general_convolution(
+    b: Builder,
+    x: Handle,
+    weight: Handle,
+    bias: Handle | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    _output_padding: Sequence[int],
+    groups: int,
+) -> Result:
+    if transposed:
+        b.unsupported("when it is transposed")
+    return convolution(b, x, weight, bias, stride, padding, dilation, groups)
+
+
+def linear(b: Builder, x: Handle, weight: Handle, bias: Handle | None) -> Result:
+    return b.emit(Linear(), x, weight=weight, bias=bias)
+
+
+def matmul(b: Builder, left: Handle, right: Handle) -> Result:
+    return _product(b, left, right)
+
+
+def _product(
+    b: Builder, left: Handle, right: Handle, scale: float = 1.0, bias: Stored | None = None
+) -> Value:
+    if isinstance(right, Stored) and right.trainable and len(right.shape) == 2 and scale == 1.0:
+        # The operator's weight is [out, in]: the transpose of the second factor, no copy.
+        return b.emit(Linear(), left, weight=b.transposed(right), bias=bias)
+    if min(len(left.shape), len(right.shape)) < 2:
+        b.unsupported(f"of shapes {left.shape} and {right.shape}; matrices are")
+    a, c = b.value(left), b.value(right)
+    producer = b.operator_of(c)
+    if isinstance(producer, Permute) and _swaps_last_two(producer.dimensions):
+        return b.emit(MatMul(transpose_b=True, scale=scale), a, *b.inputs_of(c))
+    return b.emit(MatMul(scale=scale), a, c)
+
+
+def _swaps_last_two(dimensions: tuple[int, ...]) -> bool:
+    rank = len(dimensions)
+    return dimensions == (*range(rank - 2), rank - 1, rank - 2)
+
+
+def addmm(
+    b: Builder, bias: Handle, left: Handle, right: Handle, beta: float, alpha: float
+) -> Result:
+    plain = beta == 1 and alpha == 1 and isinstance(right, Stored) and right.trainable
+    if plain and isinstance(bias, Stored) and bias.shape == (right.shape[-1],) and bias.trainable:
+        return _product(b, left, right, bias=bias)
+    product = _product(b, left, right, scale=float(alpha))
+    return product if beta == 0 else b.emit(Add(), product, scaled(b, bias, beta))
+
+
+def attention(
+    b: Builder,
+    query: Handle,
+    key: Handle,
+    value: Handle,
+    mask: Handle | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> Result:
+    if mask is not None or is_causal:
+        b.unsupported("with a mask")
+    if enable_gqa:
+        b.unsupported("with grouped queries")
+    if dropout_p:
+        b.unsupported("with dropout; call model.eval() before")
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    scores = b.emit(MatMul(transpose_b=True, scale=factor), query, key)
+    return b.emit(MatMul(), b.emit(Softmax(len(scores.shape) - 1), scores), value)
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "aten.conv1d.default": convolution,
+    "aten.conv2d.default": convolution,
+    "aten.conv3d.default": convolution,
+    "aten.conv1d.padding": convolution,
+    "aten.conv2d.padding": convolution,
+    "aten.conv3d.padding": convolution,
+    "aten.convolution.default": general_convolution,
+    "aten.linear.default": linear,
+    "aten.mm.default": matmul,
+    "aten.bmm.default": matmul,
+    "aten.matmul.default": matmul,
+    "aten.addmm.default": addmm,
+    "aten.baddbmm.default": addmm,
+    "aten.scaled_dot_product_attention.default": attention,
+}
