@@ -1,0 +1,46 @@
+"""What comes back from a target."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from costsim.device.base import Named
+from costsim.measurement.record import Measurement, _Document, _Listed, _Record
+
+Amount = Annotated[float, Field(ge=0)]
+
+
+class EnergyReading(_Record):
+    """Joules that a counter saw go by while the timed steps ran.
+
+    `counter` says which; `per_step_j` is the whole divided by the steps; `idle_w` what the machine
+    drew before, where that was looked at.
+    """
+
+    counter: str
+    total_j: Amount
+    seconds: Amount
+    per_step_j: Amount
+    idle_w: Amount | None = None
+
+
+class Outcome(_Document):
+    """What one job brought back.
+
+    `how` keeps what a device did apart from what an emulator did. `measurement` belongs to a plan;
+    where nothing was timed (an emulator counts, it does not time) its `step_s` is empty. `counts`
+    are further numbers of the target's own (instructions, cycles). `samples` is the document that a
+    batch of micro-kernels returned. `energy` is empty where the machine has no counter, and
+    `notes` say so.
+    """
+
+    schema_name: ClassVar[str] = "costsim.outcome/1"
+
+    target: str
+    how: Literal["measured", "emulated"]
+    measurement: Measurement | None = None
+    samples: Any = None
+    counts: Named[Amount] = Field(default_factory=dict, validate_default=True)
+    conditions: Named[str | int | float | None] = Field(default_factory=dict, validate_default=True)
+    energy: Annotated[tuple[EnergyReading, ...], _Listed] = ()
+    notes: Annotated[tuple[str, ...], _Listed] = ()
