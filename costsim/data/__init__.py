@@ -1,16 +1,29 @@
 """Real images as few-shot tasks: folders, archives, and the digits that need neither."""
 
 from costsim.data.digits import digits
+from costsim.data.episode import Episode, EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.data.folder import ImageFolder, open_images
+from costsim.data.pixels import DecodedImages, decode_all
 from costsim.data.source import ImageSource, Progress
-from costsim.data.task import Task, sample_task
+from costsim.data.task import Task, make_task, read_task, sample_episode, sample_task
+from costsim.data.tracks import find_tracks
 
 __all__ = [
+    "DecodedImages",
+    "Episode",
+    "EpisodeRule",
+    "FixedEpisode",
     "ImageFolder",
     "ImageSource",
+    "MetaDatasetEpisode",
     "Progress",
     "Task",
+    "decode_all",
     "digits",
+    "find_tracks",
+    "make_task",
     "open_images",
+    "read_task",
+    "sample_episode",
     "sample_task",
 ]

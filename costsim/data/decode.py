@@ -61,13 +61,18 @@ def _plain(image: Image.Image, what: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_array(image: Image.Image, height: int, width: int, channels: int) -> NDArray[np.float32]:
-    """Pixels `[channels, height, width]` in [-1, 1]: the whole image, resized bilinearly.
+def to_levels(image: Image.Image, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """Pixels `[channels, height, width]` in 8 bits: the whole image, resized bilinearly.
 
     The aspect ratio is not kept, so that nothing of the image is cut off. `channels` is 1 or 3.
     """
     resized = image.convert("RGB" if channels == 3 else "L").resize(
         (width, height), Image.Resampling.BILINEAR
     )
-    pixels = np.asarray(resized, dtype=np.float32).reshape(height, width, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) / np.float32(127.5) - np.float32(1))
+    return np.asarray(resized, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def to_array(image: Image.Image, height: int, width: int, channels: int) -> NDArray[np.float32]:
+    """`to_levels` as float32 in [-1, 1]."""
+    levels = to_levels(image, height, width, channels).astype(np.float32)
+    return np.ascontiguousarray(levels / np.float32(127.5) - np.float32(1))

@@ -9,6 +9,7 @@ from PIL import Image
 from costsim.data.containers import Container, open_container
 from costsim.data.decode import decode
 from costsim.data.source import Progress
+from costsim.data.threads import threaded_map
 from costsim.errors import InputError
 
 EXTENSIONS = (
@@ -41,8 +42,12 @@ class ImageFolder:
         Raises `InputError` naming the image that is damaged.
         """
         wanted = {f"{self.prefix}{name}" for name in names}
-        for name, data in self.container.read(wanted):
-            yield name.removeprefix(self.prefix), decode(data, self.container.where(name))
+
+        def decoded(file: tuple[str, bytes]) -> tuple[str, Image.Image]:
+            name, data = file
+            return name.removeprefix(self.prefix), decode(data, self.container.where(name))
+
+        return threaded_map(decoded, self.container.read(wanted))
 
 
 def open_images(

@@ -1,27 +1,26 @@
 """A few-shot task: the handful of labelled samples that one user has."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.data.decode import to_array
+from costsim.data.episode import Episode, EpisodeRule, draw_order
+from costsim.data.pixels import read_pixels, to_float
 from costsim.data.source import ImageSource, Progress
+from costsim.data.tracks import find_tracks
 from costsim.errors import InputError
-from costsim.units import format_bytes
-
-LARGEST_TASK_BYTES = 2**32
-"""Of the images of one task, decoded."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """Labelled images, class after class; the arrays are read-only.
 
-    `images` is float32 `[ways * shots, channels, H, W]` in [-1, 1] (the scale that the built-in
-    networks were trained on; a model that wants another normalises in its first layer),
-    `labels` int64 `[ways * shots]`, an index into `class_names`; `paths` names the images within
-    the source. The `query_` fields are as many again for testing, empty unless asked for.
+    `images` is float32 `[N, channels, H, W]` in [-1, 1] (the scale that the built-in networks were
+    trained on; a model that wants another normalises in its first layer), `labels` int64 `[N]`,
+    an index into `class_names`; `paths` names the images within the source. Classes may have
+    different numbers of images. The `query_` fields are for testing, empty unless asked for.
     """
 
     images: NDArray[np.float32]
@@ -40,14 +39,27 @@ class Task:
         return len(self.class_names)
 
     @property
-    def shots(self) -> int:
-        """Support images a class."""
-        return len(self.labels) // self.ways
+    def shots_by_class(self) -> tuple[int, ...]:
+        """Support images of each class."""
+        return tuple(np.bincount(self.labels, minlength=self.ways).tolist())
+
+    @property
+    def queries_by_class(self) -> tuple[int, ...]:
+        """Query images of each class."""
+        return tuple(np.bincount(self.query_labels, minlength=self.ways).tolist())
+
+    @property
+    def shots(self) -> int | None:
+        """Support images a class; None where classes have different numbers of them."""
+        found = set(self.shots_by_class)
+        return found.pop() if len(found) == 1 else None
 
     @property
     def description(self) -> str:
         """The task in one line, enough to draw it again."""
-        return f"{self.source}, {self.ways} ways × {self.shots} shots, seed {self.seed}"
+        least, most = min(self.shots_by_class), max(self.shots_by_class)
+        shots = f"{least}" if least == most else f"{least} to {most}"
+        return f"{self.source}, {self.ways} ways × {shots} shots, seed {self.seed}"
 
 
 def sample_task(
@@ -80,8 +92,6 @@ def sample_task(
     ):
         if value < least:
             raise InputError(f"{name} is {value}; at least {least} is needed")
-    if channels not in (1, 3):
-        raise InputError(f"the model takes {channels} input channels; images have 1 or 3")
 
     rng = np.random.default_rng(seed)
     names = sorted(source.classes)
@@ -89,9 +99,9 @@ def sample_task(
         raise InputError(
             f"{source.description}: has {len(names)} classes; {ways} ways need as many"
         )
-    chosen = sorted(names[index] for index in _draw(rng, len(names))[:ways])
-    support: list[str] = []
-    query: list[str] = []
+    chosen = sorted(names[index] for index in draw_order(rng, len(names))[:ways])
+    support: list[tuple[str, ...]] = []
+    query: list[tuple[str, ...]] = []
     for name in chosen:
         images = sorted(source.classes[name])
         if len(images) < shots + queries:
@@ -99,49 +109,86 @@ def sample_task(
                 f"{source.description}: class {name!r} has {len(images)} images; "
                 f"{shots} shots and {queries} queries need {shots + queries}"
             )
-        order = _draw(rng, len(images))
-        support += sorted(images[index] for index in order[:shots])
-        query += sorted(images[index] for index in order[shots : shots + queries])
+        order = draw_order(rng, len(images))
+        support.append(tuple(sorted(images[index] for index in order[:shots])))
+        query.append(tuple(sorted(images[index] for index in order[shots : shots + queries])))
 
-    paths = support + query
-    size = 4 * len(paths) * channels * height * width
-    if size > LARGEST_TASK_BYTES:
-        raise InputError(
-            f"{len(paths)} images of {height}x{width} take {format_bytes(size)}; at most "
-            f"{format_bytes(LARGEST_TASK_BYTES)} are held, draw fewer or make them smaller"
-        )
-    slots = {path: index for index, path in enumerate(paths)}
-    pixels = np.empty((len(paths), channels, height, width), np.float32)
-    for done, (path, image) in enumerate(source.read(paths), start=1):
-        pixels[slots.pop(path)] = to_array(image, height, width, channels)
-        if progress is not None:
-            progress("reading images", done, len(paths))
-    if slots:
-        raise InputError(f"{source.description}: {min(slots)} has gone since it was indexed")
-    pixels.setflags(write=False)
-    return Task(
-        images=pixels[: len(support)],
-        labels=_labels(ways, shots),
-        class_names=tuple(chosen),
-        paths=tuple(support),
-        source=source.description,
-        seed=seed,
-        query_images=pixels[len(support) :],
-        query_labels=_labels(ways, queries),
-        query_paths=tuple(query),
+    episode = Episode(tuple(chosen), tuple(support), tuple(query))
+    return read_task(
+        source, episode, seed=seed, resolution=resolution, channels=channels, progress=progress
     )
 
 
-def _draw(rng: np.random.Generator, count: int) -> list[int]:
-    """All of `range(count)` in a random order, from uniform doubles alone.
+def sample_episode(
+    source: ImageSource,
+    rule: EpisodeRule,
+    *,
+    seed: int,
+    resolution: int | tuple[int, int],
+    channels: int = 3,
+    tracks: bool = True,
+    progress: Progress | None = None,
+) -> Task:
+    """Draw an episode by `rule`, fixed or as in Meta-Dataset; only its images are decoded.
 
-    `Generator.permutation` may change between numpy releases; the doubles of PCG64 do not.
+    With `tracks`, images that `find_tracks` takes for frames of one object are all on one side.
+    Raises `InputError` for too few classes or images, an image that cannot be decoded, and
+    numbers that make no task.
     """
-    order: list[int] = np.argsort(rng.random(count), kind="stable").tolist()
-    return order
+    if seed < 0:
+        raise InputError(f"seed is {seed}; at least 0 is needed")
+    found = find_tracks(source.classes) if tracks else None
+    episode = rule.draw(source.classes, np.random.default_rng(seed), found, source.description)
+    return read_task(
+        source, episode, seed=seed, resolution=resolution, channels=channels, progress=progress
+    )
 
 
-def _labels(ways: int, samples: int) -> NDArray[np.int64]:
-    labels = np.repeat(np.arange(ways, dtype=np.int64), samples)
+def read_task(
+    source: ImageSource,
+    episode: Episode,
+    *,
+    seed: int,
+    resolution: int | tuple[int, int],
+    channels: int = 3,
+    progress: Progress | None = None,
+) -> Task:
+    """Decode the images of an episode, each once; `seed` is only recorded."""
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    support = [path for paths in episode.support for path in paths]
+    query = [path for paths in episode.query for path in paths]
+    levels = read_pixels(source, support + query, height, width, channels, progress)
+    return make_task(
+        episode, to_float(levels[: len(support)]), to_float(levels[len(support) :]),
+        source=source.description, seed=seed,
+    )  # fmt: skip
+
+
+def make_task(
+    episode: Episode,
+    images: NDArray[np.float32],
+    query_images: NDArray[np.float32],
+    *,
+    source: str,
+    seed: int,
+) -> Task:
+    """The task of an episode whose images are given, class after class."""
+    images.setflags(write=False)
+    query_images.setflags(write=False)
+    return Task(
+        images=images,
+        labels=_labels(episode.support),
+        class_names=episode.class_names,
+        paths=tuple(path for paths in episode.support for path in paths),
+        source=source,
+        seed=seed,
+        query_images=query_images,
+        query_labels=_labels(episode.query),
+        query_paths=tuple(path for paths in episode.query for path in paths),
+    )
+
+
+def _labels(members: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    labels = np.repeat(np.arange(len(members), dtype=np.int64), [len(paths) for paths in members])
     labels.setflags(write=False)
     return labels
