@@ -207,7 +207,7 @@ def moved_bytes(program: TrainingProgram) -> int:
 
 def step_seconds(program: TrainingProgram, target: ComputeTarget) -> Interval:
     """Seconds of one step of `program` on `target`, without swapping."""
-    return target.total_seconds(
+    return target.at(program.step.bits).total_seconds(
         (op.work_kind, str(op.direction), op.macs, op.moved_bytes)
         for op in program.operations
         for _ in range(program.times(op))
@@ -234,7 +234,7 @@ def selection_seconds(
         if op.direction is Direction.FORWARD and layer in inspected:
             work.append(("elementwise", "forward", 0, 2 * op.writes[0].bytes))
     passes = -(-samples // program.graph.batch)
-    return target.total_seconds(work) * passes
+    return target.at(program.step.bits).total_seconds(work) * passes
 
 
 def _on_device(

@@ -195,7 +195,7 @@ def prepare(
         scored.importance,
         request.budget.resolve(request.device, graph, step),
         with_bias=request.with_bias,
-        timer=target,
+        timer=target.at(step.bits),
         compute_w=target.power.compute.value,
         seed=request.seed,
     )
@@ -364,7 +364,8 @@ def _warnings(request: PlanRequest, loaded: LoadedModel, solution: Solution) -> 
             f"{loaded.name} is {loaded.provenance}: its costs are right, its channel scores are "
             "those of an untrained network; give --weights for a real choice"
         )
-    if request.step.bits.activations < 32:
+    target = request.device.target(request.target)
+    if request.step.bits.activations < 32 and target.at(request.step.bits) is target:
         found.append(
             f"time and energy are estimated at the rates of 32-bit kernels; those for "
             f"{request.step.bits.activations}-bit activations may be faster"

@@ -20,6 +20,7 @@ from costsim.device.quantity import (
 )
 from costsim.errors import InputError
 from costsim.operators import WORK_KINDS
+from costsim.step import BitWidths
 
 Bound: TypeAlias = Literal["value", "low", "high"]
 Numbers: TypeAlias = NDArray[Any]
@@ -89,8 +90,9 @@ class ComputeTarget(Part):
     """One processor of a device.
 
     `overhead` is spent once an operation (dispatch, loop set-up), `bandwidth` is what memory
-    sustains for this processor. Rates are for 32-bit floats: narrower formats are not priced
-    apart from the fewer bytes they move.
+    sustains for this processor. The rates of `throughput` are for 32-bit floats, those of
+    `throughput_int8` for 8-bit integers; other formats are priced as 32 bits, apart from the fewer
+    bytes they move.
     """
 
     title: str = Field(min_length=1)
@@ -100,21 +102,49 @@ class ComputeTarget(Part):
     bandwidth: BytesPerSecond
     overhead: Seconds
     throughput: Throughput
+    throughput_int8: Throughput | None = None
     power: Power
 
     @model_validator(mode="after")
     def _plausible(self) -> "ComputeTarget":
+        self._check_rates("throughput", self.peak.fp32)
+        if self.throughput_int8 is not None:
+            if self.peak.int8 is None:
+                raise refuse("missing; rates of 8-bit kernels need it", "peak.int8")
+            self._check_rates("throughput_int8", self.peak.int8)
+        return self
+
+    def _check_rates(self, table: str, peak: MacsPerSecond) -> None:
         for kind in WORK_KINDS:
-            rates: Part = getattr(self.throughput, kind)
-            limit: Quantity = self.bandwidth if isinstance(rates, ByteRates) else self.peak.fp32
+            rates: Part = getattr(getattr(self, table), kind)
+            limit: Quantity = self.bandwidth if isinstance(rates, ByteRates) else peak
             for direction in type(rates).model_fields:
                 rate: Quantity = getattr(rates, direction)
                 if rate.value > limit.value:
                     raise refuse(
                         f"{rate} is more than the {limit} that the target can do at all",
-                        f"throughput.{kind}.{direction}",
+                        f"{table}.{kind}.{direction}",
                     )
-        return self
+
+    def at(self, bits: BitWidths) -> "ComputeTarget":
+        """The target as a step of these widths finds it: with the rates of 8-bit kernels.
+
+        Those hold where both weights and activations have 8 bits, for gradients where they have 8
+        bits too. A target without them, or at other widths, is returned as it is.
+        """
+        narrow = self.throughput_int8
+        if narrow is None or self.peak.int8 is None or {bits.weights, bits.activations} != {8}:
+            return self
+        if bits.gradients > 8:
+            narrow = narrow.model_copy(
+                update={
+                    kind: wide.model_copy(update={"forward": getattr(narrow, kind).forward})
+                    for kind in WORK_KINDS
+                    if (wide := getattr(self.throughput, kind))
+                }
+            )
+        peak = self.peak.model_copy(update={"fp32": self.peak.int8})
+        return self.model_copy(update={"throughput": narrow, "peak": peak})
 
     def _rates(self, work_kind: str, direction: str) -> tuple[Quantity | None, Quantity]:
         """The MAC rate, if this work has MACs to do, and the byte rate."""
