@@ -122,6 +122,26 @@ class Bytes(Quantity):
     format = staticmethod(units.format_bytes)
 
 
+class Address(Quantity):
+    """Where a memory begins: a multiple of 8 below 4 GiB, as a plain (hexadecimal) number."""
+
+    scales = units.COUNT_UNITS
+    unit = ""
+    minimum = 0.0
+    maximum = 2.0**32 - 8
+
+    @classmethod
+    def read(cls, given: Any) -> float:
+        value = super().read(given)
+        if value % 8:
+            raise refuse(f"{given!r} is not a multiple of 8")
+        return value
+
+    @staticmethod
+    def format(value: float) -> str:
+        return f"{int(value):#010x}"
+
+
 class Hertz(Quantity):
     """A clock frequency."""
 

@@ -9,7 +9,15 @@ from pydantic_core import ErrorDetails
 
 from costsim.device.base import Named, Part, refuse
 from costsim.device.interval import Interval
-from costsim.device.quantity import Bytes, BytesPerSecond, Joules, Quantity, Seconds, Share
+from costsim.device.quantity import (
+    Address,
+    Bytes,
+    BytesPerSecond,
+    Joules,
+    Quantity,
+    Seconds,
+    Share,
+)
 from costsim.device.target import ComputeTarget
 from costsim.errors import InputError
 from costsim.step import BitWidths
@@ -28,11 +36,13 @@ class Region(Part):
     """A memory: what kind, how large, and how much of it a training step may have.
 
     `largest_block` is the longest run of contiguous addresses, where that is less than `size`;
-    `available` the share left after the operating system, stacks and code.
+    `available` the share left after the operating system, stacks and code; `address` where it
+    begins, on a device that is emulated.
     """
 
     kind: Literal["ram", "flash", "storage"]
     size: Bytes
+    address: Address | None = None
     largest_block: Bytes | None = None
     available: Share
     holds: Text
