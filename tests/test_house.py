@@ -91,6 +91,7 @@ TORCH_LAND = (
     "measurement.planned",
     "measurement.scratch",
     "measurement.stepping",
+    "targets.plan_run",
 )
 
 # The extras for working on costsim; every other one brings a capability.

@@ -1,0 +1,40 @@
+"""What a finished worker left behind, as an outcome or as the error that says why there is none."""
+
+import json
+import signal
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from costsim.targets.base import Reason, Target, TargetError
+from costsim.targets.outcome import Outcome
+
+
+def outcome_of(
+    target: Target, status: Mapping[str, Any], texts: Mapping[str, str], limit_s: float
+) -> Outcome:
+    """The outcome in a job's `texts` (its files by name), made out to `target`.
+
+    `status` is `returncode` and `ended` (exit, stop, time limit). Raises `TargetError`.
+    """
+    name = target.name
+    if status["ended"] == "time limit":
+        raise TargetError(name, "time limit", f"took longer than {limit_s:g} s and was ended")
+    if status["ended"] == "stop":
+        raise TargetError(name, "stopped", "stopped on request")
+    if "outcome.json" in texts and status["returncode"] == 0:
+        outcome = Outcome.from_json(json.loads(texts["outcome.json"]), name)
+        return outcome.model_copy(update={"target": name, "how": target.how})
+    if "failure.json" in texts:
+        failure = json.loads(texts["failure.json"])
+        known = failure["reason"] in get_args(Reason)
+        reason: Reason = failure["reason"] if known else "failed"
+        raise TargetError(name, reason, failure["message"])
+    code = status["returncode"]
+    if code == -signal.SIGKILL:
+        raise TargetError(
+            name, "memory", "the system killed the job, as it does when memory runs out"
+        )
+    lines = [line.strip() for line in texts.get("log", "").splitlines() if line.strip()]
+    last = f": {lines[-1]}" if lines else ""
+    ended = f"signal {-code}" if code < 0 else f"exit status {code}"
+    raise TargetError(name, "failed", f"the job ended with {ended}{last}")

@@ -1,0 +1,208 @@
+"""Running the training step of a plan where this process is, and measuring it."""
+
+import ctypes
+import re
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from costsim.data.source import Progress
+from costsim.errors import CostsimError, InputError
+from costsim.execution.executor import Executor
+from costsim.measurement.machine import describe_machine, describe_versions
+from costsim.measurement.measure import measure
+from costsim.measurement.scratch import ScratchTable, table_path
+from costsim.measurement.stepping import one_step
+from costsim.program import TrainingProgram, compile_program
+from costsim.step import BitWidths
+from costsim.targets.base import Reason
+from costsim.targets.energy import EnergyRecorder, find_counters
+from costsim.targets.job import PlanJob
+from costsim.targets.outcome import EnergyReading, Outcome
+from costsim.units import format_bytes
+
+LEARNING_RATE = 1e-6
+"""Small: the step is measured, nothing is to be learnt from noise."""
+
+ENERGY_S = 2.0
+"""Joules are counted over at least so many seconds of steps, and as many of rest before."""
+
+
+class _Failure(CostsimError):
+    """Why a run brought nothing back, with a reason that the other side understands."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+
+def run_plan(job: PlanJob, report: Progress) -> Outcome:
+    """Measure the step of `job.plan` in this process; joules where the machine counts them.
+
+    It computes in 32 bits whatever the plan says, on noise: seconds and bytes do not depend on
+    what is in an image. With a memory limit the step is run again under it, when the kernels are
+    compiled and the weights are there, so that the limit is on what the step itself takes.
+    """
+    options = job.options
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    step = replace(job.plan.step, bits=BitWidths())
+    program = compile_program(job.graph, job.plan.plan, step)
+    tensors = load_file(job.weights)
+    executor = _executor(program, tensors)
+    feed = _Noise(program)
+    machine, versions = describe_machine(torch.get_num_threads()), describe_versions()
+    measured = measure(
+        executor,
+        feed,
+        model=job.plan.model.name,
+        steps=options.steps,
+        scratch=ScratchTable.open(table_path(machine, versions)),
+        progress=report,
+    ).measurement
+    notes: list[str] = []
+    energy: tuple[EnergyReading, ...] = ()
+    if options.energy:
+        energy, told = _energy(executor, feed, measured.median_s, report)
+        notes += told
+    if options.memory_limit_bytes is not None:
+        report("running under the memory limit", 0, 0)
+        state_bytes = sum(t.untyped_storage().nbytes() for t in executor.optimizer_state.values())
+        del executor
+        notes.append(
+            _run_within(
+                options.memory_limit_bytes,
+                program,
+                tensors,
+                feed,
+                steps=options.steps,
+                expected_bytes=measured.process_peak_bytes,
+                held_bytes=measured.updated_weight_bytes,
+                state_bytes=state_bytes,
+            )
+        )
+    return Outcome(
+        target="", how="measured", measurement=measured, energy=energy, notes=tuple(notes)
+    )
+
+
+def _executor(program: TrainingProgram, tensors: dict[str, Tensor]) -> Executor:
+    return Executor(program, tensors, learning_rate=LEARNING_RATE, loss=_loss)
+
+
+def _loss(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy over whatever the model returns for a sample, as if it were logits."""
+    flat = output.flatten(1)
+    return F.cross_entropy(flat, labels % flat.shape[1])
+
+
+class _Noise:
+    """The same noise over and over, a copy for each pass."""
+
+    def __init__(self, program: TrainingProgram) -> None:
+        shape = program.graph[program.graph.input].shape
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.rand(shape, generator=generator) * 2 - 1
+        self.labels = torch.arange(shape[0])
+
+    def __call__(self, number: int) -> tuple[Tensor, Any]:
+        return self.images.clone(), self.labels
+
+
+def _energy(
+    executor: Executor, feed: _Noise, step_s: float, report: Progress
+) -> tuple[tuple[EnergyReading, ...], list[str]]:
+    """Joules of a step by each counter there is, and what a person should know about them."""
+    found = find_counters()
+    notes = list(found.notes)
+    if not found.counters:
+        return (), notes
+    report("counting joules at rest", 0, 0)
+    with EnergyRecorder(found.counters) as rest:
+        time.sleep(ENERGY_S)
+    steps = max(1, round(ENERGY_S / step_s))
+    with EnergyRecorder(found.counters) as work:
+        for number in range(steps):
+            report("counting joules", number, steps)
+            one_step(executor, feed)
+    notes.append(
+        "joules are of the whole machine while the step ran, other programs and what it draws at "
+        "rest included"
+    )
+    return tuple(
+        EnergyReading(
+            counter=counter.name,
+            total_j=joules,
+            seconds=work.seconds,
+            per_step_j=joules / steps,
+            idle_w=idle / rest.seconds,
+        )
+        for counter, joules, idle in zip(found.counters, work.joules, rest.joules, strict=True)
+    ), notes
+
+
+def _run_within(
+    limit_bytes: int,
+    program: TrainingProgram,
+    tensors: dict[str, Tensor],
+    feed: _Noise,
+    *,
+    steps: int,
+    expected_bytes: int,
+    held_bytes: int,
+    state_bytes: int,
+) -> str:
+    """Run steps while the process may have only `limit_bytes` for them; a sentence if it could.
+
+    The weights that the plan updates are there already and count; those it leaves alone do not.
+    Raises `_Failure` (`memory`) where a step does not fit.
+    """
+    import resource
+
+    room = limit_bytes - held_bytes
+    limit = format_bytes(limit_bytes)
+    told = f"the step takes {format_bytes(expected_bytes)} at its peak, measured without a limit"
+    if room < state_bytes:
+        raise _Failure("memory", f"out of memory within {limit}: {told}")
+    _trim()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space_bytes() + room, before[1]))
+    seconds = []
+    try:
+        executor = _executor(program, tensors)
+        for _ in range(steps):
+            started = time.perf_counter()
+            one_step(executor, feed)
+            seconds.append(time.perf_counter() - started)
+    except (RuntimeError, MemoryError) as error:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        if isinstance(error, MemoryError) or re.search(r"alloc|memory", str(error).lower()):
+            raise _Failure("memory", f"out of memory within {limit}: {told}") from error
+        raise
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    return (
+        f"{steps} steps ran within {limit}; {told} (within the limit a step took "
+        f"{statistics.median(seconds):.4g} s, with memory given back to the system at once)"
+    )
+
+
+def _address_space_bytes() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError as error:
+        raise InputError("a memory limit needs Linux: there is no /proc/self/status") from error
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmSize"))
+
+
+def _trim() -> None:
+    """Give what is free back to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

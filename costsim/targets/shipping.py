@@ -1,0 +1,78 @@
+"""What goes to a device: a plan as a job, and this package as a zip."""
+
+import io
+import zipfile
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from costsim.errors import InputError
+from costsim.planfile import PlanFile
+from costsim.targets.job import WEIGHTS_NAME, PlanJob, RunOptions
+
+NEEDED_PYTHON = (3, 11)
+NEEDED_MODULES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "networkx": "networkx",
+    "pydantic": "pydantic",
+    "yaml": "pyyaml",
+    "safetensors": "safetensors",
+}
+"""What a run imports that is not shipped, and what its package is called."""
+
+_PARTS = ("costsim", "costsim.solvers", "costsim.devices")
+
+
+def package_zip() -> bytes:
+    """The sources of the running costsim, the same bytes every time."""
+    files: dict[str, bytes] = {}
+    for name in _PARTS:
+        for place in import_module(name).__path__:
+            for file in Path(place).rglob("*"):
+                inside = file.relative_to(place)
+                if file.is_file() and "__pycache__" not in inside.parts:
+                    files[f"{name.replace('.', '/')}/{inside.as_posix()}"] = file.read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(path), content, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def plan_job(
+    plan: PlanFile,
+    folder: Path,
+    *,
+    source: str = "plan",
+    weights: Path | None = None,
+    options: RunOptions | None = None,
+) -> PlanJob:
+    """The job of measuring `plan`: its model loaded here, its tensors written into `folder`.
+
+    `weights` replaces where the plan says they are. Raises `InputError`, naming `source`, for a
+    plan without an answer and for a model that is not the plan's.
+    """
+    if plan.predicted is None:
+        raise InputError(f"{source}: holds no plan: {plan.solver.sentence}")
+    from costsim.training.loading import load_subject
+    from costsim.training.tensorfile import write_tensors
+
+    if weights is None and plan.model.weights is not None:
+        weights = Path(plan.model.weights)
+    subject = load_subject(
+        plan.model.spec,
+        weights=weights,
+        resolution=plan.model.resolution,
+        seed=plan.seed,
+        batch=plan.step.samples_a_pass,
+    )
+    try:
+        plan.plan.check(subject.graph)
+    except InputError as error:
+        raise InputError(f"{source}: layers: {error}") from error
+    path = folder / WEIGHTS_NAME
+    write_tensors(path, subject.tensors)
+    # Paths of this machine mean nothing on another.
+    shipped = replace(plan, model=plan.model.model_copy(update={"weights": None}))
+    return PlanJob(shipped, subject.graph, path, options or RunOptions())
