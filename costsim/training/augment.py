@@ -31,9 +31,9 @@ def augment(images: Tensor, amounts: Tensor) -> Tensor:
 
     No mirror images: signs, letters and digits are not their own.
     """
-    zoom, right, down, brightness, contrast = amounts.to(images.dtype).unbind(1)
+    zoom, right, down, brightness, contrast = amounts.to(images).unbind(1)
     scale = 1 + ZOOM * zoom
-    theta = torch.zeros(len(images), 2, 3, dtype=images.dtype)
+    theta = images.new_zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, 0, 2], theta[:, 1, 2] = 2 * SHIFT * right, 2 * SHIFT * down
     size: Sequence[int] = images.shape
