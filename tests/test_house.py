@@ -50,6 +50,7 @@ ORDER = (
     "networks",
     "data",
     "emission",
+    "emulation",
     # From here on torch.
     "execution",
     "networks.build",

@@ -1,0 +1,3 @@
+#ifndef COSTSIM_SERVE_H
+#define COSTSIM_SERVE_H
+#endif
