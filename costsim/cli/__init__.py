@@ -20,6 +20,7 @@ COMMANDS = {
     "models": "List the built-in networks.",
     "pareto": "Draw the proven frontier of gain against a budget, other methods beside it.",
     "plan": "Choose what to update within a device's budgets, and price it.",
+    "pretrain": "Meta-train a backbone on few-shot episodes of images.",
     "train": "Fine-tune what a plan chose, and write the outcome as a patch.",
     "validate": "Run a plan's training step and put measured beside predicted.",
 }

@@ -1,0 +1,266 @@
+"""`costsim pretrain`: meta-train a backbone, for tasks that nobody trained it for."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.cli.stopping import stopping
+from costsim.errors import InputError
+from costsim.files import to_json_text
+from costsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from costsim.pretraining import Record, StepResult
+    from costsim.pretraining.request import PretrainRun
+
+
+@click.command("pretrain")
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="A built-in network, or package.module:factory of a module that returns features.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Start from these weights [default: from scratch].",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip; PATH::split for one of "
+    "several sub-folders. May be given several times: an episode stays within one of them.",
+)
+@click.option(
+    "--transfer",
+    multiple=True,
+    metavar="PATH",
+    help="Measure on these images too, never train on them; digits: those inside scikit-learn.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE",
+              help="Write the weights there, as safetensors.")  # fmt: skip
+@click.option("--half", is_flag=True, help="Write them in half precision.")
+@click.option("--steps", type=int, default=2000, show_default=True)
+@click.option("--episodes", type=int, default=1, show_default=True, help="Of each step.")
+@click.option("--ways", default="20", show_default=True, metavar="N|FROM-TO")
+@click.option("--shots", default="5", show_default=True, metavar="N|FROM-TO")
+@click.option("--queries", type=int, default=5, show_default=True, help="Of each class.")
+@click.option(
+    "--resolution",
+    default="64:60%,96:25%,128:15%",
+    show_default=True,
+    metavar="SIDE[:SHARE%],...",
+    help="Side of the images, in stages of the steps.",
+)
+@click.option("--augment", "augmentation", default="photographs", show_default=True,
+              type=click.Choice(["none", "characters", "photographs"]))  # fmt: skip
+@click.option("--auxiliary", type=float, default=1.0, show_default=True, metavar="WEIGHT",
+              help="Of a plain classification among all training classes; 0: none.")  # fmt: skip
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw",
+              show_default=True)  # fmt: skip
+@click.option("--learning-rate", type=float, default=2e-3, show_default=True, metavar="RATE")
+@click.option("--weight-decay", type=float, default=0.05, show_default=True)
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd.")
+@click.option("--warmup", type=float, default=0.05, show_default=True, metavar="SHARE",
+              help="Of the steps, in which the learning rate rises.")  # fmt: skip
+@click.option("--held-out", type=float, default=0.15, show_default=True, metavar="SHARE",
+              help="Of each source's classes, kept to measure the accuracy on.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto",
+              show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
+@click.option("--compute", metavar="DEVICE", help="cpu, cuda, ... [default: a GPU if there is one]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--eval-every", type=int, default=200, show_default=True, metavar="STEPS")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep where the run stands there [default: beside --out, until it is written].",
+)
+@click.option("--checkpoint-every", type=int, default=100, show_default=True, metavar="STEPS")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one yet.")
+@click.option("--log", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write TensorBoard logs there.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(**given: Any) -> int:
+    """Meta-train a backbone as a prototypical network.
+
+    Episodes are few-shot tasks drawn from the data: the loss is that of classifying the queries
+    by the cosine to the class means of the support, with a learned temperature. The outcome is
+    measured on classes that were held out. Ctrl-C keeps a checkpoint. Several processes share a
+    step's episodes when torch's launcher starts them:
+
+    \b
+      torchrun --nproc-per-node 2 -m costsim pretrain --episodes 2 ...
+
+    \b
+    Examples
+      costsim pretrain --model mcunet-5fps --data omniglot.tar.gz --data quickdraw.tar.gz \\
+          --augment characters --transfer digits --out weights.safetensors
+      costsim pretrain --model mcunet-5fps --weights imagenet.pkl --data images.zip::train \\
+          --learning-rate 1e-4 --out weights.safetensors --resume
+    """
+    out, checkpoint = given["out"], given["checkpoint"]
+    for name in ("out", "checkpoint"):
+        check_writable(given[name], f"--{name}")
+    own_checkpoint = checkpoint is None
+    if checkpoint is None:
+        checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if out.resolve() == checkpoint.resolve():
+        raise InputError("--out and --checkpoint name the same file")
+    for name in ("eval_every", "checkpoint_every"):
+        if given[name] < 0:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 0 (never)")
+
+    from costsim.pretraining.request import PretrainRequest, opened
+    from costsim.pretraining.run import Diverged, train
+    from costsim.pretraining.settings import PretrainSettings, parse_range, parse_stages
+
+    request = PretrainRequest(
+        model=given["model"],
+        weights=given["weights"],
+        data=given["data"],
+        transfer=given["transfer"],
+        settings=PretrainSettings(
+            steps=given["steps"],
+            episodes=given["episodes"],
+            ways=parse_range(given["ways"], "--ways"),
+            shots=parse_range(given["shots"], "--shots"),
+            queries=given["queries"],
+            stages=parse_stages(given["resolution"]),
+            optimizer=given["optimizer"],
+            learning_rate=given["learning_rate"],
+            weight_decay=given["weight_decay"],
+            momentum=given["momentum"],
+            warmup=given["warmup"],
+            auxiliary=given["auxiliary"],
+            augmentation=given["augmentation"],
+            precision=given["precision"],
+            held_out=given["held_out"],
+            seed=given["seed"],
+        ),
+        compute=given["compute"],
+        checkpoint=checkpoint,
+        resume=given["resume"],
+        log=given["log"],
+    )
+    leads = int(os.environ.get("RANK", "0")) == 0
+    with progress_on_stderr() as progress, opened(request, progress if leads else None) as run:
+        told = _Teller(run, leads)
+        told.opening()
+        try:
+            with stopping() as stop:
+                done = train(
+                    run.training,
+                    stop=lambda: stop.signal is not None,
+                    watch=told.step,
+                    measured=told.measured,
+                    save=run.save,
+                    measure_every=given["eval_every"],
+                    save_every=given["checkpoint_every"],
+                )
+        except Diverged as error:
+            print(f"costsim: {error}", file=sys.stderr)
+            return 1
+        if not done:
+            told.say(
+                f"costsim: stopped after {run.training.steps_done} of {request.settings.steps} "
+                f"steps: {checkpoint} has it; go on with --resume"
+            )
+            return 128 + (stop.signal or 2)
+        if leads:
+            run.write(out, half=given["half"])
+            if own_checkpoint:
+                checkpoint.unlink(missing_ok=True)
+            document = run.outcome(out)
+            if given["as_json"]:
+                click.echo(to_json_text(document))
+            else:
+                _show(document)
+    return 0
+
+
+class _Teller:
+    """Lines on stderr: one every few seconds, one a measurement."""
+
+    def __init__(self, run: "PretrainRun", leads: bool, every_s: float = 10.0) -> None:
+        self.run, self.leads, self.every_s = run, leads, every_s
+        self.last = time.perf_counter()
+        self.images, self.steps, self.loss, self.right = 0, 0, 0.0, 0.0
+
+    def say(self, text: str) -> None:
+        if self.leads:
+            print(text, file=sys.stderr, flush=True)
+
+    def opening(self) -> None:
+        training = self.run.training
+        for note in self.run.notes:
+            self.say(f"costsim: note: {note}")
+        for domain in training.pool.training:
+            images = sum(len(members) for members in domain.members)
+            self.say(f"training on {len(domain.members)} classes of {domain.name}, {images} images")
+        for domain in training.pool.held_out:
+            self.say(f"held out {len(domain.members)} classes of {domain.name}")
+
+    def step(self, result: "StepResult") -> None:
+        self.run.log_step(result)
+        self.images += result.images
+        self.steps += 1
+        self.loss += result.loss
+        self.right += result.accuracy
+        now = time.perf_counter()
+        if now - self.last < self.every_s:
+            return
+        elapsed, total = now - self.last, self.run.training.settings.steps
+        left = (total - result.step) * elapsed / self.steps
+        self.say(
+            f"step {result.step}/{total}: loss {self.loss / self.steps:.3f}, episodes "
+            f"{self.right / self.steps:.1%}, {self.images / elapsed:.0f} images/s at "
+            f"{result.resolution} px, about {format_seconds(left)} at this rate"
+        )
+        self.last = now
+        self.images, self.steps, self.loss, self.right = 0, 0, 0.0, 0.0
+
+    def measured(self, record: "Record") -> None:
+        self.run.log_record(record)
+        for accuracy in record.accuracies:
+            self.say(
+                f"step {record.step}: {accuracy.ways} ways × {accuracy.shots} shots of "
+                f"{accuracy.domain}: {accuracy}"
+            )
+
+
+def _show(document: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("meta-trained", no_wrap=True)
+    table.add_column(str(document["model"]), overflow="fold")
+    rows = [
+        ("start", document["start"]),
+        ("data", ", ".join(document["data"])),
+        ("steps", f"{document['steps']:,} in {format_seconds(document['seconds'])}"),
+    ]
+    rows += [
+        (
+            "accuracy",
+            f"{one['mean']:.1%} ± {one['interval']:.1%}, {one['ways']} ways × {one['shots']} shots "
+            f"of {one['domain']}",
+        )
+        for one in document["accuracies"]
+    ]
+    rows.append(("weights", f"{document['out']}, {document['out_bytes']:,} bytes"))
+    for what, content in rows:
+        table.add_row(what, Text(str(content)))
+    Console().print(table)

@@ -1,0 +1,89 @@
+"""Accuracy on classes that were never trained on, with an interval over episodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from costsim.pretraining.pool import Domain
+
+EPISODES = 600
+WAYS, SHOTS, QUERIES = 10, 5, 10
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Mean share of right queries over `episodes`, and half its 95 % confidence interval.
+
+    The interval is over episodes drawn from these classes and images, not over other classes.
+    """
+
+    domain: str
+    ways: int
+    shots: int
+    mean: float
+    interval: float
+    episodes: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1%} ± {self.interval:.1%}"
+
+
+@torch.no_grad()
+def pool_features(
+    module: nn.Module, pixels: Tensor, rows: NDArray[np.int64], device: torch.device
+) -> Tensor:
+    """Features `[len(rows), D]`, unit length, of images as they are, in evaluation mode."""
+    was = module.training
+    module.eval()
+    parts = []
+    for start in range(0, len(rows), 64):
+        part = pixels[rows[start : start + 64]].to(device).float().mul_(2 / 255).sub_(1)
+        images = part.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        parts.append(module(images).flatten(1).float().cpu())
+    module.train(was)
+    return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+
+
+def evaluate(
+    module: nn.Module,
+    pixels: Tensor,
+    domains: Sequence[Domain],
+    device: torch.device,
+    *,
+    seed: int = 0,
+    episodes: int = EPISODES,
+) -> tuple[Accuracy, ...]:
+    """The accuracy on each domain: at most 10 ways, 5 shots and 10 queries, as its classes allow.
+
+    Domains of fewer than two classes, or of classes with a single image, are passed over.
+    """
+    found = []
+    for domain in domains:
+        smallest = min(len(members) for members in domain.members)
+        ways = min(WAYS, len(domain.members))
+        shots = min(SHOTS, smallest // 2)
+        queries = min(QUERIES, smallest - shots)
+        if ways < 2 or shots < 1:
+            continue
+        rows = np.concatenate([members[:60] for members in domain.members])
+        features = pool_features(module, pixels, rows, device).numpy()
+        ends = np.cumsum([0, *(len(members[:60]) for members in domain.members)])
+        rng = np.random.default_rng([seed, ways, shots])
+        shares = []
+        for _ in range(episodes):
+            support, query = [], []
+            for index in np.argsort(rng.random(len(domain.members)))[:ways]:
+                order = ends[index] + np.argsort(rng.random(ends[index + 1] - ends[index]))
+                support.append(features[order[:shots]].mean(0))
+                query.append(features[order[shots : shots + queries]])
+            means = np.stack(support)
+            means /= np.linalg.norm(means, axis=1, keepdims=True) + 1e-12
+            right = (np.stack(query) @ means.T).argmax(2) == np.arange(ways)[:, None]
+            shares.append(right.mean())
+        interval = 1.96 * float(np.std(shares, ddof=1)) / episodes**0.5 if episodes > 1 else 0.0
+        found.append(Accuracy(domain.name, ways, shots, float(np.mean(shares)), interval, episodes))
+    return tuple(found)
