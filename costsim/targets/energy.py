@@ -29,8 +29,13 @@ _INA_IIO = "sys/bus/i2c/drivers/ina3221x"
 class EnergyCounter(Protocol):
     """Counts joules. It starts again from 0 after `range_j` (None: it never does)."""
 
-    name: str
-    range_j: float | None
+    @property
+    def name(self) -> str:
+        """What it counts, for a person."""
+
+    @property
+    def range_j(self) -> float | None:
+        """Joules after which it starts again."""
 
     def joules(self) -> float:
         """What it has counted so far."""
@@ -40,7 +45,9 @@ class EnergyCounter(Protocol):
 class PowerMeter(Protocol):
     """Shows watts."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it shows, for a person."""
 
     def watts(self) -> float:
         """The power of the moment."""
@@ -89,7 +96,8 @@ def find_counters(root: Path = Path("/")) -> Found:
     notes: list[str] = []
     sources: list[tuple[str, Iterable[Counter]]] = [
         ("RAPL", _rapl(root / _RAPL)),
-        ("INA3221", (*_ina_hwmon(root / _INA_HWMON), *_ina_iio(root / _INA_IIO))),
+        ("INA3221", _ina_hwmon(root / _INA_HWMON)),
+        ("INA3221", _ina_iio(root / _INA_IIO)),
         *_plugins(notes),
     ]
     for name, found in sources:

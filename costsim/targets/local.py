@@ -21,7 +21,6 @@ from costsim.targets.base import (
     How,
     Session,
     Target,
-    TargetError,
     TargetOptions,
     Watch,
     refuse_parameters,
@@ -116,12 +115,13 @@ class LocalSession(Session):
         """Wait for its answer."""
         assert self.process is not None
         name, deadline = self.target.name, time.monotonic() + self.options.time_limit_s
-        ended = "exit"
+        ended, last = "exit", ""
         while self.process.poll() is None:
             self.watch.pause(name, POLL_S)
             with suppress(OSError, ValueError):
-                what, done, total = json.loads((self._place / "progress").read_text())
-                self.watch.report(what, done, total)
+                if (text := (self._place / "progress").read_text()) != last:
+                    last = text
+                    self.watch.report(*json.loads(text))
             if time.monotonic() > deadline:
                 ended = "time limit"
                 self._kill()
@@ -148,6 +148,3 @@ class LocalSession(Session):
         self._kill()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-__all__ = ["LocalSession", "LocalTarget", "TargetError"]
