@@ -1,0 +1,22 @@
+"""Adapting a network to one user's task, by any method, on the budgets of a device."""
+
+from costsim.adaptation.adapt import Adapted, adapt
+from costsim.adaptation.backbone import Backbone, load_backbone
+from costsim.adaptation.cost import MethodCost, method_cost
+from costsim.adaptation.method import Choice, Method
+from costsim.adaptation.settings import Settings
+from costsim.adaptation.situation import Place, Situation
+
+__all__ = [
+    "Adapted",
+    "Backbone",
+    "Choice",
+    "Method",
+    "MethodCost",
+    "Place",
+    "Settings",
+    "Situation",
+    "adapt",
+    "load_backbone",
+    "method_cost",
+]

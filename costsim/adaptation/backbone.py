@@ -1,0 +1,124 @@
+"""The network that is adapted: a module, its tensors, and its layer graph at any batch."""
+
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from costsim.errors import InputError
+from costsim.graph import LayerGraph
+from costsim.models import load_model
+from costsim.networks.build import Network
+from costsim.networks.graph import architecture_graph
+from costsim.tracing import capture
+from costsim.training.patch import Origin
+
+PREDICTION_BATCH = 64
+"""Samples that the module sees at a time when nothing is learnt."""
+
+
+class Backbone:
+    """A model that returns features, in evaluation mode, on one torch device.
+
+    `tensors` are the module's own, by the graph's names; adapting writes to them and puts the base
+    back. `origin` says how to load the base again, for a patch. What is derived from a backbone
+    (graphs, modified copies) is made once.
+    """
+
+    def __init__(
+        self, module: nn.Module, input_shape: tuple[int, int, int], *, name: str,
+        origin: Origin | None = None, provenance: str = "",
+    ) -> None:  # fmt: skip
+        self.module, self.name, self.origin = module.eval(), name, origin
+        self.input_shape, self.provenance = tuple(input_shape), provenance
+        self._graphs: dict[int, LayerGraph] = {}
+        self._variants: dict[Hashable, Backbone] = {}
+        if isinstance(module, Network):
+            self.tensors: Mapping[str, Tensor] = dict(module.state_dict())
+        else:
+            traced = capture(module, self._zeros(1))
+            self._graphs[1], self.tensors = traced.graph, traced.tensors
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return next(iter(self.tensors.values())).device
+
+    def graph(self, batch: int) -> LayerGraph:
+        """The layer graph over `[batch, C, H, W]`.
+
+        Raises `InputError` for a model that cannot be traced at this batch.
+        """
+        if batch not in self._graphs:
+            if isinstance(self.module, Network):
+                side = self.input_shape[-1]
+                self._graphs[batch] = architecture_graph(
+                    self.module.architecture,
+                    batch=batch,
+                    resolution=side,
+                    batch_norm=self.module.batch_norm,
+                )
+            else:
+                self._graphs[batch] = capture(self.module, self._zeros(batch)).graph
+        return self._graphs[batch]
+
+    @property
+    def any_batch(self) -> bool:
+        """Whether a graph costs nothing: of a built-in network it is written down, not traced."""
+        return isinstance(self.module, Network)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Outputs `[N, D]` of the model as it is now for images `[N, C, H, W]`."""
+        parts = [
+            self.module(part.contiguous(memory_format=torch.channels_last)).flatten(1)
+            for part in torch.split(images, PREDICTION_BATCH)
+        ]
+        return torch.cat(parts)
+
+    def variant(self, key: Hashable, make: "Callable[[Backbone], Backbone]") -> "Backbone":
+        """A modified copy, made by `make` the first time it is asked for under this key."""
+        if key not in self._variants:
+            self._variants[key] = make(self)
+        return self._variants[key]
+
+    def _zeros(self, batch: int) -> Tensor:
+        like = next((p for p in self.module.parameters()), torch.zeros(()))
+        return like.detach().new_zeros((batch, *self.input_shape))
+
+
+def load_backbone(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    resolution: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Backbone:
+    """The model that `spec` names, as `costsim plan` loads it (see `costsim.models.load_model`).
+
+    Raises `InputError` for a model or weights that cannot be used, and for a torch device that is
+    not there.
+    """
+    loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution)
+    shape = tuple(loaded.example_input.shape[1:])
+    try:
+        module = loaded.module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"torch device {str(device)!r} cannot be used: {reason}") from error
+    origin = Origin(
+        name=loaded.name,
+        spec=spec,
+        weights=None if weights is None else str(weights),
+        resolution=shape[-1],
+        seed=seed,
+    )
+    return Backbone(
+        module,
+        (shape[0], shape[1], shape[2]),
+        name=loaded.name,
+        origin=origin,
+        provenance=loaded.provenance,
+    )

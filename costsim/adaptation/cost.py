@@ -1,0 +1,89 @@
+"""What a method costs on a device, by the programs that it would run there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from costsim.accounting.autograd import autograd_memory
+from costsim.adaptation.method import Choice
+from costsim.adaptation.situation import Situation
+from costsim.cost import Cost, price, selection_seconds, step_seconds
+from costsim.device import Interval, TaskEstimate, estimate_task
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.program import compile_program
+from costsim.step import OPTIMIZER_STATES
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """The price of one iteration and of the whole adaptation.
+
+    `step` is an iteration over all `samples` samples, `micro_batch` at a time: its memory in every
+    accounting, its MACs, its seconds and joules. `autograd_bytes` is what stock PyTorch keeps for
+    as many samples as one pass has, in fp32, for comparison. `task` is selection and iterations,
+    `class_means_s` the forward passes for the class means of each iteration, which stand apart:
+    None where a step does not fit on the device.
+    """
+
+    samples: int
+    micro_batch: int
+    step: Cost
+    autograd_bytes: int
+    task: TaskEstimate | None
+    class_means_s: Interval | None
+
+    @property
+    def backward_macs_a_sample(self) -> float:
+        """Backward MACs of a step by sample, as published tables have them."""
+        return self.step.macs.backward / self.samples
+
+    def to_json(self, accounting: str = "peak") -> dict[str, Any]:
+        """As one JSON object; the `step` is that of a plan file's predicted costs."""
+        return {
+            "samples": self.samples,
+            "micro_batch": self.micro_batch,
+            "step": self.step.to_json(accounting),
+            "autograd_bytes": self.autograd_bytes,
+            "backward_macs_a_sample": self.backward_macs_a_sample,
+            "task": None if self.task is None else self.task.to_json(),
+            "class_means_s": None if self.class_means_s is None else self.class_means_s.to_json(),
+        }
+
+
+def method_cost(situation: Situation, choice: Choice, *, transductive: bool = False) -> MethodCost:
+    """Price what `choice` trains of the situation's network for its task, on its device."""
+    settings, place = situation.settings, situation.place
+    target = place.target
+    samples = situation.samples + (len(situation.task.query_labels) if transductive else 0)
+    step = settings.step(samples)
+    graph = situation.backbone.graph(step.samples_a_pass)
+    plan = choice.plan
+    trains = bool(plan.subsets or plan.biases)
+    cost = price(compile_program(graph, plan, step), place.device, place.target_name)
+    selection = None
+    if choice.scored:
+        inspected = UpdatePlan(tuple(ChannelSubset(n, "output", (0,)) for n in choice.scored))
+        program = compile_program(graph, inspected, step)
+        selection = selection_seconds(program, target, choice.scored, situation.samples)
+    task = means = None
+    if trains and cost.on_device is not None and cost.on_device.swap_s is not None:
+        task = estimate_task(
+            target,
+            step_s=cost.on_device.latency_s,
+            iterations=settings.iterations,
+            samples=samples,
+            batch=samples,
+            selection_s=selection,
+            swap_s=cost.on_device.swap_s,
+        )
+        forward = compile_program(graph, UpdatePlan(), settings.step(situation.samples))
+        means = step_seconds(forward, target) * settings.iterations
+    return MethodCost(
+        samples,
+        step.samples_a_pass,
+        cost,
+        autograd_memory(
+            graph, plan, optimizer_states=OPTIMIZER_STATES[settings.optimizer]
+        ).total_bytes,
+        task,
+        means,
+    )

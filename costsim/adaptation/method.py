@@ -1,0 +1,55 @@
+"""The interface of a method of adaptation."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from costsim.importance import Importance
+from costsim.plan import UpdatePlan
+from costsim.problem import Problem
+from costsim.solution import Solution
+
+if TYPE_CHECKING:
+    from costsim.adaptation.backbone import Backbone
+    from costsim.adaptation.situation import Situation
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What to update for one task, and what it was chosen by.
+
+    `problem` and `solution` are there where a solver chose; `scored` are the layers that were
+    scored on the task's samples, which takes time on the device, and is empty where none were.
+    """
+
+    plan: UpdatePlan
+    importance: Importance | None = None
+    problem: Problem | None = None
+    solution: Solution | None = None
+    scored: tuple[str, ...] = ()
+
+
+class Method(ABC):
+    """One way to adapt; subclasses are frozen dataclasses whose fields are options.
+
+    `transductive`: it looks at the query images too, without their labels.
+    """
+
+    learning_rate: float
+    transductive: bool = False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As in the paper, options included: what a table calls it."""
+
+    def backbone(self, backbone: "Backbone") -> "Backbone":
+        """The network that is trained: the backbone itself, or one with modules added."""
+        return backbone
+
+    @abstractmethod
+    def choose(self, situation: "Situation") -> Choice:
+        """What to update for this task; raises `InputError` where there is no such plan.
+
+        The situation's network is that of `backbone`. An empty plan trains nothing.
+        """

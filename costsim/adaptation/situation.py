@@ -1,0 +1,283 @@
+"""What a method is faced with: one task, one network, one device, and what was computed of it."""
+
+import time
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from costsim.adaptation.backbone import PREDICTION_BATCH, Backbone
+from costsim.adaptation.prefix import between, cuts, last_frozen_cut
+from costsim.adaptation.settings import Settings
+from costsim.criteria import CRITERIA, Criterion
+from costsim.criteria.loss import PrototypeLoss, prototypes
+from costsim.data import Progress, Task
+from costsim.device import ComputeTarget, DeviceSpec
+from costsim.errors import InputError
+from costsim.execution.forward import evaluate
+from costsim.graph import LayerGraph
+from costsim.importance import Importance
+from costsim.operators import Axis
+from costsim.planner import BudgetRequest
+from costsim.problem import Budget, Problem
+from costsim.step import TrainingStep
+from costsim.training.augment import augment, draw_amounts
+
+_STREAM = 0x41444150
+"""Keeps these random numbers apart from those that drew the task from the same seed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The device that is priced: its compute target, and the budgets asked for."""
+
+    device: DeviceSpec
+    target_name: str | None = None
+    budget: BudgetRequest = field(default_factory=BudgetRequest)
+
+    @property
+    def target(self) -> ComputeTarget:
+        """The compute target."""
+        return self.device.target(self.target_name)
+
+
+class Situation:
+    """One task to be adapted to; shared by the methods that are compared on it.
+
+    Raises `InputError` for images of another size than the network takes and for a task of one
+    class.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task,
+        place: Place,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if tuple(task.images.shape[1:]) != backbone.input_shape:
+            raise InputError(
+                f"the images are {task.images.shape[1:]}; {backbone.name} takes "
+                f"{backbone.input_shape}"
+            )
+        if task.ways < 2:
+            raise InputError("a task needs at least 2 classes to tell apart; it has 1")
+        self.backbone, self.task, self.place = backbone, task, place
+        self.settings = settings or Settings()
+        self.progress = progress
+        self._values: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._shared: dict[str, Tensor] = {}
+        self.prefix_s = 0.0  # what computing the frozen parts took here
+
+    # The task as tensors.
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        key = f"{id(array)}"
+        if key not in self._shared:  # a copy: what comes in is read-only
+            self._shared[key] = torch.from_numpy(array.copy()).to(self.backbone.device)
+        return self._shared[key]
+
+    @property
+    def images(self) -> Tensor:
+        """Support images `[N, C, H, W]`."""
+        return self._tensor(self.task.images)
+
+    @property
+    def labels(self) -> Tensor:
+        """Their labels `[N]`."""
+        return self._tensor(self.task.labels)
+
+    @property
+    def query_images(self) -> Tensor:
+        """Query images `[M, C, H, W]`."""
+        return self._tensor(self.task.query_images)
+
+    @property
+    def samples(self) -> int:
+        """Support images in all."""
+        return len(self.task.labels)
+
+    @cached_property
+    def amounts(self) -> Tensor:
+        """How each copy of each image is changed, `[copies, N, 5]`; zeros change nothing."""
+        copies = self.settings.drawn_copies
+        rng = np.random.default_rng([_STREAM, self.settings.seed, 0])
+        drawn = draw_amounts(rng, copies * self.samples).reshape(copies, self.samples, -1)
+        return (drawn if self.settings.augment else torch.zeros_like(drawn)).to(
+            self.images.device, self.images.dtype
+        )
+
+    @cached_property
+    def picks(self) -> Tensor:
+        """Which copy of each image an iteration shows, `[iterations, N]`."""
+        settings = self.settings
+        iterations, copies = settings.iterations, settings.drawn_copies
+        if copies == iterations and not settings.copies:
+            return torch.arange(iterations).unsqueeze(1).expand(-1, self.samples)
+        rng = np.random.default_rng([_STREAM, settings.seed, 1])
+        drawn = (rng.random((iterations, self.samples)) * copies).astype(np.int64)
+        return torch.from_numpy(drawn)
+
+    def copies_of(self, numbers: Tensor, chosen: Tensor) -> Tensor:
+        """The copies `numbers` `[k]` of the images `chosen` `[k]`, `[k, C, H, W]`."""
+        images = self.images[chosen]
+        if not self.settings.augment:
+            return images
+        return augment(images, self.amounts[numbers, chosen])
+
+    # What frozen parts compute of it.
+
+    def values_at(self, cut: str) -> tuple[Tensor, Tensor | None]:
+        """The values at a cut before which nothing is trained: of the images, and of all copies.
+
+        `[N, ...]` and `[copies, N, ...]`; the latter is None where it would not pay (the cut is
+        the input, copies are shown once) or would not fit in `cache_bytes`. Kept for the next
+        method on the same task.
+        """
+        if cut == self.backbone.graph(1).input:
+            return self.images, None
+        if cut not in self._values:
+            started = time.perf_counter()
+            self._values[cut] = self._computed(cut)
+            self.prefix_s += time.perf_counter() - started
+        return self._values[cut]
+
+    def _computed(self, cut: str) -> tuple[Tensor, Tensor | None]:
+        """From the latest cut before this one of which the values are there."""
+        graph, settings = self.backbone.graph(1), self.settings
+        order = cuts(graph)
+        earlier = [c for c in order[: order.index(cut)] if c in self._values]
+        start, plain, pool = graph.input, self.images, None
+        if earlier:
+            start, (plain, pool) = earlier[-1], self._values[earlier[-1]]
+        copies = settings.drawn_copies
+        found = self.advance(plain, start, cut)
+        size_bytes = found.element_size() * found.numel() * copies
+        if copies >= settings.iterations or size_bytes > settings.cache_bytes:
+            return found, None
+        cached = found.new_empty((copies, *found.shape))
+        everyone = torch.arange(self.samples)
+        for number in range(copies):
+            for part in torch.split(everyone, PREDICTION_BATCH):
+                if pool is None:
+                    changed = self.copies_of(torch.full_like(part, number), part)
+                    cached[number, part] = self.advance(changed, graph.input, cut)
+                else:
+                    cached[number, part] = self.advance(pool[number, part], start, cut)
+        return found, cached
+
+    @torch.no_grad()
+    def advance(self, values: Tensor, start: str, end: str | None = None) -> Tensor:
+        """From the values at the cut `start` to those at the cut `end`, of any number of samples.
+
+        By the model as it stands, for a traced model as many at a time as it was traced for.
+        """
+        if start == end:
+            return values
+        size = min(PREDICTION_BATCH, len(values)) if self.backbone.any_batch else PREDICTION_BATCH
+        parts = []
+        for part in torch.split(values, size):
+            count = len(part)
+            if not self.backbone.any_batch and count < size:
+                part = torch.cat([part, part[:1].expand(size - count, *part.shape[1:])])
+            graph = between(self.backbone.graph(len(part)), start, end)
+            output, _ = evaluate(graph, self.backbone.tensors, part)
+            parts.append(output[:count])
+        return torch.cat(parts)
+
+    # What it answers as it is, and how channels are scored.
+
+    @cached_property
+    def base_accuracy(self) -> float:
+        """Share of the query images that the untouched network classifies rightly."""
+        return self.accuracy()
+
+    def accuracy(self) -> float:
+        """That of the network as it stands."""
+        right = self.predict() == self._tensor(self.task.query_labels)
+        return float(right.double().mean()) if len(right) else float("nan")
+
+    def predict(self) -> Tensor:
+        """The class `[M]` of each query image: that of the most similar class mean (cosine)."""
+        if not len(self.task.query_labels):
+            return self.labels.new_empty(0)
+        means = prototypes(self.backbone.features(self.images), self.labels)
+        return cosine(self.backbone.features(self.query_images), means).argmax(1)
+
+    def score(
+        self,
+        criterion: str | Criterion,
+        layers: tuple[str, ...],
+        axes: tuple[Axis, ...] = ("output",),
+    ) -> Importance:
+        """The criterion's scores of `layers` on the support images, as they are.
+
+        Computed from the last cut before those layers on: what lies before it is computed once
+        and is needed for training too.
+        """
+        chosen = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+        start = last_frozen_cut(self.backbone.graph(1), layers)
+        count = self.samples if self.samples <= PREDICTION_BATCH else PREDICTION_BATCH
+        batch = count if self.backbone.any_batch else 1
+        return chosen.score(
+            between(self.backbone.graph(batch), start),
+            self.backbone.tensors,
+            self.values_at(start)[0],
+            self.labels,
+            layers=layers,
+            axes=axes,
+            loss=PrototypeLoss(self.settings.temperature),
+            seed=self.settings.seed,
+            source=self.task.description,
+        )
+
+    # What it may cost.
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The graph that is priced: that of one pass of the device's step."""
+        return self.backbone.graph(self.step.samples_a_pass)
+
+    @property
+    def step(self) -> TrainingStep:
+        """The step that is priced."""
+        return self.settings.step(self.samples)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The limits of a step on the device."""
+        return self.place.budget.resolve(self.place.device, self.graph, self.step)
+
+    def problem(self, importance: Importance, *, with_bias: bool = False) -> Problem:
+        """Which channels to update within the budgets, for a solver."""
+        target = self.place.target
+        return Problem(
+            self.graph,
+            self.step,
+            importance,
+            self.budget,
+            with_bias=with_bias,
+            timer=target,
+            compute_w=target.power.compute.value,
+            seed=self.settings.seed,
+        )
+
+    def on(self, backbone: Backbone) -> "Situation":
+        """The same task with another network."""
+        if backbone is self.backbone:
+            return self
+        other = copy(self)
+        other.backbone, other._values = backbone, {}
+        for name in ("budget", "base_accuracy"):
+            other.__dict__.pop(name, None)
+        return other
+
+
+def cosine(features: Tensor, means: Tensor) -> Tensor:
+    """Similarities `[N, classes]` of features `[N, D]` to means `[classes, D]`."""
+    normal = torch.nn.functional.normalize
+    return normal(features) @ normal(means).T

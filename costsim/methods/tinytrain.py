@@ -1,0 +1,63 @@
+"""TinyTrain: the channels that matter most to this task within the budgets of the device."""
+
+from dataclasses import dataclass, field
+
+from costsim.adaptation.method import Choice, Method
+from costsim.adaptation.situation import Situation
+from costsim.criteria import CRITERIA, Criterion
+from costsim.errors import InputError
+from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
+from costsim.operators import Axis
+from costsim.solution import Solver
+from costsim.solve import solve
+from costsim.solvers import Greedy
+
+
+@dataclass(frozen=True)
+class TinyTrain(Method):
+    """Channels scored on the task's own samples by `criterion`, chosen by `solver`.
+
+    Kwon et al., "TinyTrain", ICML 2024, has Fisher information and the greedy solver; others are
+    its ablations, or more than it. Only the last `inspect` layers are scored. With `importance`,
+    scores of other samples, the channels are the same for every task (static).
+    """
+
+    learning_rate: float = 0.001
+    solver: Solver = field(default_factory=Greedy)
+    criterion: str | Criterion = "fisher"
+    inspect: int | None = DEFAULT_INSPECTED_LAYERS
+    axes: tuple[Axis, ...] = ("output",)
+    with_bias: bool = False
+    importance: Importance | None = None
+
+    @property
+    def name(self) -> str:
+        """TinyTrain, and in brackets what is not as in the paper."""
+        told = [] if self.solver.name == "greedy" else [self.solver.name]
+        told += [] if self.criterion_name == "fisher" else [self.criterion_name]
+        told += ["static"] if self.importance is not None else []
+        told += ["biases"] if self.with_bias else []
+        return f"TinyTrain ({', '.join(told)})" if told else "TinyTrain"
+
+    @property
+    def criterion_name(self) -> str:
+        """Of the criterion, whether it was given by name or as an instance."""
+        return self.criterion if isinstance(self.criterion, str) else self.criterion.name
+
+    def choose(self, situation: Situation) -> Choice:
+        """The solver's plan; raises `InputError` where nothing fits in the budgets."""
+        layers = inspected_layers(situation.graph, self.inspect)
+        importance = self.importance
+        scored: tuple[str, ...] = ()
+        if importance is None:
+            importance = situation.score(self.criterion, layers, self.axes)
+            criterion = self.criterion
+            if isinstance(criterion, str):
+                criterion = CRITERIA[criterion]
+            scored = layers if criterion.uses_samples else ()
+        problem = situation.problem(importance, with_bias=self.with_bias)
+        place = situation.place
+        solution = solve(problem, self.solver, device=place.device, target=place.target_name)
+        if solution.plan is None:
+            raise InputError(f"{self.name}: {solution.reason or solution.status.sentence}")
+        return Choice(solution.plan, importance, problem, solution, scored)
