@@ -19,7 +19,7 @@ from costsim.errors import CostsimError, InputError
 Port = Literal["bare", "uart"]
 PORTS: Mapping[Port, tuple[str, ...]] = {
     "bare": ("startup.c", "bare.c"),
-    "uart": ("startup.c", "serve.c", "uart_cmsdk.c"),
+    "uart": ("startup.c", "serve.c", "uart_cmsdk.c", "uart.h"),
 }
 """The files beside the model's: `bare` waits to be called, `uart` speaks on a line."""
 
@@ -64,7 +64,7 @@ def build_firmware(
     if stack_bytes < 8 or stack_bytes % 8:
         raise InputError(f"a stack of {stack_bytes} bytes: a multiple of 8 is needed")
     contents = {name: _bytes(content) for name, content in sources.items()}
-    for name in (*PORTS[port], "protocol.h", "serve.h"):
+    for name in PORTS[port]:
         contents[name] = own_source(name)
     contents["costsim.ld"] = linker_script(memory, stack_bytes).encode()
     arguments = (

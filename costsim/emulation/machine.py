@@ -3,9 +3,9 @@
 unicorn is GPL: nothing but the worker imports this module.
 """
 
+import importlib
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ MAILBOX_ADDRESS = 0x6000_0000
 
 SYSTEM = Span(0xE000_E000, PAGE)
 """The system control space, of which nothing is needed but that it can be written to."""
+
+NOWHERE = 0xFFFF_FFFE
+"""An address that is never reached."""
 
 UART = Span(0x4000_4000, PAGE)
 """UART0 of Arm's CMSDK, as on the MPS2 boards."""
@@ -53,13 +56,12 @@ class Machine:
     def __init__(
         self, elf: Path, memory: MemoryMap, mailbox_bytes: int, library: Path, uart: Any = None
     ) -> None:
-        import unicorn
-        from unicorn import arm_const, unicorn_const
-
+        unicorn: Any = importlib.import_module("unicorn")
+        unicorn_const: Any = importlib.import_module("unicorn.unicorn_const")
+        arm_const: Any = importlib.import_module("unicorn.arm_const")
         self.image: Image = read_image(elf)
         self.memory = memory
-        self._arm: Any = arm_const
-        self._error = unicorn.UcError
+        self._arm, self._error = arm_const, unicorn.UcError
         self.uc: Any = unicorn.Uc(
             unicorn_const.UC_ARCH_ARM, unicorn_const.UC_MODE_THUMB | unicorn_const.UC_MODE_MCLASS
         )
@@ -126,18 +128,36 @@ class Machine:
         told["value_bits"] = int(bits) & 0xFFFF_FFFF
         return told
 
-    def run_forever(self, timeout_s: float, on_fault: Callable[[dict[str, Any]], None]) -> None:
-        """Run from reset until the time is over or a fault."""
-        _, entry = self.reset()
-        told = self._run(entry, 0, timeout_s)
-        on_fault(told)
+    def run_on(self, timeout_s: float = 0.0) -> dict[str, Any]:
+        """Run from reset, and through faults as the core would: in the firmware's own handler.
+
+        Ends with the fault where even that is not possible, or when the time (0: none) is over.
+        """
+        _, begin = self.reset()
+        while True:
+            told = self._run(begin, NOWHERE, timeout_s)
+            fault = told["fault"]
+            if fault["kind"] == "time limit" or not self._enter_handler(fault["pc"]):
+                return told
+            begin = self.image.address("Fault_Handler")
+
+    def _enter_handler(self, pc: int) -> bool:
+        """Put the exception frame on the stack (Arm DDI 0403, B1.5.6)."""
+        names = ("R0", "R1", "R2", "R3", "R12", "LR")
+        words = [int(self.uc.reg_read(getattr(self._arm, f"UC_ARM_REG_{name}"))) for name in names]
+        top = int(self.uc.reg_read(self._arm.UC_ARM_REG_SP)) - 32
+        if top not in self.memory.stack:
+            return False
+        self.uc.mem_write(top, struct.pack("<8I", *words, pc, 0x0100_0000))
+        self.uc.reg_write(self._arm.UC_ARM_REG_SP, top)
+        return True
 
     def _run(self, begin: int, until: int, timeout_s: float) -> dict[str, Any]:
         """Run to `until`: {"seconds"}, with {"fault"} if it did not get there."""
         self.fault, error = None, None
         started = time.perf_counter()
         try:
-            self.uc.emu_start(begin | 1, until, timeout=max(1, int(timeout_s * 1e6)))
+            self.uc.emu_start(begin | 1, until, timeout=int(timeout_s * 1e6))
         except self._error as raised:
             error = raised
         told: dict[str, Any] = {"seconds": time.perf_counter() - started}

@@ -75,7 +75,7 @@ class Watch:
         outside: tuple[Span, ...],
     ) -> None:
         from unicorn import arm_const, unicorn_const
-        from unicorn.unicorn_py3.unicorn import uclib  # type: ignore[import-untyped]
+        from unicorn.unicorn_py3.unicorn import uclib
 
         self._library, self._emulator, self._uclib = ctypes.CDLL(str(library)), emulator, uclib
         self._const = unicorn_const
@@ -177,7 +177,8 @@ class Watch:
 
     def blocks(self) -> NDArray[Any]:
         """Every block that ran, by operation: rows of `BLOCK`."""
-        return self._blocks[self._blocks["address"] != 0]
+        found: NDArray[Any] = self._blocks[self._blocks["address"] != 0]
+        return found
 
     def touched(self) -> NDArray[np.int64]:
         """Rows (operation, 1 written or 0 read, first byte, byte after the last) in the RAM."""

@@ -1,3 +1,0 @@
-#ifndef COSTSIM_SERVE_H
-#define COSTSIM_SERVE_H
-#endif

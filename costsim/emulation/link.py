@@ -1,0 +1,220 @@
+"""Training steps on the other end of a line: questions, answers, and what to do without one.
+
+A question is asked again when no answer comes or when it is damaged on the way; the firmware does
+a step only once however often it is asked.
+"""
+
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.emulation.frames import MAX_PAYLOAD_BYTES, REFUSALS, Frame, Reader, Region, Type
+from costsim.emulation.lines import Line
+from costsim.errors import CostsimError
+
+PROTOCOL = 1
+
+
+class LinkError(CostsimError):
+    """No usable answer; the text says what was asked and in which state the line is."""
+
+
+class BoardFault(LinkError):
+    """The firmware reported a fault: program counter, link register, status and addresses."""
+
+    def __init__(self, name: str, payload: bytes, where: str) -> None:
+        words = struct.unpack("<5I", payload[:20].ljust(20, b"\0"))
+        self.pc, self.lr, self.status, self.bus_address, self.mpu_address = words
+        super().__init__(
+            f"{name}: the firmware faulted at {self.pc:#010x}{where} "
+            f"(CFSR {self.status:#010x}, BFAR {self.bus_address:#010x}, "
+            f"MMFAR {self.mpu_address:#010x})"
+        )
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a firmware says of itself."""
+
+    input_floats: int
+    labels: int
+    output_floats: int
+    arena_bytes: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Status:
+    """Steps done since reset, and the most that was used of stack and arena, by paint."""
+
+    steps: int
+    stack_bytes: int
+    arena_bytes: int
+
+
+@dataclass
+class Traffic:
+    """What went over the line."""
+
+    asked: int = 0
+    asked_again: int = 0
+    skipped_bytes: int = 0
+    damaged: int = 0
+
+
+@dataclass
+class Link:
+    """A firmware on a line.
+
+    `timeout_s` is for an answer without work, `step_timeout_s` for a step; `attempts` how often a
+    question is asked. `locate` names the code at an address, for faults.
+    """
+
+    line: Line
+    timeout_s: float = 1.0
+    step_timeout_s: float = 60.0
+    attempts: int = 5
+    locate: Callable[[int], str] = lambda address: ""
+    board: Board | None = None
+    traffic: Traffic = field(default_factory=Traffic)
+    _reader: Reader = field(default_factory=Reader)
+    _sequence: int = 0
+    _early: float | None = None
+
+    def connect(self, timeout_s: float = 10.0) -> Board:
+        """Wait for the banner, or for the answer to a greeting if it is long gone."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            hello = Frame(Type.HELLO, self._next_sequence())
+            self.line.write(hello.to_bytes())
+            patience = min(self.timeout_s, max(0.0, deadline - time.monotonic()))
+            for frame in self._frames(patience):
+                if frame.type in (Type.READY, Type.HELLO | Type.REPLY) and frame.payload:
+                    board = self._introduced(frame)
+                    if frame.type == Type.READY:
+                        continue  # the answer to the greeting comes after it
+                    self.board = board
+                    return board
+                if frame.type == Type.FAULT:
+                    raise self._fault(frame)
+        raise LinkError(
+            f"{self.line.name}: no firmware answered within {timeout_s:g} s"
+            f" ({self._state()}): is it flashed, reset and at the right speed?"
+        )
+
+    def _introduced(self, frame: Frame) -> Board:
+        if len(frame.payload) != 36:
+            raise LinkError(f"{self.line.name}: the firmware is not one of costsim's")
+        version, inputs, labels, outputs, arena = struct.unpack("<5I", frame.payload[:20])
+        if version != PROTOCOL:
+            raise LinkError(
+                f"{self.line.name}: the firmware speaks version {version} of the protocol; "
+                f"allowed is {PROTOCOL}: build it again"
+            )
+        return Board(inputs, labels, outputs, arena, frame.payload[20:36])
+
+    # What is asked.
+
+    def init(self) -> None:
+        """Start from the weights in flash."""
+        self._ask(Type.INIT, b"", self.step_timeout_s)
+
+    def step(self, x: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+        """One training step; the loss."""
+        self.write(Region.INPUT, x.astype("<f4").tobytes())
+        self.write(Region.LABELS, labels.astype("<i4").tobytes())
+        (loss,) = struct.unpack("<f", self._ask(Type.STEP, b"", self.step_timeout_s)[:4])
+        return float(loss)
+
+    def predict(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output for an input, as one row of numbers."""
+        if self.board is None:
+            raise LinkError(f"{self.line.name}: not connected")
+        self.write(Region.INPUT, x.astype("<f4").tobytes())
+        self._ask(Type.PREDICT, b"", self.step_timeout_s)
+        content = self.read(Region.OUTPUT, 0, 4 * self.board.output_floats)
+        return np.frombuffer(content, dtype="<f4")
+
+    def status(self) -> Status:
+        """What the firmware counts."""
+        return Status(*struct.unpack("<3I", self._ask(Type.STATUS, b"", self.timeout_s)))
+
+    def write(self, region: Region, content: bytes, offset: int = 0) -> None:
+        """Put bytes into a region."""
+        room = MAX_PAYLOAD_BYTES - 5
+        for start in range(0, len(content), room):
+            head = struct.pack("<BI", region, offset + start)
+            self._ask(Type.WRITE, head + content[start : start + room], self.timeout_s)
+
+    def read(self, region: Region, offset: int, count: int) -> bytes:
+        """Bytes of a region."""
+        found = bytearray()
+        while len(found) < count:
+            size = min(MAX_PAYLOAD_BYTES, count - len(found))
+            question = struct.pack("<BIH", region, offset + len(found), size)
+            found += self._ask(Type.READ, question, self.timeout_s)
+        return bytes(found)
+
+    # How.
+
+    def _next_sequence(self) -> int:
+        self._sequence = (self._sequence + 1) % 256
+        return self._sequence
+
+    def _ask(self, kind: Type, payload: bytes, timeout_s: float) -> bytes:
+        question = Frame(kind, self._next_sequence(), payload)
+        refused = 0
+        for attempt in range(self.attempts):
+            self.traffic.asked += 1
+            self.traffic.asked_again += attempt > 0
+            self.line.write(question.to_bytes())
+            for frame in self._frames(timeout_s):
+                if frame.type == Type.FAULT:
+                    raise self._fault(frame)
+                if frame.type == Type.READY:
+                    raise LinkError(
+                        f"{self.line.name}: the firmware was reset during {kind.name} "
+                        f"({self._state()})"
+                    )
+                if frame.type == Type.REFUSED and frame.payload[:1] == b"\x01":
+                    break  # damaged on the way there: the sequence may be too
+                if frame.sequence != question.sequence:
+                    continue  # late: the answer to what was asked before
+                if frame.type == Type.REFUSED:
+                    refused = frame.payload[0] if frame.payload else 0
+                    told = REFUSALS.get(refused, f"reason {refused}")
+                    raise LinkError(f"{self.line.name}: {kind.name} was refused: {told}")
+                if frame.type == kind | Type.REPLY:
+                    return frame.payload
+        raise LinkError(
+            f"{self.line.name}: no answer to {kind.name} after {self.attempts} attempts of "
+            f"{timeout_s:g} s ({self._state()})"
+        )
+
+    def _frames(self, timeout_s: float):  # type: ignore[no-untyped-def]
+        """Frames as they come, until the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            content = self.line.read(left)
+            yield from self._reader.feed(content)
+            if not content:
+                break
+        # What looked like the head of a long frame may have been garbage.
+        self._reader.restart()
+        yield from self._reader.feed(b"")
+
+    def _state(self) -> str:
+        reader = self._reader
+        self.traffic.skipped_bytes, self.traffic.damaged = reader.skipped_bytes, reader.damaged
+        return (
+            f"{self.traffic.asked} frames sent, {self.traffic.asked_again} of them again; "
+            f"{reader.skipped_bytes} bytes of garbage and {reader.damaged} damaged frames received"
+        )
+
+    def _fault(self, frame: Frame) -> BoardFault:
+        pc = int.from_bytes(frame.payload[:4], "little")
+        return BoardFault(self.line.name, frame.payload, self.locate(pc))
