@@ -1,4 +1,4 @@
-"""A device over SSH for tests: a real server on 127.0.0.1 that runs real commands in its own home."""
+"""A device over SSH for tests: a real server on 127.0.0.1 that runs real commands in a home."""
 
 import asyncio
 import os

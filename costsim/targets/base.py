@@ -13,7 +13,7 @@ answer; close).
 import importlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -67,15 +67,19 @@ class TargetError(CostsimError):
         self.reason: Reason = reason
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def _silent(*told: object) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who watches a session: told of progress, and may ask it to stop from another thread."""
+    """Who watches a session: told of progress, and may ask it to stop from another thread.
+
+    `warn` is told what a person must know though the work goes on.
+    """
 
     report: Progress = _silent
+    warn: Callable[[str], None] = _silent
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def check(self, target: str) -> None:

@@ -84,15 +84,20 @@ class Ina3221Rail:
 
 @dataclass(frozen=True)
 class Found:
-    """The counters of a machine, and what a person should know about them."""
+    """The counters of a machine by instrument, and what a person should know about them."""
 
-    counters: tuple[Counter, ...]
+    by_source: tuple[tuple[str, Counter], ...]
     notes: tuple[str, ...]
+
+    @property
+    def counters(self) -> tuple[Counter, ...]:
+        """All of them."""
+        return tuple(counter for _, counter in self.by_source)
 
 
 def find_counters(root: Path = Path("/")) -> Found:
     """All counters of this machine that can be read; `root` stands for `/` in tests."""
-    counters: list[Counter] = []
+    counters: list[tuple[str, Counter]] = []
     notes: list[str] = []
     sources: list[tuple[str, Iterable[Counter]]] = [
         ("RAPL", _rapl(root / _RAPL)),
@@ -108,7 +113,7 @@ def find_counters(root: Path = Path("/")) -> Found:
                 told = getattr(error, "strerror", None) or str(error)
                 notes.append(f"the {name} counter {counter.name} cannot be read: {told}")
             else:
-                counters.append(counter)
+                counters.append((name, counter))
     if not counters:
         notes.append("this machine has no energy counter that can be read: no joules were measured")
     return Found(tuple(counters), tuple(notes))

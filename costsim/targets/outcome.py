@@ -13,10 +13,12 @@ Amount = Annotated[float, Field(ge=0)]
 class EnergyReading(_Record):
     """Joules that a counter saw go by while the timed steps ran.
 
-    `counter` says which; `per_step_j` is the whole divided by the steps; `idle_w` what the machine
-    drew before, where that was looked at.
+    `counter` says which, `source` what sort of instrument it belongs to (counters of one source
+    count different parts of a machine and may be added). `per_step_j` is the whole divided by the
+    steps; `idle_w` what the machine drew before, at rest.
     """
 
+    source: str
     counter: str
     total_j: Amount
     seconds: Amount
@@ -44,3 +46,10 @@ class Outcome(_Document):
     conditions: Named[str | int | float | None] = Field(default_factory=dict, validate_default=True)
     energy: Annotated[tuple[EnergyReading, ...], _Listed] = ()
     notes: Annotated[tuple[str, ...], _Listed] = ()
+
+    def joules_by_source(self) -> dict[str, float]:
+        """Joules of a step by instrument, its counters added."""
+        found: dict[str, float] = {}
+        for one in self.energy:
+            found[one.source] = found.get(one.source, 0.0) + one.per_step_j
+        return found

@@ -138,13 +138,16 @@ def _energy(
     )
     return tuple(
         EnergyReading(
+            source=source,
             counter=counter.name,
             total_j=joules,
             seconds=work.seconds,
             per_step_j=joules / steps,
             idle_w=idle / rest.seconds,
         )
-        for counter, joules, idle in zip(found.counters, work.joules, rest.joules, strict=True)
+        for (source, counter), joules, idle in zip(
+            found.by_source, work.joules, rest.joules, strict=True
+        )
     ), notes
 
 

@@ -338,7 +338,7 @@ class SshSession(Session):
         except (TargetError, TimeoutError) as error:
             told = str(error).removeprefix(f"{self.target.name}: ") or "it does not answer"
         if told is not None:
-            self._report(
+            self.watch.warn(
                 f"{self.target.name}: could not clean up ({told}); what runs there ends and its "
                 f"files go by themselves within {self.target.patience_s:g} s"
             )

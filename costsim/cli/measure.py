@@ -1,0 +1,210 @@
+"""`costsim measure`: run a plan's step on real devices, predicted beside measured."""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import Quantity, check_writable, progress_on_stderr
+from costsim.errors import InputError
+from costsim.files import to_json_text
+from costsim.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from costsim.targets.measured import MeasurementFile
+
+
+@click.command("measure")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "--on",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="Where to run it; give it again for more, in parallel: local, ssh://user@host:port, "
+    "unicorn:cortex-m7, qemu:mps2-an500, serial:/dev/ttyACM0 [default: local].",
+)
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Predict for this device, a file or a shipped one [default: as the plan says].",
+)
+@click.option(
+    "--compute-target", metavar="NAME", help="The device's compute target [default: its own]."
+)
+@click.option("--repeats", type=int, default=1, show_default=True, help="Runs on each target.")
+@click.option("--steps", type=int, default=10, show_default=True, help="Steps to time in a run.")
+@click.option(
+    "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
+)
+@click.option(
+    "--memory-limit",
+    type=Quantity("SIZE", parse_bytes),
+    metavar="SIZE",
+    help="Let the step have only so much memory, updated weights included and frozen weights "
+    "apart; exit status 1 if it does not fit.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of the model, where they are no longer at the plan's place.",
+)
+@click.option(
+    "--time-limit",
+    type=Quantity("TIME", parse_seconds),
+    default="30min",
+    show_default=True,
+    metavar="TIME",
+    help="End a run that takes longer.",
+)
+@click.option(
+    "--folder", metavar="DIR", help="Work there on the target instead of in ~/.cache/costsim."
+)
+@click.option(
+    "--identity", type=click.Path(path_type=Path), metavar="FILE", help="Private key for SSH."
+)
+@click.option(
+    "--known-hosts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where host keys are pinned [default: a file of costsim's own].",
+)
+@click.option("--trust-new-host", is_flag=True, help="Pin the key of a host not known yet.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write all measurements there; kept up to date while they come in.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
+def command(**given: Any) -> int:
+    """Run the training step of PLAN on each TARGET and put it beside the prediction.
+
+    Over SSH it works in a folder of its own that is gone afterwards, with every process, also
+    after Ctrl-C and when the connection never comes back. Measurements already taken are kept when
+    something fails. Exit status 1: it ran out of memory; 2: a target brought nothing for any other
+    reason.
+
+    \b
+    Examples
+      costsim measure plan.json
+      costsim measure plan.json --on ssh://pi@10.0.0.7 --on ssh://me@10.0.0.8 --out measured.json
+      costsim measure plan.json --on 'ssh://pi@10.0.0.7?python=/opt/py/bin/python&patience=300'
+      costsim measure plan.json --memory-limit 64MiB
+    """
+    for name in ("repeats", "steps", "threads"):
+        if given[name] < 1:
+            raise InputError(f"--{name} is {given[name]}; at least 1 is needed")
+    check_writable(given["out"], "--out")
+
+    from costsim.device import load_device
+    from costsim.planfile import read_plan
+    from costsim.targets.base import TargetOptions, Watch, parse_target
+
+    options = TargetOptions(
+        folder=given["folder"],
+        time_limit_s=given["time_limit"],
+        identity=given["identity"],
+        known_hosts=given["known_hosts"],
+        trust_new_hosts=given["trust_new_host"],
+    )
+    targets = [parse_target(text, options) for text in given["targets"] or ("local",)]
+    names = [target.name for target in targets]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--on: {twice[0]} is given twice; give --repeats for more runs")
+    plan = read_plan(given["plan"])
+    device = None if given["device"] is None else load_device(given["device"])
+    if device is None and given["compute_target"] is not None:
+        raise InputError("--compute-target: give --device too")
+    if device is not None:
+        device.target(given["compute_target"])
+
+    from costsim.targets.job import RunOptions
+    from costsim.targets.measured import Failure, MeasurementFile, predict
+    from costsim.targets.measuring import Found, measure_on
+    from costsim.targets.shipping import plan_job
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is counted here is not what is timed
+    limit = given["memory_limit"]
+    run_options = RunOptions(given["steps"], given["threads"], limit)
+    with (
+        tempfile.TemporaryDirectory(prefix="costsim-") as folder,
+        progress_on_stderr() as report,
+    ):
+        report("loading the model", 0, 0)
+        job = plan_job(
+            plan,
+            Path(folder),
+            source=str(given["plan"]),
+            weights=given["weights"],
+            options=run_options,
+        )
+        predicted, notes = predict(job, device, given["compute_target"])
+        found = MeasurementFile(plan=plan.to_json(), predicted=predicted, notes=notes)
+
+        def keep(item: Found) -> None:
+            nonlocal found
+            if isinstance(item, Failure):
+                expected = limit is not None and predicted.peak_bytes > limit
+                item = item.model_copy(update={"predicted": item.reason == "memory" and expected})
+                found = found.with_failure(item)
+            else:
+                found = found.with_run(item)
+            if given["out"] is not None:
+                found.write(given["out"])
+
+        watch = Watch(report, warn=_warn)
+        with _ended_like_interrupted():
+            measure_on(targets, job, repeats=given["repeats"], watch=watch, found=keep)
+    return _tell(found, as_json=given["as_json"])
+
+
+def _tell(found: "MeasurementFile", *, as_json: bool) -> int:
+    if as_json:
+        rows = [row.model_dump(mode="json") for row in found.comparisons()]
+        click.echo(to_json_text({**found.to_json(), "comparisons": rows}))
+    elif found.runs:
+        from rich.console import Console
+
+        from costsim.report.measured import render_measurements
+
+        render_measurements(Console(), found)
+    for failure in found.failures:
+        expected = ", as predicted" if failure.predicted else ""
+        print(f"costsim: {failure.target}: {failure.message}{expected}", file=sys.stderr)
+    if any(failure.reason != "memory" for failure in found.failures):
+        return 2
+    return 1 if found.failures else 0
+
+
+def _warn(message: str) -> None:
+    print(f"costsim: warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """Whoever ends this process politely wants devices cleaned up as after Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

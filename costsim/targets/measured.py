@@ -1,0 +1,199 @@
+"""A file of measurements: one plan, what it was predicted to cost, and every run of it.
+
+Schema `costsim.measurements/1`. It holds the whole plan, so that whoever reads it later can price
+the same step again: to refine a device's spec, or to follow how far off predictions are over time.
+"""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from costsim.cost import price
+from costsim.device import DeviceSpec
+from costsim.device.interval import Interval
+from costsim.measurement.record import Amount, Count, _Document, _Listed, _Record
+from costsim.planfile import PlanFile, Range
+from costsim.program import compile_program
+from costsim.step import BitWidths
+from costsim.targets.base import How, Reason
+from costsim.targets.job import PlanJob
+from costsim.targets.outcome import Outcome
+
+
+class PredictedStep(_Record):
+    """What one step should cost: seconds and joules on `device`, where one was named.
+
+    `peak_bytes` are those of the step as it runs, in 32 bits, without the kernels' scratch memory.
+    """
+
+    device: str | None
+    latency_s: Range | None = None
+    energy_j: Range | None = None
+    peak_bytes: Count
+
+
+class Run(_Record):
+    """One job on one target, begun at `started` (UTC, ISO 8601)."""
+
+    started: str
+    outcome: Outcome
+
+
+class Failure(_Record):
+    """Why a target brought nothing, or nothing more."""
+
+    target: str
+    reason: Reason
+    message: str
+    predicted: bool = False
+    """Whether the prediction said so: more memory needed than allowed."""
+
+
+class Beside(_Record):
+    """One quantity of one target, predicted beside measured (or emulated).
+
+    `quantity` is `step`, `energy (INSTRUMENT)` or `live peak`. `measured` is the median over all
+    runs; `floor` how far the runs' own medians lie apart, as a
+    share of it (None for a single run); `ratio` measured over predicted; `holds` whether the
+    measured value is within the predicted range. None where there was no prediction.
+    """
+
+    target: str
+    how: How
+    quantity: str
+    unit: Literal["s", "J", "bytes"]
+    predicted: Amount | None
+    low: Amount | None
+    high: Amount | None
+    measured: Amount
+    floor: Amount | None
+    ratio: Amount | None
+    holds: bool | None
+
+
+class MeasurementFile(_Document):
+    """Everything that `costsim measure` found."""
+
+    schema_name: ClassVar[str] = "costsim.measurements/1"
+
+    plan: dict[str, Any]
+    predicted: PredictedStep
+    runs: Annotated[tuple[Run, ...], _Listed] = ()
+    failures: Annotated[tuple[Failure, ...], _Listed] = ()
+    notes: Annotated[tuple[str, ...], _Listed] = ()
+
+    def plan_file(self, source: str = "measurements") -> PlanFile:
+        """The plan; raises `InputError` naming `source` if it is none."""
+        return PlanFile.from_json(self.plan, f"{source}: plan")
+
+    def with_run(self, run: Run) -> "MeasurementFile":
+        """The same with one run more."""
+        return self.model_copy(update={"runs": (*self.runs, run)})
+
+    def with_failure(self, failure: Failure) -> "MeasurementFile":
+        """The same with one failure more."""
+        return self.model_copy(update={"failures": (*self.failures, failure)})
+
+    def comparisons(self) -> tuple[Beside, ...]:
+        """Predicted beside measured, target by target."""
+        targets = dict.fromkeys(run.outcome.target for run in self.runs)
+        return tuple(row for target in targets for row in self._rows(target))
+
+    def _rows(self, target: str) -> Iterator[Beside]:
+        outcomes = [run.outcome for run in self.runs if run.outcome.target == target]
+        measured = [one.measurement for one in outcomes if one.measurement is not None]
+        how, asked = outcomes[0].how, self.predicted
+        if times := [list(one.step_s) for one in measured if one.step_s]:
+            yield _beside(target, how, "step", "s", asked.latency_s, times)
+        by_source = [one.joules_by_source() for one in outcomes]
+        for source in dict.fromkeys(source for one in by_source for source in one):
+            joules = [[one[source]] for one in by_source if source in one]
+            yield _beside(target, how, f"energy ({source})", "J", asked.energy_j, joules)
+        if peaks := [[float(one.program_peak_bytes)] for one in measured if one.operations]:
+            exact = Range(
+                value=float(asked.peak_bytes),
+                low=float(asked.peak_bytes),
+                high=float(asked.peak_bytes),
+            )
+            yield _beside(target, how, "live peak", "bytes", exact, peaks)
+
+
+def _beside(
+    target: str,
+    how: How,
+    quantity: str,
+    unit: Literal["s", "J", "bytes"],
+    predicted: Range | None,
+    runs: list[list[float]],
+) -> Beside:
+    value = statistics.median(sample for run in runs for sample in run)
+    medians = [statistics.median(run) for run in runs]
+    floor = (max(medians) - min(medians)) / value if len(runs) > 1 and value else None
+    return Beside(
+        target=target,
+        how=how,
+        quantity=quantity,
+        unit=unit,
+        predicted=None if predicted is None else predicted.value,
+        low=None if predicted is None else predicted.low,
+        high=None if predicted is None else predicted.high,
+        measured=value,
+        floor=floor,
+        ratio=value / predicted.value if predicted is not None and predicted.value else None,
+        holds=None if predicted is None else predicted.low <= value <= predicted.high,
+    )
+
+
+def predict(
+    job: PlanJob, device: DeviceSpec | None = None, compute_target: str | None = None
+) -> tuple[PredictedStep, tuple[str, ...]]:
+    """What the step of `job`, run in 32 bits, is predicted to cost, and notes on that.
+
+    For `device` it is priced anew; without one the plan's own prediction stands.
+    """
+    plan = job.plan
+    step = replace(plan.step, bits=BitWidths())
+    program = compile_program(job.graph, plan.plan, step)
+    cost = price(program, device, compute_target)
+    notes = []
+    if plan.step.bits != step.bits:
+        notes.append("the plan is for other bit widths; the step is run and priced in 32 bits")
+    if (on := cost.on_device) is not None:
+        latency = on.latency_s + (on.swap_s or Interval.exactly(0.0))
+        if not on.fits:
+            told = "swaps" if on.swap_s is not None else "runs out of memory"
+            notes.append(f"the step is predicted not to fit in the RAM of {on.device}: it {told}")
+        return PredictedStep(
+            device=on.device,
+            latency_s=_range(latency),
+            energy_j=_range(on.energy_j),
+            peak_bytes=cost.memory.peak_bytes,
+        ), tuple(notes)
+    assert plan.predicted is not None
+    step_s, joules = plan.predicted.latency_s, plan.predicted.energy_interval_j
+    swap_s = plan.predicted.swap_s
+    if plan.step.bits != step.bits:
+        step_s = joules = None
+        notes.append("seconds and joules are not predicted for it: give --device to have them")
+    return PredictedStep(
+        device=None if plan.device is None else plan.device.name,
+        latency_s=(
+            None
+            if step_s is None
+            else _range(
+                Interval(step_s.step, step_s.low, step_s.high)
+                + (
+                    Interval.exactly(0.0)
+                    if swap_s is None
+                    else Interval(swap_s.value, swap_s.low, swap_s.high)
+                )
+            )
+        ),
+        energy_j=joules,
+        peak_bytes=cost.memory.peak_bytes,
+    ), tuple(notes)
+
+
+def _range(interval: Interval) -> Range:
+    return Range(value=interval.value, low=interval.low, high=interval.high)
