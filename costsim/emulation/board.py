@@ -22,6 +22,8 @@ from costsim.emulation.machine import Machine
 from costsim.emulation.worker import map_from_json
 
 DATA, STATE = 0, 4
+PATIENCE = 8
+"""After so many questions without an answer nothing was to be sent."""
 
 
 class Uart:
@@ -30,6 +32,7 @@ class Uart:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._in, self._out = bytearray(), bytearray()
+        self._idle = 0
 
     def read(self, uc: Any, offset: int, size: int, user: Any) -> int:
         """A register as the core reads it."""
@@ -38,21 +41,29 @@ class Uart:
         if offset != STATE:
             return 0
         if not self._in:
-            self.flush()
-            ready, _, _ = select.select([self.descriptor], [], [], 0.02)
+            # The firmware asks before it sends, too: only one that asks on and on waits for us.
+            self._idle += 1
+            waiting = self._idle > PATIENCE
+            if waiting:
+                self.flush()
+            ready, _, _ = select.select([self.descriptor], [], [], 0.02 if waiting else 0)
             if ready:
-                try:
-                    found = os.read(self.descriptor, 4096)
-                except OSError:  # a terminal nobody has open
-                    found = b""
-                if not found and not os.isatty(self.descriptor):
-                    uc.emu_stop()
-                self._in += found
+                self._receive(uc)
         return 2 if self._in else 0
+
+    def _receive(self, uc: Any) -> None:
+        try:
+            found = os.read(self.descriptor, 4096)
+        except OSError:  # a terminal nobody has open
+            found = b""
+        if not found and not os.isatty(self.descriptor):
+            uc.emu_stop()
+        self._in += found
 
     def write(self, uc: Any, offset: int, size: int, value: int, user: Any) -> None:
         """A register as the core writes it."""
         if offset == DATA:
+            self._idle = 0
             self._out.append(value & 0xFF)
             if len(self._out) >= 4096:
                 self.flush()

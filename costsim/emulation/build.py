@@ -79,6 +79,28 @@ def build_firmware(
     return Firmware(path, compiler, memory, stack_bytes, port)
 
 
+@dataclass(frozen=True)
+class BoardShape:
+    """What a firmware on a line must know: numbers of one whole batch, and whose they are."""
+
+    input_floats: int
+    labels: int
+    output_floats: int
+    digest: bytes = bytes(16)
+
+    def header(self) -> str:
+        """`costsim_board.h`, which a firmware on a line needs beside the model."""
+        digest = ", ".join(f"0x{byte:02x}" for byte in self.digest[:16].ljust(16, b"\0"))
+        return f"""#ifndef COSTSIM_BOARD_H
+#define COSTSIM_BOARD_H
+#define COSTSIM_BOARD_INPUT_FLOATS {self.input_floats}
+#define COSTSIM_BOARD_LABELS {self.labels}
+#define COSTSIM_BOARD_OUTPUT_FLOATS {self.output_floats}
+#define COSTSIM_BOARD_DIGEST {{{digest}}}
+#endif
+"""
+
+
 def build_watch() -> Path:
     """The emulator's hooks as a library of this machine."""
     command = host_compiler()

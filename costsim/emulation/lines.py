@@ -31,7 +31,7 @@ class SerialLine:
 
     def __init__(self, device: str, baud: int) -> None:
         try:
-            import serial
+            import serial  # type: ignore[import-untyped]
         except ModuleNotFoundError as error:
             raise InputError(
                 'a board on a serial line needs pip install "costsim[serial]" (pyserial is missing)'

@@ -6,7 +6,7 @@ a step only once however often it is asked.
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -195,7 +195,7 @@ class Link:
             f"{timeout_s:g} s ({self._state()})"
         )
 
-    def _frames(self, timeout_s: float):  # type: ignore[no-untyped-def]
+    def _frames(self, timeout_s: float) -> Iterator[Frame]:
         """Frames as they come, until the time is over."""
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
