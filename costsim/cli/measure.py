@@ -154,8 +154,6 @@ def command(**given: Any) -> int:
         def keep(item: Found) -> None:
             nonlocal found
             if isinstance(item, Failure):
-                expected = limit is not None and predicted.peak_bytes > limit
-                item = item.model_copy(update={"predicted": item.reason == "memory" and expected})
                 found = found.with_failure(item)
             else:
                 found = found.with_run(item)
@@ -179,8 +177,7 @@ def _tell(found: "MeasurementFile", *, as_json: bool) -> int:
 
         render_measurements(Console(), found)
     for failure in found.failures:
-        expected = ", as predicted" if failure.predicted else ""
-        print(f"costsim: {failure.target}: {failure.message}{expected}", file=sys.stderr)
+        print(f"costsim: {failure.target}: {failure.message}", file=sys.stderr)
     if any(failure.reason != "memory" for failure in found.failures):
         return 2
     return 1 if found.failures else 0

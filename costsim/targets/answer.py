@@ -28,7 +28,8 @@ def outcome_of(
         failure = json.loads(texts["failure.json"])
         known = failure["reason"] in get_args(Reason)
         reason: Reason = failure["reason"] if known else "failed"
-        raise TargetError(name, reason, failure["message"])
+        predicted = bool(failure.get("predicted"))
+        raise TargetError(name, reason, failure["message"], predicted=predicted)
     code = status["returncode"]
     if code == -signal.SIGKILL:
         raise TargetError(

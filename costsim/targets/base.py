@@ -59,12 +59,19 @@ EXAMPLES = (
 
 
 class TargetError(CostsimError):
-    """A target did not do its job; one line that names the target, and a `reason` to act on."""
+    """A target did not do its job; one line that names the target, and a `reason` to act on.
 
-    def __init__(self, target: str, reason: Reason, message: str) -> None:
+    `predicted` where the price said beforehand that it would end so.
+    """
+
+    def __init__(
+        self, target: str, reason: Reason, message: str, *, predicted: bool = False
+    ) -> None:
         super().__init__(f"{target}: {message}")
         self.target = target
+        self.message = message
         self.reason: Reason = reason
+        self.predicted = predicted
 
 
 def _silent(*told: object) -> None:

@@ -68,8 +68,14 @@ def _use(
                 started = datetime.now(UTC).isoformat(timespec="seconds")
                 queue.put(Run(started=started, outcome=session.perform(job)))
     except TargetError as error:
-        message = str(error).removeprefix(f"{target.name}: ")
-        queue.put(Failure(target=target.name, reason=error.reason, message=message))
+        queue.put(
+            Failure(
+                target=target.name,
+                reason=error.reason,
+                message=error.message,
+                predicted=error.predicted,
+            )
+        )
     except CostsimError as error:
         queue.put(Failure(target=target.name, reason="failed", message=str(error)))
     except Exception as error:  # a target of somebody else's: the others go on

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from costsim.data.source import Progress
 from costsim.errors import CostsimError, InputError
 from costsim.execution.executor import Executor
+from costsim.measurement.compare import predicted_process_bytes
 from costsim.measurement.machine import describe_machine, describe_versions
 from costsim.measurement.measure import measure
 from costsim.measurement.scratch import ScratchTable, table_path
@@ -38,9 +39,10 @@ ENERGY_S = 2.0
 class _Failure(CostsimError):
     """Why a run brought nothing back, with a reason that the other side understands."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, predicted: bool) -> None:
         super().__init__(message)
         self.reason: Reason = reason
+        self.predicted = predicted
 
 
 def run_plan(job: PlanJob, report: Progress) -> Outcome:
@@ -59,14 +61,15 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
     executor = _executor(program, tensors)
     feed = _Noise(program)
     machine, versions = describe_machine(torch.get_num_threads()), describe_versions()
-    measured = measure(
+    found = measure(
         executor,
         feed,
         model=job.plan.model.name,
         steps=options.steps,
         scratch=ScratchTable.open(table_path(machine, versions)),
         progress=report,
-    ).measurement
+    )
+    measured = found.measurement
     notes: list[str] = []
     energy: tuple[EnergyReading, ...] = ()
     if options.energy:
@@ -83,7 +86,7 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
                 tensors,
                 feed,
                 steps=options.steps,
-                expected_bytes=measured.process_peak_bytes,
+                predicted_bytes=predicted_process_bytes(program, found.scratch_bytes),
                 held_bytes=measured.updated_weight_bytes,
                 state_bytes=state_bytes,
             )
@@ -158,7 +161,7 @@ def _run_within(
     feed: _Noise,
     *,
     steps: int,
-    expected_bytes: int,
+    predicted_bytes: int,
     held_bytes: int,
     state_bytes: int,
 ) -> str:
@@ -171,9 +174,12 @@ def _run_within(
 
     room = limit_bytes - held_bytes
     limit = format_bytes(limit_bytes)
-    told = f"the step takes {format_bytes(expected_bytes)} at its peak, measured without a limit"
+    fits = predicted_bytes <= limit_bytes
+    told = f"{format_bytes(predicted_bytes)} predicted, the kernels' scratch memory included"
+    verdict = "not predicted" if fits else "as predicted"
+    failure = _Failure("memory", f"out of memory within {limit}, {verdict}: {told}", not fits)
     if room < state_bytes:
-        raise _Failure("memory", f"out of memory within {limit}: {told}")
+        raise failure
     _trim()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_address_space_bytes() + room, before[1]))
@@ -187,12 +193,13 @@ def _run_within(
     except (RuntimeError, MemoryError) as error:
         resource.setrlimit(resource.RLIMIT_AS, before)
         if isinstance(error, MemoryError) or re.search(r"alloc|memory", str(error).lower()):
-            raise _Failure("memory", f"out of memory within {limit}: {told}") from error
+            raise failure from error
         raise
     resource.setrlimit(resource.RLIMIT_AS, before)
     return (
-        f"{steps} steps ran within {limit}; {told} (within the limit a step took "
-        f"{statistics.median(seconds):.4g} s, with memory given back to the system at once)"
+        f"{steps} steps ran within {limit}, {'as' if fits else 'though not'} predicted: {told}; "
+        f"a step took {statistics.median(seconds):.4g} s there, and all seconds of this run are "
+        "longer than without a limit, because memory is given back to the system at once"
     )
 
 

@@ -238,10 +238,7 @@ class SshSession(Session):
         if package:
             await self._upload("costsim.zip", package)
             unpack = f"{self.python} -m zipfile -e costsim.zip lib && rm costsim.zip"
-            # Compiled here, because the jobs are told to write no bytecode anywhere.
-            done = await self._in_folder(
-                f"rm -rf lib; {unpack} && {self.python} -m compileall -q lib"
-            )
+            done = await self._in_folder(f"rm -rf lib; {unpack}")
             if done.status:
                 self._refuse(done, "cannot unpack costsim")
             self._packed = True
@@ -282,8 +279,9 @@ class SshSession(Session):
             "environment": {
                 **worker_environment(self.job.options),
                 "PYTHONPATH": f"{self.folder}/lib",
+                # Nothing is written beside the libraries there; what one wants to remember goes
+                # into our folder, and goes with it.
                 "PYTHONDONTWRITEBYTECODE": "1",
-                # Whatever a library wants to remember stays with us, and goes with us.
                 "XDG_CACHE_HOME": f"{self.folder}/cache",
                 "TMPDIR": self.folder,
             },

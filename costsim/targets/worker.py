@@ -78,7 +78,7 @@ def _do(place: Path, report: Callable[[str, int, int], None]) -> "Outcome":
     return Outcome(target="", how="measured", samples=runner(job.batch, job.options, report))
 
 
-def _failure(error: Exception) -> dict[str, str]:
+def _failure(error: Exception) -> dict[str, Any]:
     text = " ".join(str(error).split())
     reason = getattr(error, "reason", "failed")
     if isinstance(error, MemoryError) or any(one in text.lower() for one in _OUT_OF_MEMORY):
@@ -89,7 +89,11 @@ def _failure(error: Exception) -> dict[str, str]:
         reason = "missing"
     if not isinstance(error, CostsimError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return {"reason": reason, "message": text}
+    return {
+        "reason": reason,
+        "message": text,
+        "predicted": getattr(error, "predicted", False),
+    }
 
 
 class _Progress:
