@@ -313,6 +313,8 @@ def test_importing_a_part_does_not_load_torch(module: str) -> None:
 # Tables keyed by operator kind, and the kinds that have nothing to say there.
 TABLES: Mapping[str, set[str]] = {
     "costsim.accounting.autograd": set(),
+    "costsim.emission.forward": {"input"},
+    "costsim.emission.input_gradient": {"input", "constant", "reshape"},
     "costsim.execution.forward": {"input"},
     # The gradient of a reshape is the same memory in another shape.
     "costsim.execution.input_gradient": {"input", "constant", "reshape"},

@@ -1,0 +1,20 @@
+"""A training program as C for a microcontroller: `emit` is one more reading of it."""
+
+from costsim.emission.emit import emit, kernel_source, operation_symbol
+from costsim.emission.memory import Memory, Update, read_weights
+from costsim.emission.options import COMPILER_FLAGS, EmissionOptions
+from costsim.emission.sizes import Sizes
+from costsim.emission.support import check_emitted
+
+__all__ = [
+    "COMPILER_FLAGS",
+    "EmissionOptions",
+    "Memory",
+    "Sizes",
+    "Update",
+    "check_emitted",
+    "emit",
+    "kernel_source",
+    "operation_symbol",
+    "read_weights",
+]

@@ -1,0 +1,200 @@
+"""Every operation of a program as C statements."""
+
+import math
+from math import prod
+
+from costsim.emission.forward import (
+    FORWARD,
+    Site,
+    block_initialiser,
+    convolution_kernel,
+    convolution_window,
+    layer_rows,
+    planes,
+)
+from costsim.emission.input_gradient import INPUT_GRADIENT, GradientSite
+from costsim.emission.memory import Memory
+from costsim.emission.options import EmissionOptions
+from costsim.emission.tables import Tables
+from costsim.emission.text import call, number
+from costsim.graph import Call
+from costsim.operators import elements
+from costsim.program import Category, Direction, Operand, Operation
+
+
+class OperationWriter:
+    """Writes the statements of one operation after another; tables grow as it does."""
+
+    def __init__(self, memory: Memory, tables: Tables, options: EmissionOptions) -> None:
+        self.memory, self.tables, self.options = memory, tables, options
+        self.program, self.graph = memory.program, memory.graph
+
+    def write(self, op: Operation) -> list[str]:
+        """The statements of `op`."""
+        match op.direction:
+            case Direction.FORWARD | Direction.RECOMPUTE:
+                return self._forward(op)
+            case Direction.KEEP:
+                return self._keep(op)
+            case Direction.LOSS:
+                return self._loss(op)
+            case Direction.INPUT_GRADIENT:
+                return self._input_gradient(op)
+            case Direction.WEIGHT_GRADIENT:
+                return self._weight_gradient(op)
+            case Direction.BIAS_GRADIENT:
+                return self._bias_gradient(op)
+            case Direction.ACCUMULATE:
+                return self._accumulate(op)
+            case Direction.UPDATE:
+                return self._update(op)
+
+    def _call(self, op: Operation) -> Call:
+        assert op.call is not None
+        return self.graph[op.call]
+
+    def _forward(self, op: Operation) -> list[str]:
+        c = self._call(op)
+        pointers = [self.memory.pointer(read) for read in op.reads[: len(c.inputs)]]
+        written = [self.memory.buffer(write.buffer) for write in op.writes]
+        site = Site(
+            self.memory,
+            self.tables,
+            c,
+            self.graph.shapes(c),
+            tuple(pointers),
+            written[0],
+            written[1] if len(written) > 1 else "NULL",
+        )
+        return FORWARD[c.operator.kind](c.operator, site)
+
+    def _keep(self, op: Operation) -> list[str]:
+        (read,), (write,) = op.reads, op.writes
+        assert read.value is not None
+        assert write.channels is not None
+        shape = self.graph[read.value].shape
+        d = self.memory.kept_dimension(write.buffer)
+        where = (prod(shape[:d]), shape[d], prod(shape[d + 1 :]))
+        kept = self.tables.channels(write.channels)
+        x, y = self.memory.pointer(read), self.memory.buffer(write.buffer)
+        return [call("costsim_keep", *where, kept, len(write.channels), x, y)]
+
+    def _loss(self, op: Operation) -> list[str]:
+        shape = self.graph[self.graph.output].shape
+        rows = shape[0]
+        scale = number(1.0 / (rows * self.program.step.passes))
+        x = self.memory.pointer(op.reads[0])
+        dx = self.memory.buffer(op.writes[0].buffer) if op.writes else "NULL"
+        size = elements(shape) // rows
+        arguments = (rows, size, scale, x, "costsim_labels", dx)
+        return [f"costsim_loss = {call('costsim_cross_entropy', *arguments)}"]
+
+    def _input_gradient(self, op: Operation) -> list[str]:
+        c = self._call(op)
+        kept = {
+            int(read.role.split()[-1]): self.memory.pointer(read)
+            for read in op.reads
+            if read.role.startswith("kept input")
+        }
+        site = GradientSite(
+            self.memory,
+            self.tables,
+            c,
+            self.graph.shapes(c),
+            op.input_index,
+            self.memory.pointer(op.reads[0]),
+            self.memory.buffer(op.writes[0].buffer),
+            kept,
+            self._found(op, "kept output"),
+            self._found(op, "saved"),
+            any(read.role == "into" for read in op.reads),
+        )
+        return INPUT_GRADIENT[c.operator.kind](c.operator, site)
+
+    def _found(self, op: Operation, role: str) -> str:
+        found = (self.memory.pointer(r) for r in op.reads if r.role.startswith(role))
+        return next(found, "NULL")
+
+    def _weight_gradient(self, op: Operation) -> list[str]:
+        c = self._call(op)
+        o, shapes = c.operator, self.graph.shapes(c)
+        read = next(r for r in op.reads if r.role == "kept input 0")
+        kept = self.memory.kept_channels(read)
+        (x_shape,) = shapes.inputs
+        inputs = len(kept) if kept else x_shape[o.channel_axis(shapes, "input")]
+        blocks = self._gradient_blocks(c, kept)
+        pointers = (
+            self.memory.pointer(op.reads[0]),
+            self.memory.pointer(read),
+            self.memory.buffer(op.writes[0].buffer),
+        )
+        where: tuple[object, ...]
+        match o.kind:
+            case "convolution":
+                kernel = convolution_kernel(o, c, shapes)
+                window = convolution_window(o, self.tables, shapes, inputs)
+                return [call(f"costsim_{kernel}_weight_gradient", window, *blocks, *pointers)]
+            case "linear":
+                where = (prod(x_shape[:-1]), inputs, shapes.output[-1])
+                return [call("costsim_linear_weight_gradient", *where, *blocks, *pointers)]
+            case "batch_norm":
+                statistics = [self.memory.vector(buffer.name) for buffer in c.buffers]
+                where = (*planes(shapes.output), inputs, number(o.eps), blocks[0])  # type: ignore[attr-defined]
+                return [call("costsim_batch_norm_weight_gradient", *where, *statistics, *pointers)]
+            case "layer_norm":
+                where = (*layer_rows(o, x_shape), inputs, blocks[0], self._found(op, "saved"))
+                return [call("costsim_layer_norm_weight_gradient", *where, *pointers)]
+            case "group_norm":
+                where = (*planes(shapes.output), o.groups, inputs, blocks[0])  # type: ignore[attr-defined]
+                saved = self._found(op, "saved")
+                return [call("costsim_group_norm_weight_gradient", *where, saved, *pointers)]
+        raise AssertionError(f"{o.kind} has no weight to update")
+
+    def _gradient_blocks(self, c: Call, kept: tuple[int, ...] | None) -> tuple[str, int]:
+        """The updated blocks of a weight; inputs are numbered as they lie in what was kept."""
+        found = [block for block in self.memory.blocks(c) if block.updated]
+        place = None if kept is None else {channel: i for i, channel in enumerate(kept)}
+        return (
+            self.tables.blocks([block_initialiser(self.tables, b, "NULL", place) for b in found]),
+            len(found),
+        )
+
+    def _bias_gradient(self, op: Operation) -> list[str]:
+        c = self._call(op)
+        assert c.bias is not None
+        dy, db = self.memory.pointer(op.reads[0]), self.memory.buffer(op.writes[0].buffer)
+        if c.operator.kind == "constant":
+            return [call("memcpy", db, dy, 4 * c.bias.size)]
+        if c.operator.kind in ("linear", "layer_norm"):
+            where: tuple[int, int, int] = (elements(c.shape) // c.bias.size, c.bias.size, 1)
+        else:
+            where = planes(c.shape)
+        return [call("costsim_bias_gradient", *where, dy, db)]
+
+    def _accumulate(self, op: Operation) -> list[str]:
+        a, b = (self.memory.pointer(read) for read in op.reads)
+        y = self.memory.buffer(op.writes[0].buffer)
+        return [call("costsim_add", op.writes[0].bytes // 4, a, b, y)]
+
+    def _update(self, op: Operation) -> list[str]:
+        by_category: dict[Category, Operand] = {
+            self.program.buffers[read.buffer].category: read for read in op.reads
+        }
+        gradient = self.memory.buffer(op.reads[0].buffer)
+        weight = by_category[Category.UPDATED_WEIGHTS]
+        rate, count = "costsim_learning_rate", weight.bytes // 4
+        pointers = [gradient, self.memory.buffer(weight.buffer)]
+        if Category.OPTIMIZER in by_category:
+            pointers.append(self.memory.buffer(by_category[Category.OPTIMIZER].buffer))
+        options = self.options
+        match self.program.step.optimizer:
+            case "sgd":
+                return [call("costsim_sgd", count, rate, *pointers)]
+            case "momentum":
+                settings = number(options.momentum)
+                return [call("costsim_momentum", count, rate, settings, *pointers)]
+            case "adam":
+                values = (options.betas[1], *map(math.log, options.betas), options.eps)
+                constants = [number(value) for value in values]
+                step = "costsim_steps + 1"
+                return [call("costsim_adam", count, rate, *constants, step, *pointers)]

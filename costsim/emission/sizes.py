@@ -1,0 +1,51 @@
+"""What a program takes on a microcontroller: the program's own numbers, and what comes on top."""
+
+from dataclasses import asdict, dataclass
+
+from costsim.emission.memory import Memory
+from costsim.program import Category
+
+VARIABLE_BYTES = 20
+"""Variables outside the arena: learning rate, steps done, where it is, labels, loss."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of one emitted model.
+
+    `arena_bytes` is all RAM a step works in, at least the live peak `peak_bytes`; it holds the
+    updated weights and the optimiser's state throughout. `frozen_weight_bytes` lie in flash, and
+    beside them, because something has to be copied to RAM at the start, `initial_weight_bytes`;
+    `table_bytes` are lists of channels and the like.
+    """
+
+    arena_bytes: int
+    lower_bound_bytes: int
+    frozen_weight_bytes: int
+    initial_weight_bytes: int
+    table_bytes: int
+    updated_weight_bytes: int
+    optimizer_bytes: int
+    variable_bytes: int = VARIABLE_BYTES
+
+    def to_json(self) -> dict[str, int]:
+        """By name."""
+        return asdict(self)
+
+
+def sizes_of(memory: Memory, table_bytes: int) -> Sizes:
+    """The sizes of what is emitted."""
+
+    def total(category: Category) -> int:
+        return sum(b.bytes for b in memory.program.buffers if b.category is category)
+
+    updated = total(Category.UPDATED_WEIGHTS)
+    return Sizes(
+        memory.arena.size_bytes,
+        memory.arena.lower_bound_bytes,
+        total(Category.FROZEN_WEIGHTS),
+        updated,
+        table_bytes,
+        updated,
+        total(Category.OPTIMIZER),
+    )

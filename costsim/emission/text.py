@@ -1,0 +1,53 @@
+"""Pieces of C: identifiers, numbers, arrays."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def identifier(name: str) -> str:
+    """`name` as part of a C identifier."""
+    return re.sub(r"\W+", "_", name).strip("_") or "unnamed"
+
+
+def comment(name: str) -> str:
+    """`name` as text inside a C comment or string: printable ASCII that ends neither."""
+    plain = re.sub(r"[^ -~]", "?", name)
+    return plain.replace("*/", "* /").replace("\\", "/").replace('"', "'").replace("??", "? ?")
+
+
+def number(value: float) -> str:
+    """A float32 as a literal that reads back as the same number."""
+    text = f"{np.float32(value):.9g}"
+    if "n" in text:
+        return {"inf": "(1.0f / 0.0f)", "-inf": "(-1.0f / 0.0f)"}.get(text, "(0.0f / 0.0f)")
+    return (text if "." in text or "e" in text else f"{text}.0") + "f"
+
+
+def rows(items: Iterable[str], width: int = 96) -> str:
+    """Items of an initialiser, wrapped."""
+    lines, line = [], ""
+    for item in items:
+        if line and len(line) + len(item) + 2 > width:
+            lines.append(line)
+            line = ""
+        line += f"{item}, " if line else f"    {item}, "
+    return "\n".join([*lines, line]).rstrip(" ,")
+
+
+def floats(name: str, values: NDArray[np.float32]) -> str:
+    """The definition of a constant array of floats."""
+    body = rows(number(value) for value in values.tolist())
+    return f"const float {name}[{len(values)}] = {{\n{body}\n}};\n"
+
+
+def call(function: str, *arguments: object) -> str:
+    """A call as a statement."""
+    return f"{function}({', '.join(str(argument) for argument in arguments)});"
+
+
+def braces(values: Sequence[object]) -> str:
+    """An initialiser on one line."""
+    return "{" + ", ".join(str(value) for value in values) + "}"
