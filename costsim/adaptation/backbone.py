@@ -14,8 +14,11 @@ from costsim.networks.graph import architecture_graph
 from costsim.tracing import capture
 from costsim.training.patch import Origin
 
-PREDICTION_BATCH = 64
-"""Samples that the module sees at a time when nothing is learnt."""
+PASS = 64
+"""Samples in one pass, at most: enough to be fast, few enough to stay in cache."""
+
+SIZE_STEP = 8
+"""The sizes of passes for which a model is traced are multiples of it."""
 
 
 class Backbone:
@@ -31,7 +34,7 @@ class Backbone:
         origin: Origin | None = None, provenance: str = "",
     ) -> None:  # fmt: skip
         self.module, self.name, self.origin = module.eval(), name, origin
-        self.input_shape, self.provenance = tuple(input_shape), provenance
+        self.input_shape, self.provenance = input_shape, provenance
         self._graphs: dict[int, LayerGraph] = {}
         self._variants: dict[Hashable, Backbone] = {}
         if isinstance(module, Network):
@@ -63,17 +66,21 @@ class Backbone:
                 self._graphs[batch] = capture(self.module, self._zeros(batch)).graph
         return self._graphs[batch]
 
-    @property
-    def any_batch(self) -> bool:
-        """Whether a graph costs nothing: of a built-in network it is written down, not traced."""
-        return isinstance(self.module, Network)
+    def pass_size(self, samples: int) -> int:
+        """In passes of how many samples so many are best run: with as little filling as possible.
+
+        A traced model is traced again for each size, so that its sizes are few.
+        """
+        passes = -(-samples // PASS)
+        even = -(-samples // passes)
+        return even if isinstance(self.module, Network) else -(-even // SIZE_STEP) * SIZE_STEP
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Outputs `[N, D]` of the model as it is now for images `[N, C, H, W]`."""
         parts = [
             self.module(part.contiguous(memory_format=torch.channels_last)).flatten(1)
-            for part in torch.split(images, PREDICTION_BATCH)
+            for part in torch.split(images, PASS)
         ]
         return torch.cat(parts)
 

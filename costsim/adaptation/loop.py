@@ -18,9 +18,6 @@ from costsim.plan import UpdatePlan
 from costsim.program import Atom, compile_program
 from costsim.step import TrainingStep
 
-PASS = 64
-"""Samples in one pass, at most: enough to be fast, few enough to stay in cache."""
-
 Watch: TypeAlias = Callable[[int, float], bool]
 """Called after each iteration with its number from 1 and its loss; false ends the training."""
 
@@ -129,8 +126,8 @@ class _Batch:
         settings, backbone = situation.settings, situation.backbone
         queries = len(situation.task.query_labels) if transductive else 0
         self.count, self.queries, self.temperature = count, queries, settings.temperature
-        self.passes = math.ceil((count + queries) / PASS)
-        self.size = math.ceil((count + queries) / self.passes) if backbone.any_batch else PASS
+        self.size = backbone.pass_size(count + queries)
+        self.passes = math.ceil((count + queries) / self.size)
         graph = between(backbone.graph(self.size), cut)
         step = TrainingStep(
             batch=self.size * self.passes,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from costsim.adaptation.backbone import PREDICTION_BATCH, Backbone
+from costsim.adaptation.backbone import PASS, Backbone
 from costsim.adaptation.prefix import between, cuts, last_frozen_cut
 from costsim.adaptation.settings import Settings
 from costsim.criteria import CRITERIA, Criterion
@@ -162,7 +162,7 @@ class Situation:
         cached = found.new_empty((copies, *found.shape))
         everyone = torch.arange(self.samples)
         for number in range(copies):
-            for part in torch.split(everyone, PREDICTION_BATCH):
+            for part in torch.split(everyone, PASS):
                 if pool is None:
                     changed = self.copies_of(torch.full_like(part, number), part)
                     cached[number, part] = self.advance(changed, graph.input, cut)
@@ -178,13 +178,13 @@ class Situation:
         """
         if start == end:
             return values
-        size = min(PREDICTION_BATCH, len(values)) if self.backbone.any_batch else PREDICTION_BATCH
+        size = self.backbone.pass_size(len(values))
+        graph = between(self.backbone.graph(size), start, end)
         parts = []
         for part in torch.split(values, size):
             count = len(part)
-            if not self.backbone.any_batch and count < size:
+            if count < size:
                 part = torch.cat([part, part[:1].expand(size - count, *part.shape[1:])])
-            graph = between(self.backbone.graph(len(part)), start, end)
             output, _ = evaluate(graph, self.backbone.tensors, part)
             parts.append(output[:count])
         return torch.cat(parts)
@@ -221,8 +221,7 @@ class Situation:
         """
         chosen = CRITERIA[criterion] if isinstance(criterion, str) else criterion
         start = last_frozen_cut(self.backbone.graph(1), layers)
-        count = self.samples if self.samples <= PREDICTION_BATCH else PREDICTION_BATCH
-        batch = count if self.backbone.any_batch else 1
+        batch = self.backbone.pass_size(self.samples)
         return chosen.score(
             between(self.backbone.graph(batch), start),
             self.backbone.tensors,

@@ -7,18 +7,32 @@ from collections.abc import Callable, Mapping
 
 from costsim.adaptation.method import Choice, Method
 from costsim.errors import InputError
+from costsim.methods.bias_only import BiasOnly
 from costsim.methods.full_train import FullTrain
 from costsim.methods.last_layer import LastLayer
 from costsim.methods.none import NoAdaptation
+from costsim.methods.sparse_update import SearchedScheme, SparseUpdate, static_importance
+from costsim.methods.tinytl import TinyTL
 from costsim.methods.tinytrain import TinyTrain
+from costsim.methods.transductive import Transductive
 from costsim.solvers import Exact
 
 METHODS: Mapping[str, Callable[[], Method]] = {
     "None": NoAdaptation,
     "FullTrain": FullTrain,
     "LastLayer": LastLayer,
+    "TinyTL": TinyTL,
+    "AdapterDrop-25%": lambda: TinyTL(dropped=0.25),
+    "AdapterDrop-50%": lambda: TinyTL(dropped=0.5),
+    "AdapterDrop-75%": lambda: TinyTL(dropped=0.75),
+    "Transductive": Transductive,
+    "SparseUpdate": SparseUpdate,
+    "SparseUpdate (search)": SearchedScheme,
+    "BiasOnly": lambda: BiasOnly(last=None),
     "TinyTrain": TinyTrain,
     "TinyTrain (exact)": lambda: TinyTrain(solver=Exact()),
+    "TinyTrain (l2_norm)": lambda: TinyTrain(criterion="l2_norm"),
+    "TinyTrain (random)": lambda: TinyTrain(criterion="random"),
 }
 
 
@@ -31,11 +45,17 @@ def make_method(name: str) -> Method:
 
 __all__ = [
     "METHODS",
+    "BiasOnly",
     "Choice",
     "FullTrain",
     "LastLayer",
     "Method",
     "NoAdaptation",
+    "SearchedScheme",
+    "SparseUpdate",
+    "TinyTL",
     "TinyTrain",
+    "Transductive",
     "make_method",
+    "static_importance",
 ]

@@ -1,0 +1,29 @@
+"""BiasOnly: the biases of the last layers; nothing needs to be kept for them but masks."""
+
+from dataclasses import dataclass
+
+from costsim.adaptation.method import Choice, Method
+from costsim.adaptation.situation import Situation
+from costsim.errors import InputError
+from costsim.plan import UpdatePlan
+
+
+@dataclass(frozen=True)
+class BiasOnly(Method):
+    """The biases of the `last` layers that have one (all of them with None)."""
+
+    learning_rate: float = 0.003
+    last: int | None = 22
+
+    @property
+    def name(self) -> str:
+        """With the number of layers."""
+        return "BiasOnly" if self.last is None else f"BiasOnly-{self.last}"
+
+    def choose(self, situation: Situation) -> Choice:
+        """Raises `InputError` for a network without biases."""
+        layers = situation.graph.layers
+        biases = [name for name, layer in layers.items() if layer.bias is not None]
+        if not biases:
+            raise InputError(f"{self.name}: {situation.backbone.name} has no biases")
+        return Choice(UpdatePlan((), frozenset(biases[-self.last if self.last else None :])))
