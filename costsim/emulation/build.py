@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -63,50 +64,62 @@ def build_firmware(
     compiler = compiler or find_compiler()
     if stack_bytes < 8 or stack_bytes % 8:
         raise InputError(f"a stack of {stack_bytes} bytes: a multiple of 8 is needed")
-    contents = {name: _bytes(content) for name, content in sources.items()}
+    contents = {n: _bytes(content) for n, content in sources.items() if n.endswith((".c", ".h"))}
+    contents["costsim_digest.h"] = _digest_header(source_digest(sources))
     for name in PORTS[port]:
         contents[name] = own_source(name)
-    contents["costsim.ld"] = linker_script(memory, stack_bytes).encode()
+    headers = {name: content for name, content in contents.items() if name.endswith(".h")}
+    objects = {}
+    for name in sorted(contents.keys() - headers.keys()):
+        arguments = (*compiler.flags, "-c", name, "-o", "out.o")
+        # The kernels and our own files are the same for every model: their headers alone count.
+        seen = {name: contents[name], **_included(contents[name], headers)}
+        objects[f"{Path(name).stem}.o"] = _built("o", compiler, arguments, seen, "out.o")
+    script = linker_script(memory, stack_bytes).encode()
+    linked = {"costsim.ld": script, **{n: path.read_bytes() for n, path in objects.items()}}
     arguments = (
         *compiler.flags,
-        *sorted(name for name in contents if name.endswith(".c")),
+        *objects,
         "-Wl,-T,costsim.ld",
         "-Wl,--gc-sections",
         "-o",
         "firmware.elf",
     )
-    path = _built("elf", (*compiler.command, *arguments), compiler.title, contents, "firmware.elf")
+    path = _built("elf", compiler, arguments, linked, "firmware.elf")
     return Firmware(path, compiler, memory, stack_bytes, port)
 
 
-@dataclass(frozen=True)
-class BoardShape:
-    """What a firmware on a line must know: numbers of one whole batch, and whose they are."""
-
-    input_floats: int
-    labels: int
-    output_floats: int
-    digest: bytes = bytes(16)
-
-    def header(self) -> str:
-        """`costsim_board.h`, which a firmware on a line needs beside the model."""
-        digest = ", ".join(f"0x{byte:02x}" for byte in self.digest[:16].ljust(16, b"\0"))
-        return f"""#ifndef COSTSIM_BOARD_H
-#define COSTSIM_BOARD_H
-#define COSTSIM_BOARD_INPUT_FLOATS {self.input_floats}
-#define COSTSIM_BOARD_LABELS {self.labels}
-#define COSTSIM_BOARD_OUTPUT_FLOATS {self.output_floats}
-#define COSTSIM_BOARD_DIGEST {{{digest}}}
-#endif
-"""
+def _included(content: bytes, headers: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The headers a source includes, and those that they include."""
+    found: dict[str, bytes] = {}
+    waiting = [content]
+    while waiting:
+        for name in re.findall(rb'#include "([^"]+)"', waiting.pop()):
+            if (text := name.decode()) in headers and text not in found:
+                found[text] = headers[text]
+                waiting.append(headers[text])
+    return found
 
 
 def build_watch() -> Path:
     """The emulator's hooks as a library of this machine."""
-    command = host_compiler()
     arguments = ("-O2", "-shared", "-fPIC", "-nostdlib", "-o", "watch.so", "watch.c")
     contents = {"watch.c": own_source("watch.c")}
-    return _built("so", (*command, *arguments), " ".join(command), contents, "watch.so")
+    return _built("so", host_compiler(), arguments, contents, "watch.so")
+
+
+def source_digest(sources: Mapping[str, str | bytes]) -> bytes:
+    """16 bytes that a firmware gives back, so that one of other sources is noticed."""
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        if name.endswith((".c", ".h")):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(_bytes(sources[name])).digest())
+    return digest.digest()[:16]
+
+
+def _digest_header(digest: bytes) -> bytes:
+    listed = ", ".join(f"0x{byte:02x}" for byte in digest)
+    return f"#define COSTSIM_DIGEST {{{listed}}}\n".encode()
 
 
 def own_source(name: str) -> bytes:
@@ -120,13 +133,13 @@ def _bytes(content: str | bytes) -> bytes:
 
 def _built(
     suffix: str,
-    command: tuple[str, ...],
-    compiler: str,
+    compiler: Compiler,
+    arguments: tuple[str, ...],
     contents: Mapping[str, bytes],
     output: str,
 ) -> Path:
-    """The output of `command` over `contents`, from the cache where it was built before."""
-    digest = hashlib.sha256(json.dumps([compiler, command[1:]]).encode())
+    """The output of the compiler over `contents`, from the cache where it was built before."""
+    digest = hashlib.sha256(json.dumps([compiler.title, arguments]).encode())
     for name in sorted(contents):
         digest.update(name.encode() + b"\0" + hashlib.sha256(contents[name]).digest())
     target = cache_folder() / f"{digest.hexdigest()[:32]}.{suffix}"
@@ -135,12 +148,11 @@ def _built(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
         for name, content in contents.items():
-            place = Path(folder, name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
+            Path(folder, name).write_bytes(content)
+        command = (*compiler.command, *arguments)
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise _refusal(compiler, done.stderr)
+            raise _refusal(compiler.title, done.stderr)
         Path(folder, output).replace(target)
     return target
 
@@ -149,8 +161,7 @@ def _refusal(compiler: str, told: str) -> CostsimError:
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     for line in lines:
         if "will not fit in region" in line or "overflowed by" in line:
-            return DoesNotFit(
-                f"{compiler}: {line.removeprefix('ld.lld: ').removeprefix('error: ')}"
-            )
+            words = line.removeprefix("ld.lld: ").removeprefix("error: ")
+            return DoesNotFit(f"{compiler}: {words}")
     first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
     return InputError(f"{compiler} cannot compile the firmware: {first}")

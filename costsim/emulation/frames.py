@@ -25,9 +25,11 @@ class Type(IntEnum):
     INIT = 2
     WRITE = 3
     READ = 4
-    STEP = 5
-    PREDICT = 6
-    STATUS = 7
+    BEGIN = 5
+    PASS = 6
+    END = 7
+    PREDICT = 8
+    STATUS = 9
     REPLY = 0x80
     READY = 0xC0
     FAULT = 0xFE
@@ -40,7 +42,7 @@ class Region(IntEnum):
     INPUT = 0
     LABELS = 1
     ARENA = 2
-    OUTPUT = 3
+    LOGITS = 3
 
 
 REFUSALS = {

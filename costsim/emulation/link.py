@@ -4,6 +4,7 @@ A question is asked again when no answer comes or when it is damaged on the way;
 a step only once however often it is asked.
 """
 
+import math
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -24,25 +25,27 @@ class LinkError(CostsimError):
 
 
 class BoardFault(LinkError):
-    """The firmware reported a fault: program counter, link register, status and addresses."""
+    """The firmware reported a fault: program counter, link register, status, address, operation."""
 
     def __init__(self, name: str, payload: bytes, where: str) -> None:
         words = struct.unpack("<5I", payload[:20].ljust(20, b"\0"))
-        self.pc, self.lr, self.status, self.bus_address, self.mpu_address = words
+        self.pc, self.lr, self.status, self.address, operation = words
+        self.operation = None if operation >> 31 else operation
+        during = "" if self.operation is None else f", operation {self.operation}"
         super().__init__(
-            f"{name}: the firmware faulted at {self.pc:#010x}{where} "
-            f"(CFSR {self.status:#010x}, BFAR {self.bus_address:#010x}, "
-            f"MMFAR {self.mpu_address:#010x})"
+            f"{name}: the firmware faulted at {self.pc:#010x}{where}{during} "
+            f"(CFSR {self.status:#010x}, BFAR {self.address:#010x})"
         )
 
 
 @dataclass(frozen=True)
 class Board:
-    """What a firmware says of itself."""
+    """What a firmware says of itself: samples of a pass, numbers of a sample, whose build it is."""
 
-    input_floats: int
-    labels: int
-    output_floats: int
+    samples: int
+    passes: int
+    inputs: int
+    outputs: int
     arena_bytes: int
     digest: bytes
 
@@ -107,15 +110,15 @@ class Link:
         )
 
     def _introduced(self, frame: Frame) -> Board:
-        if len(frame.payload) != 36:
+        if len(frame.payload) != 40:
             raise LinkError(f"{self.line.name}: the firmware is not one of costsim's")
-        version, inputs, labels, outputs, arena = struct.unpack("<5I", frame.payload[:20])
+        version, *shape = struct.unpack("<6I", frame.payload[:24])
         if version != PROTOCOL:
             raise LinkError(
                 f"{self.line.name}: the firmware speaks version {version} of the protocol; "
                 f"allowed is {PROTOCOL}: build it again"
             )
-        return Board(inputs, labels, outputs, arena, frame.payload[20:36])
+        return Board(*shape, frame.payload[24:])
 
     # What is asked.
 
@@ -124,20 +127,36 @@ class Link:
         self._ask(Type.INIT, b"", self.step_timeout_s)
 
     def step(self, x: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-        """One training step; the loss."""
-        self.write(Region.INPUT, x.astype("<f4").tobytes())
-        self.write(Region.LABELS, labels.astype("<i4").tobytes())
-        (loss,) = struct.unpack("<f", self._ask(Type.STEP, b"", self.step_timeout_s)[:4])
-        return float(loss)
+        """One training step over `x` [batch, ...] and `labels` [batch]; the mean loss.
+
+        As in the firmware's own step nothing more is updated after a loss that is not finite.
+        """
+        board = self._connected()
+        self._ask(Type.BEGIN, b"", self.timeout_s)
+        losses = []
+        for number in range(board.passes):
+            part = slice(number * board.samples, (number + 1) * board.samples)
+            self.write(Region.INPUT, np.asarray(x[part], dtype="<f4").tobytes())
+            self.write(Region.LABELS, np.asarray(labels[part], dtype="<i4").tobytes())
+            (loss,) = struct.unpack("<f", self._ask(Type.PASS, b"", self.step_timeout_s)[:4])
+            if not math.isfinite(loss):
+                return float(loss)
+            losses.append(loss)
+        self._ask(Type.END, b"", self.step_timeout_s)
+        return float(np.mean(losses))
 
     def predict(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output for an input, as one row of numbers."""
+        """Logits [samples, outputs] for the samples of one pass."""
+        board = self._connected()
+        self.write(Region.INPUT, np.asarray(x, dtype="<f4").tobytes())
+        self._ask(Type.PREDICT, b"", self.step_timeout_s)
+        content = self.read(Region.LOGITS, 0, 4 * board.samples * board.outputs)
+        return np.frombuffer(content, dtype="<f4").reshape(board.samples, board.outputs)
+
+    def _connected(self) -> Board:
         if self.board is None:
             raise LinkError(f"{self.line.name}: not connected")
-        self.write(Region.INPUT, x.astype("<f4").tobytes())
-        self._ask(Type.PREDICT, b"", self.step_timeout_s)
-        content = self.read(Region.OUTPUT, 0, 4 * self.board.output_floats)
-        return np.frombuffer(content, dtype="<f4")
+        return self.board
 
     def status(self) -> Status:
         """What the firmware counts."""

@@ -33,6 +33,11 @@ _OUTSIDE = (
     "costsim_init",
     "costsim_train_step",
     "costsim_predict",
+    "costsim_begin_step",
+    "costsim_pass",
+    "costsim_end_step",
+    "run",
+    "load",
 )
 """What belongs to no operation, nor what it calls itself."""
 

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from costsim.emission.options import COMPILER_FLAGS
 from costsim.errors import InputError
 
 CompilerName = Literal["zig", "gcc"]
 COMPILERS: tuple[CompilerName, ...] = ("zig", "gcc")
+"""Cross-compilers, in the order in which they are looked for."""
 
 _GCC = "arm-none-eabi-gcc"
 
 _COMMON = (
-    "-std=c99",
-    "-O2",
+    *COMPILER_FLAGS,
     "-g0",
-    "-ffreestanding",
     "-fno-common",
     "-ffunction-sections",
     "-fdata-sections",
-    "-ffp-contract=fast",  # every multiply-add is one instruction
     "-Wall",
     "-Wextra",
 )
@@ -36,9 +35,9 @@ _FLAGS = {
 
 @dataclass(frozen=True)
 class Compiler:
-    """A cross-compiler: what it is called in results, its version, and how it is run."""
+    """A compiler: what it is called in results, its version, and how it is run."""
 
-    name: CompilerName
+    name: str
     version: str
     command: tuple[str, ...]
 
@@ -69,13 +68,13 @@ def find_compiler(name: CompilerName | None = None) -> Compiler:
     )
 
 
-def host_compiler() -> tuple[str, ...]:
+def host_compiler() -> Compiler:
     """A compiler for this machine: the system's, or zig's. Raises `InputError` for none."""
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
-            return (path,)
+            return Compiler(name, "", (path,))
     if (zig := _command("zig")) is not None:
-        return zig
+        return Compiler("zig", _version("zig", zig), zig)
     raise InputError(
         "no C compiler for this machine was found, to build the emulator's hooks: zig comes with "
         'pip install "costsim[emulator]", GCC with Debian\'s gcc'

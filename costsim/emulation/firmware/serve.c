@@ -6,12 +6,12 @@
  * for; the last four bytes are the CRC-32 (that of zlib) of type to length and of the payload. */
 #include <stdint.h>
 
-#include "costsim_board.h"
+#include "costsim_digest.h"
 #include "costsim_model.h"
 #include "uart.h"
 
 enum {
-    HELLO = 1, INIT, WRITE, READ, STEP, PREDICT, STATUS, /* asked */
+    HELLO = 1, INIT, WRITE, READ, BEGIN, PASS, END, PREDICT, STATUS, /* asked */
     REPLY = 0x80, READY = 0xC0, FAULT = 0xFE, REFUSED = 0xFF
 };
 enum { BAD_CHECKSUM = 1, UNKNOWN_TYPE, OUT_OF_RANGE, WRONG_LENGTH };
@@ -21,15 +21,15 @@ enum { MAX_PAYLOAD = 512, PAINT = 0xA5A5A5A5u };
 extern uint8_t __arena_start[], __arena_end[];
 extern uint32_t __stack_bottom[], __stack_top[];
 
-static float input[COSTSIM_BOARD_INPUT_FLOATS];
-static int32_t labels[COSTSIM_BOARD_LABELS];
-static float output[COSTSIM_BOARD_OUTPUT_FLOATS];
+/* An input is received where the step wants it: in the arena, which is free there between steps. */
+enum { INPUT_BYTES = 4 * COSTSIM_SAMPLES * COSTSIM_INPUTS };
+static int32_t labels[COSTSIM_SAMPLES];
+static float logits[COSTSIM_SAMPLES * COSTSIM_OUTPUTS];
 static uint8_t payload[MAX_PAYLOAD];
-static uint32_t steps_done;
 
 /* A request that came twice is answered twice but done once. */
 static int32_t last_sequence = -1;
-static uint8_t last_reply[8], last_length;
+static uint8_t last_reply[8];
 
 static uint32_t crc_byte(uint32_t crc, uint8_t byte)
 {
@@ -109,15 +109,16 @@ static int receive(uint8_t *type, uint8_t *sequence, uint16_t *length)
 
 static void introduce(uint8_t type, uint8_t sequence)
 {
-    static const uint8_t digest[16] = COSTSIM_BOARD_DIGEST;
-    uint8_t told[36];
+    static const uint8_t digest[16] = COSTSIM_DIGEST;
+    uint8_t told[40];
     put_word(told, 1); /* the version of the protocol */
-    put_word(told + 4, COSTSIM_BOARD_INPUT_FLOATS);
-    put_word(told + 8, COSTSIM_BOARD_LABELS);
-    put_word(told + 12, COSTSIM_BOARD_OUTPUT_FLOATS);
-    put_word(told + 16, (uint32_t)(__arena_end - __arena_start));
+    put_word(told + 4, COSTSIM_SAMPLES);
+    put_word(told + 8, COSTSIM_PASSES);
+    put_word(told + 12, COSTSIM_INPUTS);
+    put_word(told + 16, COSTSIM_OUTPUTS);
+    put_word(told + 20, COSTSIM_ARENA_BYTES);
     for (int i = 0; i < 16; i++)
-        told[20 + i] = digest[i];
+        told[24 + i] = digest[i];
     send(type, sequence, told, sizeof told);
 }
 
@@ -132,7 +133,7 @@ static void report(uint8_t sequence)
         low++;
     while (high > start && high[-1] == PAINT)
         high--;
-    put_word(told, steps_done);
+    put_word(told, (uint32_t)costsim_steps);
     put_word(told + 4, (uint32_t)((uintptr_t)__stack_top - (uintptr_t)low));
     put_word(told + 8, (uint32_t)((uintptr_t)high - (uintptr_t)start));
     send(REPLY | STATUS, sequence, told, sizeof told);
@@ -140,10 +141,10 @@ static void report(uint8_t sequence)
 
 static uint8_t *region(uint8_t number, uint32_t offset, uint32_t count)
 {
-    uint8_t *const starts[REGIONS] = {(uint8_t *)input, (uint8_t *)labels, __arena_start,
-                                      (uint8_t *)output};
-    const uint32_t sizes[REGIONS] = {sizeof input, sizeof labels,
-                                     (uint32_t)(__arena_end - __arena_start), sizeof output};
+    uint8_t *const starts[REGIONS] = {(uint8_t *)(COSTSIM_INPUT), (uint8_t *)labels,
+                                      (uint8_t *)costsim_arena, (uint8_t *)logits};
+    const uint32_t sizes[REGIONS] = {INPUT_BYTES, sizeof labels, COSTSIM_ARENA_BYTES,
+                                     sizeof logits};
     if (number >= REGIONS || offset > sizes[number] || count > sizes[number] - offset)
         return 0;
     return starts[number] + offset;
@@ -197,23 +198,26 @@ static void answer(uint8_t type, uint8_t sequence, uint16_t length)
         send(REPLY | WRITE, sequence, 0, 0);
         return;
     case INIT:
-    case STEP:
+    case BEGIN:
+    case PASS:
+    case END:
     case PREDICT:
         if (sequence != last_sequence) {
             if (type == INIT)
                 costsim_init();
-            else if (type == PREDICT)
-                costsim_predict(input, output);
-            else {
-                loss.value = costsim_train_step(input, labels);
-                steps_done++;
-            }
+            else if (type == BEGIN)
+                costsim_begin_step();
+            else if (type == PASS)
+                loss.value = costsim_pass(COSTSIM_INPUT, labels);
+            else if (type == END)
+                costsim_end_step();
+            else
+                costsim_predict(COSTSIM_INPUT, logits);
             put_word(last_reply, loss.bits);
-            put_word(last_reply + 4, steps_done);
-            last_length = 8;
+            put_word(last_reply + 4, (uint32_t)costsim_steps);
             last_sequence = sequence;
         }
-        send(REPLY | type, sequence, last_reply, last_length);
+        send(REPLY | type, sequence, last_reply, sizeof last_reply);
         return;
     default:
         refuse(sequence, UNKNOWN_TYPE);
@@ -224,11 +228,11 @@ __attribute__((noreturn)) void costsim_fault(const uint32_t *frame)
 {
     uint8_t told[20], type, sequence;
     uint16_t length;
-    put_word(told, frame[6]);                                  /* program counter */
-    put_word(told + 4, frame[5]);                              /* link register */
-    put_word(told + 8, *(volatile uint32_t *)0xE000ED28u);     /* CFSR: what happened */
-    put_word(told + 12, *(volatile uint32_t *)0xE000ED38u);    /* BFAR: at which address */
-    put_word(told + 16, *(volatile uint32_t *)0xE000ED34u);    /* MMFAR: the same of the MPU */
+    put_word(told, frame[6]);                               /* program counter */
+    put_word(told + 4, frame[5]);                           /* link register */
+    put_word(told + 8, *(volatile uint32_t *)0xE000ED28u);  /* CFSR: what happened */
+    put_word(told + 12, *(volatile uint32_t *)0xE000ED38u); /* BFAR: at which address */
+    put_word(told + 16, (uint32_t)costsim_running);         /* the operation that ran */
     send(FAULT, 0, told, sizeof told);
     for (;;) { /* whatever is asked, that is the answer */
         receive(&type, &sequence, &length);

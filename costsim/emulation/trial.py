@@ -1,0 +1,270 @@
+"""A training program on an emulated core: emitted, built, run, watched.
+
+with Trial.of(program, weights, memory) as trial:
+    loss = trial.step(x, labels)            # fast
+    seen = trial.observe(x, labels)         # one step, every access noted
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.emission import EmissionOptions, emit, read_weights
+from costsim.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit, Firmware, build_firmware
+from costsim.emulation.counting import Work, count_work
+from costsim.emulation.emulator import EmulatedFault, Emulator, Fault
+from costsim.emulation.machine import MAILBOX_ADDRESS
+from costsim.emulation.memory_map import MemoryMap
+from costsim.emulation.stack import stack_bound
+from costsim.emulation.toolchain import Compiler
+from costsim.errors import InputError
+from costsim.operators import elements
+from costsim.program import TrainingProgram
+
+PAINT = 0xA5A5_5AA5
+"""What untouched memory is filled with: no float that training meets."""
+
+ENTRIES = ("costsim_init", "costsim_train_step", "costsim_predict")
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Bytes of the arena that each operation wrote and read: runs of (first, end)."""
+
+    written: Mapping[int, tuple[tuple[int, int], ...]]
+    read: Mapping[int, tuple[tuple[int, int], ...]]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One training step with every access noted.
+
+    `arena_end_bytes` is the end of the highest word of the arena that is no longer as painted,
+    `arena_touched_bytes` how many bytes are not; `stack_bytes` the high-water mark of the same
+    paint, `stack_bound_bytes` the most the code can need. `work` is by operation, -1 for none.
+    """
+
+    loss: float
+    arena_bytes: int
+    arena_end_bytes: int
+    arena_touched_bytes: int
+    data_bytes: int
+    stack_bytes: int
+    stack_bound_bytes: int
+    flash_bytes: int
+    touched: Touched
+    work: Mapping[int, Work]
+
+    @property
+    def ram_bytes(self) -> int:
+        """RAM that the step really took: arena, data and stack."""
+        return self.arena_end_bytes + self.data_bytes + self.stack_bytes
+
+
+class Trial:
+    """A built program on an emulated core; a context manager.
+
+    A fault raises `EmulatedFault` whose text names the operation and its layer.
+    """
+
+    def __init__(
+        self,
+        program: TrainingProgram,
+        weights: Mapping[str, Any],
+        firmware: Firmware,
+        *,
+        memory: MemoryMap | None = None,
+        time_limit_s: float = 60.0,
+    ) -> None:
+        self.program, self.weights, self.firmware = program, weights, firmware
+        graph, step = program.graph, program.step
+        self.sample_shape = graph[graph.input].shape[1:]
+        self.input_bytes = 4 * step.batch * elements(self.sample_shape)
+        self.output_shape = graph[graph.output].shape
+        pieces = (self.input_bytes, 4 * step.batch, 4 * elements(self.output_shape))
+        starts = np.cumsum([0, *(-(-size // 8) * 8 for size in pieces)])
+        self._input, self._labels, self._logits, end = (MAILBOX_ADDRESS + int(s) for s in starts)
+        self.emulator = Emulator(
+            firmware,
+            memory=memory,
+            mailbox_bytes=end - MAILBOX_ADDRESS,
+            time_limit_s=time_limit_s,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        program: TrainingProgram,
+        weights: Mapping[str, Any],
+        memory: MemoryMap,
+        *,
+        options: EmissionOptions | None = None,
+        stack_bytes: int = DEFAULT_STACK_BYTES,
+        compiler: Compiler | None = None,
+        time_limit_s: float = 60.0,
+    ) -> Self:
+        """Emit and build `program` for `memory`. Raises `DoesNotFit` and `InputError`."""
+        sources = emit(program, weights, options=options)
+        firmware = build_firmware(sources, memory, stack_bytes=stack_bytes, compiler=compiler)
+        return cls(program, weights, firmware, time_limit_s=time_limit_s)
+
+    def __enter__(self) -> Self:
+        self.emulator.__enter__()
+        try:
+            self._paint()
+            self.init()
+        except BaseException:
+            self.emulator.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.emulator.close()
+
+    def _paint(self) -> None:
+        for address, size in (self.emulator.image.stack, self.emulator.image.arena):
+            self.emulator.paint(address, size, PAINT)
+
+    def _call(self, function: str, *arguments: int) -> float:
+        try:
+            return self.emulator.call(function, *arguments)
+        except EmulatedFault as error:
+            raise named_fault(self.program, error.fault) from error
+
+    # Running.
+
+    def init(self) -> None:
+        """Start from the weights in flash."""
+        self._call("costsim_init")
+
+    def step(self, x: NDArray[np.float32], labels: NDArray[Any]) -> float:
+        """One training step over `x` [batch, ...] and `labels` [batch]; the mean loss."""
+        content = np.ascontiguousarray(x, dtype="<f4")
+        expected = (self.program.step.batch, *self.sample_shape)
+        if content.shape != expected or len(labels) != expected[0]:
+            raise InputError(f"the input is {content.shape}; the program is for {expected}")
+        self.emulator.write(self._input, content.tobytes())
+        self.emulator.write(self._labels, np.asarray(labels, dtype="<i4").tobytes())
+        return self._call("costsim_train_step", self._input, self._labels)
+
+    def predict(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output, as the program's graph shapes it, for the samples of one pass."""
+        content = np.ascontiguousarray(x, dtype="<f4")
+        expected = (self.output_shape[0], *self.sample_shape)
+        if content.shape != expected:
+            raise InputError(f"the input is {content.shape}; a prediction is for {expected}")
+        self.emulator.write(self._input, content.tobytes())
+        self._call("costsim_predict", self._input, self._logits)
+        found = self.emulator.read(self._logits, 4 * elements(self.output_shape))
+        return np.frombuffer(found, dtype="<f4").reshape(self.output_shape)
+
+    def arena(self) -> bytes:
+        """The arena as it is: weights and optimiser state are in it."""
+        return self.emulator.read(*self.emulator.image.arena)
+
+    def updated(self) -> dict[str, NDArray[np.float32]]:
+        """The updated parameters as they are, whole."""
+        return read_weights(self.program, self.weights, self.arena())
+
+    # Watching.
+
+    def observe(self, x: NDArray[np.float32], labels: NDArray[Any]) -> Observed:
+        """One step from the start with every access noted: several times slower."""
+        emulator = self.emulator
+        self._paint()
+        self.init()
+        emulator.clear()
+        emulator.watch(True)
+        loss = self.step(x, labels)
+        touched = self._touched()
+        emulator.watch(False)
+        work = count_work(emulator.image, emulator.profile())
+        arena_address, arena_bytes = emulator.image.arena
+        painted = emulator.unpainted(arena_address, arena_bytes, PAINT)
+        stack_address, stack_bytes = emulator.image.stack
+        stack = emulator.unpainted(stack_address, stack_bytes, PAINT)
+        deepest = stack_bytes if stack["first"] is None else stack["first"]
+        return Observed(
+            loss=loss,
+            arena_bytes=arena_bytes,
+            arena_end_bytes=painted["end"] or 0,
+            arena_touched_bytes=painted["count"] or 0,
+            data_bytes=emulator.image.data_bytes,
+            stack_bytes=stack_bytes - deepest,
+            stack_bound_bytes=max(stack_bound(emulator.image, entry) for entry in ENTRIES),
+            flash_bytes=emulator.image.flash_bytes,
+            touched=touched,
+            work=work,
+        )
+
+    def _touched(self) -> Touched:
+        address, size = self.emulator.image.arena
+        start = address - self.emulator.memory.arena.address
+        found: tuple[dict[int, list[tuple[int, int]]], ...] = ({}, {})
+        for operation, written, first, end in self.emulator.touched().tolist():
+            low, high = max(0, first - start), min(size, end - start)
+            if low < high:
+                found[written].setdefault(operation, []).append((low, high))
+        read, written_runs = ({k: tuple(v) for k, v in one.items()} for one in found)
+        return Touched(written_runs, read)
+
+
+class LayerFault(EmulatedFault):
+    """A fault with the name of the operation and of the layer it happened in."""
+
+    def __init__(self, fault: Fault, operation: str | None, layer: str | None) -> None:
+        super().__init__(fault)
+        self.operation, self.layer = operation, layer
+        if operation is not None:
+            where = f"{operation!r}" + (f" of layer {layer!r}" if layer else "")
+            self.args = (f"{self.args[0]}: {where}",)
+
+
+def named_fault(program: TrainingProgram, fault: Fault) -> LayerFault:
+    """`fault` with the names of the program."""
+    if fault.operation is None or fault.operation >= len(program.operations):
+        return LayerFault(fault, None, None)
+    operation = program.operations[fault.operation]
+    layer = None if operation.call is None else program.graph[operation.call].layer
+    return LayerFault(fault, operation.name, layer)
+
+
+def least_memory(
+    program: TrainingProgram,
+    weights: Mapping[str, Any],
+    memory: MemoryMap,
+    *,
+    stack_bytes: int = DEFAULT_STACK_BYTES,
+    compiler: Compiler | None = None,
+    options: EmissionOptions | None = None,
+) -> int:
+    """The least bytes of the arena's RAM that the program can be linked for."""
+    roomy = replace(memory, arena=replace(memory.arena, size_bytes=1 << 26))
+    if memory.shared:
+        roomy = replace(roomy, stack=roomy.arena)
+    sources = emit(program, weights, options=options)
+    firmware = build_firmware(sources, roomy, stack_bytes=stack_bytes, compiler=compiler)
+    from costsim.emulation.elf import read_image
+
+    address, size = read_image(firmware.elf).arena
+    return address + size - memory.arena.address
+
+
+__all__ = [
+    "DoesNotFit",
+    "LayerFault",
+    "Observed",
+    "Touched",
+    "Trial",
+    "least_memory",
+    "named_fault",
+]
