@@ -50,7 +50,9 @@ def run(command: Sequence[str]) -> str:
 
 
 def compile_c(source: Path, out: Path, *flags: str, cc: Sequence[str] | None = None) -> None:
-    run([*(cc or compiler()), *COMPILER_FLAGS, *WARNINGS, *flags, "-c", str(source), "-o", str(out)])
+    run(
+        [*(cc or compiler()), *COMPILER_FLAGS, *WARNINGS, *flags, "-c", str(source), "-o", str(out)]
+    )
 
 
 @cache

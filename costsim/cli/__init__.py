@@ -17,6 +17,7 @@ COMMANDS = {
     "apply": "Put a patch on the model it was made for, or take it off again.",
     "compare": "Compare solvers over models, devices, budgets and tasks, resumably.",
     "devices": "List the shipped devices, or show one with the source of every number.",
+    "export": "Write the training step of a plan as C for a microcontroller.",
     "measure": "Run a plan's step on real devices, predicted beside measured.",
     "models": "List the built-in networks.",
     "pareto": "Draw the proven frontier of gain against a budget, other methods beside it.",

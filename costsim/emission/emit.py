@@ -12,7 +12,7 @@ from costsim.emission.memory import Memory
 from costsim.emission.operations import OperationWriter
 from costsim.emission.options import EmissionOptions
 from costsim.emission.readme import readme
-from costsim.emission.sizes import Sizes, sizes_of
+from costsim.emission.sizes import DOCUMENT, Sizes, sizes_of
 from costsim.emission.support import check_emitted
 from costsim.emission.tables import Tables
 from costsim.emission.text import comment, floats, identifier, number
@@ -61,7 +61,7 @@ def emit(
         "costsim_weights.c": _weights(memory, tensors),
         "costsim_kernels.h": _kernel("costsim_kernels.h"),
         "costsim_kernels.c": kernel_source(),
-        "costsim_model.json": _document(memory, sizes),
+        DOCUMENT: _document(memory, sizes),
         "Makefile": _kernel("Makefile"),
         "README.md": readme(program, sizes, options),
     }

@@ -1,9 +1,14 @@
 """What a program takes on a microcontroller: the program's own numbers, and what comes on top."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from costsim.emission.memory import Memory
 from costsim.program import Category
+
+DOCUMENT = "costsim_model.json"
+"""The emitted file that says what is where."""
 
 VARIABLE_BYTES = 20
 """Variables outside the arena: learning rate, steps done, where it is, labels, loss."""
@@ -31,6 +36,11 @@ class Sizes:
     def to_json(self) -> dict[str, int]:
         """By name."""
         return asdict(self)
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, str | bytes]) -> "Sizes":
+        """The sizes that emitted files say they have."""
+        return cls(**json.loads(files[DOCUMENT])["sizes"])
 
 
 def sizes_of(memory: Memory, table_bytes: int) -> Sizes:

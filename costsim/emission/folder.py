@@ -1,0 +1,48 @@
+"""A folder of emitted files, written whole or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from costsim.errors import InputError
+
+MARK = "costsim_model.h"
+"""A folder with this file was written by an export, and may be replaced by one."""
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `InputError` if an export could not be written there."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out: {folder} is a file; a folder is needed")
+    if folder.is_dir() and not (folder / MARK).is_file() and any(folder.iterdir()):
+        raise InputError(f"--out: {folder} holds other files; give a new or an empty folder")
+    if not folder.resolve().parent.is_dir():
+        raise InputError(f"--out: the folder {folder.resolve().parent} does not exist")
+
+
+def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write `files` (name to content) as `folder`, in the place of an earlier export.
+
+    They are written beside it and moved there when all are whole. Raises `InputError` where
+    `check_folder` does and if they cannot be written.
+    """
+    check_folder(folder)
+    target = folder.resolve()
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
+            beside = Path(name) / "new"
+            beside.mkdir()
+            for file, content in files.items():
+                data = content.encode() if isinstance(content, str) else content
+                (beside / file).write_bytes(data)
+            if target.exists():
+                target.rename(Path(name) / "old")
+            try:
+                beside.rename(target)
+            except OSError:
+                if (Path(name) / "old").exists():
+                    shutil.move(Path(name) / "old", target)
+                raise
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
