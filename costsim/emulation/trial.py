@@ -33,7 +33,7 @@ ENTRIES = ("costsim_init", "costsim_train_step", "costsim_predict")
 
 @dataclass(frozen=True)
 class Touched:
-    """Bytes of the arena that each operation wrote and read: runs of (first, end)."""
+    """Bytes of the arena that each operation wrote, and read before it wrote them: (first, end)."""
 
     written: Mapping[int, tuple[tuple[int, int], ...]]
     read: Mapping[int, tuple[tuple[int, int], ...]]

@@ -32,7 +32,8 @@ struct watch {
     uint64_t capacity;
     uint64_t used;
     int64_t operation;
-    /* Bits of the bytes of a memory that each operation touched; row 0 is for none. */
+    /* Bits of the bytes of a memory that each operation wrote, and of those it read before it
+     * wrote them; row 0 is for none. */
     uint64_t ram_address;
     uint64_t ram_bytes;
     uint64_t row_bytes;
@@ -96,11 +97,17 @@ void costsim_on_access(void *emulator, int type, uint64_t address, int size, int
     (void)value;
     if (offset >= w->ram_bytes)
         return;
-    uint8_t *row = type == 17 ? w->written : w->read;
-    if (row) {
-        row += (uint64_t)(w->operation + 1) * w->row_bytes;
-        for (int i = 0; i < size && offset + (uint64_t)i < w->ram_bytes; i++)
-            row[(offset + (uint64_t)i) >> 3] |= (uint8_t)(1u << ((offset + (uint64_t)i) & 7u));
+    if (w->written) {
+        uint64_t start = (uint64_t)(w->operation + 1) * w->row_bytes;
+        uint8_t *written = w->written + start, *read = w->read + start;
+        for (int i = 0; i < size && offset + (uint64_t)i < w->ram_bytes; i++) {
+            uint64_t at = (offset + (uint64_t)i) >> 3;
+            uint8_t bit = (uint8_t)(1u << ((offset + (uint64_t)i) & 7u));
+            if (type == 17)
+                written[at] |= bit;
+            else if (!(written[at] & bit)) /* what it wrote itself it did not need before */
+                read[at] |= bit;
+        }
     }
     if (address + (uint64_t)size > w->limit_address && !w->violation.happened) {
         uint64_t pc = 0;
