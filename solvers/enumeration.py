@@ -11,11 +11,14 @@ room they leave, stay below `L - gain`. They are built class by class; a state i
 first classes, dropped when
 
 - its losses alone are too much,
-- even the cheapest options of the other classes exceed a limit, or
-- even the most expensive ones leave too much room empty.
+- even the cheapest options of the other classes exceed a limit,
+- even the most expensive ones leave too much room empty, or
+- at other multipliers nothing that is left can make up for it: m is right for the case as a whole,
+  but a state that has spent more of one row than of the others has its own prices.
 
-The last class takes as many channels as fit. Blocks are as wide as memory allows and searched
-depth first, so that memory is bounded; what is found lowers what may be lost from there on.
+The last classes are combined beforehand into one (`combined`), of which a state takes what fits
+best. Blocks are as wide as memory allows and searched depth first, so that memory is bounded; what
+is found lowers what may be lost from there on.
 """
 
 from collections.abc import Callable
@@ -25,6 +28,8 @@ import numpy as np
 
 from costsim.table import Floats, Integers
 
+from .combined import Level, combine
+from .dominance import undominated
 from .lagrangian import CLOSED, Bound, Relaxation
 from .resources import Booleans
 
@@ -34,15 +39,11 @@ BLOCK, MEMORY_BYTES = 1 << 17, 1 << 28
 FEW = 500
 """States among which looking for dominated ones does not pay."""
 
+STEEPNESS = (1.0, 4.0)
+"""How far other multipliers are from m: what may be lost, for one deviation of the costs."""
 
-@dataclass
-class Level:
-    """The options of one class that lose little enough: loss [O], costs [O, R]."""
-
-    row: int
-    options: Integers
-    loss: Floats
-    costs: Floats
+ROUNDING_ERROR = 1e-13
+"""Of sums of gains that are 1/2 to 1 altogether."""
 
 
 @dataclass
@@ -91,13 +92,6 @@ class Enumeration:
         self.levels = [
             Level(level.row, level.options, level.loss, level.costs[:, binding]) for level in levels
         ]
-        width = 8 * (len(binding) + 2) * len(levels)
-        self.block = max(1024, min(BLOCK, MEMORY_BYTES // width))
-        self.least = np.zeros((len(levels) + 1, len(binding)))
-        self.greatest = np.zeros((len(levels) + 1, len(binding)))
-        for i in range(len(levels) - 1, -1, -1):
-            self.least[i] = self.least[i + 1] + self.levels[i].costs.min(axis=0)
-            self.greatest[i] = self.greatest[i + 1] + self.levels[i].costs.max(axis=0)
 
     def _level(self, row: int) -> Level:
         relaxation, bound, best = self.relaxation, self.bound, self.bound.best[row]
@@ -121,15 +115,35 @@ class Enumeration:
 
     def run(self) -> None:
         """Search all of it."""
+        if self.start > self.most:
+            return
+        self.first, self.last = combine(self.levels, self.price, self.most - self.start, self.tick)
+        self._look_ahead()
+        width = 8 * (len(self.room) + 2) * (len(self.first) + 1)
+        self.block = max(1024, min(BLOCK, MEMORY_BYTES // width))
         root = States(np.zeros(1), np.zeros((1, len(self.room))), np.zeros((1, 0), dtype=np.int32))
-        if self.start <= self.most:
-            self._extend(root, 0)
+        self._extend(root, 0)
+
+    def _look_ahead(self) -> None:
+        """What the levels that come after each depth cost at least and at most, and can gain."""
+        self.others: Floats = _other_prices(self.levels, self.price, self.most - self.start)
+        depths, rows = len(self.first) + 1, len(self.room)
+        self.least, self.greatest = np.zeros((depths, rows)), np.zeros((depths, rows))
+        self.able = np.zeros((depths, self.others.shape[1]))
+        levels = [*self.first, *self.last.levels]
+        for i, level in reversed(list(enumerate(levels))):
+            at = min(i, depths - 1)
+            below = min(i + 1, depths - 1)
+            gains = (level.costs @ self.price - level.loss)[:, None] - level.costs @ self.others
+            self.least[at] = self.least[below] + level.costs.min(axis=0)
+            self.greatest[at] = self.greatest[below] + level.costs.max(axis=0)
+            self.able[at] = self.able[below] + gains.max(axis=0)
 
     def _extend(self, states: States, depth: int) -> None:
-        if depth == len(self.levels):
+        if depth == len(self.first):
             self._finish(states)
             return
-        level = self.levels[depth]
+        level = self.first[depth]
         width = max(1, self.block // len(level.options))
         kept: list[States] = []
         waiting = 0
@@ -169,31 +183,44 @@ class Enumeration:
         wasted = np.maximum(left - self.greatest[depth], 0.0) @ self.price
         keep &= loss + wasted + self.start <= self.most
         which = np.flatnonzero(keep)
+        if self.others.shape[1] and len(which):
+            # L at the multipliers m is m room; what the state can still gain at others is less.
+            lost = left[which] @ (self.price[:, None] - self.others) - self.able[depth]
+            lost = lost.max(axis=1) + loss[which]
+            which = which[lost + self.start <= self.most + ROUNDING_ERROR]
         new = level.options[option[which], None].astype(np.int32)
         chosen = np.hstack([states.chosen[parent[which]], new])
         return States(loss[which], costs[which], chosen)
 
     def _finish(self, states: States) -> None:
-        by_class = np.argsort([level.row for level in self.levels])
-        self.most = min(self.most, self.found(states.chosen[:, by_class]))
+        by_class = np.argsort([level.row for level in (*self.first, *self.last.levels)])
+        left = self.room - states.costs
+        self.tick()
+        for which, options in self.last.completed(
+            left, states.loss, lambda: self.most - self.start
+        ):
+            self.tick()
+            if len(which):
+                chosen = np.hstack([states.chosen[which], options])
+                self.most = min(self.most, self.found(chosen[:, by_class]))
 
 
-def undominated(costs: Floats, loss: Floats, price: Floats) -> Integers:
-    """Indices of states [S] without (some of) those that another one dominates.
+def _other_prices(levels: list[Level], price: Floats, most: float) -> Floats:
+    """Multipliers [R, J] around `price` [R], in the directions in which costs vary together.
 
-    A state dominates another if it costs no more in any row and has gained no less; what has been
-    gained is `m costs - loss` but for a constant.
+    They are as far away as makes one deviation of the costs worth `most`, or a few times that.
     """
-    gain = costs @ price - loss
-    if costs.shape[1] == 1:
-        order = np.lexsort((-gain, costs[:, 0]))
-        reached = np.maximum.accumulate(gain[order])
-        better = np.ones(len(order), dtype=bool)
-        better[1:] = gain[order][1:] > reached[:-1]
-        front: Integers = order[better]
-        return front
-    order = np.lexsort((-gain, *costs.T))
-    same = np.zeros(len(order), dtype=bool)
-    same[1:] = (costs[order][1:] == costs[order][:-1]).all(axis=1)
-    left: Integers = order[~same]
-    return left
+    if len(price) < 2:
+        return np.zeros((len(price), 0))
+    variance = sum(np.cov(level.costs.T, bias=True) for level in levels)
+    deviation = np.sqrt(np.diag(variance))
+    steep = np.where(deviation > 0, most / np.maximum(deviation, 1e-300), 0.0)
+    correlation = variance * np.outer(steep, steep) / most**2 if most > 0 else variance
+    spread, directions = np.linalg.eigh(correlation)
+    found = []
+    for share, direction in zip(spread, directions.T, strict=True):
+        if share > 1e-9:
+            for far in STEEPNESS:
+                change = far * direction * steep / np.sqrt(share)
+                found += [price + change, price - change]
+    return np.maximum(np.array(found).reshape(-1, len(price)).T, 0.0)

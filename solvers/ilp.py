@@ -47,7 +47,9 @@ from costsim.problem import Problem
 from costsim.solution import Answer, Status
 from costsim.table import Floats, Integers
 
-from .enumeration import Enumeration, Level, undominated
+from .combined import Level
+from .dominance import undominated
+from .enumeration import Enumeration
 from .lagrangian import Bound, Relaxation
 from .resources import Booleans, resources
 from .search import OutOfTime, Search
