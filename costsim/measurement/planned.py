@@ -59,7 +59,7 @@ def validate_plan(
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     report("loading the model", 0, 0)
-    subject, notes = _subject(request)
+    subject, notes = load_request(request)
     step = replace(plan.step, bits=BitWidths())
     try:
         program = compile_program(subject.graph, plan.plan, step)
@@ -68,7 +68,7 @@ def validate_plan(
     executor = Executor(
         program, subject.tensors, learning_rate=LEARNING_RATE, loss=classification_loss
     )
-    feed = _Feed(request, subject, progress)
+    feed = PlanFeed(request, subject, progress)
     table = ScratchTable.open(
         table_path(describe_machine(torch.get_num_threads()), describe_versions())
     )
@@ -125,7 +125,8 @@ def _promised(plan: PlanFile, priced: PredictedTotals) -> PredictedTotals:
     )
 
 
-def _subject(request: ValidationRequest) -> tuple[Subject, list[str]]:
+def load_request(request: ValidationRequest) -> tuple[Subject, list[str]]:
+    """The model of a plan, and a note if its weights are others now."""
     model = request.plan.model
     weights = request.weights
     if weights is None and model.weights is not None:
@@ -142,7 +143,7 @@ def _subject(request: ValidationRequest) -> tuple[Subject, list[str]]:
     return subject, notes
 
 
-class _Feed:
+class PlanFeed:
     """Images of a task, over and over, a copy for each pass."""
 
     def __init__(

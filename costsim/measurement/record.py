@@ -185,10 +185,11 @@ def spread_warnings(samples: tuple[float, ...]) -> tuple[str, ...]:
 
 
 Verdict = Literal["within", "outside", "informal"]
+Unit = Literal["bytes", "MACs", "s", "1"]
 
 
 class Comparison(_Record):
-    """One quantity, predicted and measured, in `unit` (bytes, MACs, s).
+    """One quantity, predicted and measured, in `unit` (bytes, MACs, s; `1` for a plain number).
 
     `owner` is None for the whole step, else a layer (or a call without one). `tolerance` is a
     share of the prediction; `difference` is measured minus predicted. An informal comparison has
@@ -197,7 +198,7 @@ class Comparison(_Record):
 
     quantity: str
     owner: str | None
-    unit: Literal["bytes", "MACs", "s"]
+    unit: Unit
     predicted: Count | Amount
     measured: Count | Amount
     difference: int | float
@@ -212,14 +213,14 @@ class Comparison(_Record):
         measured: float,
         *,
         owner: str | None = None,
-        unit: Literal["bytes", "MACs", "s"] = "bytes",
+        unit: Unit = "bytes",
         tolerance: float | None = 0.0,
     ) -> "Comparison":
         """The comparison, with its verdict."""
         difference = measured - predicted
         verdict: Verdict = "informal"
         if tolerance is not None:
-            verdict = "within" if abs(difference) <= tolerance * predicted else "outside"
+            verdict = "within" if abs(difference) <= tolerance * abs(predicted) else "outside"
         return cls(
             quantity=quantity,
             owner=owner,

@@ -50,10 +50,13 @@ def _table(*headings: str) -> Table:
 def _totals(validation: Validation) -> Table:
     table = _table("whole step", "predicted", "measured", "difference", "allowed")
     for one in validation.totals():
-        difference = f"{one.difference:+,}" if one.difference else "0"
-        allowed = "-" if one.tolerance is None else f"{one.tolerance:.0%}" if one.tolerance else "0"
+        difference = f"{one.difference:+,.4g}" if one.unit == "1" else f"{one.difference:+,}"
+        difference = difference if one.difference else "0"
+        allowed = "-" if one.tolerance is None else f"{one.tolerance:.2g}" if one.tolerance else "0"
+        if one.tolerance and one.unit != "1":
+            allowed = f"{one.tolerance:.0%}"
         style = "bold red" if one.verdict == "outside" else ""
-        unit = "" if one.unit == "MACs" else f", {one.unit}"
+        unit = "" if one.unit in ("MACs", "1") else f", {one.unit}"
         cells = (f"{one.quantity}{unit}", _amount(one.predicted, one), _amount(one.measured, one))
         if one.tolerance is None:
             difference = "-"
@@ -62,7 +65,9 @@ def _totals(validation: Validation) -> Table:
 
 
 def _amount(value: float, one: Comparison) -> str:
-    return format_seconds(value) if one.unit == "s" else f"{int(value):,}"
+    if one.unit == "s":
+        return format_seconds(value)
+    return f"{value:.6g}" if one.unit == "1" else f"{int(value):,}"
 
 
 def _layers(validation: Validation) -> Table:
