@@ -53,6 +53,10 @@ class Device:
         """Cut every connection; `deaf`: and refuse new ones until `listen`."""
         self._do(self._drop(deaf))
 
+    def change_host_key(self) -> None:
+        """Be somebody else from the next `listen` on."""
+        self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+
     def close(self) -> None:
         """End the server."""
         self.drop(deaf=True)
@@ -65,33 +69,23 @@ class Device:
 
     def files(self) -> list[str]:
         """Everything in its home."""
-        return sorted(str(path.relative_to(self.home)) for path in self.home.rglob("*"))
+        return sorted(
+            os.path.relpath(os.path.join(folder, name), self.home)  # noqa: PTH118
+            for folder, folders, files in os.walk(self.home)  # does not mind what vanishes
+            for name in (*folders, *files)
+        )
 
-    def processes(self) -> list[str]:
-        """Command lines of the processes that have this home, the server's own test apart."""
-        found = []
+    def processes(self, part: str = "") -> dict[int, str]:
+        """The processes that have this home, by number, whose command line holds `part`."""
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 environment = (process / "environ").read_bytes().split(b"\0")
                 line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            if f"HOME={self.home}".encode() in environment and line:
-                found.append(line)
-        return found
-
-    def pids(self, part: str) -> list[int]:
-        """Processes with this home whose command line holds `part`."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if (
-                    f"HOME={self.home}".encode() in (process / "environ").read_bytes().split(b"\0")
-                    and part.encode() in (process / "cmdline").read_bytes()
-                ):
-                    found.append(int(process.name))
-            except OSError:
-                continue
+            if f"HOME={self.home}".encode() in environment and line and part in line:
+                found[int(process.name)] = line
         return found
 
     def settle(self, seconds: float = 10.0) -> None:
@@ -185,6 +179,6 @@ def device(folder: Path) -> Iterator[Device]:
         yield found
     finally:
         found.close()
-        for pid in found.pids(""):
+        for pid in found.processes():
             os.kill(pid, 9)
         shutil.rmtree(found.home, ignore_errors=True)

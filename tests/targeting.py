@@ -1,0 +1,33 @@
+"""A small plan as a job, for the tests of targets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from costsim.cli import main
+from costsim.planfile import PlanFile, read_plan
+from costsim.targets.job import PlanJob, RunOptions
+from costsim.targets.shipping import plan_job
+
+SIDE = 32
+FOREVER = 10**9
+"""More steps than any test waits for."""
+
+
+def write_plan(folder: Path, side: int = SIDE, batch: int = 1) -> Path:
+    """The plan file of a built-in network on small images."""
+    path = folder / "plan.json"
+    asked = {"--resolution": side, "--batch": batch, "--criterion": "l2_norm", "--out": path}
+    given = [str(part) for pair in asked.items() for part in pair]
+    assert main(["plan", "--device", "jetson-nano", "--memory", "100MiB", "--bias", *given]) == 0
+    return path
+
+
+def make_job(folder: Path, side: int = SIDE, batch: int = 1) -> PlanJob:
+    """That plan as a job, with quick options."""
+    plan: PlanFile = read_plan(write_plan(folder, side, batch))
+    return plan_job(plan, folder, options=RunOptions(steps=2))
+
+
+def with_options(job: PlanJob, **options: int) -> PlanJob:
+    """The same job, run otherwise."""
+    return replace(job, options=replace(job.options, **options))
