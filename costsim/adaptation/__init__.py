@@ -3,6 +3,7 @@
 from costsim.adaptation.adapt import Adapted, adapt
 from costsim.adaptation.backbone import Backbone, load_backbone
 from costsim.adaptation.cost import MethodCost, method_cost
+from costsim.adaptation.guard import CrossValidation, Guard, LeaveOneOut, NoGuard, make_guard
 from costsim.adaptation.method import Choice, Method
 from costsim.adaptation.settings import Settings
 from costsim.adaptation.situation import Place, Situation
@@ -11,12 +12,17 @@ __all__ = [
     "Adapted",
     "Backbone",
     "Choice",
+    "CrossValidation",
+    "Guard",
+    "LeaveOneOut",
     "Method",
     "MethodCost",
+    "NoGuard",
     "Place",
     "Settings",
     "Situation",
     "adapt",
     "load_backbone",
+    "make_guard",
     "method_cost",
 ]

@@ -2,14 +2,25 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from costsim import __version__
 from costsim.adaptation.cost import MethodCost, method_cost
-from costsim.adaptation.loop import Update, train
+from costsim.adaptation.guard import Guard, NoGuard
+from costsim.adaptation.loop import Trained, train
 from costsim.adaptation.method import Choice, Method
 from costsim.adaptation.situation import Situation
+from costsim.errors import InputError
+from costsim.importance import Importance
+from costsim.planfile import ModelRecord, PlanFile, plan_file
+from costsim.planner import parameters_digest
+from costsim.solution import Solution, Status
+from costsim.training.patch import Patch, make_patch, plan_digest
+
+SCHEMA = "costsim.adaptation/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +29,13 @@ class Adapted:
 
     `predictions` `[M]` are the classes of the query images after it, for paired comparisons.
     `kept` is the share of the change that was kept: 1 without a guard, 0 where the training
-    diverged and the base was put back.
+    `diverged` and the base was put back. `plan` is a plan file of what was trained; `patch`, where
+    it was asked for, what was changed.
     """
 
     method: str
+    guard: str
+    situation: Situation
     choice: Choice
     cost: MethodCost
     accuracy_before: float
@@ -33,53 +47,143 @@ class Adapted:
     training_s: float
     diverged: bool
     kept: float
+    patch: Patch | None = None
+
+    @property
+    def plan(self) -> PlanFile:
+        """What was trained, as a plan file; raises `InputError` for a network of unknown origin."""
+        return _plan_file(self.situation, self.method, self.choice, self.cost)
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as one JSON document, schema `costsim.adaptation/1`."""
+        task, settings, place = self.situation.task, self.situation.settings, self.situation.place
+        graph = self.situation.graph
+        return {
+            "schema": SCHEMA,
+            "model": self.situation.backbone.name,
+            "provenance": self.situation.backbone.provenance,
+            "device": place.device.name,
+            "method": self.method,
+            "task": {
+                "source": task.source,
+                "seed": task.seed,
+                "classes": list(task.class_names),
+                "shots": list(task.shots_by_class),
+                "queries": list(task.queries_by_class),
+            },
+            "settings": {
+                "iterations": settings.iterations,
+                "optimizer": settings.optimizer,
+                "learning_rate": self.learning_rate,
+                "temperature": settings.temperature,
+                "augment": settings.augment,
+                "copies": settings.drawn_copies,
+                "micro_batch": settings.step(self.situation.samples).samples_a_pass,
+                "seed": settings.seed,
+            },
+            "accuracy": {
+                "before": _number(self.accuracy_before),
+                "after": _number(self.accuracy_after),
+            },
+            "guard": self.guard,
+            "kept": self.kept,
+            "diverged": self.diverged,
+            "losses": [_number(loss) for loss in self.losses],
+            "layers": self.choice.plan.to_json(graph.layers),
+            "predicted": self.cost.to_json(self.situation.budget.accounting),
+            "seconds": {"selection": self.selection_s, "training": self.training_s},
+            "versions": {"costsim": __version__, "torch": torch.__version__},
+        }
 
 
-def adapt(situation: Situation, method: Method, *, learning_rate: float | None = None) -> Adapted:
+def adapt(
+    situation: Situation,
+    method: Method,
+    *,
+    learning_rate: float | None = None,
+    guard: Guard | None = None,
+    with_patch: bool = False,
+) -> Adapted:
     """Let `method` choose what to train for the situation's task, train it, and test it.
 
-    The base is put back afterwards, to the bit. `learning_rate` None is the method's own. Raises
-    `InputError` where the method has no plan for the network or the budgets.
+    The base is put back afterwards, to the bit. `learning_rate` and `guard` None are the method's
+    own. A training whose loss or weights stop being numbers is undone: it counts as the base.
+
+    Raises `InputError` where the method has no plan for the network or the budgets, for a guard
+    with a method that looks at the queries, and for a patch of a network of unknown origin.
     """
-    situation = situation.on(method.backbone(situation.backbone))
+    own = situation.backbone
+    situation = situation.on(method.backbone(own))
     rate = method.learning_rate if learning_rate is None else learning_rate
+    if not 0 <= rate <= 1e37:
+        raise InputError(f"learning rate is {rate:g}; allowed is 0 to 1e37")
+    guard = guard or method.guard or NoGuard()
+    if method.transductive and not isinstance(guard, NoGuard):
+        raise InputError(f"{method.name} learns from the queries; no guard can hold them back")
+    if with_patch and (situation.backbone.origin is None or situation.backbone is not own):
+        raise InputError(f"{method.name}: a patch is for a network that can be loaded again")
+    situation.make_ready(transductive=method.transductive)
     before = situation.base_accuracy
-    prefix, started = situation.prefix_s, time.perf_counter()
-    choice = method.choose(situation)
+    hidden = situation if method.transductive else situation.without_queries()
+
+    started, prefix = time.perf_counter(), hidden.prefix_s
+    choice = method.choose(hidden)
     _wait(situation)
-    selection = time.perf_counter() - started
-    shared = situation.prefix_s - prefix  # the frozen part, which training needs anyway
-    cost = method_cost(situation, choice, transductive=method.transductive)
-    started = time.perf_counter()
+    shared = hidden.prefix_s - prefix  # the frozen part, which training needs anyway
+    selection = time.perf_counter() - started - shared
+    cost = method_cost(
+        situation,
+        choice,
+        transductive=method.transductive,
+        extra_training=guard.extra_training,
+    )
+    base, plan_sha256 = None, ""
+    if with_patch:
+        plan_sha256 = plan_digest(_plan_file(situation, method.name, choice, cost))
+        base = {name: t.detach().clone() for name, t in situation.backbone.tensors.items()}
+    trained: list[Trained] = []
+
+    def fit(samples: Tensor | None) -> Trained:
+        for earlier in trained:
+            earlier.update.restore()
+        found = train(hidden, choice.plan, rate, transductive=method.transductive, samples=samples)
+        trained[:] = [found]
+        return found
+
+    started, kept, diverged, patch = time.perf_counter(), 1.0, False, None
     losses: tuple[float, ...] = ()
-    diverged, kept, update = False, 1.0, None
     try:
         if choice.plan.subsets or choice.plan.biases:
-            trained = train(situation, choice.plan, rate, transductive=method.transductive)
-            update, losses, diverged = trained.update, trained.losses, trained.diverged
-            if diverged:
-                update.restore()
-                kept = 0.0
+            outcome, kept = guard.run(hidden, fit)
+            losses, diverged = outcome.losses, outcome.diverged
+            kept = 0.0 if diverged else kept
+            update = outcome.update
+            if kept < 1:
+                update.write(update.mix(update.read(), kept) if kept else update.base)
+            if base is not None:
+                patch = _patch(situation, plan_sha256, base, outcome)
         _wait(situation)
-        training = time.perf_counter() - started
+        training = time.perf_counter() - started + shared
         predictions = situation.predict()
-        after = _share(predictions, situation)
     finally:
-        if update is not None:
-            update.restore()
+        for one in trained:
+            one.update.restore()
     return Adapted(
         method=method.name,
+        guard=guard.name,
+        situation=situation,
         choice=choice,
         cost=cost,
         accuracy_before=before,
-        accuracy_after=after,
+        accuracy_after=_share(predictions, situation),
         predictions=tuple(predictions.tolist()),
         losses=losses,
         learning_rate=rate,
-        selection_s=selection - shared,
-        training_s=training + shared,
+        selection_s=selection,
+        training_s=training,
         diverged=diverged,
         kept=kept,
+        patch=patch,
     )
 
 
@@ -94,4 +198,51 @@ def _wait(situation: Situation) -> None:
         torch.cuda.synchronize()
 
 
-__all__ = ["Adapted", "Update", "adapt"]
+def _number(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def _patch(
+    situation: Situation, plan_sha256: str, base: dict[str, Tensor], trained: Trained
+) -> Patch:
+    backbone = situation.backbone
+    assert backbone.origin is not None
+    return make_patch(
+        trained.update.selections,
+        situation.graph,
+        base,
+        backbone.tensors,
+        origin=backbone.origin,
+        plan_sha256=plan_sha256,
+    )
+
+
+def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCost) -> PlanFile:
+    backbone, place = situation.backbone, situation.place
+    if backbone.origin is None:
+        raise InputError(f"{backbone.name}: nothing says how to load it again")
+    solution = choice.solution or Solution(
+        method, choice.plan, cost.step, Status.FEASIBLE, None, None, 0.0
+    )
+    return plan_file(
+        model=ModelRecord(
+            name=backbone.name,
+            spec=backbone.origin.spec,
+            weights=backbone.origin.weights,
+            resolution=backbone.origin.resolution,
+            provenance=backbone.provenance,
+            parameters_sha256=parameters_digest(backbone.tensors),
+        ),
+        graph=situation.graph,
+        step=situation.step,
+        budget=situation.budget,
+        solution=solution,
+        importance=choice.importance or Importance(method, ()),
+        seed=situation.settings.seed,
+        device=place.device,
+        target=place.target_name,
+        task=cost.task,
+    )
+
+
+__all__ = ["Adapted", "adapt"]

@@ -49,8 +49,17 @@ class MethodCost:
         }
 
 
-def method_cost(situation: Situation, choice: Choice, *, transductive: bool = False) -> MethodCost:
-    """Price what `choice` trains of the situation's network for its task, on its device."""
+def method_cost(
+    situation: Situation,
+    choice: Choice,
+    *,
+    transductive: bool = False,
+    extra_training: float = 0.0,
+) -> MethodCost:
+    """Price what `choice` trains of the situation's network for its task, on its device.
+
+    `extra_training`: what a guard trains besides, as a share of the iterations.
+    """
     settings, place = situation.settings, situation.place
     target = place.target
     samples = situation.samples + (len(situation.task.query_labels) if transductive else 0)
@@ -65,18 +74,19 @@ def method_cost(situation: Situation, choice: Choice, *, transductive: bool = Fa
         program = compile_program(graph, inspected, step)
         selection = selection_seconds(program, target, choice.scored, situation.samples)
     task = means = None
+    iterations = round(settings.iterations * (1 + extra_training))
     if trains and cost.on_device is not None and cost.on_device.swap_s is not None:
         task = estimate_task(
             target,
             step_s=cost.on_device.latency_s,
-            iterations=settings.iterations,
+            iterations=iterations,
             samples=samples,
             batch=samples,
             selection_s=selection,
             swap_s=cost.on_device.swap_s,
         )
         forward = compile_program(graph, UpdatePlan(), settings.step(situation.samples))
-        means = step_seconds(forward, target) * settings.iterations
+        means = step_seconds(forward, target) * iterations
     return MethodCost(
         samples,
         step.samples_a_pass,

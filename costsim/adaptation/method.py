@@ -11,6 +11,7 @@ from costsim.solution import Solution
 
 if TYPE_CHECKING:
     from costsim.adaptation.backbone import Backbone
+    from costsim.adaptation.guard import Guard
     from costsim.adaptation.situation import Situation
 
 
@@ -32,11 +33,13 @@ class Choice:
 class Method(ABC):
     """One way to adapt; subclasses are frozen dataclasses whose fields are options.
 
-    `transductive`: it looks at the query images too, without their labels.
+    `transductive`: it looks at the query images too, without their labels. `guard`: what keeps it
+    from doing harm.
     """
 
     learning_rate: float
     transductive: bool = False
+    guard: "Guard | None" = None
 
     @property
     @abstractmethod

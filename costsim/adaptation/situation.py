@@ -2,11 +2,13 @@
 
 import time
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from costsim.adaptation.backbone import PASS, Backbone
@@ -70,28 +72,24 @@ class Situation:
         self.settings = settings or Settings()
         self.progress = progress
         self._values: dict[str, tuple[Tensor, Tensor | None]] = {}
-        self._shared: dict[str, Tensor] = {}
         self.prefix_s = 0.0  # what computing the frozen parts took here
 
     # The task as tensors.
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        key = f"{id(array)}"
-        if key not in self._shared:  # a copy: what comes in is read-only
-            self._shared[key] = torch.from_numpy(array.copy()).to(self.backbone.device)
-        return self._shared[key]
+    def _tensor(self, array: NDArray[Any]) -> Tensor:  # a copy: what comes in is read-only
+        return torch.from_numpy(array.copy()).to(self.backbone.device)
 
-    @property
+    @cached_property
     def images(self) -> Tensor:
         """Support images `[N, C, H, W]`."""
         return self._tensor(self.task.images)
 
-    @property
+    @cached_property
     def labels(self) -> Tensor:
         """Their labels `[N]`."""
         return self._tensor(self.task.labels)
 
-    @property
+    @cached_property
     def query_images(self) -> Tensor:
         """Query images `[M, C, H, W]`."""
         return self._tensor(self.task.query_images)
@@ -264,6 +262,28 @@ class Situation:
             compute_w=target.power.compute.value,
             seed=self.settings.seed,
         )
+
+    def make_ready(self, *, transductive: bool = False) -> None:
+        """Trace the network for the passes to come, so that no clock counts it."""
+        queries = len(self.task.query_labels)
+        counts = {self.samples, self.step.samples_a_pass}
+        for count in {*counts, self.samples + queries} if transductive else counts:
+            self.backbone.graph(self.backbone.pass_size(count))
+        self.backbone.graph(self.step.samples_a_pass)
+
+    def without_queries(self) -> "Situation":
+        """The same task, whose query images and labels are not there to be looked at."""
+        other = copy(self)
+        task = self.task
+        other.task = replace(
+            task,
+            query_images=task.query_images[:0],
+            query_labels=task.query_labels[:0],
+            query_paths=(),
+        )
+        for name in ("base_accuracy", "query_images"):
+            other.__dict__.pop(name, None)
+        return other
 
     def on(self, backbone: Backbone) -> "Situation":
         """The same task with another network."""

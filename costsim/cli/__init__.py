@@ -14,6 +14,7 @@ from costsim import __version__
 from costsim.errors import CostsimError
 
 COMMANDS = {
+    "adapt": "Adapt a network to one task by any method, priced on a device.",
     "apply": "Put a patch on the model it was made for, or take it off again.",
     "compare": "Compare solvers over models, devices, budgets and tasks, resumably.",
     "devices": "List the shipped devices, or show one with the source of every number.",

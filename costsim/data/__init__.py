@@ -3,6 +3,7 @@
 from costsim.data.digits import digits
 from costsim.data.episode import Episode, EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.data.folder import ImageFolder, open_images
+from costsim.data.opening import open_source
 from costsim.data.pixels import DecodedImages, decode_all
 from costsim.data.source import ImageSource, Progress
 from costsim.data.task import Task, make_task, read_task, sample_episode, sample_task
@@ -23,6 +24,7 @@ __all__ = [
     "find_tracks",
     "make_task",
     "open_images",
+    "open_source",
     "read_task",
     "sample_episode",
     "sample_task",

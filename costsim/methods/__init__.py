@@ -37,10 +37,14 @@ METHODS: Mapping[str, Callable[[], Method]] = {
 
 
 def make_method(name: str) -> Method:
-    """The method called `name` with its default options; raises `InputError` for another name."""
-    if name not in METHODS:
+    """The method called `name` with its default options; in any case of letters.
+
+    Raises `InputError` for another name.
+    """
+    found = {known.lower(): known for known in METHODS}.get(name.lower())
+    if found is None:
         raise InputError(f"method {name!r} is unknown; known are {', '.join(METHODS)}")
-    return METHODS[name]()
+    return METHODS[found]()
 
 
 __all__ = [

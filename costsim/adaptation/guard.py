@@ -1,0 +1,248 @@
+"""Rules that keep an adaptation from doing harm, by the support images alone.
+
+Where the network as it is already does best, every change is for the worse. A guard asks how much
+of the change to keep: with `w0` the base and `w` what the training made of it, `w0 + s (w - w0)`
+for a share s of 0 to 1. It is handed the task without its query images.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from costsim.adaptation.loop import Trained
+from costsim.adaptation.prefix import last_frozen_cut, updated_layers
+from costsim.adaptation.situation import Situation, cosine
+from costsim.criteria.loss import prototypes
+from costsim.errors import InputError
+
+Fit: TypeAlias = Callable[[Tensor | None], Trained]
+"""Trains from the base on some of the support images (all for None); the network is left trained.
+
+What was trained before is put back first.
+"""
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How well each share does on images it did not learn from: mean log-likelihood, accuracy."""
+
+    shares: tuple[float, ...]
+    log_likelihoods: tuple[float, ...]
+    accuracies: tuple[float, ...]
+
+    def best(self) -> float:
+        """The share with the highest likelihood; of equal ones the smallest."""
+        return self.shares[int(np.argmax(self.log_likelihoods))]
+
+
+class Guard(ABC):
+    """How much of a change to keep; subclasses are frozen dataclasses."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For a table."""
+
+    @property
+    @abstractmethod
+    def extra_training(self) -> float:
+        """What it trains besides, as a share of one training."""
+
+    @abstractmethod
+    def run(self, situation: Situation, fit: Fit) -> tuple[Trained, float]:
+        """The training on all images, and the share of its change to keep.
+
+        The situation's task has no query images.
+        """
+
+
+@dataclass(frozen=True)
+class NoGuard(Guard):
+    """All of the change is kept."""
+
+    @property
+    def name(self) -> str:
+        """For a table."""
+        return "none"
+
+    @property
+    def extra_training(self) -> float:
+        """Nothing."""
+        return 0.0
+
+    def run(self, situation: Situation, fit: Fit) -> tuple[Trained, float]:
+        """See `Guard.run`."""
+        return fit(None), 1.0
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Guard):
+    """The share that best tells each support image by the class means of the others.
+
+    It costs a forward pass a share, but the images were all learnt from, so that it errs towards
+    more change. A class with one image says nothing.
+    """
+
+    shares: tuple[float, ...] = SHARES
+
+    @property
+    def name(self) -> str:
+        """For a table."""
+        return "leave-one-out"
+
+    @property
+    def extra_training(self) -> float:
+        """None; its passes over the images are not priced."""
+        return 0.0
+
+    def run(self, situation: Situation, fit: Fit) -> tuple[Trained, float]:
+        """See `Guard.run`."""
+        trained = fit(None)
+        if trained.diverged:
+            return trained, 0.0
+        labels = situation.labels
+        counts = torch.bincount(labels)
+        judged = counts[labels] > 1
+        if not bool(judged.any()):
+            return trained, 1.0
+        after = trained.update.read()
+        found = []
+        for share in self.shares:
+            trained.update.write(trained.update.mix(after, share))
+            features = _support_features(situation, trained)
+            logits = situation.settings.temperature * leave_one_out_similarity(features, labels)
+            found.append(_judge(logits[judged], labels[judged]))
+        trained.update.write(after)
+        likelihoods, accuracies = zip(*found, strict=True)
+        return trained, Judged(self.shares, likelihoods, accuracies).best()
+
+
+@dataclass(frozen=True)
+class CrossValidation(Guard):
+    """The share that does best on support images held out: each class is divided into `folds`.
+
+    It trains once more for each fold, on the images outside it, and is the honest one: what is
+    judged was not learnt from. A class with one image is always learnt from.
+    """
+
+    folds: int = 2
+    shares: tuple[float, ...] = SHARES
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise InputError(f"folds is {self.folds}; at least 2 is needed")
+
+    @property
+    def name(self) -> str:
+        """For a table."""
+        return f"{self.folds}-fold"
+
+    @property
+    def extra_training(self) -> float:
+        """Each fold trains on the images of the others."""
+        return self.folds - 1.0
+
+    def run(self, situation: Situation, fit: Fit) -> tuple[Trained, float]:
+        """See `Guard.run`."""
+        totals = np.zeros((len(self.shares), 2))
+        count = 0
+        for held in divide(situation.task.labels, self.folds, situation.settings.seed):
+            out = torch.from_numpy(held)
+            rest = torch.tensor(np.setdiff1d(np.arange(situation.samples), held))
+            trained = fit(rest)
+            if trained.diverged:
+                trained.update.restore()
+                return fit(None), 0.0
+            after = trained.update.read()
+            labels = situation.labels
+            for row, share in enumerate(self.shares):
+                trained.update.write(trained.update.mix(after, share))
+                features = _support_features(situation, trained)
+                means = prototypes(features[rest], labels[rest])
+                logits = situation.settings.temperature * cosine(features[out], means)
+                totals[row] += np.array(_judge(logits, labels[out])) * len(out)
+            count += len(out)
+            trained.update.restore()
+        trained = fit(None)
+        if not count:
+            return trained, 1.0
+        likelihoods, accuracies = (totals / count).T.tolist()
+        return trained, Judged(self.shares, tuple(likelihoods), tuple(accuracies)).best()
+
+
+def divide(labels: NDArray[np.int64], folds: int, seed: int) -> list[NDArray[np.int64]]:
+    """The images held out in each fold: of each class with several images its share, at random.
+
+    At least one image of each class is in no fold of its own; folds without images are left out.
+    """
+    rng = np.random.default_rng([0x464F4C44, seed])
+    held: list[list[int]] = [[] for _ in range(folds)]
+    for label in range(int(labels.max()) + 1):
+        members = np.flatnonzero(labels == label)
+        order = members[np.argsort(rng.random(len(members)), kind="stable")]
+        if len(members) > 1:
+            for place, member in enumerate(order):
+                held[(place + label) % folds].append(int(member))
+    return [np.array(sorted(fold), dtype=np.int64) for fold in held if fold]
+
+
+def leave_one_out_similarity(features: Tensor, labels: Tensor) -> Tensor:
+    """Cosine similarities `[N, classes]` to class means from which the image itself is left out.
+
+    A class of one image is as its mean is: similar to itself.
+    """
+    means = prototypes(features, labels)
+    counts = torch.bincount(labels).to(features)[labels].unsqueeze(1)
+    own = (means[labels] * counts - features) / (counts - 1).clamp(min=1)
+    own = torch.where(counts > 1, own, means[labels])
+    similarity = cosine(features, means)
+    mine = torch.nn.functional.cosine_similarity(features, own, dim=1)
+    return similarity.scatter(1, labels.unsqueeze(1), mine.unsqueeze(1))
+
+
+def _support_features(situation: Situation, trained: Trained) -> Tensor:
+    plan = trained.update.plan
+    cut = last_frozen_cut(situation.backbone.graph(1), updated_layers(plan))
+    return situation.advance(situation.values_at(cut)[0], cut).flatten(1)
+
+
+def _judge(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    likelihood = logits.log_softmax(1).gather(1, labels.unsqueeze(1)).mean()
+    accuracy = (logits.argmax(1) == labels).to(logits).mean()
+    return float(likelihood), float(accuracy)
+
+
+GUARDS: Mapping[str, Callable[[], Guard]] = {
+    "none": NoGuard,
+    "leave-one-out": LeaveOneOut,
+    "2-fold": CrossValidation,
+    "5-fold": lambda: CrossValidation(folds=5),
+}
+
+
+def make_guard(name: str) -> Guard:
+    """The guard called `name`; raises `InputError` for another name."""
+    if name not in GUARDS:
+        raise InputError(f"guard {name!r} is unknown; known are {', '.join(GUARDS)}")
+    return GUARDS[name]()
+
+
+__all__ = [
+    "GUARDS",
+    "CrossValidation",
+    "Guard",
+    "Judged",
+    "LeaveOneOut",
+    "NoGuard",
+    "divide",
+    "leave_one_out_similarity",
+    "make_guard",
+]

@@ -1,0 +1,352 @@
+"""`costsim adapt`: one method on one task, from the choice of what to train to the accuracy."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import Quantity, check_writable, progress_on_stderr
+from costsim.errors import InputError
+from costsim.files import to_json_text
+from costsim.units import (
+    format_bytes,
+    format_joules,
+    format_macs,
+    format_seconds,
+    parse_bytes,
+    parse_joules,
+    parse_macs,
+    parse_percent,
+    parse_seconds,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from costsim.adaptation import Adapted
+    from costsim.data import EpisodeRule, ImageSource, Progress
+
+
+def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
+    share = parse_percent(text, what)
+    return (parse_macs(text, what), None) if share is None else (None, share)
+
+
+@click.command("adapt")
+@click.option(
+    "--device",
+    metavar="NAME|FILE",
+    help="A shipped device (costsim devices lists them) or a YAML file of your own.",
+)
+@click.option("--target", metavar="NAME", help="Compute target of the device, such as cpu or gpu.")
+@click.option(
+    "--model",
+    default="mcunet-5fps",
+    show_default=True,
+    metavar="MODEL",
+    help="A built-in network, or package.module:factory, that returns features.",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights for the model."
+)
+@click.option("--resolution", type=int, metavar="N", help="Side of the images in pixels.")
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip; Omniglot's own zips; "
+    "Parquet files, or hub:NAME, with the extra costsim[hub]. "
+    "Without it: the handwritten digits inside scikit-learn.",
+)
+@click.option("--split", metavar="NAME", help="Part of the data, where it has several.")
+@click.option(
+    "--episode",
+    type=click.Choice(["fixed", "meta-dataset"]),
+    default="fixed",
+    show_default=True,
+    help="fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed.",
+)
+@click.option("--ways", type=int, metavar="N", help="Classes of the task [default: up to 10].")
+@click.option("--shots", type=int, metavar="N", help="Images of each class [default: 5].")
+@click.option(
+    "--queries",
+    type=int,
+    default=10,
+    show_default=True,
+    help="Other images of each class, to measure the accuracy on.",
+)
+@click.option(
+    "--tracks/--no-tracks",
+    default=True,
+    show_default=True,
+    help="Images named TRACK_FRAME (photographs of one object): a track is learnt from or "
+    "tested on, never both.",
+)
+@click.option(
+    "--method",
+    default="TinyTrain",
+    show_default=True,
+    metavar="NAME",
+    help="None, FullTrain, LastLayer, TinyTL, AdapterDrop-25%, AdapterDrop-50%, "
+    "AdapterDrop-75%, Transductive, SparseUpdate, BiasOnly, TinyTrain, TinyTrain (exact), ...",
+)
+@click.option(
+    "--guard",
+    default=None,
+    metavar="NAME",
+    help="What keeps it from doing harm: none, leave-one-out, 2-fold, 5-fold "
+    "[default: the method's own].",
+)
+@click.option(
+    "--memory", type=Quantity("size", parse_bytes), metavar="SIZE", help="Such as 256KiB or 1MB."
+)
+@click.option(
+    "--accounting",
+    type=click.Choice(["peak", "paper", "tiny-training"]),
+    help="What the memory budget counts [default: the device's].",
+)
+@click.option(
+    "--macs",
+    type=Quantity("macs", _macs_or_share),
+    metavar="COUNT|PERCENT",
+    help="Backward MACs of an iteration, or a share of a full backward pass such as 15%.",
+)
+@click.option(
+    "--latency", type=Quantity("time", parse_seconds), metavar="TIME", help="Of an iteration."
+)
+@click.option(
+    "--energy", type=Quantity("energy", parse_joules), metavar="ENERGY", help="Of an iteration."
+)
+@click.option(
+    "--iterations",
+    type=int,
+    default=40,
+    show_default=True,
+    help="Steps, each over all images of the task.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "momentum", "adam"]),
+    default="adam",
+    show_default=True,
+)
+@click.option(
+    "--learning-rate", type=float, metavar="RATE", help="[default: the method's, for adam]"
+)
+@click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Learn from lightly changed copies of the images.",
+)
+@click.option(
+    "--copies",
+    type=int,
+    default=8,
+    show_default=True,
+    help="Changed copies of each image, drawn once; 0: new ones in every iteration.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--torch-device",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="Where torch runs it here, such as cuda; no matter what is priced.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the patch there."
+)
+@click.option(
+    "--plan-out", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan there."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(**given: Any) -> int:
+    """Adapt a network to one task: choose what to train, train it, and measure the accuracy.
+
+    An iteration is one optimiser step on all images of the task, priced on the device one image
+    at a time. The exit status is 1 if nothing fits in the budgets, or if the training diverged
+    and the network was left as it was.
+
+    \b
+    Examples
+      costsim adapt --device jetson-nano --weights mcunet.safetensors --data signs.zip
+      costsim adapt --device jetson-nano --method fulltrain --episode meta-dataset --seed 3
+    """
+    for name in ("out", "plan_out"):
+        check_writable(given[name], f"--{name.replace('_', '-')}")
+    if given["device"] is None:
+        raise InputError("--device is missing: the name of a shipped device or a YAML file")
+    if given["split"] is not None and given["data"] is None:
+        raise InputError("--split names a part of --data, which is missing")
+    if not 0 <= given["seed"] < 2**63:
+        raise InputError(f"--seed is {given['seed']}; allowed are 0 to {2**63 - 1}")
+
+    with progress_on_stderr() as progress:
+        adapted = _adapted(given, progress)
+        if adapted.patch is not None:
+            from costsim.training import write_patch
+
+            write_patch(given["out"], adapted.patch)
+        if given["plan_out"] is not None:
+            from costsim.planfile import write_plan
+
+            write_plan(given["plan_out"], adapted.plan)
+    if "no pretrained weights" in adapted.situation.backbone.provenance:
+        print(
+            f"costsim: note: {adapted.situation.backbone.name} is "
+            f"{adapted.situation.backbone.provenance}: accuracies are those of an untrained "
+            "network; give --weights",
+            file=sys.stderr,
+        )
+    if given["as_json"]:
+        click.echo(to_json_text(adapted.to_json()))
+    else:
+        from rich.console import Console
+
+        Console().print(_table(adapted, given["out"]))
+    if adapted.diverged:
+        print(
+            f"costsim: the training diverged at a learning rate of {adapted.learning_rate:g}: the "
+            "network was left as it was; try a smaller --learning-rate",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
+    from costsim.adaptation import Place, Settings, Situation, adapt, load_backbone, make_guard
+    from costsim.data import digits, open_source, sample_episode
+    from costsim.device import load_device
+    from costsim.methods import make_method
+    from costsim.planner import BudgetRequest
+
+    method = make_method(given["method"])
+    guard = None if given["guard"] is None else make_guard(given["guard"])
+    macs, share = given["macs"] or (None, None)
+    place = Place(
+        load_device(given["device"]),
+        given["target"],
+        BudgetRequest(
+            memory_bytes=given["memory"],
+            accounting=given["accounting"],
+            macs=macs,
+            macs_share=share,
+            latency_s=given["latency"],
+            energy_j=given["energy"],
+        ),
+    )
+    _ = place.target  # a name that the device lacks is an error before any work
+    settings = Settings(
+        iterations=given["iterations"],
+        optimizer=given["optimizer"],
+        augment=given["augment"],
+        copies=given["copies"],
+        seed=given["seed"],
+    )
+    data = given["data"]
+    source: ImageSource = digits() if data is None else open_source(data, given["split"], progress)
+    progress("loading the model", 0, 0)
+    backbone = load_backbone(
+        given["model"],
+        weights=given["weights"],
+        resolution=given["resolution"],
+        device=given["torch_device"],
+    )
+    channels, height, width = backbone.input_shape
+    task = sample_episode(
+        source,
+        _rule(given, source),
+        seed=given["seed"],
+        resolution=(height, width),
+        channels=channels,
+        tracks=given["tracks"],
+        progress=progress,
+    )
+    situation = Situation(backbone, task, place, settings)
+    progress(f"adapting: {method.name}", 0, 0)
+    return adapt(
+        situation,
+        method,
+        learning_rate=given["learning_rate"],
+        guard=guard,
+        with_patch=given["out"] is not None,
+    )
+
+
+def _rule(given: dict[str, Any], source: "ImageSource") -> "EpisodeRule":
+    from costsim.data import FixedEpisode, MetaDatasetEpisode
+    from costsim.planner import DEFAULT_SHOTS, DEFAULT_WAYS
+
+    ways, shots = given["ways"], given["shots"]
+    if given["episode"] == "meta-dataset":
+        for name, value in (("ways", ways), ("shots", shots)):
+            if value is not None:
+                raise InputError(f"--{name} is drawn in a meta-dataset episode; leave it out")
+        return MetaDatasetEpisode(queries=given["queries"])
+    return FixedEpisode(
+        min(DEFAULT_WAYS, len(source.classes)) if ways is None else ways,
+        DEFAULT_SHOTS if shots is None else shots,
+        given["queries"],
+    )
+
+
+def _table(adapted: "Adapted", patch: Path | None) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    situation, cost = adapted.situation, adapted.cost
+    plan, memory, macs = adapted.choice.plan, cost.step.memory, cost.step.macs
+    queries = len(situation.task.query_labels)
+
+    def share(accuracy: float) -> str:
+        return f"{accuracy:.1%} of {queries} query images" if queries else "-"
+
+    channels = sum(len(subset.channels) for subset in plan.subsets)
+    rows = [
+        ("network", f"{situation.backbone.name}, {situation.backbone.provenance}"),
+        ("task", situation.task.description),
+        ("accuracy before", share(adapted.accuracy_before)),
+        ("accuracy after", share(adapted.accuracy_after)),
+        (
+            "trained",
+            f"{channels:,} channels in {len(plan.subsets)} layers, {len(plan.biases)} biases",
+        ),
+        ("memory (peak)", format_bytes(memory.peak_bytes)),
+        ("memory (paper)", format_bytes(memory.paper_bytes)),
+        ("memory (tiny-training)", format_bytes(memory.tiny_training_bytes)),
+        ("memory (autograd)", format_bytes(cost.autograd_bytes)),
+        (
+            "backward MACs",
+            f"{format_macs(macs.backward)} an iteration, "
+            f"{format_macs(round(cost.backward_macs_a_sample))} a sample",
+        ),
+    ]
+    if cost.task is not None:
+        whole, energy = cost.task.latency_s, cost.task.energy_j
+        rows += [
+            (
+                f"on {situation.place.device.name}",
+                f"{format_seconds(whole.value)} ({format_seconds(whole.low)} to "
+                f"{format_seconds(whole.high)}), {format_joules(energy.value)}, estimated",
+            )
+        ]
+    rows.append(
+        (
+            "here",
+            f"{format_seconds(adapted.selection_s)} to choose, "
+            f"{format_seconds(adapted.training_s)} to train",
+        )
+    )
+    if adapted.guard != "none":
+        rows.append((f"guard ({adapted.guard})", f"keeps {adapted.kept:.0%} of the change"))
+    if patch is not None and adapted.patch is not None:
+        rows.append(("patch", f"{patch}, {format_bytes(patch.stat().st_size)}"))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("adapted", no_wrap=True)
+    table.add_column(adapted.method, overflow="fold")
+    for what, content in rows:
+        table.add_row(what, Text(content))
+    return table
