@@ -195,8 +195,8 @@ def test_masks_are_the_same_by_numpy_and_by_torch(count, otherwise):
     assert torch.equal(packed, pack(x > 0))
     assert torch.equal(unpack(packed, count), x > 0)
     assert torch.equal(mask_of(PASSES["relu"], ReLU(), x.bfloat16()), packed)
-    assert torch.equal(multiply_(torch.ones(count), packed, otherwise), expected)
-    brain = multiply_(torch.ones(count, dtype=torch.bfloat16), packed, otherwise)
+    assert torch.equal(multiply_(torch.ones(count), packed, (otherwise, 1.0)), expected)
+    brain = multiply_(torch.ones(count, dtype=torch.bfloat16), packed, (otherwise, 1.0))
     assert torch.equal(brain.float(), expected)
 
 

@@ -316,8 +316,12 @@ TABLES: Mapping[str, set[str]] = {
     "costsim.emission.forward": {"input"},
     "costsim.emission.input_gradient": {"input", "constant", "reshape"},
     "costsim.execution.forward": {"input"},
-    # The gradient of a reshape is the same memory in another shape.
-    "costsim.execution.input_gradient": {"input", "constant", "reshape"},
+    # The gradient of a reshape is the same memory in another shape; convolutions and what keeps
+    # one bit an element have files of their own.
+    "costsim.execution.input_gradient": {
+        "input", "constant", "reshape",
+        "convolution", "relu", "leaky_relu", "clamp", "hard_sigmoid",
+    },
 }
 # For the kinds with some property only; their own tests say which.
 PARTIAL_TABLES = {

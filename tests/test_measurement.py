@@ -34,7 +34,6 @@ from costsim.measurement.record import (
     spread_warnings,
 )
 from costsim.measurement.scratch import ScratchTable, table_path
-from costsim.measurement.stepping import one_step
 from costsim.networks import NETWORKS
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.program import Category, TrainingProgram, compile_program, memory_timeline
@@ -100,13 +99,13 @@ def test_the_allocators_hold_the_programs_buffers_and_nothing_else(name):
     network = traced(name)
     program = full_program(network)
     executor, feed = executor_of(network, program), Feed(program)
-    one_step(executor, feed)
+    executor.step_from(feed)
     live = memory_timeline(program).total_bytes
     held = [0] * len(program.operations)
 
     with record_allocations() as recorder:
         executor.observer = lambda op, position, buffers: recorder.mark(str(position))
-        one_step(executor, feed)
+        executor.step_from(feed)
     total = price(program).memory.updated_weight_bytes
     for piece in recorder.pieces:
         total += piece.net_bytes
@@ -185,8 +184,8 @@ def test_an_execution_that_holds_on_to_its_buffers_is_found(subject):
     held = []
 
     class Holding(Executor):
-        def _run(self, state, stop):
-            super()._run(state, stop)
+        def run_forward(self, state):
+            super().run_forward(state)
             held.extend(state.buffers.values())
 
     executor.__class__ = Holding
@@ -221,15 +220,15 @@ def test_memory_does_not_grow_over_a_thousand_steps(name):
     program = compile_program(graph, plan, TrainingStep(1, optimizer="adam"))
     executor, feed = executor_of(network, program), Feed(program)
     for _ in range(100):
-        one_step(executor, feed)
+        executor.step_from(feed)
     before = resident_bytes()
     for _ in range(1000):
-        one_step(executor, feed)
+        executor.step_from(feed)
     # A leak of one 1 KiB buffer a step would be 1 MiB.
     assert resident_bytes() - before < 2**20
     with record_allocations() as recorder:
         for _ in range(20):
-            one_step(executor, feed)
+            executor.step_from(feed)
             recorder.mark("step")
     assert [piece.net_bytes for piece in recorder.pieces] == [0] * 21
     assert executor.steps_done == 1120

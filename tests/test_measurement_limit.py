@@ -38,7 +38,6 @@ CHILD = f"""
 import json, sys
 import torch
 from measuring import Feed, executor_of, traced
-from costsim.measurement.stepping import one_step
 from costsim.plan import UpdatePlan
 from costsim.program import compile_program
 from costsim.step import TrainingStep
@@ -52,8 +51,8 @@ plan = UpdatePlan.from_json(json.loads(sys.argv[1]))
 program = compile_program(network.graph, plan, TrainingStep({BATCH}))
 executor, feed = executor_of(network, program), Feed(program)
 try:
-    one_step(executor, feed)
-    one_step(executor, feed)
+    executor.step_from(feed)
+    executor.step_from(feed)
 except (RuntimeError, MemoryError) as error:
     sys.exit("out of memory" if "alloc" in str(error).lower() else f"unexpected: {{error}}")
 print(held_bytes())

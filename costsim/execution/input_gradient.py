@@ -10,21 +10,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from costsim.execution.forward import Operands
 from costsim.execution.in_place import by_channel, normalising_factor
-from costsim.execution.layout import has_channels_last, rows_of
-from costsim.execution.masks import multiply_
 from costsim.execution.saving import from_window_offsets
 from costsim.operators import Shape, Shapes
 
 aten: Any = torch.ops.aten
-_CONTIGUOUS = torch.contiguous_format
-_SIXTH = float(np.float32(1 / 6))
-"""The slope of hard sigmoid as torch's backward has it: of single precision in float64 too."""
 
 
 @dataclass(slots=True)
@@ -33,7 +27,8 @@ class Backward:
 
     `dy` is the gradient of the output, to be written over with `in_place`. `kept` are the call's
     inputs that were kept, by index, `output` its output, `saved` what was stored beside it; what
-    the operator does not need is empty. `into` is a gradient of the input to add to.
+    the operator does not need is empty. `into` is a gradient of the input to add to; `form` the
+    memory format that the result should have.
     """
 
     dy: Tensor
@@ -45,6 +40,7 @@ class Backward:
     saved: Tensor
     into: Tensor | None
     own: Operands
+    form: torch.memory_format
 
     @property
     def shape(self) -> Shape:
@@ -59,52 +55,6 @@ class Backward:
 
 InputGradient: TypeAlias = Callable[[Any, Backward], Tensor]
 """(the call's operator, what it works on) to the gradient of the input."""
-
-
-MANY_PIXELS = 64
-"""From so many on, a product a sample is faster than one convolution of all samples."""
-
-
-def is_product(o: Any, weight: Tensor) -> bool:
-    """Whether a convolution is a product of its weight with every pixel of the input."""
-    pointwise = weight[0, 0, ...].numel() == 1 and o.groups == 1
-    return pointwise and set(o.stride) == {1} and not any(o.padding)
-
-
-def _convolution(o: Any, t: Backward) -> Tensor:
-    assert t.own.weight is not None
-    weight = t.own.weight
-    # The transposed convolution, at the end, does for all; these take a third to all of its time.
-    if is_product(o, weight):
-        if has_channels_last(t.dy):
-            rows = torch.mm(rows_of(t.dy), weight.flatten(1))
-            n, c, height, width = t.shape
-            return rows.view(n, height, width, c).permute(0, 3, 1, 2)
-        if len(t.dy) == 1:
-            return torch.mm(weight.flatten(1).t(), t.dy[0].flatten(1)).view(t.shape)
-        if t.dy[0, 0, ...].numel() >= MANY_PIXELS:
-            result, matrix = t.dy.new_empty(t.shape), weight.flatten(1).t()
-            for dx, dy in zip(result.flatten(2), t.dy.flatten(2), strict=True):
-                torch.mm(matrix, dy, out=dx)
-            return result
-    if o.is_depthwise(t.shapes) and set(o.stride) == {1} and t.dy.shape == t.shape:
-        # Same size, stride 1: the convolution with the kernel turned round.
-        turned = weight.flip(tuple(range(2, weight.ndim)))
-        return torch.convolution(
-            t.dy, turned, None, o.stride, o.padding, o.dilation, False, (0,) * len(o.stride),
-            o.groups,
-        )  # fmt: skip
-    kernel = weight.shape[2:]
-    # What a strided convolution leaves over at the end of the image.
-    rest = [
-        size - ((out - 1) * stride - 2 * pad + dilation * (k - 1) + 1)
-        for size, out, k, stride, pad, dilation in zip(
-            t.shape[2:], t.dy.shape[2:], kernel, o.stride, o.padding, o.dilation, strict=True
-        )
-    ]
-    return torch.convolution(
-        t.dy, weight, None, o.stride, o.padding, o.dilation, True, rest, o.groups
-    )
 
 
 def _linear(o: Any, t: Backward) -> Tensor:
@@ -152,18 +102,6 @@ def _group_norm(o: Any, t: Backward) -> Tensor:
         (True, False, False),
     )[0]  # fmt: skip
     return result
-
-
-def _masked(o: Any, t: Backward) -> Tensor:
-    return multiply_(t.dy if t.in_place else t.dy.clone(), t.saved)
-
-
-def _leaky_relu(o: Any, t: Backward) -> Tensor:
-    return multiply_(t.dy if t.in_place else t.dy.clone(), t.saved, o.negative_slope)
-
-
-def _hard_sigmoid(o: Any, t: Backward) -> Tensor:
-    return _masked(o, t).mul_(_SIXTH)
 
 
 def _hard_swish(o: Any, t: Backward) -> Tensor:
@@ -257,12 +195,12 @@ def _mean(o: Any, t: Backward) -> Tensor:
     count = 1
     for d in o.dimensions:
         count *= t.shape[d]
-    return (t.dy.view(collapsed) / count).expand(t.shape).clone(memory_format=_CONTIGUOUS)
+    return (t.dy.view(collapsed) / count).expand(t.shape).clone(memory_format=t.form)
 
 
 def _permute(o: Any, t: Backward) -> Tensor:
     inverse = sorted(range(len(o.dimensions)), key=o.dimensions.__getitem__)
-    return t.dy.permute(inverse).clone(memory_format=_CONTIGUOUS)
+    return t.dy.permute(inverse).clone(memory_format=t.form)
 
 
 def _slice(o: Any, t: Backward) -> Tensor:
@@ -274,7 +212,7 @@ def _slice(o: Any, t: Backward) -> Tensor:
 def _concatenate(o: Any, t: Backward) -> Tensor:
     d = o.dimension
     start = sum(shape[d] for shape in t.shapes.inputs[: t.index])
-    return t.dy.narrow(d, start, t.shape[d]).clone(memory_format=_CONTIGUOUS)
+    return t.dy.narrow(d, start, t.shape[d]).clone(memory_format=t.form)
 
 
 def _expand(o: Any, t: Backward) -> Tensor:
@@ -288,16 +226,11 @@ def _pad(o: Any, t: Backward) -> Tensor:
 
 INPUT_GRADIENT: Mapping[str, InputGradient] = MappingProxyType(
     {
-        "convolution": _convolution,
         "linear": _linear,
         "matmul": _matmul,
         "batch_norm": _batch_norm,
         "layer_norm": _layer_norm,
         "group_norm": _group_norm,
-        "relu": _masked,
-        "leaky_relu": _leaky_relu,
-        "clamp": _masked,
-        "hard_sigmoid": _hard_sigmoid,
         "hard_swish": _hard_swish,
         "gelu": _gelu,
         "silu": _silu,
@@ -320,4 +253,6 @@ INPUT_GRADIENT: Mapping[str, InputGradient] = MappingProxyType(
         "pad": _pad,
     }
 )
-"""Every operator kind that is run and has inputs; a view's gradient is its output's own."""
+"""Every operator kind that is run and has inputs, but for those whose gradient takes no more than
+that of the output: convolutions, which `costsim.execution.convolution` has, and what keeps one bit
+an element (`costsim.execution.masks`). A view's gradient is its output's own."""

@@ -49,6 +49,14 @@ def memory_format(shape: tuple[int, ...], channels_last: bool) -> torch.memory_f
     return torch.channels_last if images else torch.contiguous_format
 
 
+def input_format(graph: LayerGraph, channels_last: bool) -> torch.memory_format:
+    """As it comes, if only convolutions read it: turning it round would take a copy of it."""
+    readers = (call for call in graph.calls if graph.input in call.inputs)
+    if all(call.operator.kind == "convolution" for call in readers):
+        return torch.contiguous_format
+    return memory_format(graph[graph.input].shape, channels_last)
+
+
 def has_channels_last(x: Tensor) -> bool:
     """Whether images lie with channels last and not, as single pixels do, both ways at once."""
     last = x.ndim == RANK and x.is_contiguous(memory_format=torch.channels_last)

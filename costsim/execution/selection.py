@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from costsim.execution.layout import has_channels_last, rows_of
 from costsim.operators import Axis, Shape
 
 
@@ -31,10 +32,21 @@ class Channels:
     def of(self, tensor: Tensor, dimension: int) -> Tensor:
         """These channels of a tensor: a view if they follow one another, else a copy."""
         if not self.is_range:
+            if dimension == 1 and has_channels_last(tensor):
+                n, _, height, width = tensor.shape
+                rows = rows_of(tensor).index_select(1, self.index(tensor.device))
+                return rows.view(n, height, width, -1).permute(0, 3, 1, 2)
             return tensor.index_select(dimension, self.index(tensor.device))
         n = len(self.numbers)
         whole = n == tensor.shape[dimension]
         return tensor if whole else tensor.narrow(dimension, self.numbers[0], n)
+
+    def copied(self, tensor: Tensor, dimension: int, form: torch.memory_format) -> Tensor:
+        """These channels of a tensor, in memory of their own that is laid out as `form`."""
+        part = self.of(tensor, dimension)
+        if self.is_range:
+            return part.clone(memory_format=form)
+        return part.contiguous(memory_format=form)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from costsim.execution.counting import MacCounter
-from costsim.execution.executor import Executor
+from costsim.execution.executor import Executor, Feed
 from costsim.measurement.allocator import Piece, record_allocations
 from costsim.measurement.machine import describe_machine, describe_versions
 from costsim.measurement.observe import StorageObserver, written_weight_bytes
@@ -22,7 +22,6 @@ from costsim.measurement.record import (
     spread_warnings,
 )
 from costsim.measurement.scratch import LayoutObserver, ScratchTable
-from costsim.measurement.stepping import Feed, one_step
 from costsim.program import Operation
 
 _MULTIPLIES = re.compile(r"conv|mm|mv|linear|\bdot\b|attention|einsum|bilinear|addr\b")
@@ -55,14 +54,14 @@ def measure(
     report("running the step", 0, 0)
     layouts = LayoutObserver(program)
     with _observing(executor, layouts):
-        one_step(executor, feed)
+        executor.step_from(feed)
     storages = StorageObserver(program)
     with _observing(executor, storages):
-        one_step(executor, feed)
+        executor.step_from(feed)
     report("counting operator calls", 0, 0)
     counter = MacCounter()
     with _observing(executor, counter.observe), counter:
-        one_step(executor, feed)
+        executor.step_from(feed)
     report("recording allocations", 0, 0)
     start_bytes = written_weight_bytes(executor) + _storage_bytes(executor.optimizer_state)
     pieces = _record_step(executor, feed)
@@ -74,7 +73,7 @@ def measure(
     for number in range(steps):
         report("timing the step", number, steps)
         started = time.perf_counter()
-        one_step(executor, feed)
+        executor.step_from(feed)
         seconds.append(time.perf_counter() - started)
     weights = written_weight_bytes(executor)
     process = _process_bytes(pieces, start_bytes, len(program.operations))
@@ -138,7 +137,7 @@ def _record_step(executor: Executor, feed: Feed) -> list[Piece]:
         with _observing(
             executor, lambda operation, position, buffers: recorder.mark(str(position))
         ):
-            one_step(executor, feed)
+            executor.step_from(feed)
         recorder.mark("after")
     return recorder.pieces
 

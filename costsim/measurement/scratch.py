@@ -225,10 +225,9 @@ def measure_scratch(
             before = _storages(state.buffers)
             recorder.mark("preparation")
             if executor.program.operations[position].direction is Direction.LOSS:
-                executor._begin_backward(state, labels)
+                executor.run_loss(state, labels)
             else:
-                with torch.no_grad():
-                    executor._instructions[position](state.buffers)
+                executor.execute(position, state.buffers)
             recorder.mark(str(position))
             made = _storages(state.buffers)
             results[position] = sum(size for where, size in made.items() if where not in before)

@@ -56,7 +56,7 @@ class ProgramPass:
         state = self.executor.begin()
         output = self.executor.forward(state, x)
         # A tensor of its own: what backward reads must not change with it, nor hold its node.
-        if self._output_is_kept or output._is_view():
+        if self._output_is_kept or _share_memory(output, x):
             output = output.clone()
         for index in self._done_after_loss & state.buffers.keys():
             del state.buffers[index]
@@ -125,6 +125,10 @@ def _read_in_backward(program: TrainingProgram) -> list[str]:
             name.removeprefix("parameter:"): None for name in names if name.startswith("parameter:")
         }
     return list(found)
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _version(tensor: Tensor) -> int:
