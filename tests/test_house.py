@@ -29,6 +29,7 @@ ORDER = (
     "errors",
     "units",
     "files",
+    "cells",
     "operators",
     "graph",
     "plan",

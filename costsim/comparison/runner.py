@@ -6,21 +6,17 @@ it does, however that ends.
 
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
+from costsim.cells import single_threaded, worker_begins
 from costsim.comparison.spec import Cell
 from costsim.comparison.store import Store
 from costsim.comparison.work import Job, MakeSolver, failed, jobs, score, work
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +101,22 @@ def _pooled(
     tell: Callable[[str], None],
 ) -> list[Job]:
     """Do one stage after the other; the jobs of the last that a process which died left."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))  # read where a spawned process starts
     pool = ProcessPoolExecutor(
         max_workers=workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
+        initializer=worker_begins,
     )
     left: list[Job] = []
     try:
-        for stage in stages:
-            left = _staged(pool, stage, store.path, make_solver, tell)
+        with single_threaded():
+            for stage in stages:
+                left = _staged(pool, stage, store.path, make_solver, tell)
     except BaseException:
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
         raise
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
     pool.shutdown()
     return left
 
@@ -157,19 +146,6 @@ def _staged(
                 future.result()
         tell(stage.name)
     return left
-
-
-def _begin() -> None:
-    """In a new process: deaf to Ctrl-C, gone when its parent is."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _score(job: Job, path: Path, make_solver: MakeSolver) -> None:

@@ -1,0 +1,108 @@
+"""A study on a Dask cluster that is there already.
+
+Every cell is a task of its own, so that a worker that dies costs no more than the cell it was at.
+Cells that share a task of images are sent to the same worker, which keeps what they share; another
+may take them. Rows come back one by one and are written here, so that only this process needs the
+store; files of data and weights must be at the same place on all workers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from costsim import __version__
+from costsim.cells import CellStore
+from costsim.errors import InputError
+from costsim.study.spec import Cell
+from costsim.study.work import MakeMethod, workshop
+
+TIMEOUT = "10s"
+"""For the scheduler to answer."""
+
+
+def run_on_cluster(
+    cells: Sequence[Cell],
+    store: CellStore,
+    make_method: MakeMethod,
+    address: str,
+    *,
+    died: Callable[[Cell, str], None],
+    told: Callable[[], None],
+) -> None:
+    """Have all cells computed by the workers of the scheduler at `address`.
+
+    Raises `InputError` where the package is missing, nobody answers, there are no workers, or they
+    have another version of costsim.
+    """
+    try:
+        from distributed import Client, as_completed
+        from distributed.scheduler import KilledWorker
+    except ImportError as error:
+        raise InputError('--scheduler needs Dask: pip install "costsim[cluster]"') from error
+    try:
+        client: Any = Client(address, timeout=TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (TimeoutError, OSError, ValueError, TypeError) as error:
+        told_by = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"--scheduler {address}: nobody answers there: {told_by}") from error
+    try:
+        workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        _check_workers(client, workers, address)
+        groups = list(dict.fromkeys(cell.situation_key for cell in cells))
+        place = {group: workers[at % len(workers)] for at, group in enumerate(groups)}
+        futures = {
+            client.submit(
+                compute,
+                cell,
+                make_method,
+                key=f"costsim-{cell.key}",
+                workers=[place[cell.situation_key]],
+                allow_other_workers=True,
+                pure=False,
+            ): cell
+            for cell in cells
+        }
+        for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+            cell = futures.pop(future)
+            if future.status == "finished":
+                store.write(future.result())
+            else:
+                reason = future.exception()
+                how = "died at it" if isinstance(reason, KilledWorker) else f"failed: {reason}"
+                died(cell, " ".join(f"the workers {how}".split()))
+            future.release()
+            told()
+    except (TimeoutError, OSError) as error:
+        raise InputError(
+            f"--scheduler {address}: is gone ({error}); what was finished is kept"
+        ) from error
+    finally:
+        client.close(timeout=5)
+
+
+def compute(cell: Cell, make_method: MakeMethod) -> dict[str, Any]:
+    """One cell, on a worker."""
+    import torch
+
+    torch.set_num_threads(1)
+    return workshop().row(cell, make_method)
+
+
+def version() -> str:
+    """Of costsim, on a worker."""
+    return __version__
+
+
+def _check_workers(client: Any, workers: Sequence[str], address: str) -> None:
+    if not workers:
+        raise InputError(f"--scheduler {address}: has no workers")
+    try:
+        found = client.run(version)
+    except Exception as error:  # whatever a worker raises where costsim is not installed
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"--scheduler {address}: its workers cannot run costsim: {told}"
+        ) from error
+    for worker, there in found.items():
+        if there != __version__:
+            raise InputError(
+                f"--scheduler {address}: worker {worker} has costsim {there}; this is {__version__}"
+            )

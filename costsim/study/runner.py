@@ -1,0 +1,74 @@
+"""A study run: what is not in the store yet is computed, each cell once, here or on a cluster."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from costsim.cells import CellStore, run_cells
+from costsim.study.spec import Cell
+from costsim.study.work import Compute, MakeMethod, failed
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How far a run has come: cells of this run, and seconds since it began."""
+
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds that are left at this rate; None while nothing is done."""
+        return self.seconds * (self.total - self.done) / self.done if self.done else None
+
+
+Watch = Callable[[Done], None]
+
+
+def run_study(
+    cells: Sequence[Cell],
+    store: CellStore,
+    make_method: MakeMethod,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    watch: Watch = lambda done: None,
+) -> int:
+    """Compute the cells that `store` does not have; returns how many those were.
+
+    In `workers` local processes, or on the Dask cluster of `scheduler`. A cell that breaks, or at
+    which a process dies twice, leaves a row with status `failed` and is tried again by the next
+    run; one that its method refuses is finished. Ctrl-C (`KeyboardInterrupt`) ends the run; what
+    was finished is in the store. Raises `InputError` for a store that cannot be written and for a
+    cluster that cannot be used.
+    """
+    finished = store.finished()
+    missing = [cell for cell in cells if cell.key not in finished]
+    if not missing:
+        return 0
+    begun = time.monotonic()
+    keys = frozenset(cell.key for cell in missing)
+
+    def told() -> None:
+        now = len(store.finished() & keys)
+        watch(Done(now, len(missing), time.monotonic() - begun))
+
+    def died(cell: Cell, reason: str) -> None:
+        store.write(failed(cell, RuntimeError(reason)) | {"reason": reason})
+
+    if scheduler is not None:
+        from costsim.study.cluster import run_on_cluster
+
+        run_on_cluster(missing, store, make_method, scheduler, died=died, told=told)
+    else:
+        run_cells(
+            missing,
+            Compute(store.path, make_method),
+            workers=workers or os.cpu_count() or 1,
+            group_of=lambda cell: cell.situation_key,
+            died=died,
+            told=told,
+        )
+    return len(missing)

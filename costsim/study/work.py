@@ -1,0 +1,176 @@
+"""The work of one process: a task read, a method let loose on it, a row written."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from costsim.cells import CellStore
+from costsim.data import digits, open_images, sample_episode
+from costsim.device import load_device
+from costsim.errors import CostsimError, InputError
+from costsim.study.spec import Cell, DomainChoice, ModelChoice
+from costsim.study.store import open_store
+
+if TYPE_CHECKING:
+    from costsim.adaptation import Adapted, Backbone, Method, Situation
+    from costsim.data import ImageSource
+
+MakeMethod = Callable[[str], "Method"]
+"""`costsim.methods.make_method`."""
+
+
+class Workshop:
+    """What cells share, made when it is first needed: models, sources of images, the last task."""
+
+    def __init__(self) -> None:
+        self._backbones: dict[ModelChoice, Backbone] = {}
+        self._sources: dict[DomainChoice, ImageSource] = {}
+        self._situation: tuple[str, Situation] | None = None
+
+    def row(self, cell: Cell, make_method: MakeMethod) -> dict[str, Any]:
+        """The row of a cell; an error of the cell is a row too."""
+        try:
+            situation = self.situation(cell)
+        except Exception as error:
+            return failed(cell, error)
+        head = {
+            "ways": situation.task.ways,
+            "support": situation.samples,
+            "queries": len(situation.task.query_labels),
+            "weights": situation.backbone.provenance,
+        }
+        from costsim.adaptation import adapt
+
+        try:
+            found = adapt(
+                situation, make_method(cell.method.method), learning_rate=cell.method.learning_rate
+            )
+        except InputError as error:  # the method says no; that is an answer
+            reason = " ".join(str(error).split())
+            return {**_head(cell), **head, "status": "refused", "reason": reason}
+        except Exception as error:
+            self._situation = None  # who knows in which state it is
+            self._backbones.clear()
+            return {**failed(cell, error), **head}
+        return {**_head(cell), **head, "status": "done", **_answer(found, situation)}
+
+    def situation(self, cell: Cell) -> "Situation":
+        """The cell's task on its model and device; raises `InputError` where there is none."""
+        if self._situation is None or self._situation[0] != cell.situation_key:
+            self._situation = None  # its memory before that of the next
+            self._situation = (cell.situation_key, self._made(cell))
+        return self._situation[1]
+
+    def _made(self, cell: Cell) -> "Situation":
+        from costsim.adaptation import Place, Situation, load_backbone
+
+        model, domain = cell.model, cell.domain
+        if model not in self._backbones:
+            self._backbones.clear()
+            self._backbones[model] = load_backbone(
+                model.model, weights=model.weights, resolution=model.resolution
+            )
+        if domain not in self._sources:
+            source = digits() if domain.data is None else open_images(domain.data, domain.split)
+            self._sources[domain] = source
+        backbone = self._backbones[model]
+        channels, height, width = backbone.input_shape
+        task = sample_episode(
+            self._sources[domain],
+            cell.episode,
+            seed=cell.seed,
+            resolution=(height, width),
+            channels=channels,
+        )
+        place = Place(load_device(cell.device), budget=cell.budget)
+        return Situation(backbone, task, place, cell.settings)
+
+
+def failed(cell: Cell, error: BaseException) -> dict[str, Any]:
+    """The row of a cell that broke."""
+    told = " ".join(str(error).split())
+    reason = told if isinstance(error, CostsimError) else f"{type(error).__name__}: {told}"
+    return {**_head(cell), "status": "failed", "reason": reason}
+
+
+def _head(cell: Cell) -> dict[str, Any]:
+    return {
+        "key": cell.key,
+        "model": cell.model.label,
+        "method": cell.method.label,
+        "domain": cell.domain.label,
+        "seed": cell.seed,
+        "device": cell.device,
+        "task": cell.task_key,
+        "episode": cell.episode.description,
+    }
+
+
+def _answer(found: "Adapted", situation: "Situation") -> dict[str, Any]:
+    cost, plan = found.cost, found.choice.plan
+    step, task = cost.step, cost.task
+    latency = energy = None
+    if task is not None:
+        means = cost.class_means_s
+        latency = task.latency_s if means is None else task.latency_s + means
+        energy = task.energy_j
+    names = {atom[1] for atom in (*((s.axis, s.layer) for s in plan.subsets),)}
+    return {
+        "accuracy_before": found.accuracy_before,
+        "accuracy": found.accuracy_after,
+        "learning_rate": found.learning_rate,
+        "kept_share": found.kept,
+        "diverged": int(found.diverged),
+        "layers": len(names | set(plan.biases)),
+        "channels": sum(len(subset.channels) for subset in plan.subsets),
+        "peak_bytes": step.memory.peak_bytes,
+        "arena_bytes": step.memory.arena_bytes,
+        "paper_bytes": step.memory.paper_bytes,
+        "tiny_training_bytes": step.memory.tiny_training_bytes,
+        "autograd_bytes": cost.autograd_bytes,
+        "forward_macs": round(step.macs.forward / cost.samples),
+        "backward_macs": round(cost.backward_macs_a_sample),
+        "fits": None if step.on_device is None else int(step.on_device.fits),
+        "task_s": None if latency is None else latency.value,
+        "task_low_s": None if latency is None else latency.low,
+        "task_high_s": None if latency is None else latency.high,
+        "task_j": None if energy is None else energy.value,
+        "task_low_j": None if energy is None else energy.low,
+        "task_high_j": None if energy is None else energy.high,
+        "selection_here_s": found.selection_s,
+        "training_here_s": found.training_s,
+        "predictions": json.dumps(list(found.predictions)),
+        "plan": json.dumps(plan.to_json(situation.backbone.graph(1).layers), allow_nan=False),
+    }
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Computes a cell and keeps its row; travels to the process that does."""
+
+    store: Path
+    make_method: MakeMethod
+
+    def __call__(self, cell: Cell) -> None:
+        """Raises `InputError` where the row cannot be kept, and for nothing else."""
+        row = workshop().row(cell, self.make_method)
+        _store(self.store).write(row)
+
+
+def workshop() -> Workshop:
+    """That of this thread: adapting changes a model in place, so that none is shared."""
+    return _workshop(threading.get_ident())
+
+
+@cache
+def _workshop(thread: int) -> Workshop:
+    return Workshop()
+
+
+@cache
+def _store(path: Path) -> CellStore:
+    return open_store(path)
