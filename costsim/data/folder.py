@@ -1,5 +1,6 @@
 """The ImageFolder layout: `class/image`, in a folder or an archive."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,9 @@ EXTENSIONS = (
     ".tiff",
     ".webp",
 )
+
+
+_CHARACTER = re.compile(r"character\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ def open_images(
 
     The layout is `class/image`, under any number of enclosing folders. Where several folders
     each hold classes (`train`, `val`, `test`), `split` names one, or the path ends in
-    `::train`. Hidden files and what macOS adds to archives are passed over.
+    `::train`. Omniglot's own archives, `alphabet/character01/image`, have a class for each
+    `alphabet/character01`. Hidden files and what macOS adds to archives are passed over.
 
     Raises `InputError` for a missing, unreadable, damaged or empty `path`, one without images,
     images at different depths, and a split that is missing or not chosen.
@@ -88,7 +93,7 @@ def open_images(
     (depth,) = by_depth
     if depth == 0:
         raise InputError(f"{path}: {images[0]} is in no class folder; class/image is needed")
-    if depth > 1:
+    if depth > 1 and not _is_omniglot(images, prefix):
         raise InputError(
             f"{path}: several folders hold classes; {_choices(images, prefix)}, "
             f"as in {path}::{_first_folders(images, prefix)[0]}"
@@ -96,7 +101,7 @@ def open_images(
     classes: dict[str, list[str]] = {}
     for name in images:
         relative = name.removeprefix(prefix)
-        classes.setdefault(relative.partition("/")[0], []).append(relative)
+        classes.setdefault(relative.rpartition("/")[0], []).append(relative)
     return ImageFolder(
         container,
         f"{path.name}::{split}" if split else path.name,
@@ -121,6 +126,14 @@ def _common_prefix(images: Sequence[str], prefix: str = "") -> str:
         if len(folders) > 1 or min(_depth(name, prefix) for name in images) < 2:
             return prefix
         prefix = f"{prefix}{folders.pop()}/"
+
+
+def _is_omniglot(images: Sequence[str], prefix: str) -> bool:
+    """Whether the layout is alphabet/character/image, as in Omniglot (Lake et al., 2015)."""
+    return all(
+        len(parts := name.removeprefix(prefix).split("/")) == 3 and _CHARACTER.fullmatch(parts[1])
+        for name in images
+    )
 
 
 def _depth(name: str, prefix: str) -> int:

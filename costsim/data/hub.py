@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
@@ -103,7 +104,7 @@ def open_hub(name: str, split: str | None = None, progress: Progress | None = No
 
 def _library() -> Any:
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
     except ImportError as error:
         raise InputError('Parquet and the hub need an extra: pip install "costsim[hub]"') from error
     datasets.disable_progress_bars()
@@ -117,10 +118,11 @@ def _parquet(datasets: Any, path: Path) -> dict[str, Any]:
     for file in files:
         split = file.stem.partition("-")[0]
         splits.setdefault(split if "-" in file.stem else "all", []).append(str(file))
-    return {
-        split: datasets.Dataset.from_parquet(members, keep_in_memory=True, cache_dir=None)
-        for split, members in splits.items()
-    }
+    with TemporaryDirectory(prefix="costsim-") as scratch:  # it converts before it reads
+        return {
+            split: datasets.Dataset.from_parquet(members, keep_in_memory=True, cache_dir=scratch)
+            for split, members in splits.items()
+        }
 
 
 def _columns(datasets: Any, dataset: Any, name: str) -> tuple[str, str]:
