@@ -6,11 +6,13 @@ from typing import Any
 
 from costsim.accounting.tiny_training import tiny_training_bytes
 from costsim.device import ComputeTarget, DeviceSpec, Interval
+from costsim.device.kernels import kernel_name
 from costsim.graph import LayerGraph
 from costsim.plan import UpdatePlan
 from costsim.program import (
     Category,
     Direction,
+    Operation,
     TrainingProgram,
     compile_program,
     memory_timeline,
@@ -208,9 +210,27 @@ def moved_bytes(program: TrainingProgram) -> int:
 def step_seconds(program: TrainingProgram, target: ComputeTarget) -> Interval:
     """Seconds of one step of `program` on `target`, without swapping."""
     return target.at(program.step.bits).total_seconds(
-        (op.work_kind, str(op.direction), op.macs, op.moved_bytes)
-        for op in program.operations
-        for _ in range(program.times(op))
+        operation_work(program, op) for op in program.operations for _ in range(program.times(op))
+    )
+
+
+def operation_work(
+    program: TrainingProgram, operation: Operation
+) -> tuple[str, str, float, float, str]:
+    """What `ComputeTarget.total_seconds` asks of an operation: kind to bytes, and the kernel."""
+    kernel = kernel_name(
+        program.graph,
+        operation.direction,
+        operation.call,
+        program.step.optimizer,
+        saves=len(operation.writes) > 1,
+    )
+    return (
+        operation.work_kind,
+        str(operation.direction),
+        operation.macs,
+        operation.moved_bytes,
+        kernel,
     )
 
 
@@ -222,8 +242,8 @@ def selection_seconds(
     `program` is that of updating the inspected layers: the pass runs its forward and its input
     gradients, and reads each inspected value and its gradient once.
     """
-    work = [
-        (op.work_kind, str(op.direction), op.macs, op.moved_bytes)
+    work: list[tuple[str, str, float, float] | tuple[str, str, float, float, str]] = [
+        operation_work(program, op)
         for op in program.operations
         if op.direction
         in (Direction.FORWARD, Direction.LOSS, Direction.INPUT_GRADIENT, Direction.ACCUMULATE)

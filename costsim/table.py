@@ -33,7 +33,13 @@ class OperationTimer(Protocol):
     """What can say how long an operation takes, in seconds; arrays in, arrays out."""
 
     def operation_seconds(
-        self, work_kind: str, direction: str, macs: Floats, moved_bytes: Floats
+        self,
+        work_kind: str,
+        direction: str,
+        macs: Floats,
+        moved_bytes: Floats,
+        *,
+        kernel: str | None = None,
     ) -> Floats: ...
 
 

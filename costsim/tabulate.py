@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from costsim.device.kernels import kernel_name
 from costsim.graph import LayerGraph
 from costsim.program import (
     AXES,
@@ -374,7 +375,17 @@ class _TableBuilder:
             if access.guard is None or access.guard == met:
                 moved += access.bytes * (counts if access.selected_only else 1)
         macs = step.macs * (counts if step.channels_of else np.ones(1))
-        return self.timer.operation_seconds(step.work_kind, str(step.direction), macs, moved)
+        stored = [a for a in step.writes if a.guard is None or a.guard == met]
+        kernel = kernel_name(
+            self.schedule.graph,
+            step.direction,
+            step.call,
+            self.step.optimizer,
+            saves=len(stored) > 1,
+        )
+        return self.timer.operation_seconds(
+            step.work_kind, str(step.direction), macs, moved, kernel=kernel
+        )
 
     def _keep_seconds(self, position: int, most: int) -> Floats:
         seconds = np.zeros(most + 1)

@@ -14,7 +14,7 @@ LIMITS = ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes")
 class RooflineTimer:
     """A device with an overhead, a rate for each direction and a bandwidth."""
 
-    def operation_seconds(self, work_kind, direction, macs, moved_bytes):
+    def operation_seconds(self, work_kind, direction, macs, moved_bytes, kernel=None):
         rate = {"forward": 3.0, "input_gradient": 2.0}.get(direction, 1.0)
         return 11.0 + np.maximum(np.asarray(macs) / rate, np.asarray(moved_bytes) / 2.0)
 

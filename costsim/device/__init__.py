@@ -1,5 +1,6 @@
 """Devices: what a board has, how fast it is, what it draws, and where each number comes from."""
 
+from costsim.device.calibration import Calibration, Conditions, Law
 from costsim.device.interval import Interval
 from costsim.device.loading import load_device, parse_device, shipped_devices
 from costsim.device.quantity import INTERVAL_FACTORS, Provenance, Quantity
@@ -10,9 +11,12 @@ from costsim.device.task import TaskEstimate, estimate_task
 __all__ = [
     "ELEMENTWISE_RATE",
     "INTERVAL_FACTORS",
+    "Calibration",
     "ComputeTarget",
+    "Conditions",
     "DeviceSpec",
     "Interval",
+    "Law",
     "Placement",
     "Provenance",
     "Quantity",

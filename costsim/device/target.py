@@ -1,5 +1,6 @@
 """A compute target of a device: how fast each kind of work goes, and what it draws meanwhile."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from costsim.device.base import Part, refuse
+from costsim.device.calibration import Calibration, around
 from costsim.device.interval import Interval
 from costsim.device.quantity import (
     BytesPerSecond,
@@ -27,6 +29,7 @@ Numbers: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
 
 BOUNDS: tuple[Bound, ...] = ("value", "low", "high")
+"""The believed value first."""
 
 ELEMENTWISE_RATE: Mapping[str, str] = {
     "forward": "forward",
@@ -92,7 +95,8 @@ class ComputeTarget(Part):
     `overhead` is spent once an operation (dispatch, loop set-up), `bandwidth` is what memory
     sustains for this processor. The rates of `throughput` are for 32-bit floats, those of
     `throughput_int8` for 8-bit integers; other formats are priced as 32 bits, apart from the fewer
-    bytes they move.
+    bytes they move. Where there is a `calibration`, its laws go before all of these for the
+    kernels that it knows.
     """
 
     title: str = Field(min_length=1)
@@ -104,6 +108,7 @@ class ComputeTarget(Part):
     throughput: Throughput
     throughput_int8: Throughput | None = None
     power: Power
+    calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _plausible(self) -> "ComputeTarget":
@@ -166,6 +171,8 @@ class ComputeTarget(Part):
         macs: float,
         moved_bytes: float,
         bound: Bound = "value",
+        *,
+        kernel: str | None = None,
     ) -> float: ...
 
     @overload
@@ -176,6 +183,8 @@ class ComputeTarget(Part):
         macs: Numbers,
         moved_bytes: Numbers,
         bound: Bound = "value",
+        *,
+        kernel: str | None = None,
     ) -> Floats: ...
 
     def operation_seconds(
@@ -185,6 +194,8 @@ class ComputeTarget(Part):
         macs: float | Numbers,
         moved_bytes: float | Numbers,
         bound: Bound = "value",
+        *,
+        kernel: str | None = None,
     ) -> float | Floats:
         """Seconds of one operation: `overhead + max(macs / throughput, moved_bytes / bandwidth)`.
 
@@ -193,7 +204,8 @@ class ComputeTarget(Part):
         answer. `bound` asks for the believed value, or for the `low` or `high` end of it: all
         rates at their best or at their worst. No rate is ever taken above the peak. Work
         without MACs (an elementwise kind, a copy, an update) takes its bytes over the
-        elementwise rate of its direction.
+        elementwise rate of its direction. With a calibration that knows the `kernel`
+        (`costsim.device.kernels`) its law is taken instead.
 
         Raises `InputError` for an unknown kind or direction, a negative amount, or MACs in work
         that has no MAC rate.
@@ -202,6 +214,13 @@ class ComputeTarget(Part):
         macs_array, bytes_array = np.asarray(macs, float), np.asarray(moved_bytes, float)
         if np.any(macs_array < 0) or np.any(bytes_array < 0):
             raise InputError(f"{work_kind} {direction}: negative MACs or bytes")
+        if self.calibration is not None:
+            known = self.calibration.seconds(kernel, macs_array, bytes_array)
+            if known is not None and kernel is not None:
+                law = self.calibration.kernels[kernel]
+                deviation = math.hypot(self.calibration.common, law.spread)
+                known = known * getattr(around(1.0, deviation), bound)
+                return known if np.ndim(known) else float(known)
         seconds = bytes_array / _rate(byte_rate, self.bandwidth, bound)
         if mac_rate is not None:
             seconds = np.maximum(macs_array / _rate(mac_rate, self.peak.fp32, bound), seconds)
@@ -211,29 +230,55 @@ class ComputeTarget(Part):
         return seconds if np.ndim(seconds) else float(seconds)
 
     def operation_interval(
-        self, work_kind: str, direction: str, macs: float, moved_bytes: float
+        self,
+        work_kind: str,
+        direction: str,
+        macs: float,
+        moved_bytes: float,
+        *,
+        kernel: str | None = None,
     ) -> Interval:
         """`operation_seconds` of one operation with its range."""
         return Interval(
             *(
-                self.operation_seconds(work_kind, direction, macs, moved_bytes, bound)
+                self.operation_seconds(
+                    work_kind, direction, macs, moved_bytes, bound, kernel=kernel
+                )
                 for bound in BOUNDS
             )
         )
 
-    def total_seconds(self, work: Iterable[tuple[str, str, float, float]]) -> Interval:
-        """Seconds of operations done one after another, each (kind, direction, macs, bytes)."""
-        groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        for kind, direction, macs, moved_bytes in work:
-            groups.setdefault((kind, direction), []).append((macs, moved_bytes))
+    def total_seconds(
+        self, work: Iterable[tuple[str, str, float, float] | tuple[str, str, float, float, str]]
+    ) -> Interval:
+        """Seconds of operations done one after another: (kind, direction, macs, bytes[, kernel]).
+
+        What is calibrated has the interval of its calibration, in which the errors that belong
+        to single operations average out; the ranges of everything else are added end to end.
+        """
+        groups: dict[tuple[str, str, str | None], list[tuple[float, float]]] = {}
+        for kind, direction, macs, moved_bytes, *kernel in work:
+            group = (kind, direction, kernel[0] if kernel else None)
+            groups.setdefault(group, []).append((macs, moved_bytes))
         total = Interval.exactly(0.0)
-        for (kind, direction), amounts in groups.items():
+        calibrated: dict[str, Floats] = {}
+        for (kind, direction, name), amounts in groups.items():
             macs_array, bytes_array = np.asarray(amounts, float).T
-            seconds = (
-                self.operation_seconds(kind, direction, macs_array, bytes_array, bound)
-                for bound in BOUNDS
-            )
-            total = total + Interval(*(float(each.sum()) for each in seconds))
+            ends = BOUNDS
+            if self.calibration is not None and name in self.calibration.kernels:
+                ends = BOUNDS[:1]
+            seconds = [
+                self.operation_seconds(kind, direction, macs_array, bytes_array, bound, kernel=name)
+                for bound in ends
+            ]
+            if len(seconds) == 1:
+                assert name is not None
+                before = calibrated.get(name, np.empty(0))
+                calibrated[name] = np.concatenate((before, seconds[0]))
+            else:
+                total = total + Interval(*(float(each.sum()) for each in seconds))
+        if self.calibration is not None and calibrated:
+            total = total + self.calibration.interval(calibrated)
         return total
 
     def joules(
