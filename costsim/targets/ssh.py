@@ -54,6 +54,11 @@ UNPACKED = 4
 _GONE = 44
 """Exit status of our commands where the folder is not there any more."""
 
+# Whether the supervisor of the folder that the shell is in still runs.
+_ALIVE = (
+    'kill -0 "$(sed -n "s/.*\\"pid\\": \\([0-9]*\\).*/\\1/p" supervisor 2>/dev/null)" 2>/dev/null'
+)
+
 _PLACE = re.compile(r"(?:(?P<user>[^@/]+)@)?(?P<host>\[[^\]]+\]|[^:/@]+)(?::(?P<port>\d+))?/?")
 _PARAMETERS = ("python", "folder", "patience")
 
@@ -291,13 +296,15 @@ class SshSession(Session):
 
     async def _collect(self) -> Outcome:
         place, last = f"job-{self.jobs}", b""
-        while True:
+        limit_s = self.target.options.time_limit_s
+        # The supervisor keeps the limit; this one is for a device where nobody does any more.
+        deadline = time.monotonic() + limit_s + self.target.patience_s
+        while time.monotonic() < deadline:
             # One shell for all that is to be known; `status` comes last and ends the job.
             done = await self._in_folder(
                 f"cat {place}/progress 2>/dev/null; echo; "
                 f"if [ -f {place}/status ]; then cat {place}/status; "
-                'else kill -0 "$(sed -n "s/.*\\"pid\\": \\([0-9]*\\).*/\\1/p" supervisor)" '
-                f"2>/dev/null || [ -f {place}/status ] || echo dead; fi"
+                f"else {_ALIVE} || [ -f {place}/status ] || echo dead; fi"
             )
             progress, _, status = done.stdout.partition(b"\n")
             if progress.startswith(b"[") and progress != last:
@@ -310,23 +317,28 @@ class SshSession(Session):
             if status.strip():
                 break
             await asyncio.sleep(self.target.poll_s)
+        else:
+            raise self._error("time limit", f"no answer within {limit_s:g} s")
         texts = {}
         for name in ("outcome.json", "failure.json", "log"):
             found = await self._in_folder(f"cat {place}/{name} 2>/dev/null")
             if found.status == 0:
                 texts[name] = found.stdout.decode(errors="replace")
         await self._in_folder(f"rm -rf {place}/*.safetensors {place}/outcome.json {place}/go")
-        limit_s = self.target.options.time_limit_s
         return outcome_of(self.target, json.loads(status), texts, limit_s)
 
     async def _clean_up(self, folder: str) -> None:
         """Whatever goes wrong here, the device's own watchdog is the last resort; say so."""
-        quoted = _word(folder)
-        waiting = f"i=0; while [ -d {quoted} ] && [ $i -lt 50 ]; do sleep 0.2; i=$((i+1)); done"
+        script = (
+            f"cd {_word(folder)} 2>/dev/null || exit 0; : > end; made=$(cat made); i=0; "
+            f"while [ $i -lt 50 ] && {_ALIVE}; do sleep 0.2; i=$((i+1)); done; "
+            f"cd /; rm -rf {_word(folder)}; "
+            'printf "%s\\n" "$made" | while read -r one; do rmdir "$one" 2>/dev/null; done; true'
+        )
         try:
             done = await asyncio.wait_for(
                 self._command(
-                    f"if [ -d {quoted} ]; then : > {quoted}/end; {waiting}; rm -rf {quoted}; fi",
+                    script,
                     patience_s=min(30.0, self.target.patience_s),
                     stoppable=False,
                 ),

@@ -38,6 +38,9 @@ def main(arguments: list[str]) -> int:
     sys.stdout.flush()
     if os.fork():
         os.wait()
+        patience_until = time.monotonic() + 30
+        while not (folder / "supervisor").exists() and time.monotonic() < patience_until:
+            time.sleep(0.02)
         print(f"ready {folder}", flush=True)
         return 0
     os.setsid()
@@ -62,12 +65,15 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make the folder; the folders above it that had to be made, innermost first."""
-    missing = [one for one in folder.parents if not one.exists()]
+    """Make the folder; the folders above it that go, where empty, with it, innermost first."""
+    made = [one for one in folder.parents if not one.exists()]
+    if folder.parent.name == "costsim" and folder.parent not in made:
+        made.insert(0, folder.parent)  # of another visit, which may have ended before this one
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700)
     _write(folder / "heartbeat", "")
-    return missing
+    _write(folder / "made", "".join(f"{one}\n" for one in made))
+    return made
 
 
 def _keep(folder: Path, patience_s: float) -> None:

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 PROGRESS_S = 0.2
 """Progress is written no more often."""
 
-_OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "cannot allocate memory")
+# As PyTorch, C++, kernels, the C library and its loader put it.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "cannot allocate memory",
+    "failed to map segment",
+)
 
 # Page faults would decide, not the kernels: memory stays with the process between steps.
 _STEADY = {

@@ -1,0 +1,376 @@
+"""A training step on an emulated microcontroller as a measurement, and beside its prediction.
+
+Bytes and multiply-accumulates are of what really happened in the emulated memory and core; seconds
+are a model of the core, and labelled as emulated.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim import __version__
+from costsim.cost import memory_cost
+from costsim.device import DeviceSpec
+from costsim.device.interval import Interval
+from costsim.emission.memory import Memory
+from costsim.emission.sizes import sizes_of
+from costsim.emulation.build import Firmware
+from costsim.emulation.latency import Cycles
+from costsim.emulation.liveness import AccessBits, Liveness, liveness
+from costsim.emulation.trial import Observed
+from costsim.measurement.owner import buffer_owner, operation_owner
+from costsim.measurement.record import (
+    AllocatorSummary,
+    Comparison,
+    Machine,
+    MeasuredBuffer,
+    MeasuredOperation,
+    Measurement,
+)
+from costsim.program import Category, Direction, TrainingProgram, memory_timeline, plan_arena
+
+LOSS_TOLERANCE = 1e-4
+"""Share by which losses of several steps may differ from PyTorch's: 32-bit sums in other orders."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmulatedStep:
+    """One observed step of `program` on a core of `device`."""
+
+    program: TrainingProgram
+    device: DeviceSpec
+    firmware: Firmware
+    observed: Observed
+
+    @property
+    def order(self) -> list[int]:
+        """Operations as they run: passes several times, updates that wait once, others' before."""
+        program = self.program
+        again = [-1, *(i for i, op in enumerate(program.operations) if program.times(op) > 1)]
+        once = [-1, *range(len(program.operations))]
+        return [*again, *once] if program.step.passes > 1 else once
+
+    @cached_property
+    def bits(self) -> AccessBits:
+        """What each operation touched."""
+        observed = self.observed
+        return AccessBits.of(observed.touched, len(self.program.operations), observed.arena_bytes)
+
+    @cached_property
+    def liveness(self) -> Liveness:
+        """What was alive when."""
+        return liveness(self.bits, self.order, kept_at=self.program.loss_position)
+
+    @cached_property
+    def planned_spans(self) -> Mapping[int, tuple[int, int]]:
+        """First byte and end of each buffer in the arena."""
+        offsets = plan_arena(self.program).offsets_bytes
+        return {
+            i: (offset, offset + self.program.buffers[i].bytes) for i, offset in offsets.items()
+        }
+
+    @cached_property
+    def touched_of(self) -> Mapping[int, int]:
+        """Bytes of each buffer that its own operations touched."""
+        users: dict[int, set[int]] = defaultdict(set)
+        for position, op in enumerate(self.program.operations):
+            for operand in (*op.reads, *op.writes):
+                users[operand.buffer].add(position + 1)
+        input_call = self.program.graph.input
+        touched = self.bits.touched
+        found = {}
+        for index, (first, end) in self.planned_spans.items():
+            rows = sorted(users[index])
+            if self.program.buffers[index].name == input_call:
+                rows = [0, *rows]
+            found[index] = int(touched[rows, first:end].any(axis=0).sum())
+        return found
+
+    def strays(self) -> Iterator[tuple[str, int]]:
+        """Operations that wrote beside what they write, or read beside what they use: how much.
+
+        Updated weights may be read by whoever reads the parameter they are of.
+        """
+        weights = [
+            span
+            for index, span in self.planned_spans.items()
+            if self.program.buffers[index].category is Category.UPDATED_WEIGHTS
+        ]
+        for position, op in enumerate(self.program.operations):
+            writes = [self.planned_spans.get(one.buffer, (0, 0)) for one in op.writes]
+            reads = [self.planned_spans.get(one.buffer, (0, 0)) for one in op.reads]
+            outside = self._outside(self.bits.written[position + 1], writes)
+            outside += self._outside(self.bits.read[position + 1], [*reads, *writes, *weights])
+            if outside:
+                yield op.name, outside
+
+    def _outside(self, touched: NDArray[np.bool_], spans: Sequence[tuple[int, int]]) -> int:
+        allowed = np.zeros(self.observed.arena_bytes, dtype=np.bool_)
+        for first, end in spans:
+            allowed[first:end] = True
+        return int((touched & ~allowed).sum())
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes of the arena that some buffer is planned at."""
+        used = np.zeros(self.observed.arena_bytes, dtype=np.bool_)
+        for first, end in self.planned_spans.values():
+            used[first:end] = True
+        return int(used.sum())
+
+    @property
+    def touched_bytes(self) -> int:
+        """Bytes of the arena that were touched."""
+        return int(self.bits.touched.any(axis=0).sum())
+
+    @property
+    def cycles(self) -> Cycles:
+        """Cycles of the whole step."""
+        total = Cycles(0, 0, 0)
+        for work in self.observed.work.values():
+            total += work.cycles
+        return total
+
+    @property
+    def latency_s(self) -> Interval:
+        """Emulated seconds of the step: a model of the core, not a measurement."""
+        return self.cycles.seconds(self.device.target())
+
+    def executed_macs(self, position: int) -> int:
+        """Multiply-accumulates that an operation executed, over all passes."""
+        work = self.observed.work.get(position)
+        return 0 if work is None else work.fp_macs
+
+    # As the records of this library.
+
+    def measurement(self, model: str) -> Measurement:
+        """All of it as a measurement without seconds."""
+        program, observed = self.program, self.observed
+        loss = program.loss_position
+        alive = self.liveness.after_loss
+        buffers = tuple(
+            MeasuredBuffer(
+                name=buffer.name,
+                category=str(buffer.category),
+                owner=buffer_owner(program, buffer.name),
+                bytes=self.touched_of[index],
+                kept=buffer.birth <= loss < buffer.death and bool(alive[first:end].any()),
+            )
+            for index, (first, end) in self.planned_spans.items()
+            for buffer in (program.buffers[index],)
+        )
+        around = observed.data_bytes + observed.stack_bytes
+        operations = tuple(
+            MeasuredOperation(
+                name=op.name,
+                direction=str(op.direction),
+                owner=operation_owner(program, op),
+                live_bytes=int(self.liveness.live_bytes[position]),
+                process_bytes=observed.arena_end_bytes + around,
+                macs=self.executed_macs(position),
+            )
+            for position, op in enumerate(program.operations)
+        )
+        weights = sum(
+            self.touched_of[i]
+            for i in self.planned_spans
+            if program.buffers[i].category is Category.UPDATED_WEIGHTS
+        )
+        return Measurement(
+            model=model,
+            machine=emulated_machine(self.firmware),
+            versions={
+                "costsim": __version__,
+                "unicorn": version("unicorn"),
+                "compiler": self.firmware.compiler.title,
+            },
+            dtype="float32",
+            step_s=(),
+            updated_weight_bytes=weights,
+            operations=operations,
+            buffers=buffers,
+            allocator=AllocatorSummary(
+                events=0,
+                allocated_bytes=0,
+                freed_bytes=0,
+                numpy_allocated_bytes=0,
+                start_bytes=0,
+                net_bytes=0,
+            ),
+        )
+
+    def counts(self) -> dict[str, float]:
+        """Numbers of the target's own."""
+        observed, cycles, latency = self.observed, self.cycles, self.latency_s
+        return {
+            "instructions": sum(work.instructions for work in observed.work.values()),
+            "multiply_accumulates": sum(work.fp_macs for work in observed.work.values()),
+            "arena_bytes": observed.arena_end_bytes,
+            "stack_bytes": observed.stack_bytes,
+            "data_bytes": observed.data_bytes,
+            "flash_bytes": observed.flash_bytes,
+            "cycles_ideal": cycles.ideal,
+            "cycles": cycles.measured,
+            "emulated_step_s": latency.value,
+            "emulated_step_low_s": latency.low,
+            "emulated_step_high_s": latency.high,
+        }
+
+
+def emulated_machine(firmware: Firmware) -> Machine:
+    """The emulated core as a machine."""
+    memory = firmware.memory
+    return Machine(
+        cpu=f"an emulated Cortex-M7 with the memories of {memory.device}",
+        cores=1,
+        threads=1,
+        memory_bytes=sum(span.size_bytes for span in memory.ram()),
+        system=f"no operating system; {firmware.compiler.title}",
+    )
+
+
+def compare_emulated(
+    step: EmulatedStep,
+    measured: Measurement,
+    *,
+    losses: Sequence[float],
+    expected_losses: Sequence[float],
+    weights_error: float,
+    weights_scale: float,
+    predicted_step_s: float | None,
+) -> Iterator[Comparison]:
+    """What was emulated beside what the program says: bytes and MACs must be equal.
+
+    `expected_losses` are PyTorch's for the same steps; `weights_error` the most that an updated
+    weight is off its, on a scale of `weights_scale`. Stack and RAM may be less than the bound.
+    """
+    program, observed = step.program, step.observed
+    memory, arena = memory_cost(program), plan_arena(program)
+    yield Comparison.of("arena", arena.size_bytes, observed.arena_end_bytes)
+    yield Comparison.of("arena in use", step.planned_bytes, step.touched_bytes)
+    yield Comparison.of("live peak", memory.peak_bytes, measured.program_peak_bytes)
+    yield Comparison.of("kept", memory.kept_bytes, measured.kept_bytes)
+    yield Comparison.of(
+        "weight gradients", memory.gradient_bytes, measured.bytes_of(Category.WEIGHT_GRADIENT)
+    )
+    yield Comparison.of(
+        "optimizer state", memory.optimizer_bytes, measured.bytes_of(Category.OPTIMIZER)
+    )
+    yield Comparison.of(
+        "updated weights", memory.updated_weight_bytes, measured.updated_weight_bytes
+    )
+    yield Comparison.of("bytes outside their buffers", 0, sum(n for _, n in step.strays()))
+    sizes = sizes_of(Memory(program), 0)
+    yield Comparison.of("variables", sizes.variable_bytes, observed.data_bytes)
+    yield _at_most("stack", observed.stack_bound_bytes, observed.stack_bytes)
+    ram = arena.size_bytes + sizes.variable_bytes + observed.stack_bound_bytes
+    yield _at_most("RAM (arena, variables, stack)", ram, observed.ram_bytes)
+    yield Comparison.of(
+        "flash (predicted: weights)",
+        sizes.frozen_weight_bytes + sizes.initial_weight_bytes,
+        observed.flash_bytes,
+        tolerance=None,
+    )
+    yield from _macs(step)
+    yield from _operations(step)
+    for number, (expected, found) in enumerate(zip(expected_losses, losses, strict=True)):
+        if number in (0, len(losses) - 1):
+            yield Comparison.of(
+                f"loss of step {number + 1}, PyTorch's beside it",
+                expected,
+                found,
+                unit="1",
+                tolerance=LOSS_TOLERANCE,
+            )
+    yield Comparison.of(
+        "updated weights, greatest of PyTorch's and beside it",
+        weights_scale,
+        weights_scale + weights_error,
+        unit="1",
+        tolerance=LOSS_TOLERANCE,
+    )
+    if predicted_step_s is not None:
+        yield Comparison.of(
+            "step (emulated, not measured)",
+            predicted_step_s,
+            step.latency_s.value,
+            unit="s",
+            tolerance=None,
+        )
+    yield from _owners(step, measured)
+
+
+def _at_most(quantity: str, predicted: int, measured: int) -> Comparison:
+    """A bound: less is fine."""
+    return Comparison.of(
+        quantity, predicted, measured, tolerance=None if measured < predicted else 0.0
+    )
+
+
+def _macs(step: EmulatedStep) -> Iterator[Comparison]:
+    """MACs without padding taps, by direction: what a kernel that skips them executes."""
+    predicted: dict[Direction, int] = defaultdict(int)
+    found: dict[Direction, int] = defaultdict(int)
+    for position, op in enumerate(step.program.operations):
+        if op.macs or step.executed_macs(position):
+            predicted[op.direction] += step.program.times(op) * op.unpadded_macs
+            found[op.direction] += step.executed_macs(position)
+    for direction in Direction:
+        if direction in predicted:
+            yield Comparison.of(
+                f"{direction} MACs, padding apart",
+                predicted[direction],
+                found[direction],
+                unit="MACs",
+            )
+
+
+def _operations(step: EmulatedStep) -> Iterator[Comparison]:
+    """Only where it differs: the operations furthest off in live bytes and in MACs."""
+    live = memory_timeline(step.program).total_bytes
+    rows = [
+        (op.name, int(live[i]), int(step.liveness.live_bytes[i]))
+        for i, op in enumerate(step.program.operations)
+    ]
+    name, predicted, found = max(rows, key=lambda row: abs(row[1] - row[2]))
+    if predicted != found:
+        yield Comparison.of(f"live at {name!r}", predicted, found)
+
+
+def _owners(step: EmulatedStep, measured: Measurement) -> Iterator[Comparison]:
+    """Bytes kept and learnt, and MACs, by layer."""
+    program = step.program
+    predicted: dict[tuple[str, str], int] = defaultdict(int)
+    found: dict[tuple[str, str], int] = defaultdict(int)
+    kept = {buffer.name for buffer in program.kept()}
+    told = {
+        Category.WEIGHT_GRADIENT: "weight gradients",
+        Category.OPTIMIZER: "optimizer state",
+    }
+    by_name = {one.name: one for one in measured.buffers}
+    for buffer in program.buffers:
+        owner = buffer_owner(program, buffer.name)
+        what = "kept" if buffer.name in kept else told.get(buffer.category)
+        if owner and what and buffer.name in by_name:
+            one = by_name[buffer.name]
+            predicted[owner, what] += buffer.bytes
+            found[owner, what] += one.bytes if what != "kept" or one.kept else 0
+    for position, op in enumerate(program.operations):
+        owner = operation_owner(program, op)
+        if owner and (op.macs or step.executed_macs(position)):
+            predicted[owner, f"{op.direction} MACs"] += program.times(op) * op.unpadded_macs
+            found[owner, f"{op.direction} MACs"] += step.executed_macs(position)
+    order = {call.layer or call.name: i for i, call in enumerate(program.graph.calls)}
+    for owner, what in sorted(predicted, key=lambda key: (order[key[0]], key[1])):
+        yield Comparison.of(
+            what,
+            predicted[owner, what],
+            found[owner, what],
+            owner=owner,
+            unit="MACs" if what.endswith("MACs") else "bytes",
+        )
