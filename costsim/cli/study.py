@@ -1,0 +1,161 @@
+"""`costsim study`: methods on models, domains, seeds and devices, kept in one file."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import check_writable
+from costsim.errors import InputError
+from costsim.files import to_json_text, write_atomically
+from costsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from costsim.study.runner import Done
+
+LINE_EVERY_S = 10.0
+"""How often a line of progress is written where no terminal shows a live one."""
+
+MEMORY = ("peak", "paper", "tiny-training", "autograd")
+
+
+@click.command("study")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="SQLite file with a row for each finished cell; what it has is not computed again "
+    "[default: FILE.sqlite].",
+)
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes [default: cores].")
+@click.option(
+    "--scheduler",
+    metavar="tcp://HOST:PORT",
+    help="Compute on the Dask cluster of this scheduler instead; its workers need costsim and "
+    "find data and weights at the same paths.",
+)
+@click.option("--show", is_flag=True, help="Show what is there; compute nothing.")
+@click.option("--reference", metavar="METHOD", help="What gains are over [default: None].")
+@click.option(
+    "--accounting", type=click.Choice(MEMORY), default="paper", show_default=True,
+    help="Of the memory in tables and picture.",
+)  # fmt: skip
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write a page to look at (HTML, nothing else needed).",
+)  # fmt: skip
+@click.option(
+    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Write the rows."
+)
+@click.option(
+    "--latex", type=click.Path(path_type=Path), metavar="FILE", help="Write the table as LaTeX."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(**given: Any) -> int:
+    """Run every method of FILE.yaml on every model, domain, seed and device in it.
+
+    A cell is one adaptation. What is finished is kept: a run that is stopped, however, goes on
+    where it was with the same command, and repeats nothing. The exit status is 1 if a cell failed.
+
+    \b
+    Examples
+      costsim study examples/study.yaml --report study.html
+      costsim study examples/study.yaml --scheduler tcp://10.0.0.5:8786
+      costsim study examples/study.yaml --show --latex table.tex --csv cells.csv
+    """
+    file, store_path = given["file"], given["store"]
+    if store_path is None:
+        store_path = file.with_suffix(".sqlite")
+    check_writable(store_path, "--store")
+    for name, option in (("table", "--csv"), ("report", "--report"), ("latex", "--latex")):
+        check_writable(given[name], option)
+    if given["show"] and given["scheduler"]:
+        raise InputError("--show computes nothing; leave --scheduler out")
+
+    from costsim.methods import METHODS, make_method
+    from costsim.study import read_study
+    from costsim.study.analysis import analyse
+    from costsim.study.runner import run_study
+    from costsim.study.store import open_store
+
+    study = read_study(file, methods=tuple(METHODS))
+    labels = [method.label for method in study.methods]
+    if given["reference"] is not None and given["reference"] not in labels:
+        raise InputError(f"--reference {given['reference']!r}: the study has {', '.join(labels)}")
+    cells = study.cells()
+    store = open_store(store_path, read_only=given["show"])
+    if not given["show"]:
+        begun = time.monotonic()
+        with _progress() as watch:
+            computed = run_study(
+                cells,
+                store,
+                make_method,
+                workers=given["jobs"],
+                scheduler=given["scheduler"],
+                watch=watch,
+            )
+        print(
+            f"costsim: {computed} of {len(cells)} cells computed in "
+            f"{format_seconds(time.monotonic() - begun)}, {len(cells) - computed} were there",
+            file=sys.stderr,
+        )
+    findings = analyse(store.rows([cell.key for cell in cells]), len(cells), given["reference"])
+    _write(given, findings)
+    for row in findings.failures[:5]:
+        where = f"{row['method']}, {row['model']}, {row['device']}, {row['domain']}"
+        print(f"costsim: {where} seed {row['seed']}: {row['reason']}", file=sys.stderr)
+    if len(findings.failures) > 5:
+        print(f"costsim: {len(findings.failures)} cells failed in all", file=sys.stderr)
+    return 1 if findings.failures else 0
+
+
+def _write(given: dict[str, Any], findings: Any) -> None:
+    from costsim.report.study import print_study, render_study, study_csv, study_latex
+
+    accounting = given["accounting"]
+    if given["table"]:
+        write_atomically(given["table"], study_csv(findings))
+    if given["latex"]:
+        write_atomically(given["latex"], study_latex(findings, accounting))
+    if given["report"]:
+        write_atomically(given["report"], render_study(findings, accounting))
+    if given["as_json"]:
+        click.echo(to_json_text(findings.to_json()))
+    else:
+        from rich.console import Console
+
+        print_study(Console(), findings, accounting)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[["Done"], None]]:
+    """Progress on stderr: a live line on a terminal, else a line now and then."""
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        from rich.console import Console
+
+        with Console(stderr=True).status("starting") as status:
+            yield lambda done: status.update(_line(done))
+        return
+    told = time.monotonic()
+
+    def report(done: "Done") -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_EVERY_S:
+            told = time.monotonic()
+            print(f"costsim: {_line(done)}", file=sys.stderr, flush=True)
+
+    yield report
+
+
+def _line(done: "Done") -> str:
+    text = f"adapting: {done.done}/{done.total} cells"
+    if done.remaining_s is not None:
+        text += f", about {format_seconds(done.remaining_s)} left"
+    return text

@@ -1,0 +1,277 @@
+"""A study of methods on a terminal, as one HTML file, as LaTeX and as CSV."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from costsim import __version__
+from costsim.report.page import Picture
+from costsim.report.svg import COLOURS, drawing, to_svg
+from costsim.study.analysis import AVERAGE, Findings, Line, Mean
+from costsim.study.store import COLUMNS
+from costsim.units import format_bytes, format_joules, format_macs, format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MEMORY = {
+    "peak": "peak_bytes",
+    "paper": "paper_bytes",
+    "tiny-training": "tiny_training_bytes",
+    "autograd": "autograd_bytes",
+}
+"""The accountings of the memory column."""
+
+INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet")
+MARKS = "osD^vPX"
+_SIZES = ((9.2, "wide"), (3.7, "narrow"))
+
+
+def domain_columns(findings: Findings) -> tuple[str, ...]:
+    """The domains, and their average where there are several."""
+    return (*findings.domains, AVERAGE) if len(findings.domains) > 1 else findings.domains
+
+
+def groups(findings: Findings) -> Iterator[tuple[str, list[Line]]]:
+    """The lines of each model and device, with a heading."""
+    found: dict[str, list[Line]] = {}
+    for line in findings.lines:
+        found.setdefault(f"{line.model} on {line.device}", []).append(line)
+    yield from found.items()
+
+
+def percent(mean: Mean | None, *, signed: bool = False) -> str:
+    """Such as `69.3 ± 1.1`, in per cent; a dash where there is none."""
+    if mean is None:
+        return "-"
+    value = f"{100 * mean.value:+.1f}" if signed else f"{100 * mean.value:.1f}"
+    return value if mean.half is None else f"{value} ± {100 * mean.half:.1f}"
+
+
+def cost_cells(line: Line, accounting: str) -> tuple[str, str, str, str]:
+    """Memory, backward MACs a sample, time and energy of the whole adaptation."""
+    costs, trains = line.costs, bool(line.costs["backward_macs"])
+
+    def told(name: str, write: Callable[[float], str]) -> str:
+        value = costs[name]
+        if value is None:
+            return "does not fit" if trains else "-"
+        return write(value)
+
+    memory = costs[MEMORY[accounting]]
+    return (
+        "-" if memory is None or not trains else format_bytes(memory),
+        "-" if not trains else format_macs(costs["backward_macs"] or 0.0),
+        told("task_s", format_seconds) if line.tasks else "-",
+        told("task_j", format_joules) if line.tasks else "-",
+    )
+
+
+def print_study(console: Console, findings: Findings, accounting: str = "paper") -> None:
+    """Print the table: accuracy by domain, then the gain over the reference beside the costs."""
+    for title, lines in groups(findings):
+        columns = domain_columns(findings)
+        accuracy = _table(["method", "tasks", *columns])
+        for line in lines:
+            cells = [percent(line.accuracy[name]) for name in columns]
+            accuracy.add_row(*map(Text, [line.method, str(line.tasks), *cells]))
+        console.print(Text(f"{title}: accuracy, %", style="bold"))
+        console.print(accuracy)
+        console.print()
+        gain = f"over {findings.reference}"
+        costs = _table(["method", gain, "memory", "MACs", "time", "energy"])
+        for line in lines:
+            mean = line.gains[AVERAGE]
+            own = line.method == findings.reference
+            told = "-" if own else percent(mean, signed=True)
+            costs.add_row(*map(Text, [line.method, told, *cost_cells(line, accounting)]))
+        console.print(Text(f"{title}: gain and cost", style="bold"))
+        console.print(costs)
+        console.print()
+    console.print(Text(footnote(findings, accounting)))
+    for line in findings.lines:
+        if line.refused:
+            console.print(Text(f"{line.method}, {line.model}, {line.device}: {line.refused}"))
+
+
+def footnote(findings: Findings, accounting: str) -> str:
+    """What the figures mean."""
+    return (
+        f"± is a 95 % interval over tasks; gains over {findings.reference} are of the same tasks. "
+        f"Memory ({accounting}) and backward MACs (a sample) of a step, time and energy of the "
+        "whole adaptation: predicted for the device, medians over tasks. "
+        f"{findings.finished} of {findings.cells} cells are finished."
+    )
+
+
+def _table(headings: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
+    return table
+
+
+def render_study(findings: Findings, accounting: str = "paper") -> str:
+    """The page of a study: the same rows give the same bytes."""
+    environment = Environment(
+        loader=PackageLoader("costsim.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    css = resources.files("costsim.report").joinpath("page.css").read_text()
+    sections = []
+    for number, (title, lines) in enumerate(groups(findings)):
+        rows = [
+            {
+                "method": line.method,
+                "tasks": line.tasks,
+                "accuracy": [percent(line.accuracy[name]) for name in domain_columns(findings)],
+                "gains": [
+                    "-"
+                    if line.method == findings.reference
+                    else percent(line.gains[name], signed=True)
+                    for name in domain_columns(findings)
+                ],
+                "costs": cost_cells(line, accounting),
+                "refused": line.refused,
+            }
+            for line in lines
+        ]
+        drawn = [line for line in lines if _point(line, accounting) is not None]
+        picture = None
+        if drawn:
+            picture = Picture(
+                *(
+                    Markup(_picture(drawn, accounting, width, f"accuracy-{number}-{name}"))
+                    for width, name in _SIZES
+                )
+            )
+        sections.append((title, rows, picture))
+    return environment.get_template("study.html").render(
+        css=Markup(css),
+        version=__version__,
+        sections=sections,
+        domains=domain_columns(findings),
+        reference=findings.reference,
+        accounting=accounting,
+        footnote=footnote(findings, accounting),
+        failures=[
+            {"where": f"{r['method']}, {r['model']}, {r['domain']} seed {r['seed']}",
+             "reason": r["reason"]}
+            for r in findings.failures[:20]
+        ],
+        episodes=sorted({str(row["episode"]) for row in findings.rows}),
+        weights=sorted({str(row["weights"]) for row in findings.rows if row["weights"]}),
+    )  # fmt: skip
+
+
+def _point(line: Line, accounting: str) -> tuple[float, Mean] | None:
+    """Where a line stands in the picture: KiB and mean accuracy; None where something is not known.
+
+    A method that trains nothing keeps nothing: it has no place on a logarithmic axis.
+    """
+    memory, mean = line.costs[MEMORY[accounting]], line.accuracy[AVERAGE]
+    if not memory or mean is None or not line.costs["backward_macs"]:
+        return None
+    return memory / 1024, mean
+
+
+def _picture(lines: Sequence[Line], accounting: str, width: float, name: str) -> str:
+    with drawing(width, 3.8) as figure:
+        axes: Axes = figure.add_subplot()
+        for index, line in enumerate(lines):
+            point = _point(line, accounting)
+            assert point is not None
+            memory, mean = point
+            axes.errorbar(
+                [memory],
+                [100 * mean.value],
+                None if mean.half is None else [100 * mean.half],
+                fmt=MARKS[index // len(INKS) % len(MARKS)],
+                color=COLOURS[INKS[index % len(INKS)]],
+                markersize=5,
+                elinewidth=1,
+                capsize=2,
+                label=line.method,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel(f"memory ({accounting}), KiB")
+        axes.set_ylabel("accuracy, %")
+        columns = 4 if width > _SIZES[1][0] else 2
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+        best = max(lines, key=lambda line: (line.accuracy[AVERAGE] or Mean(0, None, 0)).value)
+        return to_svg(
+            figure,
+            name,
+            "Accuracy against memory",
+            f"{len(lines)} methods; the highest mean accuracy is that of {best.method}.",
+        )
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+        "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    }
+)  # fmt: skip
+
+
+def study_latex(findings: Findings, accounting: str = "paper") -> str:
+    """The table for a paper, one `tabular` for each model and device; needs `booktabs`."""
+
+    def text(value: str) -> str:
+        return value.translate(_LATEX)
+
+    def number(value: str) -> str:
+        return "--" if value == "-" else text(value).replace(" ± ", r" $\pm$ ").replace("-", "$-$")
+
+    parts = [f"% {text(footnote(findings, accounting))}"]
+    for title, lines in groups(findings):
+        columns = domain_columns(findings)
+        best = {
+            name: max((m.value for line in lines if (m := line.accuracy[name])), default=None)
+            for name in columns
+        }
+        headings = ["method", *columns, f"over {findings.reference}", "memory", "MACs", "time",
+                    "energy"]  # fmt: skip
+        parts += [
+            f"% {text(title)}",
+            rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(text, headings)) + r" \\",
+            r"\midrule",
+        ]
+        for line in lines:
+            cells = [text(line.method)]
+            for name in columns:
+                mean = line.accuracy[name]
+                cell = number(percent(mean))
+                is_best = mean is not None and mean.value == best[name]
+                cells.append(rf"\textbf{{{cell}}}" if is_best else cell)
+            own = line.method == findings.reference
+            cells.append("--" if own else number(percent(line.gains[AVERAGE], signed=True)))
+            cells += [number(cell) for cell in cost_cells(line, accounting)]
+            parts.append(" & ".join(cells) + r" \\")
+        parts += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(parts) + "\n"
+
+
+def study_csv(findings: Findings) -> str:
+    """The rows as they are, one a cell; plans and predictions left out."""
+    names = [name for name in COLUMNS if name not in ("plan", "predictions")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row[name] for name in names] for row in findings.rows)
+    return text.getvalue()

@@ -1,0 +1,200 @@
+"""From the rows of a study to a table: method by domain, with paired 95 % intervals."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from statistics import fmean, median, stdev
+from typing import Any
+
+Row = Mapping[str, Any]
+
+AVERAGE = "average"
+"""What the column of the mean over domains is called."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over `count` tasks with half its 95 % interval; None where one task says nothing.
+
+    Student's t over tasks; for an average over domains, each domain counts the same and the
+    variances of their means add up (the interval is over tasks, not over other domains).
+    """
+
+    value: float
+    half: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean | None":
+        """Of the values of tasks; None without any."""
+        if not values:
+            return None
+        count = len(values)
+        half = None if count < 2 else _t(count - 1) * stdev(values) / math.sqrt(count)
+        return cls(fmean(values), half, count)
+
+    @classmethod
+    def over(cls, means: Sequence["Mean | None"]) -> "Mean | None":
+        """Of the means of domains; None if one of them is missing."""
+        known = [mean for mean in means if mean is not None]
+        if not known or len(known) < len(means):
+            return None
+        halves = [mean.half for mean in known if mean.half is not None]
+        half = math.hypot(*halves) / len(known) if len(halves) == len(known) else None
+        return cls(fmean(mean.value for mean in known), half, sum(mean.count for mean in known))
+
+
+@lru_cache(maxsize=256)
+def _t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method of one model on one device: accuracy by domain, and what it costs.
+
+    `gains` are over the reference on the same tasks. Costs are medians over tasks: bytes and MACs
+    in one step, seconds and joules of the whole adaptation; None where nothing is trained or
+    nothing fits. `refused` tells why a method has no plan, `tasks` how many were answered.
+    """
+
+    model: str
+    device: str
+    method: str
+    tasks: int
+    failed: int
+    refused: str
+    accuracy: Mapping[str, Mean | None]
+    gains: Mapping[str, Mean | None]
+    costs: Mapping[str, float | None]
+
+
+COSTS = (
+    "peak_bytes",
+    "arena_bytes",
+    "paper_bytes",
+    "tiny_training_bytes",
+    "autograd_bytes",
+    "backward_macs",
+    "task_s",
+    "task_low_s",
+    "task_high_s",
+    "task_j",
+    "task_low_j",
+    "task_high_j",
+    "selection_here_s",
+    "training_here_s",
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study's table. `reference` is the method that gains are over."""
+
+    rows: tuple[Row, ...]
+    cells: int
+    reference: str
+    domains: tuple[str, ...]
+    lines: tuple[Line, ...]
+    failures: tuple[Row, ...] = field(default=())
+
+    @property
+    def finished(self) -> int:
+        """Cells with an answer."""
+        return sum(row["status"] != "failed" for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """As one JSON document, schema `costsim.study/1`."""
+
+        def means(found: Mapping[str, Mean | None]) -> dict[str, Any]:
+            return {
+                name: None
+                if mean is None
+                else {"mean": mean.value, "interval": mean.half, "tasks": mean.count}
+                for name, mean in found.items()
+            }
+
+        return {
+            "schema": "costsim.study/1",
+            "cells": self.cells,
+            "finished": self.finished,
+            "failed": len(self.failures),
+            "reference": self.reference,
+            "domains": list(self.domains),
+            "methods": [
+                {
+                    "model": line.model,
+                    "device": line.device,
+                    "method": line.method,
+                    "tasks": line.tasks,
+                    "failed": line.failed,
+                    "refused": line.refused or None,
+                    "accuracy": means(line.accuracy),
+                    "gain": means(line.gains),
+                    "costs": dict(line.costs),
+                }
+                for line in self.lines
+            ],
+        }
+
+
+def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Findings:
+    """The table of `rows`, in their order; `cells` is how many the study has in all.
+
+    `reference` is by default the method called None if there is one, else the first.
+    """
+    found = tuple(rows)
+    methods = list(dict.fromkeys(str(row["method"]) for row in found))
+    domains = tuple(dict.fromkeys(str(row["domain"]) for row in found))
+    if reference is None:
+        reference = "None" if "None" in methods or not methods else methods[0]
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in found:
+        groups.setdefault((row["model"], row["device"], row["method"]), []).append(row)
+    lines = []
+    for (model, device, method), mine in groups.items():
+        done = [row for row in mine if row["status"] == "done"]
+        base = {
+            (row["domain"], row["task"]): row["accuracy"]
+            for row in groups.get((model, device, reference), ())
+            if row["status"] == "done"
+        }
+        accuracy: dict[str, Mean | None] = {}
+        gains: dict[str, Mean | None] = {}
+        for domain in domains:
+            here = [row for row in done if row["domain"] == domain]
+            accuracy[domain] = Mean.of([row["accuracy"] for row in here])
+            gains[domain] = Mean.of(
+                [
+                    row["accuracy"] - base[domain, row["task"]]
+                    for row in here
+                    if (domain, row["task"]) in base
+                ]
+            )
+        accuracy[AVERAGE] = Mean.over(list(accuracy.values()))
+        gains[AVERAGE] = Mean.over(list(gains.values()))
+        refusals = [str(row["reason"]) for row in mine if row["status"] == "refused"]
+        lines.append(
+            Line(
+                model,
+                device,
+                method,
+                len(done),
+                sum(row["status"] == "failed" for row in mine),
+                refusals[0] if refusals else "",
+                accuracy,
+                gains,
+                {name: _median(row[name] for row in done) for name in COSTS},
+            )
+        )
+    failures = tuple(row for row in found if row["status"] == "failed")
+    return Findings(found, cells, reference, domains, tuple(lines), failures)
+
+
+def _median(values: Iterable[Any]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return median(known) if known else None
