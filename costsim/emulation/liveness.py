@@ -19,10 +19,11 @@ Bits = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Liveness:
-    """Bytes alive and touched at each operation of a program."""
+    """Bytes alive and touched at each operation of a program; `after_loss` a flag for each byte."""
 
     live_bytes: NDArray[np.int64]
     touched_bytes: NDArray[np.int64]
+    after_loss: Bits
 
     @property
     def peak_bytes(self) -> int:
@@ -62,20 +63,24 @@ def _flags(
     return found
 
 
-def liveness(bits: AccessBits, order: Sequence[int]) -> Liveness:
+def liveness(bits: AccessBits, order: Sequence[int], kept_at: int) -> Liveness:
     """What was alive at each operation of a step that runs them in `order`, again and again.
 
     `order` are indices of operations, -1 for what belongs to none; some may come more than once.
+    `kept_at` is the index of the loss.
     """
     count, size = bits.written.shape
     after = np.zeros(size, dtype=np.bool_)
+    kept = after
     live = np.zeros(count, dtype=np.int64)
     for _ in range(2):  # the second round knows what the next step needs
         for operation in reversed(order):
             written, read = bits.written[operation + 1], bits.read[operation + 1]
             before = (after & ~written) | read
             alive = after | before | written
+            if operation == kept_at:
+                kept = after & ~written
             live[operation + 1] = max(live[operation + 1], int(alive.sum()))
             after = before
     touched = bits.touched.sum(axis=1)
-    return Liveness(live[1:], touched[1:])
+    return Liveness(live[1:], touched[1:], kept)

@@ -78,3 +78,28 @@ __attribute__((weak, noinline)) void *memset(void *to, int value, __SIZE_TYPE__ 
         *(volatile uint8_t *)t++ = (uint8_t)value;
     return to;
 }
+
+/* The names that the Arm ABI has for the same (RTABI, 4.3.4): memset's last two are turned round. */
+#define SAME_AS(of) __attribute__((weak, alias(of)))
+void __aeabi_memcpy(void *, const void *, __SIZE_TYPE__) SAME_AS("memcpy");
+void __aeabi_memcpy4(void *, const void *, __SIZE_TYPE__) SAME_AS("memcpy");
+void __aeabi_memcpy8(void *, const void *, __SIZE_TYPE__) SAME_AS("memcpy");
+void __aeabi_memmove(void *, const void *, __SIZE_TYPE__) SAME_AS("memmove");
+void __aeabi_memmove4(void *, const void *, __SIZE_TYPE__) SAME_AS("memmove");
+void __aeabi_memmove8(void *, const void *, __SIZE_TYPE__) SAME_AS("memmove");
+void __aeabi_memset(void *to, __SIZE_TYPE__ count, int value);
+void __aeabi_memset4(void *, __SIZE_TYPE__, int) SAME_AS("__aeabi_memset");
+void __aeabi_memset8(void *, __SIZE_TYPE__, int) SAME_AS("__aeabi_memset");
+void __aeabi_memclr(void *to, __SIZE_TYPE__ count);
+void __aeabi_memclr4(void *, __SIZE_TYPE__) SAME_AS("__aeabi_memclr");
+void __aeabi_memclr8(void *, __SIZE_TYPE__) SAME_AS("__aeabi_memclr");
+
+__attribute__((weak)) void __aeabi_memset(void *to, __SIZE_TYPE__ count, int value)
+{
+    memset(to, value, count);
+}
+
+__attribute__((weak)) void __aeabi_memclr(void *to, __SIZE_TYPE__ count)
+{
+    memset(to, 0, count);
+}
