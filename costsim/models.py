@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from costsim.errors import InputError
 from costsim.networks import NETWORKS
+from costsim.networks.shipped import RANDOM, shipped_weights
 from costsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def load_model(
     and one is given); or the path of a program exported with fixed sizes (`.pt2`). Without
     `resolution` a module's own integer attribute `resolution` counts, else 128.
 
-    `weights`: for a built-in network any file `costsim.networks` reads; for a factory a state dict
-    as safetensors or by `torch.save`, which must fit exactly. Raises `InputError` for anything
+    `weights`: for a built-in network any file `costsim.networks` reads, by default the weights
+    that come with it if it has any (`random`: initialised from `seed` all the same); for a factory
+    a state dict as safetensors or by `torch.save`, which must fit exactly. Raises `InputError` for anything
     that cannot be used: an unknown name, a failing import or factory, a file that is missing,
     damaged or of another architecture, sizes that do not fit.
     """
@@ -106,10 +108,15 @@ def _built_in(
             f"resolution is {side}; {name} needs at least {SMALLEST_RESOLUTION} pixels a side"
         )
     module: nn.Module
-    if weights is None:
+    shipped = shipped_weights(name)
+    if weights == RANDOM or (weights is None and shipped is None):
         module = build(name, seed=seed)
         provenance = f"initialised from seed {seed} (no pretrained weights)"
+    elif weights is None and shipped is not None:
+        module, _ = load_weights(name, shipped)
+        provenance = "built-in weights, meta-trained on characters and drawings"
     else:
+        assert weights is not None
         module, provenance = load_weights(name, weights)
     # Its graph is written down, not traced: the batch may be of any size.
     example = _noise(seed, 1, 3, side, side).expand(batch, -1, -1, -1)

@@ -20,7 +20,7 @@ def expected() -> set[str]:
     files = set()
     for folder, installed in (("costsim", "costsim"), *((p.name, n) for n, p in OUTSIDE.items())):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix in {".py", ".typed", ".yaml", ".html", ".css"}:
+            if file.suffix in {".py", ".typed", ".yaml", ".html", ".css", ".md", ".safetensors"}:
                 inner = file.relative_to(ROOT / folder).as_posix()
                 files.add(f"{installed.replace('.', '/')}/{inner}")
     return files

@@ -27,6 +27,7 @@ from costsim.device.loading import parse_yaml
 from costsim.errors import InputError
 from costsim.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.networks import NETWORKS
+from costsim.networks.shipped import shipped_weights
 from costsim.operators import Axis
 from costsim.planner import DEFAULT_SHOTS, BudgetRequest, PlanRequest
 from costsim.solution import Solver
@@ -256,7 +257,9 @@ def _digest(document: object) -> str:
 
 
 def _model_digest(spec: str) -> str:
-    """Of a model without a weights file: the exported program's content, else nothing."""
+    """Of a model without a weights file: what it comes with, or the program's content, if any."""
+    if (shipped := shipped_weights(spec)) is not None:
+        return file_digest(shipped)
     path = Path(spec)
     return file_digest(path) if spec.endswith(".pt2") and path.is_file() else ""
 

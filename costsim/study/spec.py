@@ -28,6 +28,7 @@ from costsim.device import DeviceSpec, load_device
 from costsim.device.loading import parse_yaml
 from costsim.errors import InputError
 from costsim.networks import NETWORKS
+from costsim.networks.shipped import RANDOM, shipped_weights
 from costsim.planner import BudgetRequest
 from costsim.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
 
@@ -38,7 +39,7 @@ ACCOUNTINGS = ("peak", "paper", "tiny-training")
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model with its weights; `weights` None are the ones it has by default."""
+    """A model with its weights; `weights` None are its default ones, `random` from seed 0."""
 
     model: str
     label: str
@@ -174,8 +175,11 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _model_digest(model: ModelChoice) -> str:
-    if model.weights is not None:
-        return file_digest(model.weights)
+    weights = shipped_weights(model.model) if model.weights is None else model.weights
+    if weights == RANDOM:
+        return "random"
+    if weights is not None:
+        return file_digest(weights)
     path = Path(model.model)
     return file_digest(path) if model.model.endswith(".pt2") and path.is_file() else ""
 
@@ -261,13 +265,18 @@ class _Reader:
                 f"{self.where(f'{key}.model')}: {name!r} is unknown; give one of "
                 f"{', '.join(NETWORKS)}, package.module:factory, or a .pt2 file"
             )
-        weights, side = entry.get("weights"), entry.get("resolution")
+        side = entry.get("resolution")
         return ModelChoice(
             name,
             self.text(entry.get("name", entry["model"]), f"{key}.name"),
-            None if weights is None else self.path(weights, f"{key}.weights"),
+            self.weights(entry.get("weights"), f"{key}.weights"),
             None if side is None else self.number(side, f"{key}.resolution", 1, 10_000),
         )
+
+    def weights(self, given: object, key: str) -> Path | None:
+        if given is None or given == str(RANDOM):
+            return None if given is None else RANDOM
+        return self.path(given, key)
 
     def method(self, given: object, key: str) -> MethodChoice:
         if given is None:  # `None` is a string in YAML, but `null` and `~` are not
