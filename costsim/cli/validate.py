@@ -2,14 +2,19 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim.cli.options import check_writable, progress_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text
+
+if TYPE_CHECKING:
+    from costsim.measurement.record import Measurement, Validation
+    from costsim.planfile import PlanFile
 
 
 @click.command("validate")
@@ -28,6 +33,13 @@ from costsim.files import to_json_text
     metavar="FILE",
     help="Weights of the model, where they are no longer at the plan's place.",
 )
+@click.option(
+    "--on",
+    "target",
+    metavar="TARGET",
+    help="Run it there: unicorn:cortex-m7, an emulated core with the memory of the plan's device "
+    "[default: this machine].",
+)
 @click.option("--steps", type=int, default=10, show_default=True, help="Steps to time.")
 @click.option(
     "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
@@ -44,6 +56,12 @@ from costsim.files import to_json_text
 @click.option(
     "--validation", type=click.Path(path_type=Path), metavar="FILE", help="Write it there."
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --on: write a page with planned against touched memory over time.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the validation as JSON.")
 def command(**given: Any) -> int:
     """Run the training step of PLAN on this machine and compare it with the prediction.
@@ -57,6 +75,7 @@ def command(**given: Any) -> int:
       costsim plan --device jetson-nano --out plan.json
       costsim validate plan.json
       costsim validate plan.json --steps 100 --out results
+      costsim validate plan.json --on unicorn:cortex-m7 --report emulated.html
     """
     files = _files(given)
     for name, limit in (("steps", 1), ("threads", 1)):
@@ -66,6 +85,10 @@ def command(**given: Any) -> int:
     from costsim.planfile import read_plan
 
     plan = read_plan(given["plan"])
+    if given["target"] is not None:
+        return _emulated(plan, given, files)
+    if given["report"] is not None:
+        raise InputError("--report: of a plan run on this machine there is none; give --on")
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
     from costsim.measurement.planned import ValidationRequest, validate_plan
@@ -81,10 +104,21 @@ def command(**given: Any) -> int:
     )
     with progress_on_stderr() as progress:
         measurement, validation = validate_plan(request, progress)
+    return _tell(measurement, validation, files, as_json=given["as_json"])
+
+
+def _tell(
+    measurement: "Measurement",
+    validation: "Validation",
+    files: Mapping[str, Path | None],
+    *,
+    as_json: bool,
+) -> int:
+    """Write and print what was found; the exit status."""
     for name, document in (("measurement", measurement), ("validation", validation)):
         if path := files[name]:
             document.write(path)
-    if given["as_json"]:
+    if as_json:
         for note in validation.notes:
             print(f"costsim: note: {note}", file=sys.stderr)
         click.echo(to_json_text(validation.to_json()))
@@ -95,6 +129,39 @@ def command(**given: Any) -> int:
 
         render_validation(Console(), validation)
     return 0 if validation.ok else 1
+
+
+def _emulated(plan: "PlanFile", given: dict[str, Any], files: Mapping[str, Path | None]) -> int:
+    """The same on an emulated core."""
+    check_writable(given["report"], "--report")
+    from costsim.targets.base import TargetError, TargetOptions, parse_target
+    from costsim.targets.unicorn import UnicornTarget
+
+    target = parse_target(given["target"], TargetOptions())
+    if not isinstance(target, UnicornTarget):
+        raise InputError(f"--on {target.name}: allowed is unicorn:cortex-m7 (see costsim measure)")
+    from costsim.targets.validating import validate_emulated
+
+    names = ("weights", "data", "split", "steps")
+    try:
+        with progress_on_stderr() as progress:
+            found = validate_emulated(
+                target,
+                plan,
+                source=str(given["plan"]),
+                progress=progress,
+                **{name: given[name] for name in names},
+            )
+    except TargetError as error:
+        if error.reason != "memory":
+            raise
+        print(f"costsim: {error}", file=sys.stderr)
+        return 1
+    if given["report"] is not None:
+        from costsim.report.emulation import write_emulation_page
+
+        write_emulation_page(given["report"], found.validation, found.step)
+    return _tell(found.measurement, found.validation, files, as_json=given["as_json"])
 
 
 def _files(given: dict[str, Any]) -> dict[str, Path | None]:

@@ -33,6 +33,7 @@ from costsim.measurement.record import (
     Measurement,
 )
 from costsim.program import Category, Direction, TrainingProgram, memory_timeline, plan_arena
+from costsim.program.program import KEPT_CATEGORIES
 
 LOSS_TOLERANCE = 1e-4
 """Share by which losses of several steps may differ from PyTorch's: 32-bit sums in other orders."""
@@ -146,20 +147,28 @@ class EmulatedStep:
         work = self.observed.work.get(position)
         return 0 if work is None else work.fp_macs
 
+    @property
+    def other_macs(self) -> int:
+        """Fused multiply-adds of work that is not counted in MACs: the loss, updates."""
+        return sum(
+            self.executed_macs(i) for i, op in enumerate(self.program.operations) if not op.macs
+        )
+
     # As the records of this library.
 
     def measurement(self, model: str) -> Measurement:
         """All of it as a measurement without seconds."""
         program, observed = self.program, self.observed
-        loss = program.loss_position
-        alive = self.liveness.after_loss
+        loss, alive = program.loss_position, self.liveness.after_loss
         buffers = tuple(
             MeasuredBuffer(
                 name=buffer.name,
                 category=str(buffer.category),
                 owner=buffer_owner(program, buffer.name),
                 bytes=self.touched_of[index],
-                kept=buffer.birth <= loss < buffer.death and bool(alive[first:end].any()),
+                kept=buffer.category in KEPT_CATEGORIES
+                and buffer.birth <= loss < buffer.death
+                and bool(alive[first:end].any()),
             )
             for index, (first, end) in self.planned_spans.items()
             for buffer in (program.buffers[index],)
@@ -172,7 +181,7 @@ class EmulatedStep:
                 owner=operation_owner(program, op),
                 live_bytes=int(self.liveness.live_bytes[position]),
                 process_bytes=observed.arena_end_bytes + around,
-                macs=self.executed_macs(position),
+                macs=self.executed_macs(position) if op.macs else 0,
             )
             for position, op in enumerate(program.operations)
         )
@@ -317,7 +326,7 @@ def _macs(step: EmulatedStep) -> Iterator[Comparison]:
     predicted: dict[Direction, int] = defaultdict(int)
     found: dict[Direction, int] = defaultdict(int)
     for position, op in enumerate(step.program.operations):
-        if op.macs or step.executed_macs(position):
+        if op.macs:
             predicted[op.direction] += step.program.times(op) * op.unpadded_macs
             found[op.direction] += step.executed_macs(position)
     for direction in Direction:
@@ -362,7 +371,7 @@ def _owners(step: EmulatedStep, measured: Measurement) -> Iterator[Comparison]:
             found[owner, what] += one.bytes if what != "kept" or one.kept else 0
     for position, op in enumerate(program.operations):
         owner = operation_owner(program, op)
-        if owner and (op.macs or step.executed_macs(position)):
+        if owner and op.macs:
             predicted[owner, f"{op.direction} MACs"] += program.times(op) * op.unpadded_macs
             found[owner, f"{op.direction} MACs"] += step.executed_macs(position)
     order = {call.layer or call.name: i for i, call in enumerate(program.graph.calls)}

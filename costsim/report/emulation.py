@@ -1,0 +1,186 @@
+"""A step on an emulated core as one HTML file: planned against touched memory over time."""
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from costsim.files import write_atomically
+from costsim.measurement.record import Comparison, Validation
+from costsim.program import memory_timeline
+from costsim.report.page import Picture
+from costsim.report.svg import COLOURS, drawing, to_svg
+from costsim.targets.emulated import EmulatedStep
+from costsim.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDE = 9.2
+
+_CATEGORY_COLOURS = {
+    "input": "activation",
+    "activation": "activation",
+    "kept channels": "kept",
+    "saved": "kept",
+    "gradient": "gradient",
+    "weight gradient": "dweights",
+    "optimizer": "optimiser",
+    "updated weights": "weights",
+}
+
+
+def write_emulation_page(path: Path, validation: Validation, step: EmulatedStep) -> None:
+    """Write the page of `step` to `path`, whole or not at all."""
+    write_atomically(path, render_emulation_page(validation, step))
+
+
+def render_emulation_page(validation: Validation, step: EmulatedStep) -> str:
+    """The page; it needs no script, no network and no other file."""
+    environment = Environment(
+        loader=PackageLoader("costsim.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "predicted": lambda one: _amount(one, one.predicted),
+        "measured": lambda one: _amount(one, one.measured),
+    }
+    pictures = {
+        "live": (
+            _picture(live_picture(step, "live")),
+            "Bytes alive at each operation: the plan's as an area, and as a line what the accesses "
+            "alone say. Below, the bytes that each operation touched.",
+        ),
+        "places": (
+            _picture(places_picture(step, "places")),
+            "The arena over the step: where buffers are planned, in pale colours, and what each "
+            "operation wrote (dark) and read (grey).",
+        ),
+    }
+    return environment.get_template("emulation.html").render(
+        css=Markup(resources.files("costsim.report").joinpath("page.css").read_text()),
+        validation=validation,
+        pictures=pictures,
+        rows=list(validation.totals()),
+    )
+
+
+def _picture(svg: str) -> Picture:
+    return Picture(Markup(svg), Markup(svg))
+
+
+def _amount(one: Comparison, value: float) -> str:
+    if one.unit == "s":
+        return format_seconds(value)
+    return f"{value:.6g}" if one.unit == "1" else f"{int(value):,}"
+
+
+def live_picture(step: EmulatedStep, name: str) -> str:
+    """Live bytes over the operations, planned and found; bytes touched by each."""
+    planned = memory_timeline(step.program).total_bytes
+    found, touched = step.liveness.live_bytes, step.liveness.touched_bytes
+    edges = np.arange(len(planned) + 1)
+    with drawing(WIDE, 3.8) as figure:
+        axes = figure.add_subplot()
+        axes.stackplot(
+            edges,
+            [np.append(planned, planned[-1])],
+            step="post",
+            colors=[COLOURS["activation"]],
+            labels=["planned to be alive"],
+            linewidth=0,
+        )
+        axes.step(
+            edges,
+            np.append(found, found[-1]),
+            where="post",
+            color=COLOURS["ink"],
+            linewidth=1.1,
+            label="found alive",
+        )
+        axes.bar(
+            edges[:-1] + 0.5,
+            touched,
+            width=0.8,
+            color=COLOURS["kept"],
+            linewidth=0,
+            label="touched",
+        )
+        _axes(axes, step, int(planned.max()))
+        axes.set_ylabel("bytes")
+        axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.16))
+        differ = int((planned != found).sum())
+        return to_svg(
+            figure,
+            name,
+            "Planned and touched memory over one training step",
+            f"Live bytes at each of {len(planned)} operations; planned and found differ at "
+            f"{differ}. The planned peak is {format_bytes(int(planned.max()))}.",
+        )
+
+
+def places_picture(step: EmulatedStep, name: str) -> str:
+    """The arena's addresses over the operations: planned rectangles, and what was touched."""
+    program, size = step.program, step.observed.arena_bytes
+    with drawing(WIDE, 4.6) as figure:
+        axes = figure.add_subplot()
+        for index, (first, end) in step.planned_spans.items():
+            buffer = program.buffers[index]
+            axes.broken_barh(
+                [(buffer.birth, buffer.death - buffer.birth + 1)],
+                (first, end - first),
+                facecolors=COLOURS[_CATEGORY_COLOURS[str(buffer.category)]],
+                alpha=0.45,
+                linewidth=0,
+            )
+        grain = max(1, size // 400)
+        for runs, place, colour in (
+            (step.observed.touched.read, 0.1, COLOURS["quiet"]),
+            (step.observed.touched.written, 0.5, COLOURS["ink"]),
+        ):
+            for operation, spans in runs.items():
+                for first, end in _merged(spans, grain):
+                    axes.broken_barh(
+                        [(operation + place, 0.4)],
+                        (first, max(end - first, grain)),
+                        facecolors=colour,
+                        linewidth=0,
+                    )
+        _axes(axes, step, size)
+        axes.set_ylabel("offset in the arena")
+        return to_svg(
+            figure,
+            name,
+            "Where the arena is touched",
+            f"{len(step.planned_spans)} buffers in {format_bytes(size)}, and the bytes that each "
+            "operation wrote and read.",
+        )
+
+
+def _merged(spans: tuple[tuple[int, int], ...], grain: int) -> list[tuple[int, int]]:
+    """Runs with no gap smaller than can be seen."""
+    found: list[tuple[int, int]] = []
+    for first, end in sorted(spans):
+        if found and first - found[-1][1] < grain:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((first, end))
+    return found
+
+
+def _axes(axes: "Axes", step: EmulatedStep, top: int) -> None:
+    count, loss = len(step.program.operations), step.program.loss_position
+    axes.set_xlim(0, count)
+    axes.set_ylim(0, top * 1.05)
+    axes.axvline(loss + 0.5, color=COLOURS["limit"], linewidth=0.8)
+    axes.set_xticks([loss / 2, loss + 0.5, (loss + count) / 2])
+    axes.set_xticklabels(["forward", "loss", "backward and updates"])
+    ticks = np.linspace(0, top, 5)
+    axes.set_yticks(ticks)
+    axes.set_yticklabels([format_bytes(int(tick)) for tick in ticks])
