@@ -19,8 +19,8 @@ from costsim.table import Floats, Integers
 
 from .dominance import undominated
 
-MOST = 200_000
-"""Options that combined classes may have, unless one class alone has more."""
+MOST = 300_000
+"""Selections of combined classes that are compared with one another."""
 
 FEW = 16
 """Selections that are handed on at a time: more than one, should rounding forbid the best."""
@@ -28,11 +28,14 @@ FEW = 16
 PAIRS = 1 << 20
 """Pairs of a state and an option that are looked at together, about."""
 
+SEVERAL = 8.0
+"""How much more there is to do for a state if the options have several costs, about."""
+
 BINS = 256
 """Of a histogram of losses, from which the number of selections is estimated."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Level:
     """The options of one class that lose little enough: loss [O], costs [O, R]."""
 
@@ -45,6 +48,8 @@ class Level:
 class Combined:
     """The selections of `levels` that lose at most `most`, dominated ones left out.
 
+    Levels of which there would be too many are left out: `levels` says which are in.
+
     `groups` [R] says which group each row of the costs is in. There may be no levels: then there is
     one selection, which costs nothing.
     """
@@ -52,27 +57,31 @@ class Combined:
     def __init__(
         self, levels: Sequence[Level], groups: Integers, price: Floats, most: float
     ) -> None:
-        self.levels, self.groups, self.price = tuple(levels), groups, price
+        self.levels: tuple[Level, ...] = ()
+        self.groups, self.price = groups, price
         self.count = int(groups.max()) + 1 if len(groups) else 0
         self.prices = np.array([price[groups == g].sum() for g in range(self.count)])
         self.fixed = np.zeros(len(price))
         self.loss, self.costs = np.zeros(1), np.zeros((1, self.count))
-        self.options = np.zeros((1, 0), dtype=np.int32)
+        self.options: Integers = np.zeros((1, 0), dtype=np.int64)
         first = [int(np.argmax(groups == g)) for g in range(self.count)]
         for level in levels:
-            costs = (level.costs - level.costs[:1])[:, first]
-            self.fixed = self.fixed + level.costs[0]
             # States are in the order of their loss, so that those of an option are the first ones.
             counts = np.searchsorted(self.loss, most - level.loss, side="right").tolist()
+            if self.levels and sum(counts) > MOST:
+                continue
+            self.levels = (*self.levels, level)
+            costs = (level.costs - level.costs[:1])[:, first]
+            self.fixed = self.fixed + level.costs[0]
             parent = np.concatenate([np.arange(n) for n in counts])
             option = np.repeat(np.arange(len(counts)), counts)
             loss = self.loss[parent] + level.loss[option]
             together = self.costs[parent] + costs[option]
-            left = undominated(together, loss, self.prices)
+            left = undominated(together, together @ self.prices - loss)
             left = left[np.argsort(loss[left], kind="stable")]
             parent, option = parent[left], option[left]
             self.loss, self.costs = loss[left], together[left]
-            new = level.options[option, None].astype(np.int32)
+            new = level.options[option, None]
             self.options = np.hstack([self.options[parent], new])
         self._sort()
 
@@ -80,13 +89,19 @@ class Combined:
         """In the order of the cost that tells the options apart best."""
         if not self.count:
             best = np.argsort(self.loss, kind="stable")[:1]
-            self.loss, self.costs, self.options = self.loss[best], self.costs[best], self.options[best]
+            self.loss, self.costs, self.options = (
+                self.loss[best],
+                self.costs[best],
+                self.options[best],
+            )
             return
         told = self.costs.std(axis=0) * self.prices
         self.key = int(np.argmax(told))
         order = np.argsort(self.costs[:, self.key], kind="stable")
         self.loss, self.costs, self.options = (
-            self.loss[order], self.costs[order], self.options[order]
+            self.loss[order],
+            self.costs[order],
+            self.options[order],
         )
 
     def completed(
@@ -102,7 +117,9 @@ class Combined:
             best = _best(loss + self.loss[0], most())
             yield best, self.options[np.zeros(len(best), dtype=np.int64)]
             return
-        needed = np.stack([room[:, self.groups == g].min(axis=1) for g in range(self.count)], axis=1)
+        needed = np.stack(
+            [room[:, self.groups == g].min(axis=1) for g in range(self.count)], axis=1
+        )
         last = np.searchsorted(self.costs[:, self.key], needed[:, self.key], side="right")
         if self.count == 1:
             # Undominated in one row: the dearest that fits is the best.
@@ -146,17 +163,12 @@ def _best(lost: Floats, most: float) -> Integers:
     return best
 
 
-def combine(
-    levels: list[Level], price: Floats, most: float, tick: Callable[[], None]
-) -> tuple[list[Level], Combined]:
+def combine(levels: list[Level], price: Floats, most: float) -> tuple[list[Level], Combined]:
     """The levels to choose in first, and the others combined."""
     first, last, groups = _split(levels, price, most)
-    while True:
-        tick()
-        combined = Combined(last, groups, price, most)
-        if len(combined.loss) <= MOST or len(last) < 2:
-            return first, combined
-        first, last = [*first, last[-1]], last[:-1]
+    combined = Combined(last, groups, price, most)
+    first += [level for level in last if level not in combined.levels]
+    return sorted(first, key=lambda level: len(level.options)), combined
 
 
 def _split(
@@ -167,7 +179,7 @@ def _split(
     Of the ways of grouping the rows that some class suggests, the one with the fewest selections
     to look at.
     """
-    partitions = [_alike(level.costs) for level in levels]
+    partitions = [alike(level.costs) for level in levels]
     finest = np.arange(len(price))
     tried = {tuple(groups.tolist()): groups for groups in [*partitions, finest]}
     best: tuple[float, list[Level], list[Level], Integers] | None = None
@@ -175,27 +187,42 @@ def _split(
         able = [_coarser(partition, groups) for partition in partitions]
         last = [level for level, one in zip(levels, able, strict=True) if one]
         first = [level for level, one in zip(levels, able, strict=True) if not one]
-        work = _selections(first, most)
-        if len(price) and groups.max() > 0:
+        priced = len({g for g, m in zip(groups.tolist(), price.tolist(), strict=True) if m > 0})
+        if priced > 1:
             # Where dominance helps little, halves of equal size.
             last.sort(key=lambda level: len(level.options))
             while last and _selections(last, most) > _selections(first, most):
                 first.append(last.pop())
             work = 4.0 * (_selections(first, most) + _selections(last, most))
+        else:
+            work = _selections(first, most) * (1.0 if groups.max(initial=0) == 0 else SEVERAL)
         if best is None or work < best[0]:
             best = work, first, last, groups
     assert best is not None
-    return sorted(best[1], key=lambda level: len(level.options)), best[2], best[3]
+    return best[1], best[2], best[3]
 
 
-def _alike(costs: Floats) -> Integers:
+def alike(costs: Floats) -> Integers:
     """Groups of rows [R] that the options of a class cost the same but for a constant."""
     if not costs.shape[1]:
         return np.zeros(0, dtype=np.int64)
     _, first, groups = np.unique(
         (costs - costs[:1]).T, axis=0, return_index=True, return_inverse=True
     )
-    # Numbered in the order of the rows, so that equal partitions are equal arrays.
+    return _numbered(first, groups)
+
+
+def both(first: Integers, second: Integers) -> Integers:
+    """Groups of rows that are together in both."""
+    if not len(first):
+        return first
+    pairs = np.stack([first, second], axis=1)
+    _, index, groups = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    return _numbered(index, groups)
+
+
+def _numbered(first: Integers, groups: Integers) -> Integers:
+    """Groups by the order of their first rows, so that equal partitions are equal arrays."""
     numbers: Integers = np.argsort(np.argsort(first))[groups.reshape(-1)]
     return numbers
 

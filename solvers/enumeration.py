@@ -28,7 +28,7 @@ import numpy as np
 
 from costsim.table import Floats, Integers
 
-from .combined import Level, combine
+from .combined import Level, alike, both, combine
 from .dominance import undominated
 from .lagrangian import CLOSED, Bound, Relaxation
 from .resources import Booleans
@@ -39,6 +39,12 @@ BLOCK, MEMORY_BYTES = 1 << 17, 1 << 28
 FEW = 500
 """States among which looking for dominated ones does not pay."""
 
+MANY_ROWS = 3
+"""Kinds of rows from which on looking for dominated states does not pay."""
+
+BEAM, EVERYTHING = 1000, 1 << 62
+"""States of each depth that are followed at first, and then."""
+
 STEEPNESS = (1.0, 4.0)
 """How far other multipliers are from m: what may be lost, for one deviation of the costs."""
 
@@ -48,15 +54,19 @@ ROUNDING_ERROR = 1e-13
 
 @dataclass
 class States:
-    """Choices for the first classes: loss [S], costs [S, R], options [S, levels]."""
+    """Choices for the first classes: loss [S], costs [S, R], options [S, levels].
+
+    `lost` [S] is at least what any selection that begins so loses.
+    """
 
     loss: Floats
     costs: Floats
     chosen: Integers
+    lost: Floats
 
     def take(self, which: Booleans | Integers | slice) -> "States":
         """Some of the states."""
-        return States(self.loss[which], self.costs[which], self.chosen[which])
+        return States(self.loss[which], self.costs[which], self.chosen[which], self.lost[which])
 
 
 class Enumeration:
@@ -117,12 +127,18 @@ class Enumeration:
         """Search all of it."""
         if self.start > self.most:
             return
-        self.first, self.last = combine(self.levels, self.price, self.most - self.start, self.tick)
+        self.first, self.last = combine(self.levels, self.price, self.most - self.start)
         self._look_ahead()
         width = 8 * (len(self.room) + 2) * (len(self.first) + 1)
         self.block = max(1024, min(BLOCK, MEMORY_BYTES // width))
-        root = States(np.zeros(1), np.zeros((1, len(self.room))), np.zeros((1, 0), dtype=np.int32))
+        nothing, rows = np.zeros(1), len(self.room)
+        root = States(nothing, np.zeros((1, rows)), np.zeros((1, 0), dtype=np.int32), nothing)
+        # The most promising states alone find a selection that is good, and make less of the rest.
+        self.beam, self.all_seen = BEAM, True
         self._extend(root, 0)
+        if not self.all_seen:
+            self.beam = EVERYTHING
+            self._extend(root, 0)
 
     def _look_ahead(self) -> None:
         """What the levels that come after each depth cost at least and at most, and can gain."""
@@ -130,6 +146,8 @@ class Enumeration:
         depths, rows = len(self.first) + 1, len(self.room)
         self.least, self.greatest = np.zeros((depths, rows)), np.zeros((depths, rows))
         self.able = np.zeros((depths, self.others.shape[1]))
+        self.base = np.zeros((depths, rows))
+        self.groups = [np.zeros(rows, dtype=np.int64)] * depths
         levels = [*self.first, *self.last.levels]
         for i, level in reversed(list(enumerate(levels))):
             at = min(i, depths - 1)
@@ -138,8 +156,11 @@ class Enumeration:
             self.least[at] = self.least[below] + level.costs.min(axis=0)
             self.greatest[at] = self.greatest[below] + level.costs.max(axis=0)
             self.able[at] = self.able[below] + gains.max(axis=0)
+            self.base[at] = self.base[below] + level.costs[0]
+            self.groups[at] = both(self.groups[below], alike(level.costs))
 
     def _extend(self, states: States, depth: int) -> None:
+        """Search on from `states`, which are of the first `depth` levels."""
         if depth == len(self.first):
             self._finish(states)
             return
@@ -166,11 +187,25 @@ class Enumeration:
                 np.concatenate([s.loss for s in kept]),
                 np.vstack([s.costs for s in kept]),
                 np.vstack([s.chosen for s in kept]),
+                np.concatenate([s.lost for s in kept]),
             )
         if len(states.loss) > FEW:
-            states = states.take(undominated(states.costs, states.loss, self.price))
+            states = states.take(self._undominated(states, depth))
+        if len(states.loss) > self.beam:
+            self.all_seen = False
+            states = states.take(np.argpartition(states.lost, self.beam)[: self.beam])
         states = states.take(np.argsort(states.loss, kind="stable"))
         self._extend(states, depth)
+
+    def _undominated(self, states: States, depth: int) -> Integers:
+        """Indices of states: of rows that the other levels cost alike only the fullest counts."""
+        full = states.costs - self.room + self.base[depth]
+        groups = self.groups[depth]
+        if groups.max(initial=-1) >= MANY_ROWS:
+            return np.arange(len(states.loss))
+        fullest = [full[:, groups == g].max(axis=1) for g in range(groups.max(initial=-1) + 1)]
+        costs = np.array(fullest).reshape(len(fullest), -1).T
+        return undominated(costs, states.costs @ self.price - states.loss)
 
     def _product(self, states: States, level: Level, depth: int) -> States:
         loss = states.loss[:, None] + level.loss
@@ -183,14 +218,16 @@ class Enumeration:
         wasted = np.maximum(left - self.greatest[depth], 0.0) @ self.price
         keep &= loss + wasted + self.start <= self.most
         which = np.flatnonzero(keep)
+        lost = loss[which] + wasted[which]
         if self.others.shape[1] and len(which):
             # L at the multipliers m is m room; what the state can still gain at others is less.
-            lost = left[which] @ (self.price[:, None] - self.others) - self.able[depth]
-            lost = lost.max(axis=1) + loss[which]
-            which = which[lost + self.start <= self.most + ROUNDING_ERROR]
+            dearer = left[which] @ (self.price[:, None] - self.others) - self.able[depth]
+            lost = np.maximum(lost, dearer.max(axis=1) + loss[which])
+            able = lost + self.start <= self.most + ROUNDING_ERROR
+            which, lost = which[able], lost[able]
         new = level.options[option[which], None].astype(np.int32)
         chosen = np.hstack([states.chosen[parent[which]], new])
-        return States(loss[which], costs[which], chosen)
+        return States(loss[which], costs[which], chosen, lost)
 
     def _finish(self, states: States) -> None:
         by_class = np.argsort([level.row for level in (*self.first, *self.last.levels)])
@@ -223,4 +260,5 @@ def _other_prices(levels: list[Level], price: Floats, most: float) -> Floats:
             for far in STEEPNESS:
                 change = far * direction * steep / np.sqrt(share)
                 found += [price + change, price - change]
-    return np.maximum(np.array(found).reshape(-1, len(price)).T, 0.0)
+    others: Floats = np.maximum(np.array(found).reshape(-1, len(price)).T, 0.0)
+    return others

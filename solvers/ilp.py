@@ -147,7 +147,7 @@ class _Decider:
             i, j = np.nonzero(first.loss[:, None] + second.loss <= most)
             loss, costs = first.loss[i] + second.loss[j], first.costs[i] + second.costs[j]
             if len(whole.room):
-                left = undominated(costs, loss, whole.price)
+                left = undominated(costs, costs @ whole.price - loss)
             else:
                 left = np.array([int(np.argmin(loss))])
             if len(left) > self.solver.combine:

@@ -30,7 +30,7 @@ from .resources import resources
 TIE, ROUNDING_ERROR = 1e-10, 1e-14
 """Gains that differ by less are equal: relatively, and as a share of all gains."""
 
-FIRST_LOSS, GROWTH = 2.0**-20, 2.0
+FIRST_LOSS, GROWTH = 2.0**-20, 1.5
 """The loss that is looked at first, as a share of all gains, and by how much it grows."""
 
 RECENT = 8
