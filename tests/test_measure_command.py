@@ -1,0 +1,249 @@
+"""`costsim measure`: tables, files, exit status, several devices, what is kept when one fails."""
+
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from ssh_device import device
+from targeting import write_plan
+
+from costsim.cli import main
+from costsim.cost import price
+from costsim.device import load_device
+from costsim.errors import InputError
+from costsim.planfile import read_plan
+from costsim.program import compile_program
+from costsim.targets.measured import Failure, MeasurementFile, predict
+from costsim.targets.shipping import plan_job
+
+pytest.importorskip("asyncssh")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    return write_plan(tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture
+def there(tmp_path):
+    with device(tmp_path / "device") as found:
+        yield found
+
+
+def on(device):
+    """The options that make `device` a target."""
+    return [
+        *("--on", f"ssh://me@127.0.0.1:{device.port}", "--identity", str(device.identity)),
+        *("--known-hosts", str(device.known_hosts), "--trust-new-host"),
+    ]
+
+
+def assert_nothing_is_left(device):
+    device.settle()
+    assert device.files() == []
+    assert device.processes() == {}
+
+
+def test_predicted_stands_beside_measured(plan, tmp_path, capsys):
+    out = tmp_path / "measured.json"
+    arguments = ["measure", str(plan), "--steps", "4", "--repeats", "2", "--out", str(out)]
+    assert main([*arguments, "--json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    rows = {row["quantity"]: row for row in document.pop("comparisons")}
+    found = MeasurementFile.read(out)
+    assert document == found.to_json()
+    assert found.plan_file() == read_plan(plan)
+    assert len(found.runs) == 2
+    samples = [s for run in found.runs for s in run.outcome.measurement.step_s]
+    medians = [run.outcome.measurement.median_s for run in found.runs]
+    assert len(samples) == 2 * 4
+    predicted = read_plan(plan).predicted
+    step = rows["step"]
+    assert step["measured"] == statistics.median(samples)
+    assert step["predicted"] == predicted.latency_s.step
+    assert step["ratio"] == step["measured"] / step["predicted"]
+    assert step["floor"] == (max(medians) - min(medians)) / step["measured"]
+    assert step["holds"] == (
+        predicted.latency_s.low <= step["measured"] <= predicted.latency_s.high
+    )
+    assert rows["live peak"]["measured"] == rows["live peak"]["predicted"]
+    assert rows["live peak"]["holds"]
+    told = [note for run in found.runs for note in run.outcome.notes]
+    assert any("no energy counter" in note for note in told) or "energy (RAPL)" in rows
+
+
+def test_a_person_gets_a_table(plan, capsys, monkeypatch, tmp_path):
+    """With joules here: from a plug-in, whose meter always shows three watts."""
+    (tmp_path / "three_watts.py").write_text(
+        "class Meter:\n    name = 'bench'\n    def watts(self): return 3.0\n"
+        "def find(): return [Meter()]\n"
+    )
+    info = tmp_path / "three_watts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: three-watts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[costsim.energy_counters]\nbench = three_watts:find\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "measured.json"
+    assert main(["measure", str(plan), "--steps", "4", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "mcunet-5fps on local" in printed
+    assert "predicted for jetson-nano" in " ".join(printed.split())
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    for word in ("step", "live", "energy"):
+        assert word in lines
+    assert lines["live"].split()[-2:] == ["yes", "-"]
+    ((reading,),) = [run.outcome.energy for run in MeasurementFile.read(out).runs]
+    assert (reading.source, reading.counter) == ("bench", "bench")
+    assert reading.total_j == pytest.approx(3.0 * reading.seconds, rel=0.05)
+    assert reading.idle_w == pytest.approx(3.0, rel=0.05)
+    assert reading.seconds > 1.0
+    assert "joules are of the whole machine" in " ".join(printed.split())
+
+
+def test_another_device_is_predicted_for_in_the_bits_that_run(plan, tmp_path):
+    job = plan_job(read_plan(plan), tmp_path)
+    spec = load_device("pi-zero-2")
+    found, notes = predict(job, spec)
+    cost = price(compile_program(job.graph, job.plan.plan, job.plan.step), spec)
+    assert found.device == "pi-zero-2"
+    assert found.latency_s.value == cost.on_device.latency_s.value
+    assert found.energy_j.high == cost.on_device.energy_j.high
+    assert found.peak_bytes == cost.memory.peak_bytes
+    assert notes == ()
+
+
+def test_running_out_of_memory_is_the_answer_no(plan, capsys, tmp_path):
+    out = tmp_path / "measured.json"
+    asked = ["measure", str(plan), "--steps", "2", "--memory-limit", "64KiB", "--out", str(out)]
+    assert main(asked) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    assert line.startswith("costsim: local: out of memory within 64 KiB, as predicted: ")
+    (failure,) = MeasurementFile.read(out).failures
+    assert (failure.reason, failure.predicted) == ("memory", True)
+
+
+def test_several_devices_at_once_and_what_came_is_kept_when_one_fails(
+    plan, there, tmp_path, capsys
+):
+    """This machine and one over SSH measure; one that is down and one with a wrong key do not."""
+    out = tmp_path / "measured.json"
+    with device(tmp_path / "impostor") as impostor:
+        there.known_hosts.write_text(
+            f"[127.0.0.1]:{impostor.port} {there.host_key.export_public_key().decode()}"
+        )
+        down = "ssh://me@127.0.0.1:1"
+        wrong = f"ssh://me@127.0.0.1:{impostor.port}"
+        more = ["--on", "local", "--on", down, "--on", wrong, "--steps", "2", "--out", str(out)]
+        assert main(["measure", str(plan), *on(there), *more]) == 2
+        assert impostor.commands == []
+    captured = capsys.readouterr()
+    told = captured.err.strip().splitlines()
+    assert len(told) == 2
+    assert any(line.startswith(f"costsim: {down}: no connection: ") for line in told)
+    assert any(f"costsim: {wrong}: its host key is SHA256:" in line for line in told)
+    found = MeasurementFile.read(out)
+    name = f"ssh://me@127.0.0.1:{there.port}"
+    assert {run.outcome.target for run in found.runs} == {"local", name}
+    assert {failure.target: failure.reason for failure in found.failures} == {
+        down: "unreachable",
+        wrong: "host key",
+    }
+    assert name in captured.out
+    assert_nothing_is_left(there)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_measurement_cleans_up_and_keeps_what_it_has(plan, there, tmp_path, number):
+    """As a person does it: a process of its own, interrupted in its second run."""
+    out = tmp_path / "measured.json"
+    command = [sys.executable, "-m", "costsim", "measure", str(plan), *on(there)]
+    command += ["--steps", "2", "--repeats", "1000", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not out.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    assert there.processes("costsim.targets.worker") or there.files()
+    process.send_signal(number)
+    printed, told = process.communicate(timeout=30)
+    assert process.returncode == 130, told
+    assert told.strip() == "costsim: interrupted"
+    assert printed == ""
+    assert len(MeasurementFile.read(out).runs) >= 1
+    assert_nothing_is_left(there)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["absent.json"], "absent.json: cannot be read"),
+        (["PLAN", "--on", "moon"], "target 'moon' is unknown; allowed are local, ssh://"),
+        (["PLAN", "--on", "local", "--on", "local"], "local is given twice"),
+        (["PLAN", "--repeats", "0"], "--repeats is 0; at least 1 is needed"),
+        (["PLAN", "--steps", "0"], "--steps is 0; at least 1 is needed"),
+        (["PLAN", "--threads", "0"], "--threads is 0; at least 1 is needed"),
+        (["PLAN", "--memory-limit", "much"], "--memory-limit: cannot read 'much'"),
+        (["PLAN", "--memory-limit", "0"], "memory_limit_bytes is 0"),
+        (["PLAN", "--time-limit", "0"], "time limit 0.0 s: more than 0"),
+        (["PLAN", "--out", "absent/m.json"], "--out: the folder absent does not exist"),
+        (["PLAN", "--weights", "absent.pth"], "absent.pth"),
+        (["PLAN", "--device", "toaster"], "device 'toaster'"),
+        (["PLAN", "--compute-target", "gpu"], "--compute-target: give --device too"),
+        (["PLAN", "--device", "pi-zero-2", "--compute-target", "gpu"], "has no target 'gpu'"),
+    ],
+)
+def test_unusable_input_is_refused_in_one_line(plan, arguments, told, capsys):
+    given = [str(plan) if argument == "PLAN" else argument for argument in arguments]
+    assert main(["measure", *given]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    assert told in line
+
+
+def test_a_plan_without_an_answer_or_for_another_model_is_refused(plan, tmp_path, capsys):
+    def infeasible(document):
+        document["predicted"], document["layers"] = None, []
+        document["solver"]["status"] = "infeasible"
+
+    def another(document):
+        document["model"]["spec"] = "mbv2-w0.35"
+
+    for change, told in ((infeasible, "holds no plan"), (another, "layers: layer")):
+        document = json.loads(plan.read_text())
+        change(document)
+        path = tmp_path / "changed.json"
+        path.write_text(json.dumps(document))
+        assert main(["measure", str(path)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "changed.json" in captured.err
+        assert told in captured.err
+
+
+def test_a_file_of_measurements_edited_into_nonsense_is_refused(plan, tmp_path):
+    job = plan_job(read_plan(plan), tmp_path)
+    predicted, _ = predict(job)
+    whole = MeasurementFile(plan=read_plan(plan).to_json(), predicted=predicted).with_failure(
+        Failure(target="local", reason="disk", message="full")
+    )
+    path = tmp_path / "m.json"
+    whole.write(path)
+    assert MeasurementFile.read(path) == whole
+    for key, value, told in (
+        ("schema", "costsim.measurements/9", "allowed is costsim.measurements/1"),
+        ("runs", [{"started": "today"}], "m.json: runs.0.outcome"),
+        ("predicted", {**whole.to_json()["predicted"], "peak_bytes": -1}, "predicted.peak_bytes"),
+        ("failures", [{"target": "x", "reason": "mood", "message": ""}], "failures.0.reason"),
+        ("mood", 1, "mood"),
+    ):
+        path.write_text(json.dumps({**whole.to_json(), key: value}))
+        with pytest.raises(InputError, match=r"m\.json: ") as caught:
+            MeasurementFile.read(path)
+        assert told in str(caught.value)
