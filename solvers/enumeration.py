@@ -45,6 +45,9 @@ MANY_ROWS = 3
 BEAM, EVERYTHING = 1000, 1 << 62
 """States of each depth that are followed at first, and then."""
 
+SMALLER = 0.9
+"""By how much less may be lost for the levels to be laid out again."""
+
 STEEPNESS = (1.0, 4.0)
 """How far other multipliers are from m: what may be lost, for one deviation of the costs."""
 
@@ -87,6 +90,11 @@ class Enumeration:
         self.relaxation, self.bound = relaxation, bound
         self.most, self.found, self.tick = most, found, tick
         self.states = 0
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """The levels and rows that matter for what may be lost."""
+        relaxation, bound = self.relaxation, self.bound
         levels = [self._level(row) for row in range(len(relaxation.forced))]
         levels.sort(key=lambda level: (len(level.options), level.row))
         room = relaxation.room + relaxation.resources.slack
@@ -127,18 +135,25 @@ class Enumeration:
         """Search all of it."""
         if self.start > self.most:
             return
+        # The most promising states alone find a selection that is good, and make less of the rest.
+        whole = self.most
+        if self._search(BEAM) or self.most <= self.start:
+            return
+        if self.most < SMALLER * whole:
+            self._lay_out()
+        self._search(EVERYTHING)
+
+    def _search(self, beam: int) -> bool:
+        """Follow `beam` states of each depth; whether those were all."""
         self.first, self.last = combine(self.levels, self.price, self.most - self.start)
         self._look_ahead()
         width = 8 * (len(self.room) + 2) * (len(self.first) + 1)
         self.block = max(1024, min(BLOCK, MEMORY_BYTES // width))
         nothing, rows = np.zeros(1), len(self.room)
         root = States(nothing, np.zeros((1, rows)), np.zeros((1, 0), dtype=np.int32), nothing)
-        # The most promising states alone find a selection that is good, and make less of the rest.
-        self.beam, self.all_seen = BEAM, True
+        self.beam, self.all_seen = beam, True
         self._extend(root, 0)
-        if not self.all_seen:
-            self.beam = EVERYTHING
-            self._extend(root, 0)
+        return self.all_seen
 
     def _look_ahead(self) -> None:
         """What the levels that come after each depth cost at least and at most, and can gain."""
