@@ -4,7 +4,7 @@ from costsim.adaptation.adapt import Adapted, adapt
 from costsim.adaptation.backbone import Backbone, load_backbone
 from costsim.adaptation.cost import MethodCost, method_cost
 from costsim.adaptation.guard import CrossValidation, Guard, LeaveOneOut, NoGuard, make_guard
-from costsim.adaptation.method import Choice, Method
+from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.settings import Settings
 from costsim.adaptation.situation import Place, Situation
 
@@ -18,6 +18,7 @@ __all__ = [
     "Method",
     "MethodCost",
     "NoGuard",
+    "NothingFits",
     "Place",
     "Settings",
     "Situation",

@@ -48,6 +48,11 @@ class Backbone:
         """Where the tensors lie."""
         return next(iter(self.tensors.values())).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its weights."""
+        return next(tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point())
+
     def graph(self, batch: int) -> LayerGraph:
         """The layer graph over `[batch, C, H, W]`.
 

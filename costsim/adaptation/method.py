@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from costsim.errors import InputError
 from costsim.importance import Importance
 from costsim.plan import UpdatePlan
 from costsim.problem import Problem
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from costsim.adaptation.backbone import Backbone
     from costsim.adaptation.guard import Guard
     from costsim.adaptation.situation import Situation
+
+
+class NothingFits(InputError):
+    """No plan of this method is within the budgets; says what would do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +57,9 @@ class Method(ABC):
 
     @abstractmethod
     def choose(self, situation: "Situation") -> Choice:
-        """What to update for this task; raises `InputError` where there is no such plan.
+        """What to update for this task.
 
+        Raises `NothingFits` where no such plan is within the budgets, `InputError` where there is
+        none for the network.
         The situation's network is that of `backbone`. An empty plan trains nothing.
         """

@@ -76,8 +76,11 @@ class Situation:
 
     # The task as tensors.
 
-    def _tensor(self, array: NDArray[Any]) -> Tensor:  # a copy: what comes in is read-only
-        return torch.from_numpy(array.copy()).to(self.backbone.device)
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array.copy())  # a copy: what comes in is read-only
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.backbone.dtype)
+        return tensor.to(self.backbone.device)
 
     @cached_property
     def images(self) -> Tensor:
@@ -291,7 +294,7 @@ class Situation:
             return self
         other = copy(self)
         other.backbone, other._values = backbone, {}
-        for name in ("budget", "base_accuracy"):
+        for name in ("budget", "base_accuracy", "images", "query_images", "amounts"):
             other.__dict__.pop(name, None)
         return other
 

@@ -182,8 +182,14 @@ def command(**given: Any) -> int:
     if not 0 <= given["seed"] < 2**63:
         raise InputError(f"--seed is {given['seed']}; allowed are 0 to {2**63 - 1}")
 
+    from costsim.adaptation import NothingFits
+
     with progress_on_stderr() as progress:
-        adapted = _adapted(given, progress)
+        try:
+            adapted = _adapted(given, progress)
+        except NothingFits as error:
+            print(f"costsim: {error}", file=sys.stderr)
+            return 1
         if adapted.patch is not None:
             from costsim.training import write_patch
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from costsim.accounting.sparse_update import input_channel_norms, scheme_plan
-from costsim.adaptation.method import Choice, Method
+from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.situation import Situation
 from costsim.criteria import Criterion
 from costsim.errors import InputError
@@ -63,7 +63,7 @@ class SparseUpdate(Method):
             plan = scheme_plan(graph, scheme, norms)
             if not self.within_budgets or not _exceeds(situation, plan):
                 return Choice(plan)
-        raise InputError(f"{self.name}: no published scheme is within the budgets")
+        raise NothingFits(f"{self.name}: no published scheme is within the budgets")
 
 
 def _exceeds(situation: Situation, plan: UpdatePlan) -> bool:
@@ -99,7 +99,7 @@ class SearchedScheme(Method):
         place = situation.place
         solution = solve(problem, self.solver, device=place.device, target=place.target_name)
         if solution.plan is None:
-            raise InputError(f"{self.name}: {solution.reason or solution.status.sentence}")
+            raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, self.importance, problem, solution)
 
 

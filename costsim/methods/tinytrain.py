@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from costsim.adaptation.method import Choice, Method
+from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.situation import Situation
 from costsim.criteria import CRITERIA, Criterion
-from costsim.errors import InputError
 from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
 from costsim.operators import Axis
 from costsim.solution import Solver
@@ -45,7 +44,7 @@ class TinyTrain(Method):
         return self.criterion if isinstance(self.criterion, str) else self.criterion.name
 
     def choose(self, situation: Situation) -> Choice:
-        """The solver's plan; raises `InputError` where nothing fits in the budgets."""
+        """The solver's plan; raises `NothingFits` where nothing is within the budgets."""
         layers = inspected_layers(situation.graph, self.inspect)
         importance = self.importance
         scored: tuple[str, ...] = ()
@@ -59,5 +58,5 @@ class TinyTrain(Method):
         place = situation.place
         solution = solve(problem, self.solver, device=place.device, target=place.target_name)
         if solution.plan is None:
-            raise InputError(f"{self.name}: {solution.reason or solution.status.sentence}")
+            raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, importance, problem, solution, scored)

@@ -1,0 +1,566 @@
+"""Adapting to a task: against a plain PyTorch loop, and what must not change the outcome."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from adapting import (
+    SIDE,
+    network_situation,
+    place,
+    small_backbone,
+    small_module,
+    small_situation,
+    small_task,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from costsim.adaptation import (
+    CrossValidation,
+    LeaveOneOut,
+    NoGuard,
+    Settings,
+    Situation,
+    adapt,
+    load_backbone,
+    make_guard,
+    method_cost,
+)
+from costsim.adaptation import backbone as backbone_module
+from costsim.adaptation.guard import divide, leave_one_out_similarity
+from costsim.adaptation.loop import train
+from costsim.adaptation.method import Choice, Method
+from costsim.adaptation.prefix import between, cuts, last_frozen_cut
+from costsim.cli import main
+from costsim.cost import price
+from costsim.data import FixedEpisode, MetaDatasetEpisode, digits, open_images, sample_episode
+from costsim.errors import InputError
+from costsim.execution.forward import evaluate
+from costsim.methods import make_method
+from costsim.networks.graph import architecture_graph
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.planfile import read_plan
+from costsim.program import compile_program
+from costsim.training import apply_patch, read_patch, remove_patch
+
+PLAN = UpdatePlan(
+    (
+        ChannelSubset("3.expand", "output", (0, 3, 7, 11)),
+        ChannelSubset("3.project", "input", (2, 5)),
+        ChannelSubset("4", "output", tuple(range(12))),
+    ),
+    frozenset({"3.depthwise", "4"}),
+)
+"""Of the small network: the last residual block and what follows it."""
+
+
+class Fixed(Method):
+    """A plan that was given."""
+
+    learning_rate = 0.002
+
+    def __init__(self, plan: UpdatePlan = PLAN) -> None:
+        self.plan = plan
+
+    @property
+    def name(self) -> str:
+        return "fixed"
+
+    def choose(self, situation: Situation) -> Choice:
+        return Choice(self.plan)
+
+
+def bits(tensors) -> dict[str, bytes]:
+    return {name: t.detach().numpy().tobytes() for name, t in tensors.items()}
+
+
+# The loop.
+
+
+def by_hand(situation: Situation, plan: UpdatePlan, rate: float, transductive: bool = False):
+    """The same training by autograd and torch.optim, gradients masked to the plan."""
+    module, settings = copy.deepcopy(situation.backbone.module), situation.settings
+    optimizer = torch.optim.Adam(module.parameters(), rate)
+    losses = []
+    for iteration in range(settings.iterations):
+        chosen = torch.arange(situation.samples)
+        with torch.no_grad():
+            features = module(situation.images)
+            means = torch.stack(
+                [features[situation.labels == c].mean(0) for c in range(situation.task.ways)]
+            )
+
+        def logits(images, means=means):
+            normal = functional.normalize
+            return settings.temperature * normal(module(images)) @ normal(means).T
+
+        shown = situation.copies_of(situation.picks[iteration], chosen)
+        loss = functional.cross_entropy(logits(shown), situation.labels)
+        if transductive:
+            predicted = logits(situation.query_images).softmax(1)
+            loss = loss - (predicted * predicted.log()).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        for name, parameter in module.named_parameters():
+            layer, _, kind = name.rpartition(".")
+            mask = torch.zeros_like(parameter)
+            subset = plan.by_layer.get(layer)
+            if kind == "bias" and layer in plan.biases:
+                mask.fill_(1)
+            elif kind == "weight" and subset is not None:
+                index = list(subset.channels)
+                mask[index if subset.axis == "output" else (slice(None), index)] = 1
+            parameter.grad.mul_(mask)
+        optimizer.step()
+        losses.append(loss.item())
+    return dict(module.named_parameters()), losses
+
+
+@pytest.mark.parametrize("transductive", [False, True])
+@pytest.mark.parametrize("plan", [PLAN, None])
+@pytest.mark.parametrize("size", [64, 5])  # all in one pass, and several with a part of one
+def test_training_is_what_a_plain_loop_does(monkeypatch, transductive, plan, size):
+    monkeypatch.setattr(backbone_module, "PASS", size)
+    monkeypatch.setattr(backbone_module, "SIZE_STEP", 1)
+    situation = small_situation(small_task(queries=3))
+    plan = plan or UpdatePlan.full(situation.graph)
+    wanted, losses = by_hand(situation, plan, 0.01, transductive)
+    before = {k: t.clone() for k, t in situation.backbone.tensors.items()}
+    trained = train(situation, plan, 0.01, transductive=transductive)
+    assert trained.losses == pytest.approx(losses, rel=1e-9)
+    moved = 0
+    for name, tensor in situation.backbone.tensors.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-7, atol=1e-9)
+        moved += int((tensor != before[name]).sum())
+    assert 0 < moved <= sum(part.numel() for part in trained.update.base.values())
+    trained.update.restore()
+    assert bits(situation.backbone.tensors) == bits(before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"augment": False}, {"copies": 0}])
+def test_what_is_cached_changes_nothing(settings):
+    found = []
+    for cache in (0, 2**30):
+        situation = small_situation(cache_bytes=cache, **settings)
+        trained = train(situation, PLAN, 0.01)
+        found.append((trained.losses, trained.update.read()))
+        trained.update.restore()
+        cut = last_frozen_cut(situation.backbone.graph(1), PLAN.by_layer)
+        assert cut not in ("", situation.backbone.graph(1).input)
+        pays = bool(cache) and settings.get("copies", 3) and settings.get("augment", True)
+        assert (situation.values_at(cut)[1] is not None) >= bool(pays)
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
+    for atom, part in found[0][1].items():
+        torch.testing.assert_close(part, found[1][1][atom], rtol=1e-8, atol=1e-10)
+
+
+def test_copies_are_shown_as_drawn():
+    settings = Settings(iterations=50, copies=4)
+    situation = Situation(small_backbone(), small_task(), place(), settings)
+    assert situation.picks.shape == (50, 12)
+    assert set(situation.picks.unique().tolist()) == {0, 1, 2, 3}
+    assert situation.amounts.shape == (4, 12, 5)
+    fresh = Situation(small_backbone(), small_task(), place(), replace(settings, copies=0))
+    assert fresh.amounts.shape[0] == 50
+    assert torch.equal(fresh.picks[:, 0], torch.arange(50))  # each iteration new ones
+    other = Situation(small_backbone(), small_task(), place(), replace(settings, seed=1))
+    assert not torch.equal(other.amounts, situation.amounts)
+
+
+def test_values_of_a_later_cut_come_from_an_earlier_one():
+    first, second = small_situation(), small_situation()
+    order = cuts(first.backbone.graph(1))
+    first.values_at(order[2])
+    for cut in order[3:6]:
+        for one, other in zip(first.values_at(cut), second.values_at(cut), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+# Cutting.
+
+
+def graphs():
+    yield "small", small_backbone().graph(2)
+    for name in ("mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3"):
+        yield name, architecture_graph(name, batch=2, resolution=64)
+
+
+@pytest.mark.parametrize(("name", "graph"), list(graphs()), ids=lambda value: str(value)[:12])
+def test_cuts_are_the_dominators_of_the_output(name, graph):
+    parents = nx.immediate_dominators(graph.digraph, graph.input)
+    chain, at = [], graph.output
+    while True:
+        chain.append(at)
+        if at == graph.input:
+            break
+        at = parents[at]
+    assert list(cuts(graph)) == chain[::-1]
+
+
+def test_two_parts_compute_what_the_whole_does():
+    backbone = small_backbone()
+    graph, x = backbone.graph(2), torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    whole, _ = evaluate(graph, backbone.tensors, x)
+    for cut in cuts(graph):
+        value, _ = evaluate(between(graph, graph.input, cut), backbone.tensors, x)
+        rest = between(graph, cut)
+        assert len(rest) == len([c for c in graph.calls if c.name == cut]) + len(
+            nx.descendants(graph.digraph, cut)
+        )
+        output, _ = evaluate(rest, backbone.tensors, value)
+        assert torch.equal(output, whole)
+
+
+def test_the_frozen_part_ends_before_what_is_updated():
+    graph = architecture_graph("mcunet-5fps", resolution=64)
+    places = {call.name: index for index, call in enumerate(graph.calls)}
+    order = cuts(graph)
+    for layer in graph.layers:
+        cut = last_frozen_cut(graph, [layer])
+        first = places[graph.layers[layer].calls[0]]
+        assert places[cut] < first or cut == graph.input
+        assert all(places[later] >= first for later in order[order.index(cut) + 1 :])
+    assert last_frozen_cut(graph, ["blocks.13.depthwise", "stem"]) == graph.input
+
+
+# The whole.
+
+
+def test_an_adaptation_is_repeatable_and_leaves_the_base_as_it_was():
+    situation = small_situation()
+    before = bits(situation.backbone.tensors)
+    first, second = adapt(situation, Fixed()), adapt(small_situation(), Fixed())
+    assert bits(situation.backbone.tensors) == before
+    assert first.losses == second.losses
+    assert first.predictions == second.predictions
+    assert first.accuracy_before == situation.accuracy()
+    assert len(first.predictions) == len(situation.task.query_labels)
+    right = np.array(first.predictions) == situation.task.query_labels
+    assert first.accuracy_after == pytest.approx(right.mean())
+    assert (first.kept, first.diverged, first.guard) == (1.0, False, "none")
+    assert first.losses[-1] < first.losses[0]
+
+
+def test_it_learns(shared: Path):
+    """Far domains, real weights: up by points on the mean of a few tasks, each of few images."""
+    weights = shared / "weights" / "mcunet-5fps.int8.pkl"
+    backbone = load_backbone("mcunet-5fps", weights=weights, resolution=64)
+    source = open_images(shared / "data" / "omniglot.tar.gz")
+    gains = []
+    for seed in range(2):
+        task = sample_episode(source, FixedEpisode(10, 5, 10), seed=seed, resolution=64)
+        situation = Situation(backbone, task, place(), Settings(iterations=25))
+        adapted = adapt(situation, make_method("tinytrain (exact)"))
+        gains.append(adapted.accuracy_after - adapted.accuracy_before)
+        assert adapted.cost.step.memory.peak_bytes <= situation.budget.memory_bytes
+        assert adapted.cost.step.macs.backward <= situation.budget.macs
+    assert np.mean(gains) > 0.02
+
+
+def test_a_task_of_varying_shots():
+    task = sample_episode(digits(), MetaDatasetEpisode(most_support=60), seed=0, resolution=SIDE)
+    adapted = adapt(small_situation(task), Fixed())
+    assert len(adapted.predictions) == len(task.query_labels) > 0
+
+
+def test_a_training_that_diverges_is_undone():
+    situation = small_situation(dtype=torch.float32)
+    adapted = adapt(situation, Fixed(), learning_rate=1e30)
+    assert adapted.diverged
+    assert adapted.kept == 0
+    assert adapted.accuracy_after == adapted.accuracy_before == situation.accuracy()
+    assert len(adapted.losses) < 5
+
+
+def test_an_empty_plan_trains_nothing():
+    adapted = adapt(small_situation(), make_method("none"))
+    assert adapted.losses == ()
+    assert adapted.accuracy_after == adapted.accuracy_before
+    assert adapted.cost.step.macs.backward == 0
+    assert adapted.cost.task is None
+
+
+# What it costs.
+
+
+def test_an_iteration_costs_what_its_program_says():
+    situation = network_situation(side=32)
+    plan = UpdatePlan(
+        (ChannelSubset("blocks.12.expand", "output", (1, 2, 3)),), frozenset({"blocks.13.project"})
+    )
+    cost, n = method_cost(situation, Choice(plan)), situation.samples
+    graph, step = situation.backbone.graph(1), situation.settings.step(n)
+    assert (step.batch, step.samples_a_pass, step.optimizer) == (n, 1, "adam")
+    assert cost.step == price(compile_program(graph, plan, step), situation.place.device)
+    alone = price(compile_program(graph, plan, situation.settings.step(1)))
+    assert cost.step.macs.backward == n * alone.macs.backward
+    assert cost.backward_macs_a_sample == alone.macs.backward
+    assert cost.step.memory.paper_bytes == alone.memory.paper_bytes
+    latency = cost.step.on_device.latency_s
+    assert cost.task.training_s.value == pytest.approx(2 * latency.value)
+    assert cost.task.selection_s.value == 0
+    scored = method_cost(situation, Choice(plan, scored=("blocks.12.expand",)))
+    assert scored.task.selection_s.value > 0
+    doubled = method_cost(situation, Choice(plan), extra_training=1.0)
+    assert doubled.task.training_s.value == pytest.approx(2 * cost.task.training_s.value)
+    assert doubled.class_means_s.value == pytest.approx(2 * cost.class_means_s.value)
+
+
+# Patches.
+
+
+def test_the_outcome_as_a_patch(tmp_path):
+    from costsim.training import write_patch
+
+    situation = network_situation()
+    adapted = adapt(situation, make_method("lastlayer"), with_patch=True)
+    write_patch(tmp_path / "patch", adapted.patch)
+    patch = read_patch(tmp_path / "patch")
+    base = bits(situation.backbone.tensors)
+    apply_patch(patch, situation.backbone.tensors)
+    assert bits(situation.backbone.tensors) != base
+    assert tuple(situation.predict().tolist()) == adapted.predictions
+    remove_patch(patch, situation.backbone.tensors)
+    assert bits(situation.backbone.tensors) == base
+
+
+def test_no_patch_without_an_origin():
+    with pytest.raises(InputError, match="a patch is for a network that can be loaded again"):
+        adapt(small_situation(), Fixed(), with_patch=True)
+
+
+# Guards.
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(2, 5), st.integers(0, 99))
+def test_folds_leave_something_to_learn_from(counts, folds, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    held = divide(labels, folds, seed)
+    everyone = np.concatenate([*held, np.empty(0, int)])
+    assert len(set(everyone.tolist())) == len(everyone)
+    singles = {i for i, label in enumerate(labels) if counts[label] == 1}
+    assert set(everyone.tolist()) == set(range(len(labels))) - singles
+    for fold in held:
+        assert set(labels[np.setdiff1d(np.arange(len(labels)), fold)]) == set(labels)
+
+
+def test_leaving_one_out_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3])
+    found = leave_one_out_similarity(features, labels)
+    for i in range(9):
+        for c in range(4):
+            members = [j for j in range(9) if labels[j] == c and (j != i or c == 3)]
+            mean = features[members].mean(0)
+            wanted = functional.cosine_similarity(features[i], mean, dim=0)
+            assert float(found[i, c]) == pytest.approx(float(wanted))
+
+
+GUARDS = [LeaveOneOut(), CrossValidation(), CrossValidation(folds=3)]
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_a_guard_cannot_see_the_queries(guard):
+    """Other query images and labels: the same share, the same weights."""
+    task = small_task()
+    rng = np.random.default_rng(0)
+    strange = replace(
+        task,
+        query_images=rng.normal(size=task.query_images.shape).astype(np.float32),
+        query_labels=rng.permutation(task.query_labels),
+    )
+    found = []
+    for one in (task, strange):
+        situation, weights = small_situation(one), []
+        predict = situation.predict
+
+        def predicted(situation=situation, weights=weights, predict=predict):
+            weights.append(bits(situation.backbone.tensors))
+            return predict()
+
+        situation.predict = predicted
+        found.append((adapt(situation, Fixed(), guard=guard).kept, weights))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 2  # before and after
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_what_a_guard_keeps_is_a_share_of_the_change(guard):
+    """With shares of 0 alone nothing changes, with 1 alone all does, and between is between."""
+    base = small_situation()
+    whole = adapt(base, Fixed())
+    for share in (0.0, 1.0):
+        adapted = adapt(small_situation(), Fixed(), guard=replace(guard, shares=(share,)))
+        assert adapted.kept == share
+        assert adapted.losses == whole.losses
+        wanted = whole.accuracy_after if share else whole.accuracy_before
+        assert adapted.accuracy_after == wanted
+
+
+def test_cross_validation_turns_harm_away():
+    """A rate at which training ruins what a random network can tell: held-out images say so."""
+    settings = {"iterations": 15}
+    harmed = adapt(small_situation(**settings), Fixed(), learning_rate=3.0)
+    guarded = adapt(
+        small_situation(**settings), Fixed(), learning_rate=3.0, guard=CrossValidation()
+    )
+    assert harmed.accuracy_after < harmed.accuracy_before
+    assert guarded.kept < 1
+    assert guarded.accuracy_after >= harmed.accuracy_after
+
+
+def test_a_guard_of_one_image_a_class_has_nothing_to_say():
+    situation = small_situation(small_task(shots=1))
+    for guard in GUARDS:
+        assert adapt(situation, Fixed(), guard=guard).kept == 1
+
+
+def test_guards_by_name():
+    assert isinstance(make_guard("none"), NoGuard)
+    assert make_guard("5-fold") == CrossValidation(folds=5)
+    with pytest.raises(InputError, match=r"guard 'luck' is unknown; known are none, leave-one-out"):
+        make_guard("luck")
+    with pytest.raises(InputError, match="folds is 1; at least 2"):
+        CrossValidation(folds=1)
+
+
+# What cannot be used.
+
+
+def test_a_task_that_does_not_fit():
+    with pytest.raises(InputError, match=r"images are \(3, 16, 16\); small takes \(3, 8, 8\)"):
+        Situation(
+            backbone_module.Backbone(small_module(), (3, 8, 8), name="small"),
+            small_task(),
+            place(),
+        )
+    with pytest.raises(InputError, match="at least 2 classes"):
+        small_situation(small_task(ways=1))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"iterations": 0}, "iterations is 0; at least 1"),
+        ({"copies": -1}, "copies is -1; at least 0"),
+        ({"temperature": 0.0}, "temperature is 0; allowed is above 0"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"optimizer": "lion"}, "optimizer 'lion'; allowed are sgd, momentum, adam"),
+    ],
+)
+def test_settings_that_make_no_sense(given, message):
+    with pytest.raises(InputError, match=message):
+        Settings(**given)
+
+
+def test_devices_of_torch_that_are_not_there():
+    with pytest.raises(InputError, match="torch device 'meta-verse' cannot be used"):
+        load_backbone("mcunet-5fps", resolution=32, device="meta-verse")
+
+
+# The command.
+
+SMALL = ["adapt", "--device", "jetson-nano", "--resolution", "32", "--iterations", "2"]
+TASK = ["--ways", "3", "--shots", "2", "--queries", "3", "--copies", "2"]
+
+
+def test_the_command_prints_a_table_and_writes_a_patch_and_a_plan(tmp_path, capsys):
+    out, plan = tmp_path / "patch", tmp_path / "plan.json"
+    given = [*SMALL, *TASK, "--out", str(out), "--plan-out", str(plan), "--guard", "2-fold"]
+    assert main(given) == 0
+    printed = capsys.readouterr()
+    for text in (
+        "TinyTrain",
+        "accuracy before",
+        "of 9 query images",
+        "memory (paper)",
+        "on jetson-nano",
+        "guard (2-fold)",
+    ):
+        assert text in printed.out
+    assert "no pretrained weights" in printed.err
+    file = read_plan(plan)
+    patch = read_patch(out)
+    assert {change.layer for change in patch.changes} == set(file.plan.by_layer)
+    assert (file.step.batch, file.step.samples_a_pass) == (6, 1)
+
+
+def test_json_of_a_meta_dataset_episode(capsys):
+    episode = ["--episode", "meta-dataset", "--method", "lastlayer", "--queries", "2"]
+    assert main([*SMALL, *episode, "--seed", "4", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "costsim.adaptation/1"
+    assert document["method"] == "LastLayer"
+    assert len(set(document["task"]["shots"])) > 1
+    assert set(document["task"]["queries"]) == {2}
+    assert len(document["losses"]) == 2
+    assert [layer["name"] for layer in document["layers"]] == ["blocks.13.project"]
+    memory = document["predicted"]["step"]["memory"]
+    assert {"peak_bytes", "paper_bytes", "tiny_training_bytes"} <= set(memory)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--method", "magic"], "method 'magic' is unknown; known are None, FullTrain"),
+        (["--guard", "dog"], "guard 'dog' is unknown"),
+        (["--data", "nowhere"], "nowhere: cannot be read"),
+        (["--split", "train"], "--split names a part of --data, which is missing"),
+        (["--ways", "11"], "10 of its 10 classes have the 5 images that 2 shots and 3 queries"),
+        (["--episode", "meta-dataset"], "--ways is drawn in a meta-dataset episode"),
+        (["--model", "nothing"], "model 'nothing' is unknown"),
+        (["--torch-device", "abacus"], "torch device 'abacus' cannot be used"),
+        (["--learning-rate", "-1"], "learning rate is -1; allowed is 0 to 1e37"),
+        (["--device", "toaster"], "toaster"),
+        (["--target", "abacus"], "abacus"),
+        (["--out", "no/where"], "the folder no does not exist"),
+        (["--method", "transductive", "--guard", "2-fold"], "Transductive learns from the queries"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, given, message):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, *TASK, *given]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert printed.out == ""
+
+
+def test_weights_of_another_architecture(shared, capsys):
+    weights = shared / "weights" / "proxyless-w0.3.int8.pkl"
+    assert main([*SMALL, *TASK, "--weights", str(weights)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "proxyless-w0.3.int8.pkl" in line
+
+
+def test_a_damaged_archive(tmp_path, capsys):
+    import tarfile
+
+    path = tmp_path / "signs.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(__file__, "class/a.png")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert main([*SMALL, *TASK, "--data", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: damaged or truncated" in line
+
+
+def test_nothing_fits_is_a_no(capsys):
+    assert main([*SMALL, *TASK, "--memory", "1KiB"]) == 1
+    assert "no channel of any inspected layer fits" in capsys.readouterr().err
+
+
+def test_divergence_is_a_no(capsys):
+    assert main([*SMALL, *TASK, "--learning-rate", "1e30", "--json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["diverged"] is True
+    assert "diverged at a learning rate of 1e+30" in printed.err
