@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,18 +56,29 @@ def compile_c(source: Path, out: Path, *flags: str, cc: Sequence[str] | None = N
     )
 
 
+COUNTING = """
+#include <stdint.h>
+extern int64_t costsim_macs;
+int64_t costsim_macs;
+#define COSTSIM_MAC(sum, a, b) (costsim_macs++, (sum) += (a) * (b))
+"""
+"""Put before the kernels, counts every multiply-accumulate."""
+
+
 @cache
-def kernels_object() -> Path:
+def kernels_object(*, counting: bool = False) -> Path:
     """The kernels, compiled once: they are the same for every model."""
     cc = compiler()
-    header = emit_kernels_header()
-    key = hashlib.sha256("\0".join([kernel_source(), header, *cc, *COMPILER_FLAGS]).encode())
+    header, source = emit_kernels_header(), kernel_source()
+    if counting:
+        source = COUNTING + source
+    key = hashlib.sha256("\0".join([source, header, *cc, *COMPILER_FLAGS]).encode())
     folder = CACHE / key.hexdigest()[:16]
     if not (folder / "kernels.so").exists():
         folder.mkdir(exist_ok=True)
         own = Path(tempfile.mkdtemp(dir=folder))
         (own / "costsim_kernels.h").write_text(header)
-        (own / "costsim_kernels.c").write_text(kernel_source())
+        (own / "costsim_kernels.c").write_text(source)
         compile_c(own / "costsim_kernels.c", own / "kernels.o", "-fPIC")
         run([*cc, "-shared", str(own / "kernels.o"), "-o", str(own / "kernels.so")])
         (own / "kernels.o").rename(folder / "kernels.o")
@@ -88,10 +100,29 @@ def kernels() -> ctypes.CDLL:
     return ctypes.CDLL(str(kernels_object().with_suffix(".so")))
 
 
+LARGE = 500_000
+"""Characters of weights from which on they are filled in later: compiling them takes seconds."""
+
+_ARRAY = re.compile(r"^const float (\w+)\[(\d+)\] = \{([^}]*)\};", re.MULTILINE)
+
+
+def _emptied(text: str) -> str:
+    return "\n".join(f"float {name}[{count}];" for name, count, _ in _ARRAY.findall(text))
+
+
+def _fill(library: ctypes.CDLL, text: str) -> None:
+    for name, count, body in _ARRAY.findall(text):
+        values = np.array(body.replace("f", "").split(","), np.float32)
+        array = (ctypes.c_float * int(count)).in_dll(library, name)
+        ctypes.memmove(array, values.ctypes.data, values.nbytes)
+
+
 class Emitted:
     """A program compiled for this machine: `step`, `predict`, and the weights as they are."""
 
-    def __init__(self, program, weights: Mapping[str, Any], **options: Any) -> None:
+    def __init__(
+        self, program, weights: Mapping[str, Any], *, counting: bool = False, **options: Any
+    ) -> None:
         self.program, self.weights = program, weights
         self.files = emit(program, weights, **options)
         self.memory = Memory(program)
@@ -99,12 +130,18 @@ class Emitted:
             folder = Path(name)
             for file, content in self.files.items():
                 (folder / file).write_text(content)
-            both = folder / "both.c"
-            both.write_text('#include "costsim_model.c"\n#include "costsim_weights.c"\n')
-            compile_c(both, folder / "model.o", "-fPIC", "-O0")
-            parts = [str(folder / "model.o"), str(kernels_object())]
+            text = str(self.files["costsim_weights.c"])
+            large = len(text) > LARGE
+            if large:
+                (folder / "costsim_weights.c").write_text(_emptied(text))
+            parts = [str(kernels_object(counting=counting))]
+            for part in ("costsim_model", "costsim_weights"):
+                compile_c(folder / f"{part}.c", folder / f"{part}.o", "-fPIC", "-O0")
+                parts.append(str(folder / f"{part}.o"))
             run([*compiler(), "-shared", *parts, "-o", str(folder / "model.so")])
             self.library = ctypes.CDLL(str(folder / "model.so"))
+            if large:
+                _fill(self.library, text)
         self.library.costsim_train_step.restype = ctypes.c_float
         self.library.costsim_init()
 
@@ -122,6 +159,39 @@ class Emitted:
         out = np.empty(graph[graph.output].shape, np.float32)
         self.library.costsim_predict(images.ctypes.data_as(FLOATS), out.ctypes.data_as(FLOATS))
         return out
+
+    def _table(self) -> Any:
+        class Entry(ctypes.Structure):
+            _fields_ = (("name", ctypes.c_char_p), ("run", ctypes.CFUNCTYPE(None)))
+
+        return (Entry * len(self.program.operations)).in_dll(self.library, "costsim_operations")
+
+    def stray_writes(self, images: np.ndarray, labels: np.ndarray) -> list[str]:
+        """Operations that change a byte of the arena outside the buffers they write."""
+        self.step(images, labels)
+        found = []
+        for entry, op in zip(self._table(), self.program.operations, strict=True):
+            before = np.frombuffer(self.arena(), np.uint8)
+            entry.run()
+            changed = before != np.frombuffer(self.arena(), np.uint8)
+            for write in op.writes:
+                start = self.memory.arena.offsets_bytes[write.buffer]
+                changed[start : start + self.program.buffers[write.buffer].bytes] = False
+            if changed.any():
+                found.append(op.name)
+        return found
+
+    def operation_macs(self, images: np.ndarray, labels: np.ndarray) -> list[int]:
+        """Multiply-accumulates that each operation of a pass executes (with `counting`)."""
+        self.step(images, labels)
+        macs = ctypes.c_int64.in_dll(self.library, "costsim_macs")
+        found = []
+        for entry, op in zip(self._table(), self.program.operations, strict=True):
+            assert entry.name.decode() == op.name
+            before = macs.value
+            entry.run()
+            found.append(macs.value - before)
+        return found
 
     def arena(self) -> bytes:
         size = self.memory.arena.size_bytes

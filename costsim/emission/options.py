@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 from costsim.errors import InputError
 
-COMPILER_FLAGS = ("-std=c99", "-O2", "-ffreestanding", "-ffp-contract=off", "-fno-math-errno")
+COMPILER_FLAGS = (
+    "-std=c99",
+    "-O2",
+    "-ffreestanding",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+)
 """Flags the emitted code is meant for: only what is priced as a multiply-accumulate is fused."""
 
 

@@ -61,7 +61,8 @@ is {step.optimizer}; updates are {step.update}.
 
 `make` builds a static library with `$(CC)`; or compile the C files with
 
-    {" ".join(COMPILER_FLAGS)}
+    {" ".join(COMPILER_FLAGS[:4])} \\
+    {" ".join(COMPILER_FLAGS[4:])}
 
 `-ffp-contract=off` keeps what is no multiply-accumulate from being fused to one, so that results
 are the same to the bit on every machine with fused multiply-adds. A Cortex-M7 with

@@ -101,7 +101,7 @@ static float costsim_clamped(float x, float low, float high) {
 static float costsim_activated(costsim_activation what, float p, float q, float x) {
     switch (what) {
         case COSTSIM_RELU:
-            return x > 0.0f ? x : 0.0f;
+            return x <= 0.0f ? 0.0f : x;
         case COSTSIM_LEAKY_RELU:
             return x > 0.0f ? x : p * x;
         case COSTSIM_CLAMP:
@@ -152,7 +152,7 @@ void costsim_activation_forward(costsim_activation what, float p, float q, int32
             if (mask && costsim_passes(what, p, q, v)) {
                 bits |= 0x80 >> j;
             }
-            y[i + j] = what == COSTSIM_RELU ? (v > 0.0f ? v : 0.0f)
+            y[i + j] = what == COSTSIM_RELU ? (v <= 0.0f ? 0.0f : v)
                                             : costsim_activated(what, p, q, v);
         }
         if (mask) {
