@@ -88,6 +88,7 @@ TORCH_LAND = (
     "criteria.passes",
     "sparse",
     "training",
+    "calibration.timing",
     "measurement.allocator",
     "measurement.measure",
     "measurement.observe",
@@ -320,8 +321,14 @@ TABLES: Mapping[str, set[str]] = {
     # The gradient of a reshape is the same memory in another shape; convolutions and what keeps
     # one bit an element have files of their own.
     "costsim.execution.input_gradient": {
-        "input", "constant", "reshape",
-        "convolution", "relu", "leaky_relu", "clamp", "hard_sigmoid",
+        "input",
+        "constant",
+        "reshape",
+        "convolution",
+        "relu",
+        "leaky_relu",
+        "clamp",
+        "hard_sigmoid",
     },
 }
 # For the kinds with some property only; their own tests say which.
