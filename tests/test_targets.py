@@ -62,7 +62,13 @@ def test_every_kind_of_target_has_an_example(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["local", "ssh://pi@10.0.0.7", "ssh://10.0.0.7:2222", "ssh://me@[fe80::1]:22022", "ssh://nano"],
+    [
+        "local",
+        "ssh://pi@10.0.0.7",
+        "ssh://10.0.0.7:2222",
+        "ssh://me@[fe80::1]:22022",
+        "ssh://nano?python=/opt/py/bin/python&folder=~/x&patience=30",
+    ],
 )
 def test_a_target_is_named_as_it_was_typed(text):
     assert parse_target(text).name == text
@@ -72,7 +78,7 @@ def test_a_target_is_named_as_it_was_typed(text):
 def test_a_target_over_ssh_takes_parameters():
     found = parse_target("ssh://pi@host?python=/opt/py/bin/python&patience=30&folder=~/x%20y")
     assert (found.python, found.patience_s, found.folder) == ("/opt/py/bin/python", 30.0, "~/x y")
-    assert found.name == "ssh://pi@host"
+    assert parse_target(found.name) == found
     assert parse_target("ssh://pi@host", TargetOptions(folder="/tmp/f")).folder == "/tmp/f"
 
 

@@ -137,6 +137,16 @@ def test_a_folder_of_ones_own_choosing_is_left_as_it_was(there):
     assert there.files() == ["mine", "mine/file"]
 
 
+def test_two_visits_at_once_do_not_disturb_each_other(there):
+    with target_on(there).session(Watch()) as first:
+        with target_on(there).session(Watch()) as second:
+            assert first.folder != second.folder
+            assert len(there.processes(second.folder)) == len(there.processes(first.folder)) == 1
+        assert Path(first.folder).is_dir()
+        assert not Path(second.folder).exists()
+    assert_nothing_is_left(there)
+
+
 # Stopped, given up, lost.
 
 
@@ -316,13 +326,15 @@ def test_a_python_without_what_is_needed(there, tmp_path):
     assert absent.reason == "missing"
     assert "'/absent/python' cannot be run there" in str(absent)
     old = tmp_path / "old"
-    old.write_text("#!/bin/sh\necho '[[3, 5, 3], [], \"linux\"]'\n")
+    old.write_text("#!/bin/sh\necho '[[3, 5, 3], [], \"linux\", null]'\n")
     old.chmod(0o755)
     assert "is Python 3.5.3; at least 3.11 is needed" in str(
         refusal(replace(target_on(there), python=str(old)))
     )
-    there.environment["PATH"] = "/absent"
-    there.wrap = "PATH=/bin; "
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\necho hello\n")
+    other.chmod(0o755)
+    assert "is no Python" in str(refusal(replace(target_on(there), python=str(other))))
     assert there.files() == []
 
 

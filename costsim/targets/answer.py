@@ -9,6 +9,15 @@ from costsim.targets.base import Reason, Target, TargetError
 from costsim.targets.outcome import Outcome
 
 
+def progress_of(text: str | bytes) -> tuple[str, int, int] | None:
+    """What a worker wrote into `progress`, or None; what a device says is never markup."""
+    try:
+        what, done, total = json.loads(text)
+        return str(what)[:200].replace("[", "("), int(done), int(total)
+    except (ValueError, TypeError):
+        return None
+
+
 def outcome_of(
     target: Target, status: Mapping[str, Any], texts: Mapping[str, str], limit_s: float
 ) -> Outcome:
@@ -22,14 +31,14 @@ def outcome_of(
     if status["ended"] == "stop":
         raise TargetError(name, "stopped", "stopped on request")
     if "outcome.json" in texts and status["returncode"] == 0:
-        outcome = Outcome.from_json(json.loads(texts["outcome.json"]), name)
+        outcome = Outcome.from_json(_document(name, texts["outcome.json"]), name)
         return outcome.model_copy(update={"target": name, "how": target.how})
     if "failure.json" in texts:
-        failure = json.loads(texts["failure.json"])
-        known = failure["reason"] in get_args(Reason)
+        failure = _document(name, texts["failure.json"])
+        known = failure.get("reason") in get_args(Reason)
         reason: Reason = failure["reason"] if known else "failed"
-        predicted = bool(failure.get("predicted"))
-        raise TargetError(name, reason, failure["message"], predicted=predicted)
+        message = " ".join(str(failure.get("message")).split())
+        raise TargetError(name, reason, message, predicted=failure.get("predicted") is True)
     code = status["returncode"]
     if code == -signal.SIGKILL:
         raise TargetError(
@@ -39,3 +48,14 @@ def outcome_of(
     last = f": {lines[-1]}" if lines else ""
     ended = f"signal {-code}" if code < 0 else f"exit status {code}"
     raise TargetError(name, "failed", f"the job ended with {ended}{last}")
+
+
+def _document(name: str, text: str) -> Any:
+    """The mapping in `text`; raises `TargetError` where a device answers nonsense."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise TargetError(name, "failed", "its answer is no JSON document, or was cut short")
+    return found

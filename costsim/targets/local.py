@@ -1,6 +1,5 @@
 """This machine, in a process of its own."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from typing import ClassVar
 
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
-from costsim.targets.answer import outcome_of
+from costsim.targets.answer import outcome_of, progress_of
 from costsim.targets.base import (
     How,
     Session,
@@ -29,7 +28,7 @@ from costsim.targets.job import Job
 from costsim.targets.outcome import Outcome
 from costsim.targets.worker import worker_environment
 
-POLL_S = 0.1
+POLL_S = 0.2
 
 # The child sees the modules that this process sees, however it was started.
 _CODE = "import sys; sys.path[:] = {path!r}; from costsim.targets.worker import main; {call}"
@@ -118,10 +117,11 @@ class LocalSession(Session):
         ended, last = "exit", ""
         while self.process.poll() is None:
             self.watch.pause(name, POLL_S)
-            with suppress(OSError, ValueError):
-                if (text := (self._place / "progress").read_text()) != last:
+            with suppress(OSError):
+                text = (self._place / "progress").read_text()
+                if text != last and (told := progress_of(text)) is not None:
                     last = text
-                    self.watch.report(*json.loads(text))
+                    self.watch.report(*told)
             if time.monotonic() > deadline:
                 ended = "time limit"
                 self._kill()

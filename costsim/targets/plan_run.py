@@ -24,6 +24,7 @@ from costsim.measurement.stepping import one_step
 from costsim.program import TrainingProgram, compile_program
 from costsim.step import BitWidths
 from costsim.targets.base import Reason
+from costsim.targets.conditions import Snapshot, describe_change, doubts
 from costsim.targets.energy import EnergyRecorder, find_counters
 from costsim.targets.job import PlanJob
 from costsim.targets.outcome import EnergyReading, Outcome
@@ -60,6 +61,7 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
     tensors = load_file(job.weights)
     executor = _executor(program, tensors)
     feed = _Noise(program)
+    before = Snapshot.now()
     machine, versions = describe_machine(torch.get_num_threads()), describe_versions()
     found = measure(
         executor,
@@ -70,7 +72,8 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
         progress=report,
     )
     measured = found.measurement
-    notes: list[str] = []
+    after = Snapshot.now()
+    notes = list(doubts(before, after, machine.threads, machine.cores))
     energy: tuple[EnergyReading, ...] = ()
     if options.energy:
         energy, told = _energy(executor, feed, measured.median_s, report)
@@ -92,7 +95,12 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
             )
         )
     return Outcome(
-        target="", how="measured", measurement=measured, energy=energy, notes=tuple(notes)
+        target="",
+        how="measured",
+        measurement=measured,
+        conditions=describe_change(before, after),
+        energy=energy,
+        notes=tuple(notes),
     )
 
 

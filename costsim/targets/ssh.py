@@ -15,11 +15,13 @@ import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version as metadata_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from urllib.parse import urlencode
 
 from costsim.errors import InputError
-from costsim.targets.answer import outcome_of
+from costsim.targets.answer import outcome_of, progress_of
 from costsim.targets.base import (
     How,
     Reason,
@@ -46,6 +48,7 @@ CONNECT_S = 20.0
 COMMAND_S = 120.0
 """What a single short command may take, on a slow device with a slow card."""
 KEEPALIVE_S = 5.0
+PATIENCE_S = 600.0
 TICK_S = 0.1
 CHUNK_BYTES = 1 << 16
 UNPACKED = 4
@@ -69,7 +72,11 @@ missing = []
 if sys.version_info >= (3, 4):
     from importlib.util import find_spec
     missing = [name for name in %r if find_spec(name) is None]
-print(json.dumps([list(sys.version_info[:3]), missing, sys.platform]))
+torch = None
+if sys.version_info >= (3, 8) and "torch" not in missing:
+    from importlib.metadata import version
+    torch = version("torch")
+print(json.dumps([list(sys.version_info[:3]), missing, sys.platform, torch]))
 """
 
 
@@ -87,17 +94,23 @@ class SshTarget(Target):
     port: int = 22
     python: str | None = None
     folder: str | None = None
-    patience_s: float = 600.0
+    patience_s: float = PATIENCE_S
     poll_s: float = 1.0
     options: TargetOptions = field(default_factory=TargetOptions)
     how: ClassVar[How] = "measured"
 
     @property
     def name(self) -> str:
-        """As it was typed, without parameters."""
+        """As `parse_target` reads it."""
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"ssh://{user}{host}" + (f":{self.port}" if self.port != 22 else "")
+        port = f":{self.port}" if self.port != 22 else ""
+        parameters = {"python": self.python, "folder": self.folder}
+        if self.patience_s != PATIENCE_S:
+            parameters["patience"] = f"{self.patience_s:g}"
+        given = {key: value for key, value in parameters.items() if value is not None}
+        asked = f"?{urlencode(given, safe='/~')}" if given else ""
+        return f"ssh://{user}{host}{port}{asked}"
 
     @classmethod
     def parse(
@@ -109,7 +122,7 @@ class SshTarget(Target):
         if found is None or not 0 < int(found["port"] or 22) < 65536:
             raise InputError(f"target {name!r}: ssh://user@host:port is needed")
         refuse_parameters(name, parameters, _PARAMETERS)
-        patience = parameters.get("patience", "600")
+        patience = parameters.get("patience", str(PATIENCE_S))
         if not re.fullmatch(r"\d+(\.\d+)?", patience) or not float(patience) > 0:
             raise InputError(f"target {name!r}: patience is {patience!r}; seconds above 0 needed")
         return cls(
@@ -215,7 +228,10 @@ class SshSession(Session):
             raise self._error(
                 "missing", f"{named} {told} there; name a Python with ?python=PATH ({done.last})"
             )
-        version, missing, system = json.loads(done.stdout)
+        try:
+            version, missing, system, torch = json.loads(done.stdout)
+        except ValueError as error:
+            raise self._error("missing", f"{wanted or python} there is no Python") from error
         running = f"{wanted or python} there is Python {'.'.join(map(str, version))}"
         if tuple(version) < NEEDED_PYTHON:
             least = ".".join(map(str, NEEDED_PYTHON))
@@ -232,6 +248,8 @@ class SshSession(Session):
             )
         if system == "win32":
             raise self._error("missing", f"{running} on Windows; a POSIX system is needed")
+        if torch.split(".")[:2] != (here := metadata_version("torch")).split(".")[:2]:
+            self.watch.warn(f"{self.target.name} has PyTorch {torch}, costsim is used with {here}")
         return python
 
     async def _ship(self, job: Job) -> None:
@@ -307,9 +325,9 @@ class SshSession(Session):
                 f"else {_ALIVE} || [ -f {place}/status ] || echo dead; fi"
             )
             progress, _, status = done.stdout.partition(b"\n")
-            if progress.startswith(b"[") and progress != last:
+            if progress != last and (told := progress_of(progress)) is not None:
                 last = progress
-                self.watch.report(*json.loads(progress))
+                self.watch.report(*told)
             if status.strip() == b"dead":
                 raise self._error(
                     "failed", "the device was restarted, or its part of costsim was ended there"

@@ -5,6 +5,7 @@ then `outcome.json`, or `failure.json` with a `reason` of `costsim.targets.base.
 message. It ends when its input does, because then whoever started it is gone; the folder goes too.
 """
 
+import contextlib
 import errno
 import importlib
 import json
@@ -127,6 +128,9 @@ def _end_with_starter(place: Path) -> None:
     while os.read(0, 1024):
         pass
     shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the session's own folder, once it is empty
+        if place.parent.name.startswith("costsim-"):
+            place.parent.rmdir()
     os._exit(1)
 
 
