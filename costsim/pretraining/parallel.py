@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from costsim.errors import InputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -61,9 +63,18 @@ def process_group(device: torch.device) -> Iterator[Group]:
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """`name`, or a GPU of this process if there is one, else the CPU."""
-    if name is not None:
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    """`name`, or a GPU of this process if there is one, else the CPU.
+
+    Raises `InputError` for one that is not there.
+    """
+    if name is None:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"torch device {name!r} cannot be used: {reason}") from error
+    return device
