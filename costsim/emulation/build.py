@@ -64,10 +64,7 @@ def build_firmware(
     compiler = compiler or find_compiler()
     if stack_bytes < 8 or stack_bytes % 8:
         raise InputError(f"a stack of {stack_bytes} bytes: a multiple of 8 is needed")
-    contents = {n: _bytes(content) for n, content in sources.items() if n.endswith((".c", ".h"))}
-    contents["costsim_digest.h"] = _digest_header(source_digest(sources))
-    for name in PORTS[port]:
-        contents[name] = own_source(name)
+    contents = firmware_sources(sources, port)
     headers = {name: content for name, content in contents.items() if name.endswith(".h")}
     objects = {}
     for name in sorted(contents.keys() - headers.keys()):
@@ -87,6 +84,13 @@ def build_firmware(
     )
     path = _built("elf", compiler, arguments, linked, "firmware.elf")
     return Firmware(path, compiler, memory, stack_bytes, port)
+
+
+def firmware_sources(sources: Mapping[str, str | bytes], port: Port) -> dict[str, bytes]:
+    """All C of a firmware: the model's own files, and those of a port beside them."""
+    contents = {n: _bytes(content) for n, content in sources.items() if n.endswith((".c", ".h"))}
+    contents["costsim_digest.h"] = _digest_header(source_digest(sources))
+    return contents | {name: own_source(name) for name in PORTS[port]}
 
 
 def _included(content: bytes, headers: Mapping[str, bytes]) -> dict[str, bytes]:

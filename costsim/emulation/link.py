@@ -19,6 +19,8 @@ from costsim.errors import CostsimError
 
 PROTOCOL = 1
 
+_WORK = frozenset({Type.BEGIN, Type.PASS, Type.END})
+
 
 class LinkError(CostsimError):
     """No usable answer; the text says what was asked and in which state the line is."""
@@ -84,9 +86,10 @@ class Link:
     locate: Callable[[int], str] = lambda address: ""
     board: Board | None = None
     traffic: Traffic = field(default_factory=Traffic)
+    working_s: float = 0.0
+    """Seconds from the last byte of a question that is work to its answer, summed up."""
     _reader: Reader = field(default_factory=Reader)
     _sequence: int = 0
-    _early: float | None = None
 
     def connect(self, timeout_s: float = 10.0) -> Board:
         """Wait for the banner, or for the answer to a greeting if it is long gone."""
@@ -112,13 +115,13 @@ class Link:
     def _introduced(self, frame: Frame) -> Board:
         if len(frame.payload) != 40:
             raise LinkError(f"{self.line.name}: the firmware is not one of costsim's")
-        version, *shape = struct.unpack("<6I", frame.payload[:24])
+        version, samples, passes, inputs, outputs, arena = struct.unpack("<6I", frame.payload[:24])
         if version != PROTOCOL:
             raise LinkError(
                 f"{self.line.name}: the firmware speaks version {version} of the protocol; "
                 f"allowed is {PROTOCOL}: build it again"
             )
-        return Board(*shape, frame.payload[24:])
+        return Board(samples, passes, inputs, outputs, arena, frame.payload[24:])
 
     # What is asked.
 
@@ -191,6 +194,7 @@ class Link:
             self.traffic.asked += 1
             self.traffic.asked_again += attempt > 0
             self.line.write(question.to_bytes())
+            asked = time.monotonic()
             for frame in self._frames(timeout_s):
                 if frame.type == Type.FAULT:
                     raise self._fault(frame)
@@ -208,6 +212,8 @@ class Link:
                     told = REFUSALS.get(refused, f"reason {refused}")
                     raise LinkError(f"{self.line.name}: {kind.name} was refused: {told}")
                 if frame.type == kind | Type.REPLY:
+                    if kind in _WORK:
+                        self.working_s += time.monotonic() - asked
                     return frame.payload
         raise LinkError(
             f"{self.line.name}: no answer to {kind.name} after {self.attempts} attempts of "

@@ -179,8 +179,17 @@ def _axes(axes: "Axes", step: EmulatedStep, top: int) -> None:
     axes.set_xlim(0, count)
     axes.set_ylim(0, top * 1.05)
     axes.axvline(loss + 0.5, color=COLOURS["limit"], linewidth=0.8)
-    axes.set_xticks([loss / 2, loss + 0.5, (loss + count) / 2])
-    axes.set_xticklabels(["forward", "loss", "backward and updates"])
+    axes.annotate(
+        "loss",
+        (loss + 0.5, 1.0),
+        (0, 3),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        color=COLOURS["limit"],
+    )
+    axes.set_xticks([loss / 2, (loss + count) / 2])
+    axes.set_xticklabels(["forward", "backward and updates"])
     ticks = np.linspace(0, top, 5)
     axes.set_yticks(ticks)
     axes.set_yticklabels([format_bytes(int(tick)) for tick in ticks])

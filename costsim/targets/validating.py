@@ -97,7 +97,7 @@ def validate_emulated(
         raise target_error(target.name, error) from error
     report("the same steps in PyTorch", 0, 0)
     expected = _in_pytorch(program, tensors, batches)
-    error, scale = _furthest(updated, tensors)
+    furthest, scale = _furthest(updated, tensors)
     step = EmulatedStep(program, device, trial.firmware, observed)
     measurement = step.measurement(plan.model.name)
     latency = plan.predicted.latency_s
@@ -107,7 +107,7 @@ def validate_emulated(
         measurement,
         losses=losses,
         expected_losses=expected,
-        weights_error=error,
+        weights_error=furthest,
         weights_scale=scale,
         predicted_step_s=latency.step if latency is not None and same_bits else None,
     )

@@ -1,0 +1,222 @@
+"""A firmware on a line, as a session: a real board, or an emulated one behind a socket."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costsim import __version__
+from costsim.device import DeviceSpec
+from costsim.emission import EmissionOptions, emit
+from costsim.emulation.build import DoesNotFit, Firmware, build_firmware, source_digest
+from costsim.emulation.elf import Image, read_image
+from costsim.emulation.lines import Line, LineLost
+from costsim.emulation.link import Link, LinkError
+from costsim.emulation.memory_map import MemoryMap
+from costsim.emulation.toolchain import Compiler, find_compiler
+from costsim.files import write_atomically
+from costsim.measurement.record import AllocatorSummary, Machine, Measurement, spread_warnings
+from costsim.program import TrainingProgram, plan_arena
+from costsim.targets.base import Session, Target, TargetError, TargetOptions, Watch
+from costsim.targets.job import Job, PlanJob
+from costsim.targets.outcome import Outcome
+from costsim.targets.unicorn import FirmwareChoices, does_not_fit, noise, program_of
+
+LEARNING_RATE = 1e-6
+"""Small: the step is measured, nothing is to be learnt from noise."""
+
+LINE_STACK_BYTES = 4096
+"""Stack of a firmware that speaks on a line: the protocol's frames are on it too."""
+
+
+class LineSession(Session):
+    """Builds the firmware, speaks with it, and counts what it says.
+
+    What differs between a board and an emulator is where the line comes from (`open_line`), where
+    its memories are (`board_memory`), and whether seconds mean something (`timed`).
+    """
+
+    timed: bool
+
+    def __init__(
+        self, target: Target, watch: Watch, choices: FirmwareChoices, options: TargetOptions
+    ) -> None:
+        super().__init__(target, watch)
+        self.choices, self.options = choices, options
+        self.compiler: Compiler | None = None
+        self.job: PlanJob | None = None
+        self.device: DeviceSpec | None = None
+        self.program: TrainingProgram | None = None
+        self.firmware: Firmware | None = None
+        self.image: Image | None = None
+        self.sources: Mapping[str, str | bytes] = {}
+        self.line: Line | None = None
+
+    @abstractmethod
+    def open_line(self, firmware: Firmware) -> Line:
+        """The line that a firmware answers on, started if need be."""
+
+    @abstractmethod
+    def board_memory(self, memory: MemoryMap) -> MemoryMap:
+        """The memories of the device where this target has them."""
+
+    def start(self) -> None:
+        """See that there is a compiler."""
+        self.compiler = find_compiler(self.choices.compiler)
+
+    def ship(self, job: Job) -> None:
+        """Emit and build the firmware."""
+        from safetensors.numpy import load_file
+
+        if not isinstance(job, PlanJob):
+            raise TargetError(
+                self.target.name, "missing", "runs plans; for kernels a computer is needed"
+            )
+        self.job = job
+        self.device, memory = self.choices.board(job.plan)
+        self.program = program_of(job.plan, job)
+        self.watch.report("building the firmware", 0, 0)
+        self.sources = emit(
+            self.program,
+            load_file(job.weights),
+            options=EmissionOptions(learning_rate=LEARNING_RATE),
+        )
+        stack = max(self.choices.stack_bytes, LINE_STACK_BYTES)
+        memory = self.board_memory(memory)
+        try:
+            self.firmware = build_firmware(
+                self.sources, memory, stack_bytes=stack, port="uart", compiler=self.compiler
+            )
+        except DoesNotFit as error:
+            raise does_not_fit(self.target.name, self.program, memory, error) from error
+        self.image = read_image(self.firmware.elf)
+
+    def run(self) -> None:
+        """Open the line."""
+        assert self.firmware is not None
+        self._close()
+        self.watch.report("waiting for the firmware", 0, 0)
+        try:
+            self.line = self.open_line(self.firmware)
+        except LineLost as error:
+            raise TargetError(self.target.name, "unreachable", str(error)) from error
+
+    def collect(self) -> Outcome:
+        """Steps over the line, and what the firmware painted and counted."""
+        assert self.line is not None
+        assert self.program is not None
+        assert self.job is not None
+        link = Link(self.line, step_timeout_s=self.options.time_limit_s, locate=self._symbol)
+        x, labels = noise(self.program)
+        losses: list[float] = []
+        seconds: list[float] = []
+        try:
+            board = link.connect()
+            if board.digest != source_digest(self.sources):
+                raise TargetError(
+                    self.target.name,
+                    "missing",
+                    "another firmware answered than that of this plan: flash the right one "
+                    "(?firmware=DIR writes it)",
+                )
+            link.init()
+            steps = self.job.options.steps if self.timed else 1
+            for number in range(steps):
+                self.watch.check(self.target.name)
+                self.watch.report("stepping", number, steps)
+                before = link.working_s
+                losses.append(link.step(x, labels))
+                seconds.append(link.working_s - before)
+            status = link.status()
+        except LineLost as error:
+            raise TargetError(self.target.name, "unreachable", str(error)) from error
+        except LinkError as error:
+            slow = "no answer" in str(error)
+            raise TargetError(
+                self.target.name, "time limit" if slow else "failed", str(error)
+            ) from error
+        arena = plan_arena(self.program).size_bytes
+        notes = [f"the arena is painted over to byte {status.arena_bytes:,} of {arena:,} planned"]
+        if not np.isfinite(losses).all():
+            notes.append(f"the loss became {losses[-1]}")
+        if self.timed:
+            notes.append("seconds are from the last byte of the question to the answer")
+        return Outcome(
+            target=self.target.name,
+            how=self.target.how,
+            measurement=self._measurement(tuple(seconds) if self.timed else ()),
+            counts={
+                "arena_bytes": status.arena_bytes,
+                "stack_bytes": status.stack_bytes,
+                "steps": status.steps,
+                "frames_sent": link.traffic.asked,
+                "frames_sent_again": link.traffic.asked_again,
+            },
+            conditions={"compiler": self.firmware.compiler.title if self.firmware else None},
+            notes=tuple(notes),
+        )
+
+    def _symbol(self, address: int) -> str:
+        found = None if self.image is None else self.image.function_at(address & ~1)
+        return f" in {found.name}" if found else ""
+
+    def _measurement(self, seconds: tuple[float, ...]) -> Measurement:
+        assert self.job is not None
+        assert self.firmware is not None
+        memory = self.firmware.memory
+        return Measurement(
+            model=self.job.plan.model.name,
+            machine=Machine(
+                cpu=f"{memory.device} ({self.target.name})",
+                cores=1,
+                threads=1,
+                memory_bytes=sum(span.size_bytes for span in memory.ram()),
+                system="no operating system",
+            ),
+            versions={"costsim": __version__, "compiler": self.firmware.compiler.title},
+            dtype="float32",
+            step_s=seconds,
+            updated_weight_bytes=0,
+            operations=(),
+            buffers=(),
+            allocator=AllocatorSummary(
+                events=0,
+                allocated_bytes=0,
+                freed_bytes=0,
+                numpy_allocated_bytes=0,
+                start_bytes=0,
+                net_bytes=0,
+            ),
+            warnings=spread_warnings(seconds) if seconds else (),
+        )
+
+    def _close(self) -> None:
+        line, self.line = self.line, None
+        if line is not None:
+            line.close()
+
+    def clean_up(self) -> None:
+        """Close the line."""
+        self._close()
+
+
+def write_project(
+    folder: Path, firmware: Firmware, sources: Mapping[str, str | bytes]
+) -> tuple[str, ...]:
+    """Write all a board's own build needs into `folder`; the names of the files.
+
+    The port in `uart_cmsdk.c` is that of the emulated board: a real one needs the three functions
+    of `uart.h` for its own line. The ELF is built with the port as it is.
+    """
+    from costsim.emulation.build import firmware_sources
+    from costsim.emulation.linker import linker_script
+
+    contents: dict[str, Any] = dict(firmware_sources(sources, "uart"))
+    contents["costsim.ld"] = linker_script(firmware.memory, firmware.stack_bytes).encode()
+    contents["flags.txt"] = " ".join(firmware.compiler.flags).encode() + b"\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    return tuple(sorted(contents))

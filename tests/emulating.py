@@ -1,0 +1,110 @@
+"""Programs on an emulated core, beside PyTorch's executor."""
+
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from running import copies
+
+from costsim.device import DeviceSpec, load_device
+from costsim.emission import EmissionOptions
+from costsim.emulation.memory_map import MemoryMap, memory_map
+from costsim.emulation.toolchain import find_compiler
+from costsim.emulation.trial import Trial
+from costsim.errors import InputError
+from costsim.execution.executor import Executor
+from costsim.program import memory_timeline, plan_arena
+from costsim.targets.emulated import EmulatedStep
+
+LEARNING_RATE = 0.05
+
+
+def needs_emulator() -> None:
+    """Skip the test that asks where there is no emulator or no compiler."""
+    for package in ("unicorn", "elftools"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed (costsim[emulator])")
+    try:
+        find_compiler()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@cache
+def board(name: str = "stm32f746") -> tuple[DeviceSpec, MemoryMap]:
+    device = load_device(name)
+    return device, memory_map(device)
+
+
+def arrays(tensors) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+
+
+def trial_of(program, tensors, memory=None, **given) -> Trial:
+    options = EmissionOptions(learning_rate=LEARNING_RATE)
+    memory = memory or board()[1]
+    return Trial.of(program, arrays(tensors), memory, options=options, **given)
+
+
+def batches(program, count: int):
+    """Images and labels of `count` steps."""
+    graph = program.graph
+    shape = (program.step.batch, *graph[graph.input].shape[1:])
+    classes = int(np.prod(graph[graph.output].shape[1:]))
+    generator = np.random.default_rng(3)
+    return [
+        (
+            generator.normal(size=shape).astype(np.float32),
+            generator.integers(0, classes, program.step.batch),
+        )
+        for _ in range(count)
+    ]
+
+
+def flat_cross_entropy(output, labels):
+    return torch.nn.functional.cross_entropy(output.flatten(1), labels)
+
+
+def executor_of(program, tensors) -> Executor:
+    return Executor(program, tensors, learning_rate=LEARNING_RATE, loss=flat_cross_entropy)
+
+
+def check_emulated(program, tensors, *, steps: int = 3, device: str = "stm32f746", **given) -> None:
+    """Everything predicted of `program` is what happens, and the numbers are PyTorch's."""
+    own = copies(tensors)
+    spec, memory = board(device)
+    feed = batches(program, steps)
+    trial = trial_of(program, own, memory, **given)
+    with trial:
+        observed = trial.observe(*feed[0])
+        losses = [observed.loss, *(trial.step(*batch) for batch in feed[1:])]
+        updated = trial.updated()
+    executor = executor_of(program, own)
+    for (x, labels), found in zip(feed, losses, strict=True):
+        wanted = float(executor.step(torch.from_numpy(x), torch.from_numpy(labels)))
+        assert found == pytest.approx(wanted, rel=2e-4, abs=2e-5)
+    for name, value in updated.items():
+        scale = max(1.0, float(own[name].abs().max()))
+        assert np.abs(value - own[name].numpy()).max() <= 2e-4 * scale, name
+    check_observed(EmulatedStep(program, spec, trial.firmware, observed))
+
+
+def check_observed(step: EmulatedStep) -> None:
+    """Bytes and multiply-accumulates of one watched step are those of the program."""
+    program, observed = step.program, step.observed
+    arena = plan_arena(program).size_bytes
+    assert observed.arena_bytes == observed.arena_end_bytes == arena
+    assert step.touched_bytes == step.planned_bytes
+    assert list(step.strays()) == []
+    for position, op in enumerate(program.operations):
+        if op.macs:
+            wanted = program.times(op) * op.unpadded_macs
+            assert step.executed_macs(position) == wanted, op.name
+            assert observed.work[position].conditional_macs == 0, op.name
+    planned, found = memory_timeline(program).total_bytes, step.liveness.live_bytes
+    for position, op in enumerate(program.operations):
+        assert found[position] <= planned[position], op.name
+    assert 0 < observed.stack_bytes <= observed.stack_bound_bytes
+    assert observed.ram_bytes == arena + observed.data_bytes + observed.stack_bytes
