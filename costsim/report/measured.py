@@ -12,7 +12,7 @@ _FORMATS = {"s": format_seconds, "J": format_joules, "bytes": format_bytes}
 
 
 def render_measurements(console: Console, found: MeasurementFile) -> None:
-    """Print `found` to `console`: one table for each target, then what failed and what to know."""
+    """Print `found` to `console`: one table for each target, then what to know about them."""
     rows = found.comparisons()
     model = found.plan["model"]["name"]
     by_target: dict[str, list[Beside]] = {}
@@ -27,9 +27,9 @@ def render_measurements(console: Console, found: MeasurementFile) -> None:
             Text(f"{model} on {target}{where}: {_count(len(runs), 'run')}{device}", style="bold")
         )
         console.print(_table(beside))
+        for name, value in runs[-1].counts.items():
+            console.print(Text(f"{name}: {value:,.6g} ({runs[-1].how})"))
         console.print()
-    for failure in found.failures:
-        console.print(Text(f"{failure.target}: {failure.message}", style="bold red"))
     told = dict.fromkeys(
         [
             *found.notes,
