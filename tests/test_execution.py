@@ -210,7 +210,7 @@ def test_a_selection_is_read_written_and_added_to_alike(groups, axis, channels):
     before = weight.clone()
     read = selection.read(weight).clone()
     assert read.shape == selection.shape
-    selection.add(weight, torch.ones(selection.shape), 0.5)
+    selection.adder(weight)(torch.ones(selection.shape), 0.5)
     assert torch.equal(selection.read(weight), read + 0.5)
     assert int((weight != before).sum()) == read.numel()
     selection.write(weight, read)

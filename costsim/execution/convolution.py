@@ -23,7 +23,8 @@ aten: Any = torch.ops.aten
 OneToOne: TypeAlias = Callable[[Tensor], Tensor]
 
 MANY_PIXELS = 64
-"""From so many on, a product a sample is faster than one convolution of all samples."""
+"""From so many on, a product a sample is faster than one convolution of all samples, and turning
+a depthwise kernel round pays."""
 
 MANY_TAPS = 9
 """Depthwise kernels with more are differentiated as `_depthwise_by_convolution`."""
@@ -58,8 +59,12 @@ def matrix(weight: Tensor) -> Tensor:
 # Forward.
 
 
-def forward(o: Convolution, weight: Tensor, bias: Tensor | None) -> OneToOne:
-    """The call's output, of its input."""
+def forward(
+    o: Convolution, weight: Tensor, bias: Tensor | None, shapes: Shapes, channels_last: bool
+) -> OneToOne:
+    """The call's output, of its input; with `channels_last`, images that lie so."""
+    if channels_last and weight.ndim == RANK and o.is_depthwise(shapes):
+        return _by_library(o, weight, bias)
     convolve: Any = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[len(o.stride)]
     stride, padding, dilation = list(o.stride), list(o.padding), list(o.dilation)
     groups = o.groups
@@ -69,6 +74,13 @@ def forward(o: Convolution, weight: Tensor, bias: Tensor | None) -> OneToOne:
         return output
 
     return run
+
+
+def _by_library(o: Convolution, weight: Tensor, bias: Tensor | None) -> OneToOne:
+    """The kernel that `conv2d` comes to in the end, without what leads there."""
+    kernel: Any = torch.mkldnn_convolution
+    padding, stride, dilation, groups = list(o.padding), list(o.stride), list(o.dilation), o.groups
+    return lambda x: kernel(x, weight, bias, padding, stride, dilation, groups)
 
 
 # Input gradient.
@@ -87,7 +99,8 @@ def input_gradient(o: Convolution, weight: Tensor, shapes: Shapes, channels_last
     shape, out = shapes.inputs[0], shapes.output
     stride, padding, dilation = list(o.stride), list(o.padding), list(o.dilation)
     groups, none = o.groups, [0] * len(o.stride)
-    if o.is_depthwise(shapes) and set(o.stride) == {1} and out == shape:
+    few = out[0] * prod(out[2:]) < MANY_PIXELS
+    if o.is_depthwise(shapes) and set(o.stride) == {1} and out == shape and not few:
         # Same size, stride 1: the convolution with the kernel turned round.
         spatial = tuple(range(2, weight.ndim))
 

@@ -42,6 +42,9 @@ MACS: Mapping[Any, CallMacs] = MappingProxyType(
     {
         aten.convolution.default: _convolution,
         aten.convolution_backward.default: _convolution_backward,
+        aten.mkldnn_convolution.default: lambda arguments, result: (
+            int(result.numel()) * prod(arguments[1].shape[1:])
+        ),
         aten.mm.default: _product(0),
         aten.mm.out: _product(0),
         aten.addmm.default: _product(1),

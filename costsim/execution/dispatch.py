@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+from torch.autograd import Variable
 
 
 @contextmanager
@@ -21,3 +23,15 @@ def past_autograd() -> Iterator[None]:
         torch._C._ExcludeDispatchKeyGuard(tracking),
     ):
         yield
+
+
+def gradient_of(loss: Tensor, output: Tensor) -> Tensor:
+    """The gradient of a scalar with respect to `output`, from the engine itself.
+
+    `torch.autograd.grad` comes to the same call; what it checks before takes as long.
+    """
+    engine = Variable._execution_engine
+    found: tuple[Tensor, ...] = engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (output,), False, accumulate_grad=False
+    )
+    return found[0]

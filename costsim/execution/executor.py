@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.errors import CostsimError, InputError
 from costsim.execution.checks import check_operators, check_overlap, check_tensors, common_type
-from costsim.execution.dispatch import past_autograd
+from costsim.execution.dispatch import gradient_of, past_autograd
 from costsim.execution.instructions import Buffers, Compiler, updated_tensor
 from costsim.execution.layout import input_format, memory_format, suits_channels_last
 from costsim.execution.selection import Selection
@@ -223,13 +223,11 @@ class Executor:
         if not math.isfinite(found := value.item()):
             raise LossNotFinite(f"the loss is {found} at step {self.steps_done + 1}")
         if writes:
-            (gradient,) = torch.autograd.grad(loss, output)
             # Of its own: a loss may return memory that is not the program's to write over.
-            scaled = torch.empty_like(
-                output, memory_format=self._output_format(output), requires_grad=False
-            )
-            torch.div(gradient, self.program.step.passes, out=scaled)
-            state.buffers[writes[0].buffer] = scaled
+            gradient = gradient_of(loss, output).clone(memory_format=self._output_format(output))
+            if (passes := self.program.step.passes) > 1:
+                gradient.div_(passes)
+            state.buffers[writes[0].buffer] = gradient
         return value
 
     def run_backward(self, state: Pass) -> None:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from costsim.errors import InputError
 from costsim.execution import convolution
@@ -18,13 +19,13 @@ from costsim.execution.forward import FORWARD, Operands
 from costsim.execution.in_place import IN_PLACE
 from costsim.execution.input_gradient import INPUT_GRADIENT, Backward
 from costsim.execution.layout import memory_format
-from costsim.execution.masks import PASSES, mask_of, multiply_, slopes
+from costsim.execution.masks import PASSES, mask_of_flat, multiply_flat_, slopes
 from costsim.execution.saving import SAVING
 from costsim.execution.selection import Channels, Selection
 from costsim.execution.update import UPDATES, Hyperparameters
 from costsim.execution.weight_gradient import WEIGHT_GRADIENT, WeightBackward, bias_gradient
 from costsim.graph import Call, Parameter
-from costsim.operators import Axis, Convolution, Shape
+from costsim.operators import Axis, Convolution, Shape, elements
 from costsim.program import Atom, Category, Direction, Operand, Operation, TrainingProgram
 
 Buffers: TypeAlias = dict[int, Tensor]
@@ -32,6 +33,9 @@ Buffers: TypeAlias = dict[int, Tensor]
 
 Instruction: TypeAlias = Callable[[Buffers], None]
 Reader: TypeAlias = Callable[[Buffers], Tensor]
+
+_FLAT = (1,)
+"""The stride of a dense tensor's elements in the order of memory."""
 
 _MAY_ALIAS = frozenset({"permute", "slice", "expand", "scale"})
 """Kinds whose function may return its argument's own memory."""
@@ -196,7 +200,9 @@ class Compiler:
     def _convolution(self, op: Operation, call: Call, o: Convolution) -> Instruction:
         own, read, first = self._own(call), self.reader(op.reads[0]), op.reads[0].buffer
         assert own.weight is not None
-        kernel = convolution.forward(o, own.weight, own.bias)
+        kernel = convolution.forward(
+            o, own.weight, own.bias, self.program.graph.shapes(call), self.channels_last
+        )
         out, form = self._writes(op, call.shape), self._format(call.shape)
         if first in self._inputs and form != self.input_format:
 
@@ -213,21 +219,21 @@ class Compiler:
 
     def _masked(self, op: Operation, call: Call) -> Instruction:
         """A piecewise linear function, with its mask where the backward pass needs it."""
-        o, own, read = call.operator, self._own(call), self.reader(op.reads[0])
+        o, read, passes = call.operator, self.reader(op.reads[0]), PASSES[call.operator.kind]
         saved = op.writes[1].buffer if len(op.writes) > 1 else None
-        passes, over = PASSES[o.kind], self._overwrites(op) is not None
+        over, size = self._overwrites(op) is not None, (elements(call.shape),)
         form, out = self._format(call.shape), self._writes(op, call.shape)
         overwrite, compute = IN_PLACE[o.kind], FORWARD[o.kind]
 
         def run(buffers: Buffers) -> None:
-            t = Operands((x := read(buffers),), None, None, own.buffers)
+            x = read(buffers)
             if saved is not None:
-                buffers[saved] = mask_of(passes, o, x)
+                buffers[saved] = mask_of_flat(passes, o, x.as_strided(size, _FLAT))
             if over:
-                overwrite(o, t, 0)
+                overwrite(o, Operands((x,)), 0)
                 buffers[out] = x
             else:
-                buffers[out] = compute(o, t).contiguous(memory_format=form)
+                buffers[out] = compute(o, Operands((x,))).contiguous(memory_format=form)
 
         return run
 
@@ -280,12 +286,13 @@ class Compiler:
 
             return convolve
         if o.kind in PASSES:
-            factors = slopes(o)
+            factors, size = slopes(o), (elements(call.shape),)
             out = self._writes(op, shapes.inputs[index])
 
             def mask(buffers: Buffers) -> None:
                 gradient = dy(buffers) if in_place else dy(buffers).clone()
-                buffers[out] = multiply_(gradient, saved(buffers), factors)
+                multiply_flat_(gradient.as_strided(size, _FLAT), saved(buffers), factors)
+                buffers[out] = gradient
 
             return mask
         kept = {
@@ -410,12 +417,12 @@ class Compiler:
         atom: Atom = (kind, layer)  # type: ignore[assignment]
         selection, weight = self.selections[atom], updated_tensor(self.program, self.tensors, atom)
         states, clock = self.optimizer_state.get(atom), self.clock
-        function = UPDATES[self.program.step.optimizer]
+        function, add = UPDATES[self.program.step.optimizer], selection.adder(weight)
 
         def run(buffers: Buffers) -> None:
             settings, step = clock()
-            function(settings, selection, weight, buffers[gradient], states, step)
-            torch.autograd.graph.increment_version(weight)
+            function(settings, add, buffers[gradient], states, step)
+            increment_version(weight)
 
         return run
 

@@ -54,7 +54,11 @@ def slopes(o: Any) -> Slopes:
 
 def mask_of(passes: Passes, o: Any, x: Tensor) -> Tensor:
     """The packed mask of a call's input, ceil(n / 8) bytes; the first element's bit is highest."""
-    flat = in_memory_order(x)
+    return mask_of_flat(passes, o, in_memory_order(x))
+
+
+def mask_of_flat(passes: Passes, o: Any, flat: Tensor) -> Tensor:
+    """`mask_of` for elements that stand in the order of memory already."""
     if not _has_numpy(flat):
         return pack(passes(o, flat))
     values, n = flat.numpy(), len(flat)
@@ -69,19 +73,23 @@ def mask_of(passes: Passes, o: Any, x: Tensor) -> Tensor:
 
 def multiply_(gradient: Tensor, packed: Tensor, slopes: Slopes = (0.0, 1.0)) -> Tensor:
     """Multiply by one slope where the bit is clear and by the other where it is set, in place."""
-    flat = in_memory_order(gradient)
+    multiply_flat_(in_memory_order(gradient), packed, slopes)
+    return gradient
+
+
+def multiply_flat_(flat: Tensor, packed: Tensor, slopes: Slopes) -> None:
+    """`multiply_` for elements that stand in the order of memory already."""
     if not _has_numpy(flat):
         clear, fixed = slopes
         bits = unpack(packed, flat.numel())
         flat.mul_(bits if slopes == (0.0, 1.0) else torch.where(bits, fixed, clear).to(flat.dtype))
-        return gradient
+        return
     values, bytes_of, n = flat.numpy(), packed.numpy(), len(flat)
     table = _factors(slopes, values.dtype)
     for start in range(0, n, PIECE):
         piece = values[start : start + PIECE]
         factors = table.take(bytes_of[start // 8 : (start + PIECE) // 8], 0).reshape(-1)
         np.multiply(piece, factors[: len(piece)], out=piece)
-    return gradient
 
 
 @cache

@@ -1,6 +1,6 @@
 """The part of a weight that an update plan selects, and reading and writing it in place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -119,15 +119,21 @@ class Selection:
         else:
             weight.index_copy_(self.dimension, self.picked.index(weight.device), compact)
 
-    def add(self, weight: Tensor, compact: Tensor, factor: float) -> None:
-        """`weight += factor * compact` on what is selected; the rest is not touched."""
+    def adder(self, weight: Tensor) -> Callable[[Tensor, float], object]:
+        """(compact, factor): `weight += factor * compact` on what is selected and nowhere else.
+
+        For one weight, so that what there is to look up is looked up once.
+        """
+        weight = weight.detach()
         if self.is_scattered:
-            self.write(weight, self.read(weight).add_(compact, alpha=factor))
-        elif (part := self._view(weight)) is not None:
-            part.add_(compact, alpha=factor)
-        else:
-            index = self.picked.index(weight.device)
-            weight.index_add_(self.dimension, index, compact, alpha=factor)
+            return lambda compact, factor: self.write(
+                weight, self.read(weight).add_(compact, alpha=factor)
+            )
+        if (part := self._view(weight)) is not None:
+            view = part
+            return lambda compact, factor: view.add_(compact, alpha=factor)
+        dimension, index = self.dimension, self.picked.index(weight.device)
+        return lambda compact, factor: weight.index_add_(dimension, index, compact, alpha=factor)
 
     def _view(self, weight: Tensor) -> Tensor | None:
         if self.channels is None:

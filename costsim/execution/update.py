@@ -8,8 +8,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from costsim.execution.selection import Selection
-
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
@@ -22,31 +20,28 @@ class Hyperparameters:
     eps: float = 1e-8
 
 
-Update: TypeAlias = Callable[[Hyperparameters, Selection, Tensor, Tensor, Tensor | None, int], None]
-"""(settings, selection, weight to change, gradient, states, number of the step from 1).
+Add: TypeAlias = Callable[[Tensor, float], object]
+"""Adds a multiple of a compact tensor to what is selected of a weight."""
+
+Update: TypeAlias = Callable[[Hyperparameters, Add, Tensor, Tensor | None, int], None]
+"""(settings, how to change the weight, gradient, states, number of the step from 1).
 
 The gradient has the selection's compact form and may be written over, the states are
 `[states, *compact form]`.
 """
 
 
-def _sgd(
-    h: Hyperparameters, s: Selection, weight: Tensor, dw: Tensor, state: Tensor | None, step: int
-) -> None:
-    s.add(weight, dw, -h.learning_rate)
+def _sgd(h: Hyperparameters, add: Add, dw: Tensor, state: Tensor | None, step: int) -> None:
+    add(dw, -h.learning_rate)
 
 
-def _momentum(
-    h: Hyperparameters, s: Selection, weight: Tensor, dw: Tensor, state: Tensor | None, step: int
-) -> None:
+def _momentum(h: Hyperparameters, add: Add, dw: Tensor, state: Tensor | None, step: int) -> None:
     assert state is not None
     (velocity,) = state
-    s.add(weight, velocity.mul_(h.momentum).add_(dw), -h.learning_rate)
+    add(velocity.mul_(h.momentum).add_(dw), -h.learning_rate)
 
 
-def _adam(
-    h: Hyperparameters, s: Selection, weight: Tensor, dw: Tensor, state: Tensor | None, step: int
-) -> None:
+def _adam(h: Hyperparameters, add: Add, dw: Tensor, state: Tensor | None, step: int) -> None:
     assert state is not None
     mean, square = state
     mean.lerp_(dw, 1 - h.beta1)
@@ -54,7 +49,7 @@ def _adam(
     scale: float = (1 - h.beta2**step) ** 0.5
     change = square.sqrt().div_(scale).add_(h.eps)
     torch.div(mean, change, out=change)
-    s.add(weight, change, -h.learning_rate / (1 - h.beta1**step))
+    add(change, -h.learning_rate / (1 - h.beta1**step))
 
 
 UPDATES: Mapping[str, Update] = MappingProxyType(
