@@ -17,8 +17,10 @@ from costsim.criteria import (
     LOSSES,
     CrossEntropy,
     PrototypeLoss,
+    StepGain,
     prototype_loss,
 )
+from costsim.criteria.passes import by_channel
 from costsim.data import digits, open_images, sample_task
 from costsim.errors import InputError
 from costsim.execution.forward import evaluate
@@ -248,7 +250,7 @@ def test_fisher_against_finite_differences(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("criterion", ["fisher", "weight_gradient", "gradient_norm"])
+@pytest.mark.parametrize("criterion", ["fisher", "weight_gradient", "gradient_norm", "step_gain"])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_graphs_batch_changes_nothing(name: str, criterion: str) -> None:
     """One, four (the last pass is filled up), six (one pass) and nine (filled up) at a time."""
@@ -267,7 +269,8 @@ def test_weight_criteria_by_their_formulas(name: str) -> None:
     tensors = differentiable(tensors_of(graph))
     output, _ = evaluate(graph, tensors, torch.tensor(images_for(graph)))
     prototype_loss(output, torch.tensor(LABELS)).backward()
-    found = {n: score(n, graph) for n in ("l2_norm", "weight_gradient", "gradient_norm")}
+    names = ("l2_norm", "weight_gradient", "gradient_norm", "first_order", "first_order_adam")
+    found = {n: score(n, graph) for n in names}
     for layer, axis in targets(graph):
         parameter = graph.layers[layer].weight
         assert parameter is not None
@@ -287,11 +290,64 @@ def test_weight_criteria_by_their_formulas(name: str) -> None:
                 "l2_norm": np.sqrt((w[where] ** 2).sum()),
                 "weight_gradient": np.abs(w[where] * g[where]).sum(),
                 "gradient_norm": np.sqrt((g[where] ** 2).sum()),
+                "first_order": ((g[where] / SAMPLES) ** 2).sum(),
+                "first_order_adam": np.abs(g[where] / SAMPLES).sum(),
             }
             for criterion, value in expected.items():
                 assert found[criterion].scores(layer, axis)[channel] == pytest.approx(
                     value, rel=1e-9, abs=1e-14
                 )
+
+
+@pytest.mark.parametrize("direction", ["sgd", "adam"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_gain_of_a_step_from_the_gradients_of_single_samples(name: str, direction: str) -> None:
+    """Fisher along the update by definition: products of each sample's gradient with the step."""
+    graph, rate = GRAPHS[name](1), 0.05
+    tensors = differentiable(tensors_of(graph))
+    means = means_of(graph, tensors)
+    weights = {layer: graph.layers[layer].weight for layer, _ in targets(graph)}
+    rows: list[dict[str, np.ndarray]] = []
+    for x, label in per_sample(graph, tensors):
+        output, _ = evaluate(graph, tensors, x)
+        loss = one_loss(output, label, means)
+        used = [tensors[p.name] for p in weights.values() if p is not None]
+        found = torch.autograd.grad(loss, used, allow_unused=True)
+        rows.append(
+            {
+                layer: (torch.zeros_like(w) if g is None else g).numpy()
+                for layer, w, g in zip(weights, used, found, strict=True)
+            }
+        )
+    importance = StepGain(rate, direction).score(
+        GRAPHS[name](SAMPLES),
+        {k: t.detach() for k, t in tensors.items()},
+        images_for(graph),
+        LABELS,
+        layers=[*graph.layers],
+        axes=("output", "input"),
+    )
+    for layer, axis in targets(graph):
+        gradients = np.stack([row[layer] for row in rows])
+        step = np.sign(gradients.sum(0)) if direction == "adam" else gradients.mean(0)
+        products = torch.tensor(gradients * step)
+        slopes = np.stack([by_channel(one, graph, layer, axis).sum(1).numpy() for one in products])
+        gain = rate * slopes.mean(0) - rate**2 / 2 * (slopes**2).mean(0)
+        np.testing.assert_allclose(
+            importance.scores(layer, axis), np.maximum(gain, 0), rtol=1e-8, atol=1e-13
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_size": 0.0}, "step size is 0; a number above 0"),
+        ({"direction": "down"}, "direction 'down'; allowed are sgd, adam"),
+    ],
+)
+def test_steps_that_make_no_sense(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StepGain(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("criterion", ["fisher", "l2_norm", "weight_gradient", "gradient_norm"])
@@ -485,7 +541,16 @@ def test_random_is_a_function_of_seed_and_layer() -> None:
 
 
 def test_the_table_is_keyed_by_name() -> None:
-    assert set(CRITERIA) == {"fisher", "l2_norm", "weight_gradient", "gradient_norm", "random"}
+    assert set(CRITERIA) == {
+        "fisher",
+        "l2_norm",
+        "weight_gradient",
+        "gradient_norm",
+        "first_order",
+        "first_order_adam",
+        "step_gain",
+        "random",
+    }
     for name, criterion in CRITERIA.items():
         assert criterion.name == name
         assert score(name, residual(2)).criterion == name

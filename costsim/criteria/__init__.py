@@ -7,16 +7,27 @@ imports torch until a criterion that needs it is asked for scores.
 from collections.abc import Mapping
 
 from costsim.criteria.base import Criterion, Request
+from costsim.criteria.first_order import FirstOrder, FirstOrderAdam
 from costsim.criteria.fisher import Fisher
 from costsim.criteria.gradient_norm import GradientNorm
 from costsim.criteria.l2_norm import L2Norm
 from costsim.criteria.loss import LOSSES, CrossEntropy, Loss, PrototypeLoss, prototype_loss
 from costsim.criteria.random import Random
+from costsim.criteria.step_gain import StepGain
 from costsim.criteria.weight_gradient import WeightGradient
 
 CRITERIA: Mapping[str, Criterion] = {
     criterion.name: criterion
-    for criterion in (Fisher(), L2Norm(), WeightGradient(), GradientNorm(), Random())
+    for criterion in (
+        Fisher(),
+        L2Norm(),
+        WeightGradient(),
+        GradientNorm(),
+        FirstOrder(),
+        FirstOrderAdam(),
+        StepGain(),
+        Random(),
+    )
 }
 
 __all__ = [
@@ -24,6 +35,8 @@ __all__ = [
     "LOSSES",
     "Criterion",
     "CrossEntropy",
+    "FirstOrder",
+    "FirstOrderAdam",
     "Fisher",
     "GradientNorm",
     "L2Norm",
@@ -31,6 +44,7 @@ __all__ = [
     "PrototypeLoss",
     "Random",
     "Request",
+    "StepGain",
     "WeightGradient",
     "prototype_loss",
 ]

@@ -59,7 +59,7 @@ class Fisher(Criterion):
         calls = [call for call in graph.calls if call.name in owner]
         read = {call.inputs[0] for call in calls if (owner[call.name], "input") in request.targets}
         keep = {*owner, *read}
-        _check_batch(graph, keep)
+        check_batch(graph, keep)
 
         totals = {
             target: torch.zeros(graph.selectable_channels(*target), dtype=torch.float64)
@@ -76,14 +76,14 @@ class Fisher(Criterion):
                     continue
                 layer = owner[call.name]
                 check_gradient(layer, gradient)
-                shapes, axes = graph.shapes(call), _axes(request, layer)
+                shapes, axes = graph.shapes(call), scored_axes(request, layer)
                 for axis in axes:
                     value = a_pass.values[call.name if axis == "output" else call.inputs[0]]
                     value = value.detach()
                     g = gradient
                     if axis == "input":
-                        g = _input_gradient(call, tensors, value, gradient)
-                    found = _over_positions(
+                        g = input_gradient(call, tensors, value, gradient)
+                    found = over_positions(
                         value * g, graph.batch, call.operator.channel_axis(shapes, axis)
                     )
                     earlier = derivatives.get((layer, axis))
@@ -94,11 +94,13 @@ class Fisher(Criterion):
         return {target: (total / (2 * samples)).numpy() for target, total in totals.items()}
 
 
-def _axes(request: Request, layer: str) -> tuple[Axis, ...]:
+def scored_axes(request: Request, layer: str) -> tuple[Axis, ...]:
+    """The axes along which a layer is scored."""
     return tuple(axis for name, axis in request.targets if name == layer)
 
 
-def _check_batch(graph: LayerGraph, names: Iterable[str]) -> None:
+def check_batch(graph: LayerGraph, names: Iterable[str]) -> None:
+    """Raise `InputError` where a value does not have the samples as its first dimension."""
     for name in names:
         call = graph[name]
         if graph.batch > 1 and call.shape[0] != graph.batch:
@@ -108,13 +110,13 @@ def _check_batch(graph: LayerGraph, names: Iterable[str]) -> None:
             )
 
 
-def _over_positions(product: "Tensor", batch: int, channel_axis: int) -> "Tensor":
+def over_positions(product: "Tensor", batch: int, channel_axis: int) -> "Tensor":
     """The sum over all but sample and channel, `[batch, channels]`, in double precision."""
     channels_last = product.movedim(channel_axis, -1)
     return channels_last.reshape(batch, -1, channels_last.shape[-1]).double().sum(1)
 
 
-def _input_gradient(
+def input_gradient(
     call: Call, tensors: "Mapping[str, Tensor]", value: "Tensor", gradient: "Tensor"
 ) -> "Tensor":
     """The gradient that `call` alone sends to its input, from the gradient of its output."""

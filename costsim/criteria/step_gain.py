@@ -1,0 +1,113 @@
+"""The gain of a step of a given size, curvature and all: Fisher information along the update.
+
+A channel whose weights move by `-r d` changes the loss `L_n` of sample n by `-r t_n` to first
+order, with `t_n = g_n . d` and `g_n` the gradient of that sample. With the empirical Fisher
+information of the weights in the place of the Hessian, the mean loss falls by
+
+    gain(r) = r mean_n(t_n) - r²/2 mean_n(t_n²)
+
+and by nothing if that is negative. The direction d is what the optimiser takes: the mean gradient
+(`sgd`), its sign (`adam`). Where d is the weight itself, mean_n(t_n²)/2 is the Fisher score of
+TinyTrain, which asks how far the loss hangs on a channel and not what training it would bring.
+
+`t_n` needs no gradient of one sample: with x the layer's input and `dy` the gradient of its
+output, it is the sum over positions of `dy` times the channel's output under the weights d. Of
+an input channel it is x times what the layer would send back under those weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.criteria.base import Criterion, Request, Target
+from costsim.criteria.fisher import check_batch, input_gradient, over_positions, scored_axes
+from costsim.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepGain(Criterion):
+    """`gain(r)` of every channel, for the rate r = `step_size`.
+
+    A step stands for the whole training, so that its size is that of all iterations together:
+    about the learning rate times a few of them.
+    """
+
+    name: ClassVar[str] = "step_gain"
+
+    step_size: float = 0.01
+    direction: Literal["sgd", "adam"] = "adam"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_size < float("inf"):
+            raise InputError(f"step size is {self.step_size:g}; a number above 0 is needed")
+        if self.direction not in ("sgd", "adam"):
+            raise InputError(f"direction {self.direction!r}; allowed are sgd, adam")
+
+    def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
+        """The gain of every channel of every target."""
+        import torch
+
+        from costsim.criteria.passes import (
+            check_gradient,
+            checked_tensors,
+            passes,
+            weight_gradients,
+        )
+        from costsim.execution.forward import FORWARD, Operands
+
+        graph, samples = request.graph, len(request.images)
+        moves = {
+            layer: gradient.sign() if self.direction == "adam" else gradient / samples
+            for layer, (_, gradient) in weight_gradients(request, self.name).items()
+        }
+        tensors = checked_tensors(request)
+        moved = dict(tensors)
+        for layer in request.layers:
+            weight = graph.layers[layer].weight
+            assert weight is not None
+            moved[weight.name] = moves[layer]
+            tensors[weight.name] = tensors[weight.name].requires_grad_()
+        owner = {name: layer for layer in request.layers for name in graph.layers[layer].calls}
+        calls = [call for call in graph.calls if call.name in owner]
+        keep = {*owner, *(call.inputs[0] for call in calls)}
+        check_batch(graph, keep)
+        sums = {
+            target: torch.zeros(2, graph.selectable_channels(*target), dtype=torch.float64)
+            for target in request.targets
+        }
+        for a_pass in passes(request, tensors, keep, self.name):
+            gradients = torch.autograd.grad(
+                a_pass.loss, [a_pass.values[call.name] for call in calls], allow_unused=True
+            )
+            slopes: dict[Target, Tensor] = {}
+            for call, gradient in zip(reversed(calls), reversed(gradients), strict=True):
+                if gradient is None:  # nothing of this call reaches the loss
+                    continue
+                layer = owner[call.name]
+                check_gradient(layer, gradient)
+                shapes, x = graph.shapes(call), a_pass.values[call.inputs[0]].detach()
+                for axis in scored_axes(request, layer):
+                    if axis == "output":
+                        buffers = tuple(tensors[buffer.name] for buffer in call.buffers)
+                        inputs = Operands((x,), moves[layer], None, buffers)
+                        product = FORWARD[call.operator.kind](call.operator, inputs) * gradient
+                    else:
+                        product = x * input_gradient(call, moved, x, gradient)
+                    found = over_positions(
+                        product, graph.batch, call.operator.channel_axis(shapes, axis)
+                    )
+                    earlier = slopes.get((layer, axis))
+                    slopes[layer, axis] = found if earlier is None else earlier + found
+            for target, slope in slopes.items():
+                sums[target] += torch.stack([slope.sum(0), slope.square().sum(0)]).cpu()
+        r = self.step_size
+        return {
+            target: ((r * first - r**2 / 2 * second) / samples).clamp(min=0).numpy()
+            for target, (first, second) in sums.items()
+        }
