@@ -75,8 +75,8 @@ class Traffic:
 class Link:
     """A firmware on a line.
 
-    `timeout_s` is for an answer without work, `step_timeout_s` for a step; `attempts` how often a
-    question is asked. `locate` names the code at an address, for faults.
+    `timeout_s` is for an answer without work, `step_timeout_s` for a step, both doubled each time;
+    `attempts` how often a question is asked. `locate` names the code at an address, for faults.
     """
 
     line: Line
@@ -195,7 +195,8 @@ class Link:
             self.traffic.asked_again += attempt > 0
             self.line.write(question.to_bytes())
             asked = time.monotonic()
-            for frame in self._frames(timeout_s):
+            # A slow line must not be filled with the same question.
+            for frame in self._frames(timeout_s * 2**attempt):
                 if frame.type == Type.FAULT:
                     raise self._fault(frame)
                 if frame.type == Type.READY:
@@ -216,7 +217,7 @@ class Link:
                         self.working_s += time.monotonic() - asked
                     return frame.payload
         raise LinkError(
-            f"{self.line.name}: no answer to {kind.name} after {self.attempts} attempts of "
+            f"{self.line.name}: no answer to {kind.name} after {self.attempts} attempts, the first of "
             f"{timeout_s:g} s ({self._state()})"
         )
 
