@@ -328,7 +328,7 @@ def test_the_outcome_as_a_patch(tmp_path):
     base = bits(situation.backbone.tensors)
     apply_patch(patch, situation.backbone.tensors)
     assert bits(situation.backbone.tensors) != base
-    assert tuple(situation.predict().tolist()) == adapted.predictions
+    assert tuple(situation.answers().predictions.tolist()) == adapted.predictions
     remove_patch(patch, situation.backbone.tensors)
     assert bits(situation.backbone.tensors) == base
 
@@ -382,13 +382,13 @@ def test_a_guard_cannot_see_the_queries(guard):
     found = []
     for one in (task, strange):
         situation, weights = small_situation(one), []
-        predict = situation.predict
+        answers = situation.answers
 
-        def predicted(situation=situation, weights=weights, predict=predict):
+        def watched(situation=situation, weights=weights, answers=answers):
             weights.append(bits(situation.backbone.tensors))
-            return predict()
+            return answers()
 
-        situation.predict = predicted
+        situation.answers = watched
         found.append((adapt(situation, Fixed(), guard=guard).kept, weights))
     assert found[0] == found[1]
     assert len(found[0][1]) == 2  # before and after

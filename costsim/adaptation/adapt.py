@@ -27,7 +27,8 @@ SCHEMA = "costsim.adaptation/1"
 class Adapted:
     """The outcome. Accuracies are shares of the query images; seconds are of this machine.
 
-    `predictions` `[M]` are the classes of the query images after it, for paired comparisons.
+    `predictions` `[M]` are the classes of the query images after it, for paired comparisons, and
+    `log_likelihood` the mean of their right ones.
     `kept` is the share of the change that was kept: 1 without a guard, 0 where the training
     `diverged` and the base was put back. `plan` is a plan file of what was trained; `patch`, where
     it was asked for, what was changed.
@@ -40,6 +41,7 @@ class Adapted:
     cost: MethodCost
     accuracy_before: float
     accuracy_after: float
+    log_likelihood: float
     predictions: tuple[int, ...]
     losses: tuple[float, ...]
     learning_rate: float
@@ -85,6 +87,7 @@ class Adapted:
                 "before": _number(self.accuracy_before),
                 "after": _number(self.accuracy_after),
             },
+            "log_likelihood": _number(self.log_likelihood),
             "guard": self.guard,
             "kept": self.kept,
             "diverged": self.diverged,
@@ -164,7 +167,7 @@ def adapt(
                 patch = _patch(situation, plan_sha256, base, outcome)
         _wait(situation)
         training = time.perf_counter() - started + shared
-        predictions = situation.predict()
+        answers = situation.answers()
     finally:
         for one in trained:
             one.update.restore()
@@ -175,8 +178,9 @@ def adapt(
         choice=choice,
         cost=cost,
         accuracy_before=before,
-        accuracy_after=_share(predictions, situation),
-        predictions=tuple(predictions.tolist()),
+        accuracy_after=answers.accuracy,
+        log_likelihood=answers.log_likelihood,
+        predictions=tuple(answers.predictions.tolist()),
         losses=losses,
         learning_rate=rate,
         selection_s=selection,
@@ -185,11 +189,6 @@ def adapt(
         kept=kept,
         patch=patch,
     )
-
-
-def _share(predictions: Tensor, situation: Situation) -> float:
-    labels = torch.tensor(situation.task.query_labels)
-    return float((predictions.cpu() == labels).double().mean()) if len(labels) else float("nan")
 
 
 def _wait(situation: Situation) -> None:

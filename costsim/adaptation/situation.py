@@ -46,6 +46,18 @@ class Place:
         return self.device.target(self.target_name)
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The class `[M]` of each query image, the share of right ones, their mean log-likelihood.
+
+    The class is that of the most similar class mean (cosine).
+    """
+
+    predictions: Tensor
+    accuracy: float
+    log_likelihood: float
+
+
 class Situation:
     """One task to be adapted to; shared by the methods that are compared on it.
 
@@ -198,16 +210,23 @@ class Situation:
         return self.accuracy()
 
     def accuracy(self) -> float:
-        """That of the network as it stands."""
-        right = self.predict() == self._tensor(self.task.query_labels)
-        return float(right.double().mean()) if len(right) else float("nan")
+        """That of the network as it stands; not a number without queries."""
+        return self.answers().accuracy
 
-    def predict(self) -> Tensor:
-        """The class `[M]` of each query image: that of the most similar class mean (cosine)."""
-        if not len(self.task.query_labels):
-            return self.labels.new_empty(0)
+    def answers(self) -> "Answers":
+        """What the network says of the query images, as it stands."""
+        labels = self._tensor(self.task.query_labels)
+        if not len(labels):
+            return Answers(labels, float("nan"), float("nan"))
         means = prototypes(self.backbone.features(self.images), self.labels)
-        return cosine(self.backbone.features(self.query_images), means).argmax(1)
+        similarity = cosine(self.backbone.features(self.query_images), means)
+        found = similarity.argmax(1)
+        likelihoods = (self.settings.temperature * similarity).log_softmax(1)
+        return Answers(
+            found.cpu(),
+            float((found == labels).double().mean()),
+            float(likelihoods.gather(1, labels.unsqueeze(1)).double().mean()),
+        )
 
     def score(
         self,

@@ -1,0 +1,214 @@
+"""How well each criterion predicts the accuracy that a plan reaches: rank correlation by domain.
+
+For every task many plans of equal cost, random ones and the best by each criterion, are really
+trained, at one learning rate. Of each criterion: the rank correlation, over the plans of a task,
+between the gain that it predicts and what training reached (accuracy, and the log-likelihood of
+the query images, which is finer), as the mean over tasks with a bootstrapped 95 % interval; and
+the accuracy of the plan that it calls best. One line of JSON a task goes to `--out`; what is there
+already is not done again.
+
+    python benchmarks/criteria.py --weights mcunet.pkl --domain signs=signs.tar.gz \\
+        --domain letters=letters.zip --tasks 6 --plans 30 --out criteria.jsonl
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costsim.criteria import (
+    Criterion,
+    FirstOrder,
+    FirstOrderAdam,
+    Fisher,
+    GradientNorm,
+    L2Norm,
+    Random,
+    StepGain,
+    WeightGradient,
+)
+
+CRITERIA: Mapping[str, Criterion] = {
+    "fisher": Fisher(),
+    "l2_norm": L2Norm(),
+    "weight_gradient": WeightGradient(),
+    "gradient_norm": GradientNorm(),
+    "first_order": FirstOrder(),
+    "first_order_adam": FirstOrderAdam(),
+    "step_gain 0.001": StepGain(0.001),
+    "step_gain 0.01": StepGain(0.01),
+    "step_gain 0.1": StepGain(0.1),
+    "step_gain sgd 1": StepGain(1.0, "sgd"),
+    "random": Random(),
+}
+
+PLAIN = ("channels", "layers", "parameters", "depth")
+"""What a plan is like, as predictors: learned combinations start from these."""
+
+
+def main() -> int:
+    """Try the plans that are not in the file yet, then print the table."""
+    options = _options()
+    done = _read(options.out)
+    keys = {(row["domain"], row["seed"]) for row in done}
+    for domain, path in options.domain:
+        for seed in range(options.tasks):
+            if (domain, seed) in keys:
+                continue
+            started = time.perf_counter()
+            row = _task(options, domain, path, seed)
+            done.append(row)
+            if options.out is not None:
+                with options.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            print(
+                f"{domain} {seed}: {len(row['plans'])} plans in "
+                f"{time.perf_counter() - started:.0f} s",
+                file=sys.stderr,
+            )
+    _print(done)
+    return 0
+
+
+def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dict[str, Any]:
+    from costsim.adaptation import Place, Settings, Situation, adapt, load_backbone
+    from costsim.data import FixedEpisode, digits, open_source, sample_episode
+    from costsim.device import load_device
+    from costsim.methods.correlation import (
+        FixedPlan,
+        designed_trials,
+        importances_of,
+        predicted_gain,
+        random_trials,
+    )
+
+    backbone = load_backbone(
+        options.model,
+        weights=options.weights,
+        resolution=options.resolution,
+        device=options.torch_device,
+    )
+    source = digits() if path == "digits" else open_source(path)
+    rule = FixedEpisode(min(options.ways, len(source.classes)), options.shots, 10)
+    task = sample_episode(source, rule, seed=seed, resolution=backbone.input_shape[1:])
+    situation = Situation(
+        backbone,
+        task,
+        Place(load_device(options.device)),
+        Settings(iterations=options.iterations, copies=options.copies, seed=seed),
+    )
+    inspect = options.inspect
+    importances = importances_of(situation, CRITERIA, inspect=inspect)
+    trials = designed_trials(situation, importances)
+    trials += random_trials(situation, options.plans, seed, inspect=inspect)
+    order = {name: place for place, name in enumerate(situation.graph.layers)}
+    plans = []
+    for trial in trials:
+        outcome = adapt(situation, FixedPlan(trial.plan, options.learning_rate, trial.label))
+        memory, macs = outcome.cost.step.memory, outcome.cost.step.macs
+        plans.append(
+            {
+                "label": trial.label,
+                "accuracy": outcome.accuracy_after,
+                "log_likelihood": outcome.log_likelihood,
+                "peak_bytes": memory.peak_bytes,
+                "paper_bytes": memory.paper_bytes,
+                "backward_macs": macs.backward,
+                "channels": sum(len(subset.channels) for subset in trial.plan.subsets),
+                "layers": len(trial.plan.subsets),
+                "parameters": memory.updated_weight_bytes // 4,
+                "depth": -min(order[subset.layer] for subset in trial.plan.subsets),
+                "by_layer": {s.layer: len(s.channels) for s in trial.plan.subsets},
+                "predicted": {
+                    name: predicted_gain(one, trial.plan) for name, one in importances.items()
+                },
+            }
+        )
+    return {"domain": domain, "seed": seed, "before": situation.base_accuracy, "plans": plans}
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from costsim.methods.correlation import bootstrap_interval, spearman
+
+    domains = sorted({row["domain"] for row in rows})
+    for measure in ("accuracy", "log_likelihood"):
+        print(f"\nrank correlation of the predicted gain with the {measure} reached")
+        print(f"{'':20s}" + "".join(f"{domain[:20]:>24s}" for domain in (*domains, "all")))
+        for name in (*CRITERIA, *PLAIN):
+            cells = []
+            for domain in (*domains, None):
+                found = []
+                for row in rows:
+                    if domain not in (row["domain"], None):
+                        continue
+                    reached = [plan[measure] for plan in row["plans"]]
+                    predicted = [
+                        plan[name] if name in PLAIN else plan["predicted"][name]
+                        for plan in row["plans"]
+                    ]
+                    found.append(spearman(predicted, reached))
+                low, high = bootstrap_interval(found)
+                cells.append(f"{np.mean(found):+.2f} [{low:+.2f}, {high:+.2f}]")
+            print(f"{name:20s}" + "".join(f"{cell:>24s}" for cell in cells))
+    print("\naccuracy after training the plan that each calls best, %")
+    labels = ["before", *CRITERIA, "random 0.3", "random 1", "random 2.5"]
+    for label in labels:
+        cells = []
+        for domain in (*domains, None):
+            found = [
+                100 * float(np.mean([p["accuracy"] for p in row["plans"] if p["label"] == label]))
+                if label != "before"
+                else 100 * row["before"]
+                for row in rows
+                if domain in (row["domain"], None)
+                and (label == "before" or any(p["label"] == label for p in row["plans"]))
+            ]
+            if not found:
+                cells.append("-")
+                continue
+            low, high = bootstrap_interval(found)
+            cells.append(f"{np.mean(found):.1f} [{low:.1f}, {high:.1f}]")
+        print(f"{label:20s}" + "".join(f"{cell:>24s}" for cell in cells))
+
+
+def _read(path: Path | None) -> list[dict[str, Any]]:
+    if path is None or not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]  # one cut short is not there
+
+
+def _domain(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals else (Path(text).name.partition(".")[0], text)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="mcunet-5fps")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--resolution", type=int, default=96)
+    parser.add_argument("--device", default="jetson-nano")
+    parser.add_argument("--torch-device", default="cpu")
+    parser.add_argument("--domain", type=_domain, action="append", metavar="[NAME=]PATH")
+    parser.add_argument("--tasks", type=int, default=4)
+    parser.add_argument("--plans", type=int, default=24, help="random ones, of each task")
+    parser.add_argument("--ways", type=int, default=10)
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--copies", type=int, default=8)
+    parser.add_argument("--inspect", type=int, default=18)
+    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    options.domain = options.domain or [("digits", "digits")]
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Which score predicts the accuracy that a plan really reaches: plans to try, and rank correlation.
+
+A criterion ranks plans of equal cost by the sum of its scores over what they train. It is worth as
+much as that order agrees with the order of the accuracies after training.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.adaptation.method import Choice, Method, NothingFits
+from costsim.adaptation.situation import Situation
+from costsim.criteria import Criterion
+from costsim.importance import ChannelScores, Importance, inspected_layers
+from costsim.plan import UpdatePlan
+from costsim.solution import Solver
+from costsim.solve import solve
+from costsim.solvers import Exact
+
+SPREADS = (0.3, 1.0, 2.5)
+"""Of the logarithms of the weights of layers in random plans: from even to one layer alone."""
+
+
+@dataclass(frozen=True)
+class FixedPlan(Method):
+    """A plan that was made before."""
+
+    plan: UpdatePlan
+    learning_rate: float = 0.001
+    label: str = "plan"
+
+    @property
+    def name(self) -> str:
+        """Its label."""
+        return self.label
+
+    def choose(self, situation: Situation) -> Choice:
+        """The plan itself."""
+        return Choice(self.plan)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan to be tried, and how it was made."""
+
+    label: str
+    plan: UpdatePlan = field(repr=False)
+
+
+def random_trials(
+    situation: Situation,
+    count: int,
+    seed: int,
+    *,
+    inspect: int | None = None,
+    solver: Solver | None = None,
+) -> list[Trial]:
+    """Random plans that fill the budgets: the best ones by scores that were drawn.
+
+    A plan has a weight for each layer, log-normal with one of `SPREADS`, some layers left out, and
+    a score for each channel, uniform times the layer's weight. The solver (by default the exact
+    one) then fills the budgets, so that plans differ in what they train and hardly in what they
+    cost. Raises `NothingFits` if not even one channel is within the budgets.
+    """
+    rng = np.random.default_rng([0x434F5252, seed])
+    layers = inspected_layers(situation.graph, inspect)
+    chosen, found = solver or Exact(), []
+    for number in range(count):
+        spread = SPREADS[number % len(SPREADS)]
+        weights = np.exp(spread * _normal(rng, len(layers))) * (rng.random(len(layers)) > 0.3)
+        if not weights.any():
+            weights[:] = 1
+        channels = tuple(
+            ChannelScores(
+                layer,
+                "output",
+                tuple(
+                    (
+                        weight * rng.random(situation.graph.selectable_channels(layer, "output"))
+                    ).tolist()
+                ),
+            )
+            for layer, weight in zip(layers, weights, strict=True)
+        )
+        plan = _plan(situation, Importance("drawn", channels), chosen)
+        found.append(Trial(f"random {spread:g}", plan))
+    return found
+
+
+def designed_trials(
+    situation: Situation, importances: Mapping[str, Importance], solver: Solver | None = None
+) -> list[Trial]:
+    """The best plan by each criterion."""
+    chosen = solver or Exact()
+    return [Trial(name, _plan(situation, one, chosen)) for name, one in importances.items()]
+
+
+def importances_of(
+    situation: Situation, criteria: Mapping[str, Criterion], *, inspect: int | None
+) -> dict[str, Importance]:
+    """The scores of each criterion on the task's support images."""
+    layers = inspected_layers(situation.graph, inspect)
+    return {name: situation.score(one, layers) for name, one in criteria.items()}
+
+
+def _plan(situation: Situation, importance: Importance, solver: Solver) -> UpdatePlan:
+    solution = solve(situation.problem(importance), solver, device=situation.place.device)
+    if solution.plan is None:
+        raise NothingFits(solution.reason or solution.status.sentence)
+    return solution.plan
+
+
+def predicted_gain(importance: Importance, plan: UpdatePlan) -> float:
+    """The sum of the scores of the channels that a plan trains."""
+    return float(
+        sum(
+            importance.scores(subset.layer, subset.axis)[list(subset.channels)].sum()
+            for subset in plan.subsets
+            if subset.axis in importance.axes(subset.layer)
+        )
+    )
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Rank correlation, ties at their mean rank; 0 where one of the two is constant."""
+    a, b = _ranks(np.asarray(first, float)), _ranks(np.asarray(second, float))
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else 0.0
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values`, one a task."""
+    array = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    picks = (rng.random((draws, len(array))) * len(array)).astype(int)
+    low, high = np.quantile(array[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _normal(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Standard normal numbers from uniform doubles (Box and Muller, 1958)."""
+    u, v = rng.random(count), rng.random(count)
+    found: NDArray[np.float64] = np.sqrt(-2 * np.log(1 - u)) * np.cos(2 * np.pi * v)
+    return found
+
+
+__all__ = [
+    "FixedPlan",
+    "Trial",
+    "bootstrap_interval",
+    "designed_trials",
+    "importances_of",
+    "predicted_gain",
+    "random_trials",
+    "spearman",
+]
