@@ -1,13 +1,18 @@
-"""Seconds of one training step: a sparse plan through the executor beside stock PyTorch.
+"""Seconds and kept bytes of a training step: a sparse plan through the executor and stock PyTorch.
 
-    python benchmarks/execution.py [--model NAME] [--batches 1,32] [--repeats N]
+    python benchmarks/execution.py [--models NAMES] [--batches 1,32] [--repeats N] [--quick]
 
-Two stock contenders, because the first alone flatters: *full* trains everything; *frozen + masks*
-has `requires_grad=False` on every layer the plan leaves out and multiplies the gradients of the
-others by a mask, which is what sparse training without a program of its own comes to. The plan
-is of the size that TinyTrain finds: a quarter of the output channels of 6 of the last 15
-convolutions. Runs are interleaved, one thread each; seconds are the processor's, so that other
-work on the machine does not count; ratios are of medians.
+Stock PyTorch appears as *full*, which trains everything, and, because that alone flatters, as
+*frozen + masks*: `requires_grad=False` on every layer the plan leaves out and the gradients of the
+others multiplied by a mask, which is what sparse training without a program of its own comes to.
+Both run as they come and with `channels_last` images and weights, as a careful user would. The
+plan is of the size that TinyTrain finds: a quarter of the output channels of 6 of the last 15
+convolutions.
+
+Runs are interleaved, one thread each; seconds are the processor's, so that other work on the
+machine does not count; ratios are of medians, and of minima, which a busy machine disturbs less.
+Kept bytes are measured: of stock PyTorch every storage that autograd saves for the backward pass,
+parameters aside, each once; of the executor every storage alive before and after the loss.
 """
 
 import argparse
@@ -17,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 
 # Fixed for every contender alike, before anything is allocated: or page faults decide.
 FIXED = {
@@ -26,16 +32,28 @@ FIXED = {
 }
 
 LEARNING_RATE = 1e-4
+MODELS = "mcunet-5fps,mbv2-w0.35,proxyless-w0.3"
+OURS = "executor, sparse"
 
 
-def contenders(name: str, batch: int) -> dict[str, tuple[Callable[[], tuple[float, float]], int]]:
-    """Each contender: a function that steps once and returns its forward and its other seconds,
-    and the MACs of its backward pass."""
+@dataclass(frozen=True)
+class Contender:
+    """`run` steps once and returns its forward and its other seconds; `macs` are of its backward
+    pass."""
+
+    run: Callable[[], tuple[float, float]]
+    kept_bytes: int
+    macs: int
+
+
+def contenders(name: str, batch: int) -> dict[str, Contender]:
+    """Everything that is compared, by name."""
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
 
     from costsim.execution.executor import Executor
+    from costsim.measurement.observe import StorageObserver
     from costsim.models import load_model
     from costsim.plan import ChannelSubset, UpdatePlan
     from costsim.program import Direction, TrainingProgram, compile_program
@@ -75,8 +93,9 @@ def contenders(name: str, batch: int) -> dict[str, tuple[Callable[[], tuple[floa
         directions = (Direction.INPUT_GRADIENT, Direction.WEIGHT_GRADIENT)
         return sum(op.macs for op in program.operations if op.direction in directions)
 
-    def stock(frozen: bool) -> Callable[[], tuple[float, float]]:
-        model: nn.Module = deepcopy(loaded.module)
+    def stock(frozen: bool, form: torch.memory_format) -> Contender:
+        model: nn.Module = deepcopy(loaded.module).to(memory_format=form)  # type: ignore[call-overload]
+        images = x.contiguous(memory_format=form)
         masks: dict[nn.Parameter, Tensor] = {}
         if frozen:
             model.requires_grad_(False)
@@ -91,7 +110,7 @@ def contenders(name: str, batch: int) -> dict[str, tuple[Callable[[], tuple[floa
 
         def run() -> tuple[float, float]:
             started = time.process_time()
-            output = model(x)
+            output = model(images)
             forward = time.process_time()
             loss_of(output, labels).backward()
             for weight, mask in masks.items():
@@ -101,9 +120,20 @@ def contenders(name: str, batch: int) -> dict[str, tuple[Callable[[], tuple[floa
             optimizer.zero_grad()
             return forward - started, time.process_time() - forward
 
-        return run
+        saved: list[Tensor] = []
 
-    def ours(program: TrainingProgram) -> Callable[[], tuple[float, float]]:
+        def save(tensor: Tensor) -> Tensor:
+            saved.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            model(images)
+        own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
+        kept = sum(size for place, size in storages.items() if place not in own)
+        return Contender(run, kept, backward_macs(programs["frozen" if frozen else "full"]))
+
+    def ours(program: TrainingProgram) -> Contender:
         tensors = capture(deepcopy(loaded.module), x).tensors
         times: list[float] = []
 
@@ -119,66 +149,110 @@ def contenders(name: str, batch: int) -> dict[str, tuple[Callable[[], tuple[floa
             forward = times.pop()
             return forward - started, time.process_time() - forward
 
-        return run
+        observer = StorageObserver(program)
+        executor.observer = observer
+        run()
+        executor.observer = None
+        kept = sum(buffer.bytes for buffer in observer.buffers() if buffer.kept)
+        return Contender(run, kept, backward_macs(program))
 
-    macs = {key: backward_macs(program) for key, program in programs.items()}
     return {
-        "stock, full": (stock(False), macs["full"]),
-        "stock, frozen + masks": (stock(True), macs["frozen"]),
-        "executor, full": (ours(programs["full"]), macs["full"]),
-        "executor, sparse": (ours(programs["sparse"]), macs["sparse"]),
+        "stock, full": stock(False, torch.contiguous_format),
+        "stock, full, channels_last": stock(False, torch.channels_last),
+        "stock, frozen + masks": stock(True, torch.contiguous_format),
+        "stock, frozen + masks, channels_last": stock(True, torch.channels_last),
+        "executor, full": ours(programs["full"]),
+        OURS: ours(programs["sparse"]),
     }
 
 
 def main() -> None:
-    """Time every contender at every batch size and print the tables."""
+    """Time every contender on every network at every batch size and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="mcunet-5fps")
+    parser.add_argument("--models", default=MODELS, help=f"(default: {MODELS})")
     parser.add_argument("--batches", default="1,32", help="batch sizes (default: 1,32)")
     parser.add_argument("--repeats", type=int, default=0, help="steps of each (default: as fit)")
+    parser.add_argument("--quick", action="store_true", help="the first network, batch 1, 20 steps")
     arguments = parser.parse_args()
     if any(os.environ.get(key) != value for key, value in FIXED.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **FIXED})
 
     import torch
+
+    torch.set_num_threads(1)
+    models, batches = arguments.models.split(","), [int(n) for n in arguments.batches.split(",")]
+    if arguments.quick:
+        models, batches = models[:1], [1]
+    kept: dict[tuple[str, int], dict[str, int]] = {}
+    for name in models:
+        for batch in batches:
+            repeats = arguments.repeats or (20 if arguments.quick else max(15, 100 // batch))
+            runs = contenders(name, batch)
+            samples: dict[str, list[tuple[float, float]]] = {each: [] for each in runs}
+            for one in runs.values():
+                one.run()
+            for _ in range(repeats):
+                for each, one in runs.items():
+                    samples[each].append(one.run())
+            _print_seconds(f"{name}, batch {batch}", repeats, runs, samples)
+            kept[name, batch] = {each: one.kept_bytes for each, one in runs.items()}
+    _print_kept(kept)
+
+
+def _print_seconds(
+    title: str,
+    repeats: int,
+    runs: dict[str, Contender],
+    samples: dict[str, list[tuple[float, float]]],
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    torch.set_num_threads(1)
-    for batch in map(int, arguments.batches.split(",")):
-        repeats = arguments.repeats or max(15, 100 // batch)
-        runs = contenders(arguments.model, batch)
-        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-        for run, _ in runs.values():
-            run()
-        for _ in range(repeats):
-            for name, (run, _) in runs.items():
-                samples[name].append(run())
-        table = Table(
-            title=f"{arguments.model}, batch {batch}: median of {repeats} interleaved steps",
-            box=SIMPLE_HEAD,
+    table = Table(title=f"{title}: median of {repeats} interleaved steps", box=SIMPLE_HEAD)
+    table.add_column("contender", no_wrap=True)
+    for heading in ("forward ms", "backward ms", "step ms", "MACs ×", "backward ×", "step ×"):
+        table.add_column(heading, justify="right")
+    forward = {each: [first for first, _ in values] for each, values in samples.items()}
+    backward = {each: [rest for _, rest in values] for each, values in samples.items()}
+    whole = {each: [sum(value) for value in values] for each, values in samples.items()}
+
+    def ratio(of: dict[str, list[float]], each: str) -> str:
+        median, least = (f(of[each]) / f(of[OURS]) for f in (statistics.median, min))
+        return f"{median:.2f} ({least:.2f})"
+
+    for each, one in runs.items():
+        table.add_row(
+            each,
+            *(f"{1e3 * statistics.median(of[each]):.2f}" for of in (forward, backward, whole)),
+            f"{one.macs / runs[OURS].macs:.2f}",
+            ratio(backward, each),
+            ratio(whole, each),
         )
-        table.add_column("contender", no_wrap=True)
-        for heading in ("forward ms", "backward ms", "step ms", "MACs", "backward ×", "step ×"):
-            table.add_column(heading, justify="right")
-        backward, whole = {}, {}
-        for name, values in samples.items():
-            backward[name] = statistics.median(back for _, back in values)
-            whole[name] = statistics.median(sum(value) for value in values)
-        ours = "executor, sparse"
-        for name, (_, macs) in runs.items():
-            table.add_row(
-                name,
-                f"{1e3 * statistics.median(forward for forward, _ in samples[name]):.2f}",
-                f"{1e3 * backward[name]:.2f}",
-                f"{1e3 * whole[name]:.2f}",
-                f"{macs / runs[ours][1]:.2f}",
-                f"{backward[name] / backward[ours]:.2f}",
-                f"{whole[name] / whole[ours]:.2f}",
-            )
-        table.caption = "MACs: of the backward pass; × and MACs: over those of the last row"
-        Console(width=100).print(table)
+    table.caption = "×: over the last row, in brackets that of the minima; MACs: of the backward"
+    Console(width=110).print(table)
+
+
+def _print_kept(kept: dict[tuple[str, int], dict[str, int]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Kept from the forward pass to the backward pass", box=SIMPLE_HEAD)
+    table.add_column("network, batch", no_wrap=True)
+    names = ("stock, full", "stock, frozen + masks", "executor, full", OURS)
+    for each in names:
+        table.add_column(f"{each} KiB", justify="right")
+    table.add_column("full ×", justify="right")
+    table.add_column("frozen ×", justify="right")
+    for (name, batch), found in kept.items():
+        table.add_row(
+            f"{name}, {batch}",
+            *(f"{found[each] / 1024:,.0f}" for each in names),
+            *(f"{found[each] / found[OURS]:.1f}" for each in names[:2]),
+        )
+    table.caption = "×: stock over the sparse plan"
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
