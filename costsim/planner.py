@@ -44,6 +44,9 @@ SCORING_BATCH = 10
 """Samples in one pass of scoring, where the graph can be made for that many at no cost."""
 
 
+PLANNING_S = 10.0
+"""How long the solver may take if none is asked for; then it says how good its plan surely is."""
+
 Number = TypeVar("Number", int, float)
 
 
@@ -85,6 +88,13 @@ class BudgetRequest:
         )
 
 
+def default_solver() -> Solver:
+    """The exact solver, with a time limit that a person waits for."""
+    from costsim.solvers import make_solver
+
+    return make_solver("exact", time_limit_s=PLANNING_S)
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """What is asked of `make_plan`; the defaults are those of the command line.
@@ -94,7 +104,7 @@ class PlanRequest:
     """
 
     device: DeviceSpec
-    solver: Solver
+    solver: Solver = field(default_factory=default_solver)
     target: str | None = None
     model: str = DEFAULT_MODEL
     weights: Path | None = None

@@ -157,16 +157,17 @@ def _share(text: str, what: str) -> float:
 )
 @click.option(
     "--solver",
-    default="greedy",
+    default="exact",
     show_default=True,
-    help="Who chooses: greedy, exact, ilp, ilp-cbc, evolutionary, sparse-update, brute-force "
-    "(tiny models only), none, last-layer, bias-only, full.",
+    help="Who chooses: exact, greedy (the paper's), ilp, ilp-cbc, evolutionary, sparse-update, "
+    "brute-force (tiny models only), none, last-layer, bias-only, full.",
 )
 @click.option(
     "--time-limit",
     type=Quantity("time", parse_seconds),
     metavar="TIME",
-    help="For the exact solvers.",
+    help="For the exact solvers; then the plan is the best so far, and says how far from the best "
+    "possible it may be [default: 10s where no --solver is given, else 60s].",
 )
 @click.option(
     "--explain",
@@ -212,7 +213,7 @@ def command(**given: Any) -> int:
     \b
     Examples
       costsim plan --device jetson-nano
-      costsim plan --device stm32f746 --memory 256KiB --macs 10% --solver ilp
+      costsim plan --device stm32f746 --memory 256KiB --macs 10% --solver greedy
       costsim plan --device my.yaml --model my_package.nets:make --data faces.zip \\
                    --out plan.json --report plan.html
     """
@@ -290,11 +291,12 @@ def _check_sought(given: dict[str, Any]) -> None:
 
 def _requests(given: dict[str, Any]) -> "list[PlanRequest]":
     """What is asked: one request, or one a device where the device is sought."""
-    if given["solve_for"] is None:
-        return [plan_request(given)]
     context = click.get_current_context()
-    if context.get_parameter_source("solver") is ParameterSource.DEFAULT:
-        given = {**given, "solver": "exact"}
+    if given["solve_for"] is None:
+        nothing_said = given["time_limit"] is None and (
+            context.get_parameter_source("solver") is ParameterSource.DEFAULT
+        )
+        return [plan_request({**given, "solver": None} if nothing_said else given)]
     if given["solve_for"] != "device":
         return [plan_request(given)]
     from costsim.device import shipped_devices
@@ -340,7 +342,7 @@ def _plan_backwards(
 def plan_request(given: dict[str, Any]) -> Any:
     """The options as a `PlanRequest`; raises `InputError` for what no option allows."""
     from costsim.device import load_device
-    from costsim.planner import BudgetRequest, PlanRequest
+    from costsim.planner import BudgetRequest, PlanRequest, default_solver
     from costsim.solvers import make_solver
     from costsim.step import TrainingStep
 
@@ -352,12 +354,16 @@ def plan_request(given: dict[str, Any]) -> Any:
             raise InputError(f"--{name} is {given[name]}; allowed are {least} to {most}")
     if given["split"] is not None and given["data"] is None:
         raise InputError("--split names a part of --data, which is missing")
+    if given["solver"] is None:
+        solver = default_solver()
+    else:
+        solver = make_solver(given["solver"], time_limit_s=given["time_limit"])
     bits = device.bits.usual
     macs, share = given["macs"] or (None, None)
     return PlanRequest(
         device=device,
         target=given["target"],
-        solver=make_solver(given["solver"], time_limit_s=given["time_limit"]),
+        solver=solver,
         model=given["model"],
         weights=given["weights"],
         resolution=given["resolution"],

@@ -163,7 +163,9 @@ class Summary:
         solver = self.file.solver
         gap = ""
         if solver.gap is not None:
-            gap = f"; gap {percent(solver.gap)}" if solver.gap else "; gap 0"
+            gap = (
+                f"; within {percent(solver.gap)} of the best possible" if solver.gap else "; gap 0"
+            )
         # without a plan the reason is the answer, and is said there
         reason = f" ({solver.reason})" if solver.reason and self.file.predicted else ""
         return f"{solver.name}, {format_seconds(solver.seconds)}: {solver.sentence}{reason}{gap}"
