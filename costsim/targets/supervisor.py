@@ -123,6 +123,7 @@ class Worker:
     def __init__(self, job: Path) -> None:
         self.job = job
         order: dict[str, Any] = json.loads((job / "go").read_text())
+        (job / "reserve").write_bytes(bytes(8192))
         self.deadline = time.monotonic() + float(order["limit_s"])
         with (job / "log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -149,9 +150,8 @@ class Worker:
         status = {"returncode": self.process.returncode, "ended": ended}
         try:
             _write(self.job / "status", json.dumps(status))
-        except OSError:  # no room: what was shipped is needed no more
-            for one in self.job.glob("*.safetensors"):
-                one.unlink()
+        except OSError:  # no room: this is what some was set aside for
+            (self.job / "reserve").unlink()
             _write(self.job / "status", json.dumps(status))
         return True
 
