@@ -127,7 +127,8 @@ def _share(text: str, what: str) -> float:
     "--criterion",
     default="fisher",
     show_default=True,
-    help="What a channel is worth: fisher, l2_norm, weight_gradient, gradient_norm, random.",
+    help="What a channel is worth: fisher, l2_norm, weight_gradient, gradient_norm, "
+    "first_order, first_order_adam, step_gain, random.",
 )
 @click.option(
     "--loss", type=click.Choice(["prototype", "cross_entropy"]), default="prototype",
