@@ -4,14 +4,17 @@ For each kernel, non-negative least squares (Lawson and Hanson; `scipy.optimize.
 
     seconds_i  ~  overhead + macs_i / rate + bytes_i / bandwidth
 
-with every equation divided by its seconds, so that errors count as shares, and reweighted a few
-times so that outliers count less (Cauchy weights). A kernel that was seen in few sizes is drawn
-towards the law of its family (all kernels of that operator and direction) by equations of its own,
-which weigh as much as `PRIOR` samples.
+with every equation divided by the seconds that the law itself gives, so that errors count as
+shares and sums come out right (dividing by the seconds measured would pull all laws down), and
+reweighted a few times so that outliers count less (Cauchy weights). A kernel that was seen in few
+sizes is drawn towards the law of its family (all kernels of that operator and direction) by
+equations of its own, which weigh as much as `PRIOR` samples.
 
-How far to trust them is found on probes left out: laws are fitted to nine tenths of the probes and
-asked for the steps of the rest, in turns. The relative variance of those errors has a part that
-averages out over operations, known from the residuals; what is beyond it is shared by a step.
+How far to trust them is found on probes left out: laws are fitted to all probes but a few and
+asked for the steps of those, in turns. They are the probes as deep as real networks, as far as
+there are any: the others were chosen for being unlike one another. The relative variance of those
+errors has a part that averages out over operations, known from the residuals; what is beyond it is
+shared by a step.
 """
 
 import math
@@ -24,7 +27,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import t as student
 
-from costsim.calibration.samples import SampleFile, Seen, noise_floor, seen
+from costsim.calibration.probes import parse_probe
+from costsim.calibration.samples import SampleFile, Seen, noise_floor, seen, yardstick_seconds
 from costsim.cost import operation_work
 from costsim.device.calibration import QUANTILE, Calibration, Law
 from costsim.errors import InputError
@@ -35,7 +39,8 @@ PRIOR = 0.5
 ROUNDS = 8
 OUTLIER = 0.3
 """Relative error from which on a sample counts for less than half."""
-FOLDS = 10
+FOLDS = 12
+FEWEST_CHECKS = 6
 FEWEST_PROBES = 6
 SHORTEST_S = 2e-6
 """Operations this short are not asked to be right to a share of their length."""
@@ -110,6 +115,7 @@ def fit_calibration(samples: SampleFile, taken: str) -> Calibration:
         step_factor=math.exp(float(np.median(errors))),
         common=widening * math.sqrt(shared),
         noise_floor=noise_floor(samples),
+        yardstick_s=yardstick_seconds(samples),
         probes=len(probes),
         kernels=laws,
     )
@@ -145,24 +151,22 @@ def _fit(samples: Sequence[KernelSample], prior: Floats | None) -> Floats:
     """The three terms."""
     terms = np.array([s.terms for s in samples])
     seconds = np.array([s.seconds for s in samples])
-    size = np.maximum(seconds, SHORTEST_S)
     # Of one size each, so that the solver's tolerance means the same for all.
     scale = np.maximum(terms.max(axis=0), 1.0)
-    rows, wanted = terms / scale / size[:, None], seconds / size
-    weight = np.ones(len(samples))
-    if prior is None:
-        pull, pulled = np.empty((0, 3)), np.empty(0)
-    else:
-        # Each term where it is largest here, as a share of the seconds there.
-        typical = np.median(size)
-        pull = math.sqrt(PRIOR) * np.eye(3) / typical
+    scaled, size = terms / scale, np.maximum(seconds, SHORTEST_S)
+    pull, pulled = np.empty((0, 3)), np.empty(0)
+    if prior is not None:
+        # Each term where it is largest here, as a share of the usual seconds.
+        pull = math.sqrt(PRIOR) * np.eye(3) / float(np.median(size))
         pulled = pull @ (prior * scale)
+    weight = np.ones(len(samples))
     for _ in range(ROUNDS):
-        w = np.sqrt(weight)
+        w = np.sqrt(weight) / size
         solution, _ = nnls(
-            np.vstack((rows * w[:, None], pull)), np.concatenate((wanted * w, pulled))
+            np.vstack((scaled * w[:, None], pull)), np.concatenate((seconds * w, pulled))
         )
-        error = rows @ solution - wanted
+        size = np.maximum(scaled @ solution, SHORTEST_S)
+        error = np.log(np.maximum(seconds, 1e-9) / size)
         weight = 1.0 / (1.0 + (error / OUTLIER) ** 2)
     found: Floats = solution / scale
     if not found.any():
@@ -202,12 +206,14 @@ def _held_out(probes: Sequence[ProbeSamples]) -> tuple[Floats, Floats]:
 
     The second array is the relative standard deviation that its operations' own errors explain.
     """
+    deep = [probe for probe in probes if parse_probe(probe.name).whole]
+    asked = deep if len(deep) >= FEWEST_CHECKS else list(probes)
     errors, own = [], []
-    for fold in range(min(FOLDS, len(probes))):
-        kept = [p for i, p in enumerate(probes) if i % FOLDS != fold]
-        laws = fit_laws([s for p in kept for s in p.samples])
+    for fold in range(min(FOLDS, len(asked))):
+        left_out = asked[fold::FOLDS]
+        laws = fit_laws([s for p in probes if p not in left_out for s in p.samples])
         pooled = _pooled(laws)
-        for probe in probes[fold::FOLDS]:
+        for probe in left_out:
             seconds, spread = [], []
             for sample in probe.samples:
                 law = laws.get(sample.kernel) or pooled.get(family(sample.kernel))

@@ -45,6 +45,8 @@ WIDTHS = (8, 16, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160)
 
 NORM_EPS = 1e-5
 
+_WHOLE = "-whole"
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -58,13 +60,13 @@ class Probe:
     @property
     def name(self) -> str:
         """As `parse_probe` reads it."""
-        return f"{self.family}-{self.number}-b{self.batch}"
+        return f"{self.family}-{self.number}-b{self.batch}" + _WHOLE * self.whole
 
     def program(self) -> TrainingProgram:
         """The step, compiled; the same each time. Raises `InputError` for an unknown family."""
         if self.family not in FAMILIES:
             raise InputError(f"probe family {self.family!r}; known are {', '.join(FAMILIES)}")
-        rng = random.Random(f"{self.name}/{self.whole}")
+        rng = random.Random(self.name)
         graph = FAMILIES[self.family](_Writer(self.batch), rng, self.whole)
         step = TrainingStep(
             batch=self.batch,
@@ -76,11 +78,12 @@ class Probe:
 
 def parse_probe(name: str) -> Probe:
     """The probe called `name`; raises `InputError`."""
-    family, _, rest = name.partition("-")
+    whole = name.endswith(_WHOLE)
+    family, _, rest = name.removesuffix(_WHOLE).partition("-")
     number, _, batch = rest.partition("-b")
     if family not in FAMILIES or not number.isdigit() or not batch.isdigit() or int(batch) < 1:
         raise InputError(f"probe {name!r} is unknown; one is called like 'mobile-3-b8'")
-    return Probe(family, int(number), int(batch))
+    return Probe(family, int(number), int(batch), whole)
 
 
 def candidates(count: int) -> list[Probe]:
@@ -101,6 +104,15 @@ def references() -> list[Probe]:
         for family in ("mobile", "residual")
         for batch in (1, 8)
     ] + [Probe("attention", 0, 1, whole=True)]
+
+
+def checks() -> list[Probe]:
+    """Steps as deep as real ones, by which a calibration finds out how far off it is."""
+    return [
+        Probe(family, 100 + number, batch, whole=True)
+        for number in range(4)
+        for family, batch in (("mobile", 1), ("residual", 8), ("mobile", 8), ("residual", 1))
+    ]
 
 
 def random_plan(graph: LayerGraph, rng: random.Random) -> UpdatePlan:

@@ -106,7 +106,7 @@ def seen(samples: SampleFile) -> list[Seen]:
     Each visit is scaled by the yardstick: what the machine did to that, in the same seconds, it
     did to the probe as well.
     """
-    usual = statistics.median(_yardsticks(samples))
+    usual = 1e9 * yardstick_seconds(samples)
     visits: dict[str, list[tuple[float, ProbeReadings]]] = {}
     for readings in samples.probes:
         scale = usual / statistics.median(readings.yardstick)
@@ -123,6 +123,11 @@ def _pooled(visits: list[tuple[float, ProbeReadings]]) -> Seen:
         float(np.median(steps)) / 1e9,
         tuple(statistics.median(r.steps) / 1e9 for _, r in visits),
     )
+
+
+def yardstick_seconds(samples: SampleFile) -> float:
+    """What the yardstick usually took: the median over all visits."""
+    return statistics.median(_yardsticks(samples)) / 1e9
 
 
 def _yardsticks(samples: SampleFile) -> Iterator[float]:

@@ -12,7 +12,7 @@ from typing import Any
 from costsim.calibration.choose import Doubt, next_probe, rows_of
 from costsim.calibration.device_file import calibrated_spec
 from costsim.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_samples
-from costsim.calibration.probes import Probe, candidates, references
+from costsim.calibration.probes import Probe, candidates, checks, references
 from costsim.calibration.samples import SampleFile, check_conditions, read_samples, seen
 from costsim.data.source import Progress
 from costsim.device import Calibration, ComputeTarget, DeviceSpec
@@ -22,9 +22,10 @@ from costsim.files import write_json
 PROBES = 50
 POOL = 160
 """Probes that are chosen from."""
+CHECK_EVERY = 4
+"""One probe in so many is as deep as a real network."""
 NOISY = 0.05
 """A noise floor above which a calibration should not be trusted."""
-DRIFT = 0.1
 
 Runner = Callable[[Sequence[str], float], dict[str, Any]]
 """(names of probes, seconds for each) to what `costsim.calibration.timing.run_batch` returns."""
@@ -126,9 +127,12 @@ class _Session:
         plain = target.model_copy(update={"calibration": None})
         doubt = Doubt([rows_of(probe, plain) for probe in references()])
         pool = {probe: rows_of(probe, plain) for probe in candidates(POOL)}
+        deep = {probe: rows_of(probe, plain) for probe in checks()}
         done = {one.probe for one in seen(self.samples)} if self.samples else set()
         for probe in done & pool.keys():
             doubt.learn(pool.pop(probe))
+        for probe in done & deep.keys():
+            doubt.learn(deep.pop(probe))
         count = len(done)
         while count < self.request.probes:
             if self._time_is_up(0.6) and count >= FEWEST_PROBES:
@@ -137,10 +141,13 @@ class _Session:
             beliefs = 0.0
             while len(chosen) < min(self.request.batch, self.request.probes - count):
                 longest = self._seconds_each / 10 / self.speed
-                probe = next_probe(doubt, pool, longest, 1e-3 / self.speed)
+                probe = None
+                if (count + len(chosen)) % CHECK_EVERY == CHECK_EVERY - 1:
+                    probe = next((p for p, rows in deep.items() if rows.total_s <= longest), None)
+                probe = probe or next_probe(doubt, pool, longest, 1e-3 / self.speed)
                 if probe is None:
                     break
-                rows = pool.pop(probe)
+                rows = pool.pop(probe, None) or deep.pop(probe)
                 beliefs += rows.total_s
                 doubt.learn(rows)
                 chosen.append(probe)

@@ -53,7 +53,7 @@ def run_batch(batch: Any, options: Any, report: Progress) -> dict[str, Any]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     clock = clock_for(torch.get_num_threads())
-    yardstick = _Running(YARDSTICK.program(), clock)
+    yardstick = Running(YARDSTICK.program(), clock)
     yardstick.warm_up()
     conditions = describe_conditions(torch.get_num_threads())
     found = []
@@ -64,9 +64,9 @@ def run_batch(batch: Any, options: Any, report: Progress) -> dict[str, Any]:
     return {"conditions": conditions.model_dump(mode="json"), "probes": found}
 
 
-def _time(name: str, yardstick: "_Running", clock: "Clock", seconds: float) -> dict[str, Any]:
+def _time(name: str, yardstick: "Running", clock: "Clock", seconds: float) -> dict[str, Any]:
     started = time.perf_counter()
-    probe = _Running(parse_probe(name).program(), clock)
+    probe = Running(parse_probe(name).program(), clock)
     probe.warm_up()
     lengths, steps, operations = [], [], []
     while len(steps) < FEWEST or (len(steps) < MOST and time.perf_counter() - started < seconds):
@@ -76,7 +76,7 @@ def _time(name: str, yardstick: "_Running", clock: "Clock", seconds: float) -> d
     return {"name": name, "steps": steps, "yardstick": lengths, "operations": operations}
 
 
-class _Running:
+class Running:
     """A program with an executor of its own, on noise."""
 
     def __init__(self, program: TrainingProgram, clock: "Clock") -> None:

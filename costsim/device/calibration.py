@@ -109,6 +109,8 @@ class Calibration(_Numbers):
 
     `common` is the relative standard deviation that all operations of a step share,
     `noise_floor` the relative difference between two measurements of the same kernel (median).
+    `yardstick_s` is what one fixed small step took: by it a later measurement can tell whether the
+    machine is as fast as it was.
     """
 
     conditions: Conditions
@@ -116,6 +118,7 @@ class Calibration(_Numbers):
     step_factor: Annotated[float, Field(gt=0)]
     common: Amount
     noise_floor: Amount
+    yardstick_s: Annotated[float, Field(gt=0)]
     probes: Annotated[int, Field(ge=1)]
     kernels: Named[Law]
 
