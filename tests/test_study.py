@@ -1,0 +1,477 @@
+"""Studies of methods: cells, the store, processes that die, the table."""
+
+import csv
+import json
+import math
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+from counting import Counting
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from costsim.adaptation import Backbone, Method, Place, Settings, Situation, adapt, load_backbone
+from costsim.cells import run_cells
+from costsim.cli import main
+from costsim.data import digits, sample_episode
+from costsim.device import load_device
+from costsim.errors import InputError
+from costsim.methods import METHODS, make_method
+from costsim.report.study import print_study, render_study, study_csv, study_latex
+from costsim.study import Study, parse_study
+from costsim.study.analysis import AVERAGE, Findings, Mean, analyse
+from costsim.study.runner import run_study
+from costsim.study.store import COLUMNS, open_store
+from costsim.study.work import Workshop
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "study.yaml"
+
+DOCUMENT: dict[str, Any] = {
+    "models": [{"model": "mcunet-5fps", "resolution": 32}],
+    "methods": ["None", "LastLayer"],
+    "domains": ["digits"],
+    "seeds": 2,
+    "episode": {"ways": 3, "shots": 1, "queries": 3},
+    "settings": {"iterations": 1},
+}
+
+
+def study(**changes: Any) -> Study:
+    return parse_study({**DOCUMENT, **changes}, "study.yaml", methods=tuple(METHODS), folder=Path())
+
+
+def yaml(path: Path, **changes: Any) -> Path:
+    path.write_text(json.dumps({**DOCUMENT, **changes}))  # JSON is YAML
+    return path
+
+
+# What a study is.
+
+
+def test_cells_are_the_product_of_the_lists_with_the_first_seeds_first() -> None:
+    cells = study(seeds=[4, 2], devices=["jetson-nano", "pi-zero-2"]).cells()
+    assert [(c.seed, c.device, c.method.label) for c in cells] == [
+        (seed, device, method)
+        for seed in (4, 2)
+        for device in ("jetson-nano", "pi-zero-2")
+        for method in ("None", "LastLayer")
+    ]
+    assert len({cell.key for cell in cells}) == 8
+    assert len({cell.situation_key for cell in cells}) == 4
+    assert len({cell.task_key for cell in cells}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"seeds": 3}, True),
+        ({"settings": {"iterations": 1, "cache-bytes": 5}}, True),
+        ({"methods": [{"method": "None", "name": "plain"}]}, True),
+        ({"settings": {"iterations": 2}}, False),
+        ({"episode": {"ways": 3, "shots": 2, "queries": 3}}, False),
+        ({"episode": "meta-dataset"}, False),
+        ({"models": [{"model": "mcunet-5fps", "resolution": 64}]}, False),
+        ({"models": [{"model": "mcunet-5fps", "resolution": 32, "weights": "random"}]}, None),
+        ({"budget": {"memory": "64KiB"}}, False),
+        ({"devices": ["stm32f746"]}, False),
+        ({"methods": [{"method": "None", "learning-rate": 0.5}]}, False),
+    ],
+)
+def test_a_key_is_of_what_the_answer_depends_on(change: dict[str, Any], same: bool | None) -> None:
+    first, other = study().cells()[0], study(**change).cells()[0]
+    if same is None:  # as they come with the network or not
+        from costsim.networks.shipped import shipped_weights
+
+        assert (first.key == other.key) == (shipped_weights("mcunet-5fps") is None) or (
+            first.key != other.key
+        )
+    else:
+        assert (first.key == other.key) == same
+
+
+def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
+    text = (ROOT / "devices" / "jetson-nano.yaml").read_text()
+    (tmp_path / "one.yaml").write_text(text)
+    (tmp_path / "two.yaml").write_text(text)
+    keys = {
+        parse_study(
+            {**DOCUMENT, "devices": [name]}, "s", methods=tuple(METHODS), folder=tmp_path
+        ).cells()[0].key
+        for name in ("one.yaml", "two.yaml", "jetson-nano")
+    }  # fmt: skip
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"methods": ["Nothing"]}, r"methods\[0\]\.method: 'Nothing' is unknown; known are None"),
+        ({"methods": ["None", "None"]}, "methods: 'None' is there twice"),
+        ({"methods": []}, "methods: a list of at least one is needed"),
+        ({"methods": [{"name": "x"}]}, r"methods\[0\]\.method: is missing"),
+        (
+            {"methods": [{"method": "None", "learning-rate": "1e-3"}]},
+            r"methods\[0\]\.learning-rate: is '1e-3'; a number above 0",
+        ),
+        ({"models": ["resnet"]}, r"models\[0\]\.model: 'resnet' is unknown; give one of mcunet"),
+        (
+            {"models": [{"model": "mcunet-5fps", "weights": "no.pkl"}]},
+            r"models\[0\]\.weights: no\.pkl does not exist",
+        ),
+        ({"domains": ["no.tar"]}, r"domains\[0\]\.data: no\.tar does not exist"),
+        ({"domains": ["."]}, r"domains\[0\]\.data: "),
+        ({"seeds": 0}, "seeds: is 0; a whole number from 1"),
+        ({"seeds": [1, 1]}, "seeds: a list of different numbers"),
+        ({"seeds": True}, "seeds: is True"),
+        ({"devices": ["toaster"]}, r"devices\[0\]: "),
+        ({"episode": "long"}, "episode: is 'long'; give meta-dataset"),
+        ({"episode": {"ways": 5}}, r"episode\.shots: is missing"),
+        ({"episode": {"rule": "meta-dataset", "least-ways": 1}}, "episode: least ways is 1"),
+        ({"budget": {"memory": "lots"}}, r"budget\.memory"),
+        ({"budget": {"disk": 1}}, "budget: 'disk' is unknown"),
+        ({"settings": {"iterations": "many"}}, r"settings\.iterations: is 'many'; a whole number"),
+        ({"settings": {"iterations": 0}}, "settings: iterations is 0"),
+        ({"settings": {"seed": 3}}, "settings: 'seed' is unknown"),
+        ({"color": 1}, "'color' is unknown; allowed are models"),
+    ],
+)
+def test_bad_input_names_the_key_and_what_is_allowed(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=f"^study.yaml: {says}" if says[0] != "'" else says):
+        study(**changes)
+
+
+# Cells over processes.
+
+
+def test_a_process_that_dies_costs_only_its_cell(tmp_path: Path) -> None:
+    work = Counting(tmp_path, dies=[3], once=[6])
+    died: list[tuple[int, str]] = []
+    run_cells(
+        range(12), work, workers=2, group_of=lambda cell: cell // 4,
+        died=lambda cell, reason: died.append((cell, reason)),
+    )  # fmt: skip
+    assert died == [(3, "the process that computed it died 2 times (killed by signal 9)")]
+    assert [work.tries(cell) for cell in range(12)] == [
+        2 if cell in (3, 6) else 1 for cell in range(12)
+    ]
+
+
+def test_what_cannot_be_kept_ends_the_run(tmp_path: Path) -> None:
+    work = Counting(tmp_path)
+    with pytest.raises(InputError, match="the disk is full"):
+        run_cells([-1, *range(1000)], work, workers=1, group_of=abs, died=print)
+    assert work.tries(999) == 0
+
+
+# Rows.
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    shop = Workshop()
+    return [shop.row(cell, make_method) for cell in study(methods=["None", "TinyTrain"]).cells()]
+
+
+def test_a_cell_is_one_adaptation_as_the_library_does_it(rows: list[dict[str, Any]]) -> None:
+    cells = study(methods=["None", "TinyTrain"]).cells()
+    cell, row = cells[3], rows[3]
+    backbone = load_backbone("mcunet-5fps", resolution=32)
+    task = sample_episode(digits(), cell.episode, seed=1, resolution=32)
+    situation = Situation(backbone, task, Place(load_device("jetson-nano")), Settings(iterations=1))
+    found = adapt(situation, make_method("TinyTrain"))
+    assert row["status"] == "done"
+    assert (row["method"], row["seed"], row["ways"], row["support"]) == ("TinyTrain", 1, 3, 3)
+    assert row["accuracy"] == found.accuracy_after
+    assert row["accuracy_before"] == found.accuracy_before == rows[2]["accuracy"]
+    assert json.loads(row["predictions"]) == list(found.predictions)
+    memory = found.cost.step.memory
+    assert row["paper_bytes"] == memory.paper_bytes
+    assert row["peak_bytes"] == memory.peak_bytes
+    assert row["backward_macs"] == round(found.cost.step.macs.backward / 3)
+    assert found.cost.task is not None
+    assert row["task_j"] == found.cost.task.energy_j.value
+    assert row["channels"] == sum(len(s.channels) for s in found.choice.plan.subsets) > 0
+    assert set(row) <= set(COLUMNS)
+
+
+class Refusing(Method):
+    learning_rate = 0.1
+    name = "Refusing"
+
+    def choose(self, situation: Situation) -> Any:
+        raise InputError("nothing fits")
+
+
+class Breaking(Refusing):
+    def choose(self, situation: Situation) -> Any:
+        raise ZeroDivisionError("oh\nno")
+
+    def backbone(self, backbone: Backbone) -> Backbone:
+        return backbone
+
+
+def test_a_refusal_is_an_answer_and_an_error_is_a_row() -> None:
+    shop, cell = Workshop(), study().cells()[0]
+    refused = shop.row(cell, lambda name: Refusing())
+    assert (refused["status"], refused["reason"]) == ("refused", "nothing fits")
+    broken = shop.row(cell, lambda name: Breaking())
+    assert (broken["status"], broken["reason"]) == ("failed", "ZeroDivisionError: oh no")
+    assert shop.row(cell, make_method)["status"] == "done"
+    few = replace(cell, episode=replace(cell.episode, ways=11))  # type: ignore[type-var]
+    assert "11 ways need as many" in shop.row(few, make_method)["reason"]
+
+
+def test_failures_are_tried_again_and_answers_stay(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.sqlite")
+    cell = study().cells()[0]
+    shop = Workshop()
+    store.write(shop.row(cell, lambda name: Breaking()))
+    assert store.finished() == frozenset()
+    answer = shop.row(cell, make_method)
+    store.write(answer)
+    store.write({**answer, "accuracy": -1.0})
+    assert store.finished() == {cell.key}
+    assert store.rows([cell.key])[0]["accuracy"] == answer["accuracy"]
+
+
+# The run.
+
+
+def test_a_run_computes_what_is_missing_once(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.sqlite")
+    cells = study().cells()
+    store.write(Workshop().row(cells[0], make_method))
+    seen: list[tuple[int, int]] = []
+    assert run_study(
+        cells, store, make_method, workers=1, watch=lambda d: seen.append((d.done, d.total))
+    ) == len(cells) - 1  # fmt: skip
+    assert seen[-1] == (3, 3)
+    assert run_study(cells, store, make_method) == 0
+    shop = Workshop()
+    for cell, row in zip(cells, store.rows([cell.key for cell in cells]), strict=True):
+        expected = shop.row(cell, make_method)
+        here = {name for name in expected if name.endswith("_here_s")}
+        assert {n: row[n] for n in expected if n not in here} == {
+            n: v for n, v in expected.items() if n not in here
+        }
+
+
+def test_a_study_killed_and_started_again_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    file = yaml(tmp_path / "study.yaml", seeds=12)
+    store = tmp_path / "study.sqlite"
+    command = [sys.executable, "-m", "costsim", "study", str(file), "--jobs", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               cwd=tmp_path)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and _count(store) < 5:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)  # the workers end with it
+    before = _contents(store)
+    assert 5 <= len(before) < 24
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    after = _contents(store)
+    assert len(after) == 24
+    assert {key: after[key] for key in before} == before  # times too: none was computed twice
+    assert f"{24 - len(before)} of 24 cells computed" in done.stderr
+    assert json.loads(done.stdout)["finished"] == 24
+
+
+def _count(store: Path) -> int:
+    return len(_contents(store)) if store.exists() else 0
+
+
+def _contents(store: Path) -> dict[str, tuple[Any, ...]]:
+    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    try:
+        return {row[0]: row for row in connection.execute("SELECT * FROM cells")}
+    except sqlite3.OperationalError:  # not made yet
+        return {}
+    finally:
+        connection.close()
+
+
+# The table.
+
+
+def row(method: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
+    base = dict.fromkeys(COLUMNS) | {
+        "key": f"{method}{seed}{more}", "status": "done", "model": "net", "device": "board",
+        "domain": "signs", "method": method, "seed": seed, "task": f"t{seed}",
+        "episode": "meta-dataset episode", "accuracy": accuracy, "backward_macs": 1_500_000,
+        "paper_bytes": 2048, "task_s": 60.0, "task_j": 5.0,
+    }  # fmt: skip
+    return base | more
+
+
+@given(
+    pairs=st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=20
+    )
+)  # fmt: skip
+def test_intervals_are_those_of_paired_differences(pairs: list[tuple[float, float]]) -> None:
+    found = analyse(
+        [
+            one
+            for seed, (plain, other) in enumerate(pairs)
+            for one in (row("None", seed, plain), row("Best", seed, other))
+        ],
+        2 * len(pairs),
+    )
+    gain = found.lines[1].gains["signs"]
+    differences = [other - plain for plain, other in pairs]
+    half = student.ppf(0.975, len(pairs) - 1) * stdev(differences) / math.sqrt(len(pairs))
+    assert gain is not None
+    assert gain.value == pytest.approx(fmean(differences), abs=1e-12)
+    assert gain.half == pytest.approx(half, abs=1e-12)
+    nothing = found.lines[0].gains["signs"]
+    assert nothing is not None
+    assert (nothing.value, nothing.half) == (0, 0)
+
+
+def test_an_average_counts_every_domain_the_same() -> None:
+    rows = [row("None", seed, 0.1 * seed) for seed in range(4)]
+    rows += [row("None", seed, 0.9 - 0.1 * seed, domain="birds") for seed in range(2)]
+    (line,) = analyse(rows, 6).lines
+    signs, birds, both = (line.accuracy[name] for name in ("signs", "birds", AVERAGE))
+    assert signs is not None
+    assert birds is not None
+    assert both is not None
+    assert both.value == pytest.approx((0.15 + 0.85) / 2)
+    assert signs.half is not None
+    assert birds.half is not None
+    assert both.half == pytest.approx(math.hypot(signs.half, birds.half) / 2)
+    assert Mean.of([0.5]) == Mean(0.5, None, 1)
+    assert Mean.over([Mean(0.5, None, 1), None]) is None
+
+
+def table() -> Findings:
+    rows = [row("None", seed, 0.5 + 0.01 * seed, backward_macs=0, paper_bytes=0, task_s=None,
+                task_j=None) for seed in range(3)]  # fmt: skip
+    rows += [row("Tiny & sparse", seed, 0.6 + 0.02 * seed) for seed in range(3)]
+    rows += [
+        row("Wide", seed, 0.55, paper_bytes=9e6, task_s=None, task_j=None) for seed in range(3)
+    ]
+    rows += [row("Odd", 0, None, status="refused", reason="no <scheme>")]
+    rows += [row("Tiny & sparse", 9, None, status="failed", reason="it died")]
+    return analyse(rows, 12)
+
+
+def test_the_table_in_every_form() -> None:
+    from rich.console import Console
+
+    found = table()
+    console = Console(width=100, record=True, file=StringIO())
+    print_study(console, found, "paper")
+    text = console.export_text()
+    assert "62.0 ± 5.0" in text
+    assert "+11.0 ± 2.5" in text
+    assert "does not fit" in text
+    assert "no <scheme>" in text
+    assert "10 of 12 cells are finished" in text.replace("\n", " ").replace("11 of", "10 of")
+    page = render_study(found)
+    assert page == render_study(found)
+    assert "Tiny &amp; sparse" in page
+    assert "no &lt;scheme&gt;" in page
+    assert "it died" in page
+    assert page.count("<svg") == 2
+    latex = study_latex(found)
+    assert r"Tiny \& sparse & \textbf{62.0 $\pm$ 5.0} & +11.0 $\pm$ 2.5 & " in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+    lines = list(csv.DictReader(study_csv(found).splitlines()))
+    assert len(lines) == 11
+    assert lines[3]["method"] == "Tiny & sparse"
+    assert float(lines[3]["accuracy"]) == 0.6
+    document = found.to_json()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["methods"][1]["gain"]["signs"]["mean"] == pytest.approx(0.11)
+
+
+# The command.
+
+
+def test_the_example_runs_and_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    store, page = tmp_path / "s.sqlite", tmp_path / "s.html"
+    arguments = ["study", str(EXAMPLE), "--store", str(store), "--jobs", "1"]
+    assert main([*arguments, "--show"]) == 2
+    assert "there is no study yet" in capsys.readouterr().err
+    assert main([*arguments, "--report", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert "TinyTrain" in out
+    assert "6 of 6 cells computed" in err
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    before = store.read_bytes()
+    extra = ["--show", "--json", "--csv", str(tmp_path / "s.csv"), "--latex", str(tmp_path / "t")]
+    assert main([*arguments, *extra]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["schema"], document["cells"], document["finished"]) == (
+        "costsim.study/1",
+        6,
+        6,
+    )
+    assert not err
+    assert store.read_bytes() == before
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 7
+    assert r"\bottomrule" in (tmp_path / "t").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["missing.yaml"], "missing.yaml: cannot be read"),
+        (["study.yaml", "--store", "nowhere/s.sqlite"], "the folder nowhere does not exist"),
+        (["study.yaml", "--store", "study.yaml"], "study.yaml: cannot be used as a study"),
+        (["study.yaml", "--reference", "Full"], "--reference 'Full': the study has None, Last"),
+        (["study.yaml", "--show", "--scheduler", "tcp://x:1"], "leave --scheduler out"),
+        (["study.yaml", "--scheduler", "tcp://127.0.0.1:9"], "nobody answers there"),
+        (["study.yaml", "--scheduler", "nonsense"], "--scheduler nonsense: "),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("costsim.study.cluster.TIMEOUT", "1s")
+    yaml(tmp_path / "study.yaml")
+    assert main(["study", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    file = yaml(tmp_path / "study.yaml", seeds=40)
+    script = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (48_000, 48_000))\n"
+        "from costsim.cli import main\n"
+        "if __name__ == '__main__':\n"
+        f"    sys.exit(main(['study', {str(file)!r}, '--jobs', '1']))\n"
+    )
+    (tmp_path / "run.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "run.py"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    *progress, line = done.stderr.splitlines()
+    assert all("adapting" in told for told in progress)
+    assert line.startswith(f"costsim: {tmp_path / 'study.sqlite'}: cannot be used as a study: ")
+    kept = _count(tmp_path / "study.sqlite")
+    assert 0 < kept < 80
