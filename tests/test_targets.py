@@ -229,8 +229,10 @@ def test_a_local_job_is_measured_in_a_process_of_its_own(job, tmp_path):
     assert (outcome.target, outcome.how) == ("local", "measured")
     assert measured is not None
     assert len(measured.step_s) == job.options.steps
-    step = replace(job.plan.step)
-    program = compile_program(job.graph, job.plan.plan, step)
+    assert len(outcome.processor_step_s) == job.options.steps
+    assert 0 < min(outcome.processor_step_s) <= 1.2 * max(measured.step_s)
+    assert {"load", "load before", "clock_hz"} <= outcome.conditions.keys()
+    program = compile_program(job.graph, job.plan.plan, job.plan.step)
     assert measured.program_peak_bytes == memory_cost(program).peak_bytes
     assert measured.macs_of("weight_gradient") == mac_cost(program).weight_gradient
     assert ("timing the step", 0, 2) in told

@@ -53,10 +53,11 @@ class Failure(_Record):
 class Beside(_Record):
     """One quantity of one target, predicted beside measured (or emulated).
 
-    `quantity` is `step`, `energy (INSTRUMENT)` or `live peak`. `measured` is the median over all
-    runs; `floor` how far the runs' own medians lie apart, as a
-    share of it (None for a single run); `ratio` measured over predicted; `holds` whether the
-    measured value is within the predicted range. None where there was no prediction.
+    `quantity` is `step` (by the clock on the wall), `processor` (see `Outcome`), `energy
+    (INSTRUMENT)` or `live peak`. `measured` is the median over all runs; `floor` how far the runs'
+    own medians lie apart, as a share of it (None for a single run); `ratio` measured over
+    predicted; `holds` whether the measured value is within the predicted range. None where there
+    was no prediction.
     """
 
     target: str
@@ -106,6 +107,8 @@ class MeasurementFile(_Document):
         how, asked = outcomes[0].how, self.predicted
         if times := [list(one.step_s) for one in measured if one.step_s]:
             yield _beside(target, how, "step", "s", asked.latency_s, times)
+        if times := [list(one.processor_step_s) for one in outcomes if one.processor_step_s]:
+            yield _beside(target, how, "processor", "s", asked.latency_s, times)
         by_source = [one.joules_by_source() for one in outcomes]
         for source in dict.fromkeys(source for one in by_source for source in one):
             joules = [[one[source]] for one in by_source if source in one]

@@ -32,7 +32,9 @@ class Outcome(_Document):
     `how` keeps what a device did apart from what an emulator did. `measurement` belongs to a plan;
     where nothing was timed (an emulator counts, it does not time) its `step_s` is empty. `counts`
     are further numbers of the target's own (instructions, cycles). `samples` is the document that a
-    batch of micro-kernels returned. `energy` is empty where the machine has no counter, and
+    batch of micro-kernels returned. `processor_step_s` are seconds of the processor for further
+    steps, in which other programs have no part; empty on several threads, where there is no such
+    clock. `energy` is empty where the machine has no counter, and
     `notes` say so.
     """
 
@@ -41,6 +43,7 @@ class Outcome(_Document):
     target: str
     how: Literal["measured", "emulated"]
     measurement: Measurement | None = None
+    processor_step_s: Annotated[tuple[Amount, ...], _Listed] = ()
     samples: Any = None
     counts: Named[Amount] = Field(default_factory=dict, validate_default=True)
     conditions: Named[str | int | float | None] = Field(default_factory=dict, validate_default=True)

@@ -72,6 +72,10 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
         progress=report,
     )
     measured = found.measurement
+    processor_s: tuple[float, ...] = ()
+    if machine.threads == 1:
+        report("timing the processor", 0, 0)
+        processor_s = tuple(_processor_seconds(executor, feed) for _ in range(options.steps))
     after = Snapshot.now()
     notes = list(doubts(before, after, machine.threads, machine.cores))
     energy: tuple[EnergyReading, ...] = ()
@@ -98,6 +102,7 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
         target="",
         how="measured",
         measurement=measured,
+        processor_step_s=processor_s,
         conditions=describe_change(before, after),
         energy=energy,
         notes=tuple(notes),
@@ -125,6 +130,13 @@ class _Noise:
 
     def __call__(self, number: int) -> tuple[Tensor, Any]:
         return self.images.clone(), self.labels
+
+
+def _processor_seconds(executor: Executor, feed: _Noise) -> float:
+    """Seconds that this thread alone worked for one step."""
+    started = time.thread_time()
+    one_step(executor, feed)
+    return time.thread_time() - started
 
 
 def _energy(
