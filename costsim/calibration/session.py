@@ -15,9 +15,11 @@ from costsim.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_sampl
 from costsim.calibration.probes import Probe, candidates, checks, references
 from costsim.calibration.samples import SampleFile, check_conditions, read_samples, seen
 from costsim.data.source import Progress
-from costsim.device import Calibration, ComputeTarget, DeviceSpec
+from costsim.device import Calibration, ComputeTarget, Conditions, DeviceSpec
 from costsim.errors import InputError
 from costsim.files import write_json
+from costsim.targets.base import Session
+from costsim.targets.job import KernelJob, RunOptions
 
 PROBES = 50
 POOL = 160
@@ -35,7 +37,8 @@ Runner = Callable[[Sequence[str], float], dict[str, Any]]
 class CalibrationRequest:
     """What is asked of `calibrate`. `samples`: the file that readings are kept in.
 
-    `batch` probes are run at a time: 1 where starting costs nothing.
+    `batch` probes are run at a time: 1 where starting costs nothing. `conditions`: those now, where
+    they are known before anything runs.
     """
 
     base: DeviceSpec
@@ -46,6 +49,7 @@ class CalibrationRequest:
     probes: int = PROBES
     resume: bool = False
     batch: int = 1
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class _Session:
                     "them, or move the file away"
                 )
             self.samples = read_samples(path)
+            if self.request.conditions is not None:
+                check_conditions(self.samples.conditions, self.request.conditions, str(path))
 
     @property
     def _seconds_each(self) -> float:
@@ -205,6 +211,24 @@ def local_runner(threads: int) -> Runner:
     return run
 
 
+def target_runner(session: Session, threads: int) -> Runner:
+    """Runs probes on a target, some at a time: each job starts a process there."""
+
+    def run(names: Sequence[str], seconds_each: float) -> dict[str, Any]:
+        outcome = session.perform(
+            KernelJob(
+                "costsim.calibration.timing:run_batch",
+                {"probes": list(names), "seconds_each": seconds_each},
+                RunOptions(threads=threads),
+            )
+        )
+        if not isinstance(outcome.samples, dict):
+            raise InputError(f"{session.target.name}: brought no samples")
+        return outcome.samples
+
+    return run
+
+
 __all__ = [
     "Calibrated",
     "CalibrationRequest",
@@ -213,5 +237,6 @@ __all__ = [
     "check_conditions",
     "conclude",
     "local_runner",
+    "target_runner",
     "write_samples",
 ]

@@ -16,6 +16,7 @@ from costsim.errors import CostsimError
 COMMANDS = {
     "adapt": "Adapt a network to one task by any method, priced on a device.",
     "apply": "Put a patch on the model it was made for, or take it off again.",
+    "calibrate": "Measure a device and fit its spec, refine it, or follow how far off it is.",
     "compare": "Compare solvers over models, devices, budgets and tasks, resumably.",
     "devices": "List the shipped devices, or show one with the source of every number.",
     "export": "Write the training step of a plan as C for a microcontroller.",
