@@ -291,6 +291,26 @@ class _BudgetRecord(_Record):
     working_bytes: int | None
 
 
+class FleetRecord(_Record):
+    """Another device that the plan is for as well: its budgets, and what a step takes there."""
+
+    device: DeviceRecord
+    budgets: _BudgetRecord
+    predicted: Prediction | None
+
+    @classmethod
+    def of(
+        cls, device: DeviceRecord, budget: Budget, predicted: Prediction | None
+    ) -> "FleetRecord":
+        """The record of a plan on `device`."""
+        return cls(device=device, budgets=_BudgetRecord(**budget.to_json()), predicted=predicted)
+
+    @property
+    def budget(self) -> Budget:
+        """The budgets as a value."""
+        return Budget(**self.budgets.model_dump())
+
+
 class _LayerRecord(_Record):
     name: Name
     axis: Literal["output", "input"] | None
@@ -317,6 +337,7 @@ class _Document(_Record):
     importance: ImportanceRecord
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
+    fleet: Annotated[tuple[FleetRecord, ...], _Listed] = ()
     seed: int
     versions: Named[str]
 
@@ -340,7 +361,8 @@ class PlanFile:
     """One plan with everything around it. `order` names the chosen layers in the model's order.
 
     A value: two plan files with the same content are equal. `plan` is empty and `predicted` None
-    where the solver found nothing within the budgets.
+    where the solver found nothing within the budgets. `fleet`: the devices that it is for besides
+    `device`.
     """
 
     model: ModelRecord
@@ -356,10 +378,15 @@ class PlanFile:
     versions: Mapping[str, str]
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
+    fleet: tuple[FleetRecord, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
-        asked = {"explanation": _dump(self.explanation), "sought": _dump(self.sought)}
+        asked = {
+            "explanation": _dump(self.explanation),
+            "sought": _dump(self.sought),
+            "fleet": [_dump(one) for one in self.fleet] or None,
+        }
         return {
             "schema": SCHEMA,
             "model": _dump(self.model),
@@ -407,6 +434,7 @@ class PlanFile:
             versions=read.versions,
             explanation=read.explanation,
             sought=read.sought,
+            fleet=tuple(read.fleet),
         )
 
 

@@ -92,7 +92,8 @@ def default_solver() -> Solver:
     """The exact solver, with a time limit that a person waits for."""
     from costsim.solvers import make_solver
 
-    return make_solver("exact", time_limit_s=PLANNING_S)
+    solver: Solver = make_solver("exact", time_limit_s=PLANNING_S)
+    return solver
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ ORDER = (
     "criteria",
     "models",
     "planner",
+    "fleet",
     "inverse",
     "sparse",
     "training",

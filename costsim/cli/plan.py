@@ -56,8 +56,11 @@ def _share(text: str, what: str) -> float:
 @click.command("plan")
 @click.option(
     "--device",
+    "devices",
+    multiple=True,
     metavar="NAME|FILE",
-    help="A shipped device (costsim devices lists them) or a YAML file of your own.",
+    help="A shipped device (costsim devices lists them) or a YAML file of your own. Given several "
+    "times: one plan that fits them all.",
 )
 @click.option("--target", metavar="NAME", help="Compute target of the device, such as cpu or gpu.")
 @click.option(
@@ -231,6 +234,10 @@ def command(**given: Any) -> int:
     with progress_on_stderr() as progress:
         if given["solve_for"]:
             planned = _plan_backwards(given, requests, progress)
+        elif len(requests) > 1:
+            from costsim.fleet import make_fleet_plan
+
+            planned = make_fleet_plan(requests, progress)
         else:
             planned = make_plan(requests[0], progress)
         if given["report"]:
@@ -277,7 +284,7 @@ def _check_sought(given: dict[str, Any]) -> None:
     def typed(name: str) -> bool:
         return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
-    if typed(sought):
+    if len(given["devices"]) == 1 if sought == "device" else typed(sought):
         raise InputError(f"--{sought} is given, but it is what --solve-for seeks; leave one out")
     if sought == "batch" and given["micro_batch"] is not None:
         raise InputError("--micro-batch fixes the samples of a pass, which --solve-for seeks")
@@ -292,17 +299,24 @@ def _check_sought(given: dict[str, Any]) -> None:
 
 def _requests(given: dict[str, Any]) -> "list[PlanRequest]":
     """What is asked: one request, or one a device where the device is sought."""
-    context = click.get_current_context()
-    if given["solve_for"] is None:
-        nothing_said = given["time_limit"] is None and (
-            context.get_parameter_source("solver") is ParameterSource.DEFAULT
-        )
-        return [plan_request({**given, "solver": None} if nothing_said else given)]
-    if given["solve_for"] != "device":
-        return [plan_request(given)]
-    from costsim.device import shipped_devices
+    devices = given["devices"] or (None,)
+    sought = given["solve_for"]
+    if len(devices) > 1 and given["explain"]:
+        raise InputError("--explain is for one device; give one --device")
+    if sought is not None and sought != "device" and len(devices) > 1:
+        raise InputError(f"--solve-for {sought} is for one device; give one --device")
+    if sought == "device" and not given["devices"]:
+        from costsim.device import shipped_devices
 
-    return [plan_request({**given, "device": name}) for name in shipped_devices()]
+        devices = tuple(shipped_devices())
+    context = click.get_current_context()
+    if (
+        sought is None
+        and given["time_limit"] is None
+        and context.get_parameter_source("solver") is ParameterSource.DEFAULT
+    ):
+        given = {**given, "solver": None}
+    return [plan_request({**given, "device": device}) for device in devices]
 
 
 def _plan_backwards(

@@ -6,7 +6,7 @@ training program, and sums to them.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -244,6 +244,26 @@ class Summary:
                 )
             )
         return tuple(rows)
+
+    @cached_property
+    def fleet(self) -> tuple[tuple[str, "Summary"], ...]:
+        """The other devices that the plan is for, by name, each with its own budgets."""
+        return tuple(
+            (
+                one.device.name,
+                Summary(
+                    replace(
+                        self.file,
+                        device=one.device,
+                        budget=one.budget,
+                        predicted=one.predicted,
+                        fleet=(),
+                    ),
+                    self.graph,
+                ),
+            )
+            for one in self.file.fleet
+        )
 
     @cached_property
     def _kept_for(self) -> dict[str, int]:

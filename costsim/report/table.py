@@ -40,6 +40,8 @@ class _Writer:
         yield self.headline(summary)
         if summary.budgets:
             yield self.budgets(summary)
+        for name, other in summary.fleet:
+            yield self.budgets(other, f"on {name}")
         if summary.file.predicted is not None:
             yield self.costs(summary)
             if summary.chosen:
@@ -81,9 +83,9 @@ class _Writer:
             table.add_row(label, self.text(content))
         return table
 
-    def budgets(self, summary: Summary) -> Table:
+    def budgets(self, summary: Summary, heading: str = "budget of a step") -> Table:
         """Used and allowed, with a bar."""
-        table = self.table("budget of a step", "used", "allowed", "share", "", numbers=(1, 2, 3, 4))
+        table = self.table(heading, "used", "allowed", "share", "", numbers=(1, 2, 3, 4))
         for use in summary.budgets:
             share = ("-", "") if use.share is None else (percent(use.share), self.bar(use.share))
             table.add_row(self.text(use.name), use.used or "-", use.allowed, *share)
