@@ -64,10 +64,10 @@ def small_situation(
     )
 
 
-def network_situation(side: int = 48, seed: int = 0, **settings: object) -> Situation:
+def network_situation(side: int = 32, seed: int = 0, **settings: object) -> Situation:
     """A task on the untrained mcunet-5fps, at a small size."""
     backbone = load_backbone("mcunet-5fps", resolution=side)
-    task = sample_episode(digits(), FixedEpisode(3, 3, 4), seed=seed, resolution=side)
+    task = sample_episode(digits(), FixedEpisode(4, 2, 4), seed=seed, resolution=side)
     return Situation(
         backbone, task, place(), Settings(**{"iterations": 2, "copies": 2, **settings})
     )

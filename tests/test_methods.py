@@ -1,0 +1,360 @@
+"""Every method of the paper: what it trains, what it costs, and what it must not look at."""
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from adapting import network_situation, place, small_situation
+from costsim.solvers import Exact, Greedy
+from costsim.solvers.static_scheme import published
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from costsim.accounting.sparse_update import input_channel_norms, scheme_plan
+from costsim.adaptation import Method, NothingFits, Situation, adapt, method_cost
+from costsim.cli.adapt import command
+from costsim.criteria import StepGain
+from costsim.errors import InputError
+from costsim.importance import inspected_layers
+from costsim.methods import (
+    METHODS,
+    BiasOnly,
+    LastLayer,
+    SearchedScheme,
+    SparseUpdate,
+    TinyTL,
+    TinyTrain,
+    Transductive,
+    make_method,
+    static_importance,
+)
+from costsim.methods.correlation import (
+    FixedPlan,
+    bootstrap_interval,
+    designed_trials,
+    importances_of,
+    predicted_gain,
+    random_trials,
+    spearman,
+)
+from costsim.methods.tinytl import lite_plan
+from costsim.plan import UpdatePlan
+from costsim.step import TrainingStep
+
+PAPER = (
+    "None", "FullTrain", "LastLayer", "TinyTL", "AdapterDrop-25%", "AdapterDrop-50%",
+    "AdapterDrop-75%", "Transductive", "SparseUpdate", "TinyTrain",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def situation() -> Situation:
+    return network_situation()
+
+
+def plan_of(situation: Situation, method: Method) -> UpdatePlan:
+    with_modules = situation.on(method.backbone(situation.backbone))
+    return method.choose(with_modules).plan
+
+
+def test_the_registry_has_the_papers_methods_by_name() -> None:
+    assert set(PAPER) <= set(METHODS)
+    for name, make in METHODS.items():
+        method = make()
+        assert method.name == name or name == "BiasOnly"
+        assert make_method(name.upper()) == method
+        assert method.learning_rate >= 0
+    with pytest.raises(InputError, match="method 'Magic' is unknown; known are None, FullTrain"):
+        make_method("Magic")
+    (told,) = (option.help for option in command.params if option.name == "method")
+    for name in PAPER:
+        assert name in " ".join(told.split())
+
+
+TRACED_LONG = ("AdapterDrop-25%", "AdapterDrop-50%")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in TRACED_LONG else ())
+        for name in METHODS
+        if name != "SparseUpdate (search)"
+    ],
+)
+def test_every_method_runs_and_is_priced_in_every_accounting(
+    situation: Situation, name: str
+) -> None:
+    before = {k: t.clone() for k, t in situation.backbone.tensors.items()}
+    adapted = adapt(situation, make_method(name))
+    assert len(adapted.losses) == (0 if name == "None" else 2)
+    assert len(adapted.predictions) == len(situation.task.query_labels)
+    memory, plan = adapted.cost.step.memory, adapted.choice.plan
+    trains = bool(plan.subsets or plan.biases)
+    assert trains == (name != "None")
+    assert memory.arena_bytes >= memory.peak_bytes > 0
+    assert bool(memory.paper_bytes) == trains
+    assert memory.tiny_training_bytes > 0
+    assert adapted.cost.autograd_bytes >= memory.paper_bytes - memory.optimizer_bytes
+    assert bool(adapted.cost.step.macs.backward) == trains
+    document = adapted.to_json()
+    assert document["method"] == name or name == "BiasOnly"
+    assert document["predicted"]["task"] is None or trains
+    for key, tensor in situation.backbone.tensors.items():
+        assert torch.equal(tensor, before[key])
+
+
+# One after the other.
+
+
+def test_full_train_and_last_layer(situation: Situation) -> None:
+    graph = situation.graph
+    assert plan_of(situation, make_method("FullTrain")) == UpdatePlan.full(graph)
+    plan = plan_of(situation, LastLayer())
+    (subset,) = plan.subsets
+    assert subset.layer == [*graph.layers][-1] == "blocks.13.project"
+    assert len(subset.channels) == 160
+    assert plan.biases == {subset.layer}
+
+
+def test_bias_only(situation: Situation) -> None:
+    layers = [*situation.graph.layers]
+    assert plan_of(situation, BiasOnly(last=None)) == UpdatePlan((), frozenset(layers))
+    assert plan_of(situation, BiasOnly(last=5)) == UpdatePlan((), frozenset(layers[-5:]))
+
+
+def test_lite_modules_add_nothing_at_first(situation: Situation) -> None:
+    for dropped in (0.0, 0.5):
+        method = TinyTL(dropped=dropped)
+        backbone = method.backbone(situation.backbone)
+        assert backbone is method.backbone(situation.backbone)  # made once
+        assert backbone is not situation.backbone
+        torch.testing.assert_close(
+            backbone.features(situation.images), situation.backbone.features(situation.images)
+        )
+        for name, tensor in situation.backbone.tensors.items():
+            other = backbone.tensors[f"base.{name}"]
+            assert torch.equal(other, tensor)
+            assert other.data_ptr() != tensor.data_ptr()
+
+
+@pytest.mark.parametrize(("dropped", "first"), [(0.0, 0), (0.25, 4), (0.5, 7), (0.75, 11)])
+def test_tinytl_trains_modules_and_biases_and_no_weight(
+    situation: Situation, dropped: float, first: int
+) -> None:
+    """`first` of 14 blocks have no module, and nothing before it is trained."""
+    method = TinyTL(dropped=dropped)
+    plan = plan_of(situation, method)
+    graph = method.backbone(situation.backbone).graph(1)
+    blocks = {int(layer.split(".")[1]) for layer in plan.by_layer}
+    assert all(layer.startswith("lite.") for layer in plan.by_layer)
+    assert blocks == set(range(first, 14))
+    assert len(plan.subsets) == 2 * len(blocks)
+    for subset in plan.subsets:
+        assert len(subset.channels) == graph.selectable_channels(subset.layer, "output")
+    biases = {name for name in plan.biases if name.startswith("base.blocks")}
+    assert {int(name.split(".")[2]) for name in biases} == set(range(first, 14))
+    assert ("base.stem" in plan.biases) == (first == 0)
+    assert plan == lite_plan(graph, first)
+
+
+def test_dropping_more_modules_costs_less(situation: Situation) -> None:
+    costs = []
+    for dropped in (0.0, 0.25, 0.5, 0.75):
+        method = TinyTL(dropped=dropped)
+        one = situation.on(method.backbone(situation.backbone))
+        costs.append(method_cost(one, method.choose(one)))
+    for more, less in pairwise(costs):
+        assert less.step.macs.backward < more.step.macs.backward
+        assert less.step.memory.paper_bytes < more.step.memory.paper_bytes
+        assert less.task.latency_s.value < more.task.latency_s.value
+    # what the modules add to a forward pass is priced too
+    plain = method_cost(situation, LastLayer().choose(situation))
+    assert costs[-1].step.macs.forward > plain.step.macs.forward
+
+
+def test_lite_modules_learn(situation: Situation) -> None:
+    settings = replace(situation.settings, iterations=8, augment=False)
+    longer = Situation(situation.backbone, situation.task, situation.place, settings)
+    adapted = adapt(longer, TinyTL(dropped=0.75))
+    assert adapted.losses[-1] < adapted.losses[0]
+
+
+def test_tinytl_needs_to_know_the_blocks() -> None:
+    with pytest.raises(InputError, match="TinyTL: small is no built-in network"):
+        adapt(small_situation(), TinyTL())
+    with pytest.raises(InputError, match="dropped is 1; allowed is 0 to below 1"):
+        TinyTL(dropped=1.0)
+
+
+def test_transductive_looks_at_images_of_queries_and_not_at_labels(situation: Situation) -> None:
+    """Other labels change nothing, other images do; the queries' passes are paid for."""
+    task = situation.task
+    first = adapt(situation, Transductive())
+    permuted = replace(task, query_labels=task.query_labels[::-1].copy())
+    other = Situation(situation.backbone, permuted, situation.place, situation.settings)
+    assert adapt(other, Transductive()).predictions == first.predictions
+    dark = replace(task, query_images=task.query_images * np.float32(0.5))
+    other = Situation(situation.backbone, dark, situation.place, situation.settings)
+    assert adapt(other, Transductive()).losses != first.losses
+    n, m = len(task.labels), len(task.query_labels)
+    full = adapt(situation, make_method("FullTrain"))
+    assert first.cost.samples == n + m
+    assert first.cost.step.macs.backward * n == full.cost.step.macs.backward * (n + m)
+
+
+def test_sparse_update_takes_the_published_scheme(situation: Situation) -> None:
+    graph, tensors = situation.graph, situation.backbone.tensors
+    norms = input_channel_norms(graph, {k: t.numpy() for k, t in tensors.items()})
+    schemes = {scheme.size_kb: scheme for scheme in published(graph)}
+    assert plan_of(situation, SparseUpdate()) == scheme_plan(graph, schemes[148], norms)
+    assert plan_of(situation, SparseUpdate(size_kb=49)) == scheme_plan(graph, schemes[49], norms)
+    assert SparseUpdate(size_kb=49).name == "SparseUpdate-49kB"
+    with pytest.raises(InputError, match="SparseUpdate-50kB: published for it are 148, 124, 99"):
+        plan_of(situation, SparseUpdate(size_kb=50))
+    with pytest.raises(InputError, match="no scheme was published for small"):
+        plan_of(small_situation(), SparseUpdate())
+
+
+def test_sparse_update_within_budgets(situation: Situation) -> None:
+    """The first published scheme, from the largest on, whose MACs are no more than allowed."""
+    sizes = [scheme.size_kb for scheme in published(situation.graph)]
+    macs = {
+        size: method_cost(situation, SparseUpdate(size_kb=size).choose(situation)).step.macs
+        for size in sizes
+    }
+    method = SparseUpdate(within_budgets=True)
+    for limit in sorted(macs.values(), key=lambda cost: cost.backward):
+        allowed = place(memory_bytes=10**9, macs=limit.backward)
+        tight = Situation(situation.backbone, situation.task, allowed, situation.settings)
+        fitting = next(size for size in sizes if macs[size].backward <= limit.backward)
+        wanted = SparseUpdate(size_kb=fitting).choose(situation).plan
+        assert method.choose(tight).plan == wanted
+    allowed = place(memory_bytes=10**9, macs=min(m.backward for m in macs.values()) - 1)
+    tight = Situation(situation.backbone, situation.task, allowed, situation.settings)
+    with pytest.raises(NothingFits, match="no published scheme is within the budgets"):
+        method.choose(tight)
+
+
+def test_a_searched_scheme_is_the_same_for_every_task(situation: Situation) -> None:
+    source = [network_situation(seed=seed) for seed in (5, 6)]
+    importance = static_importance(source)
+    assert "mean over 2 tasks" in importance.source
+    assert sum(sum(one.scores) for one in importance.channels) == pytest.approx(1)
+    method = SearchedScheme(importance=importance)
+    plans = {plan_of(network_situation(seed=seed), method) for seed in (0, 1)}
+    assert len(plans) == 1
+    with pytest.raises(InputError, match="needs scores of tasks of another domain"):
+        plan_of(situation, SearchedScheme())
+    with pytest.raises(InputError, match="there are none"):
+        static_importance([])
+
+
+@pytest.mark.parametrize("criterion", ["fisher", "l2_norm", "random", StepGain(0.01)])
+@pytest.mark.parametrize("solver", [Greedy(), Exact()])
+def test_tinytrain_stays_within_the_budgets(situation: Situation, criterion, solver) -> None:
+    method = TinyTrain(criterion=criterion, solver=solver)
+    choice = method.choose(situation)
+    cost = method_cost(situation, choice)
+    assert cost.step.memory.peak_bytes <= situation.budget.memory_bytes
+    assert cost.step.macs.backward <= situation.budget.macs
+    assert set(choice.plan.by_layer) <= set(inspected_layers(situation.graph))
+    assert choice.solution.cost == cost.step
+    assert bool(choice.scored) == (method.criterion_name not in ("l2_norm", "random"))
+
+
+def test_the_exact_solver_is_never_worse(situation: Situation) -> None:
+    greedy, exact = (TinyTrain(solver=one).choose(situation) for one in (Greedy(), Exact()))
+    assert exact.problem.gain(greedy.plan) <= exact.solution.objective * (1 + 1e-9)
+
+
+def test_static_channels_are_the_same_for_every_task() -> None:
+    first, second = network_situation(seed=0), network_situation(seed=1)
+    importance = static_importance([network_situation(seed=9)])
+    static = TinyTrain(importance=importance)
+    assert static.name == "TinyTrain (static)"
+    assert plan_of(first, static) == plan_of(second, static)
+    assert plan_of(first, TinyTrain()) != plan_of(second, TinyTrain())
+    assert static.choose(first).scored == ()  # nothing is scored on the device
+
+
+def test_names_say_what_is_not_as_in_the_paper() -> None:
+    assert TinyTrain().name == "TinyTrain"
+    method = TinyTrain(solver=Exact(), criterion="l2_norm", with_bias=True)
+    assert method.name == "TinyTrain (exact, l2_norm, biases)"
+
+
+def test_scores_from_a_cut_on_are_those_of_the_whole() -> None:
+    """What comes before the inspected layers is not computed twice, and changes no score."""
+    from costsim.criteria import CRITERIA, PrototypeLoss
+
+    situation = small_situation()
+    layers = inspected_layers(situation.graph, 3)
+    for criterion in ("fisher", "first_order", "step_gain"):
+        found = situation.score(criterion, layers)
+        whole = CRITERIA[criterion].score(
+            situation.backbone.graph(1),
+            situation.backbone.tensors,
+            situation.images,
+            situation.labels,
+            layers=layers,
+            loss=PrototypeLoss(situation.settings.temperature),
+        )
+        for layer in layers:
+            np.testing.assert_allclose(found.scores(layer), whole.scores(layer), rtol=1e-9)
+
+
+# Which criterion predicts what.
+
+
+def test_random_plans_fill_the_budgets_and_differ(situation: Situation) -> None:
+    trials = random_trials(situation, 6, seed=3, inspect=12)
+    assert [t.plan for t in trials] == [
+        t.plan for t in random_trials(situation, 6, seed=3, inspect=12)
+    ]
+    assert len({t.plan for t in trials}) == 6
+    for trial in trials:
+        cost = method_cost(situation, FixedPlan(trial.plan).choose(situation)).step
+        memory, macs = situation.budget.memory_bytes, situation.budget.macs
+        assert cost.memory.peak_bytes <= memory
+        assert cost.macs.backward <= macs
+
+
+def test_the_best_plan_by_a_criterion_has_its_greatest_gain(situation: Situation) -> None:
+    from costsim.criteria import FirstOrder, Fisher
+
+    importances = importances_of(situation, {"a": Fisher(), "b": FirstOrder()}, inspect=12)
+    plans = {trial.label: trial.plan for trial in designed_trials(situation, importances)}
+    for name, importance in importances.items():
+        gains = {label: predicted_gain(importance, plan) for label, plan in plans.items()}
+        assert gains[name] == max(gains.values())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.floats(-3, 3)), min_size=3, max_size=20),
+)
+def test_rank_correlation_is_that_of_scipy(pairs: list[tuple[int, float]]) -> None:
+    first, second = zip(*pairs, strict=True)
+    found = spearman(first, second)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert found == 0
+    else:
+        assert found == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        low, high = bootstrap_interval(rng.normal(0.3, 1, 40), draws=400, seed=trial)
+        covered += low <= 0.3 <= high
+    assert 180 <= covered <= 199
+
+
+def test_the_step_of_the_device_is_one_image_at_a_time(situation: Situation) -> None:
+    assert situation.step == TrainingStep(batch=8, micro_batch=1, optimizer="adam")
+    assert re.fullmatch("mcunet-5fps", situation.backbone.name)
