@@ -60,10 +60,14 @@ def run_on_cluster(
             ): cell
             for cell in cells
         }
-        for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+        for future in as_completed(list(futures), loop=client.loop):  # type: ignore[no-untyped-call]
             cell = futures.pop(future)
             if future.status == "finished":
                 store.write(future.result())
+            elif future.status != "error":
+                raise InputError(
+                    f"--scheduler {address}: is gone; what was finished is kept, start again"
+                )
             else:
                 reason = future.exception()
                 how = "died at it" if isinstance(reason, KilledWorker) else f"failed: {reason}"
