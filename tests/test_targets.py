@@ -326,6 +326,15 @@ def test_a_job_ends_and_its_folder_goes_when_its_starter_dies(job, tmp_path):
     assert job.weights.exists()
 
 
+def test_a_folder_without_a_job_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    command = [sys.executable, "-m", "costsim.targets.worker", str(tmp_path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "holds no job.json" in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_local_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     target = parse_target("local", TargetOptions(folder=str(tmp_path / "file" / "in")))

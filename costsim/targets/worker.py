@@ -59,6 +59,9 @@ def worker_environment(options: "RunOptions") -> dict[str, str]:
 def main(folder: str) -> int:
     """Do the job in `folder`; exit status 0 if there is an outcome."""
     place = Path(folder)
+    if not (place / "job.json").is_file():  # no folder of ours: nothing in it may be removed
+        print(f"{folder}: holds no job.json", file=sys.stderr)
+        return 2
     threading.Thread(target=_end_with_starter, args=(place,), daemon=True).start()
     _die_first()
     try:
