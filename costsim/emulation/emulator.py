@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -127,7 +128,8 @@ class Emulator:
         assert process.stdout is not None
         process.kill()
         process.wait()
-        process.stdin.close()
+        with suppress(OSError):  # what was not sent any more
+            process.stdin.close()
         process.stdout.close()
 
     # Running.

@@ -131,8 +131,10 @@ class Trial:
         self.emulator.close()
 
     def _paint(self) -> None:
-        for address, size in (self.emulator.image.stack, self.emulator.image.arena):
-            self.emulator.paint(address, size, PAINT)
+        memory, image = self.emulator.memory, self.emulator.image
+        for (address, size), span in ((image.stack, memory.stack), (image.arena, memory.arena)):
+            # Of a firmware that is too large, what there is.
+            self.emulator.paint(address, max(0, min(size, span.end - address)), PAINT)
 
     def _call(self, function: str, *arguments: int) -> float:
         try:

@@ -52,7 +52,9 @@ class _Watch(ctypes.Structure):
         ("violation", _Violation),
         ("stop", ctypes.c_void_p),
         ("read_register", ctypes.c_void_p),
+        ("write_register", ctypes.c_void_p),
         ("pc_register", ctypes.c_int64),
+        ("state_register", ctypes.c_int64),
         ("entered", ctypes.c_uint64),
     )
 
@@ -107,7 +109,9 @@ class Watch:
             limit_address=ram.end,
             stop=ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p),
             read_register=ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p),
+            write_register=ctypes.cast(uclib.uc_reg_write, ctypes.c_void_p),
             pc_register=arm_const.UC_ARM_REG_PC,
+            state_register=arm_const.UC_ARM_REG_XPSR,
         )
         self._hook(unicorn_const.UC_HOOK_BLOCK, "costsim_on_block")
         self._access_hook: int | None = None

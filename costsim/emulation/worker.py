@@ -58,8 +58,9 @@ class Worker:
         self._machine.uc.mem_write(address, content)
 
     def do_paint(self, address: int, size: int, pattern: int) -> None:
-        words = np.full(-(-size // 4), pattern, dtype="<u4").tobytes()[:size]
-        self._machine.uc.mem_write(address, words)
+        if size:
+            words = np.full(-(-size // 4), pattern, dtype="<u4").tobytes()[:size]
+            self._machine.uc.mem_write(address, words)
 
     def do_unpainted(self, address: int, size: int, pattern: int) -> dict[str, Any]:
         """The first byte and the one after the last that are no longer as painted.

@@ -44,7 +44,9 @@ struct watch {
     struct violation violation;
     int (*stop)(void *emulator);
     int (*read_register)(void *emulator, int which, void *value);
+    int (*write_register)(void *emulator, int which, const void *value);
     int64_t pc_register;
+    int64_t state_register;
     /* Which operations were entered, in order, and how many. */
     uint64_t entered;
 };
@@ -88,6 +90,20 @@ void costsim_on_block(void *emulator, uint64_t address, uint32_t size, void *use
     }
 }
 
+/* Where unicorn (2.1) calls a hook for an access in an IT block it restores the block's state and
+ * leaves it behind, so that later instructions are taken for conditional ones, which set no flags.
+ * While translated code runs that state is zero. */
+static void clear_it_state(struct watch *w, void *emulator)
+{
+    const uint32_t bits = 3u << 25 | 0x3Fu << 10;
+    uint32_t state = 0;
+    w->read_register(emulator, (int)w->state_register, &state);
+    if (state & bits) {
+        state &= ~bits;
+        w->write_register(emulator, (int)w->state_register, &state);
+    }
+}
+
 /* unicorn's access types: 16 to 18 read, write, fetch. */
 void costsim_on_access(void *emulator, int type, uint64_t address, int size, int64_t value,
                        void *user)
@@ -95,6 +111,7 @@ void costsim_on_access(void *emulator, int type, uint64_t address, int size, int
     struct watch *w = user;
     uint64_t offset = address - w->ram_address;
     (void)value;
+    clear_it_state(w, emulator);
     if (offset >= w->ram_bytes)
         return;
     if (w->written) {
