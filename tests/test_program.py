@@ -195,8 +195,10 @@ def test_bit_widths_scale_what_is_kept_and_what_is_trained(bits: int) -> None:
     assert memory.updated_weight_bytes == trained * bits // 8
     assert memory.gradient_bytes == trained * 4
     assert memory.optimizer_bytes == trained * 2
-    everything = 4 * 3 * 9 + 4 + 6 * 4 * 9 + 6
-    assert memory.frozen_weight_bytes == (everything - trained) * bits // 8
+    weights, biases = 4 * 3 * 9 + 6 * 4 * 9, 4 + 6
+    bias_bits = 32 if bits == 8 else bits  # as wide as the sums of 8-bit products
+    frozen_bits = (weights - trained) * bits + biases * bias_bits
+    assert memory.frozen_weight_bytes == frozen_bits // 8
     assert memory.paper_bytes == (
         memory.updated_weight_bytes
         + memory.gradient_bytes

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
-from costsim.graph import Call, LayerGraph
+from costsim.graph import Call, LayerGraph, Parameter
 from costsim.operators import Need, Shape, elements
 from costsim.program.guards import gradient_guards, own_atoms
 from costsim.program.schedule import (
@@ -20,6 +21,10 @@ from costsim.program.schedule import (
 )
 from costsim.program.segments import segments
 from costsim.step import TrainingStep
+
+BIAS_BITS = 32
+BIAS_BELOW = 16
+"""Sums of 8-bit products take 32 bits, and so do the biases that they start from."""
 
 
 @dataclass
@@ -69,10 +74,25 @@ class ForwardWriter:
                 guards[value] = guards.get(value, frozenset()) | guards[call.name]
         self.run([c for c in calls if c.operator.kind not in ("input", "constant")], guards)
 
+    @cached_property
+    def _biases(self) -> frozenset[str]:
+        """The biases of what is summed up: those of convolutions and linear layers."""
+        return frozenset(
+            call.bias.name
+            for call in self.graph.calls
+            if call.bias is not None and call.operator.kind in ("convolution", "linear")
+        )
+
+    def parameter_bits(self, parameter: Parameter) -> int:
+        """Bits an element of a parameter takes."""
+        bits = self.step.bits.weights
+        return BIAS_BITS if bits < BIAS_BELOW and parameter.name in self._biases else bits
+
     def place_weights(self) -> None:
         bits, states = self.step.bits, self.step.optimizer_states
         for p in self.graph.parameters:
-            self.store(f"parameter:{p.name}", Category.FROZEN_WEIGHTS, p.shape, bits.weights)
+            width = self.parameter_bits(p)
+            self.store(f"parameter:{p.name}", Category.FROZEN_WEIGHTS, p.shape, width)
         for name, layer in self.graph.layers.items():
             parts: list[tuple[Atom, int]] = []
             if layer.weight is not None:
@@ -80,14 +100,17 @@ class ForwardWriter:
                     count = self.graph.selectable_channels(name, axis)
                     if count:
                         parts.append(((axis, name), layer.weight.size // count))
+            wide: set[Atom] = set()
             if layer.bias is not None:
                 parts.append((("bias", name), layer.bias.size))
+                if self.parameter_bits(layer.bias) != bits.weights:
+                    wide.add(("bias", name))
             for atom, size in parts:
                 self.store(
                     f"weights:{atom[0]}:{name}",
                     Category.UPDATED_WEIGHTS,
                     (size,),
-                    bits.weights,
+                    BIAS_BITS if atom in wide else bits.weights,
                     atom,
                 )
                 self.store(
@@ -320,7 +343,7 @@ class ForwardWriter:
     def parameters_of(self, call: Call, *, bias: bool = True) -> list[Access]:
         parameters = [call.weight, *((call.bias, *call.buffers) if bias else ())]
         return [
-            Access("parameter", f"parameter:{p.name}", p.size * self.step.bits.weights // 8)
+            Access("parameter", f"parameter:{p.name}", p.size * self.parameter_bits(p) // 8)
             for p in parameters
             if p is not None
         ]
