@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costsim.emission import COMPILER_FLAGS, Memory, emit, kernel_source, read_weights
+from costsim.emission import COMPILER_FLAGS, Memory, emit, integers, kernel_source, read_weights
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 CACHE = Path(tempfile.gettempdir()) / f"costsim-emission-{os.getuid()}"
@@ -61,6 +61,7 @@ COUNTING = """
 extern int64_t costsim_macs;
 int64_t costsim_macs;
 #define COSTSIM_MAC(sum, a, b) (costsim_macs++, (sum) += (a) * (b))
+#define COSTSIM_Q_MAC(sum, a, b) (costsim_macs++, (sum) += (a) * (b))
 """
 """Put before the kernels, counts every multiply-accumulate."""
 
@@ -124,6 +125,8 @@ class Emitted:
         self, program, weights: Mapping[str, Any], *, counting: bool = False, **options: Any
     ) -> None:
         self.program, self.weights = program, weights
+        if (quantization := options.get("quantization")) is not None:
+            self.weights = integers(program.graph, weights, quantization)
         self.files = emit(program, weights, **options)
         self.memory = Memory(program)
         with tempfile.TemporaryDirectory(dir=CACHE if compiler() else None) as name:

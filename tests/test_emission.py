@@ -218,7 +218,7 @@ def test_bad_input_is_named():
     narrow = compile_program(
         graph, UpdatePlan.full(graph), TrainingStep(bits=BitWidths(16, 16, 32, 32))
     )
-    with pytest.raises(InputError, match="16-bit weights"):
+    with pytest.raises(InputError, match="16-bit weights, 16-bit activations"):
         emit(narrow, weights)
 
 

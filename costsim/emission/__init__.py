@@ -3,18 +3,23 @@
 from costsim.emission.emit import emit, kernel_source, operation_symbol
 from costsim.emission.memory import Memory, Update, read_weights
 from costsim.emission.options import COMPILER_FLAGS, EmissionOptions
+from costsim.emission.quantization import Affine, Quantization, integers, quantize_ranges
 from costsim.emission.sizes import Sizes
 from costsim.emission.support import check_emitted
 
 __all__ = [
     "COMPILER_FLAGS",
+    "Affine",
     "EmissionOptions",
     "Memory",
+    "Quantization",
     "Sizes",
     "Update",
     "check_emitted",
     "emit",
+    "integers",
     "kernel_source",
     "operation_symbol",
+    "quantize_ranges",
     "read_weights",
 ]

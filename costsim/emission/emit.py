@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from costsim.emission.memory import Memory
 from costsim.emission.operations import OperationWriter
 from costsim.emission.options import EmissionOptions
+from costsim.emission.quantised import QuantisedWriter
+from costsim.emission.quantization import Quantization, check_quantised, integers
 from costsim.emission.readme import readme
 from costsim.emission.sizes import DOCUMENT, Sizes, sizes_of
 from costsim.emission.support import check_emitted
 from costsim.emission.tables import Tables
-from costsim.emission.text import comment, floats, identifier, number
+from costsim.emission.text import array, call, comment, identifier, number
 from costsim.errors import InputError
 from costsim.operators import elements
-from costsim.program import Category, Direction, TrainingProgram
+from costsim.program import Category, Direction, Operand, TrainingProgram
 
 KERNELS = (
     "mathematics.c",
@@ -28,11 +30,10 @@ KERNELS = (
     "convolution.c",
     "normalization.c",
     "pooling.c",
+    "quantised.c",
     "learning.c",
 )
 """Sources of the kernels, in an order in which each finds what it uses."""
-
-FLOAT_BITS = 32
 
 
 def emit(
@@ -40,25 +41,33 @@ def emit(
     weights: Mapping[str, Any],
     *,
     options: EmissionOptions | None = None,
+    quantization: Quantization | None = None,
 ) -> dict[str, str | bytes]:
     """The files of a C99 project that does the training step of `program`, by name.
 
-    `weights` are the model's tensors by the graph's names, as numpy arrays of any float type.
-    Raises `InputError` for a step that is not in 32-bit floats, an operator without a kernel, and
-    a tensor that is missing or has another shape.
+    `weights` are the model's tensors by the graph's names, as numpy arrays of any float type. A
+    step with 8-bit weights and activations needs a `quantization`. Raises `InputError` for other
+    bit widths, an operator without a kernel, and a tensor that is missing or has another shape.
     """
     options = options or EmissionOptions()
     check_emitted(program.graph)
-    _check_bits(program)
+    _check_bits(program, quantization)
     tensors = _tensors(program, weights)
     memory, tables = Memory(program), Tables()
-    writer = OperationWriter(memory, tables, options)
+    if quantization is None:
+        writer = OperationWriter(memory, tables, options)
+        stored: Mapping[str, NDArray[Any]] = tensors
+    else:
+        check_quantised(program.graph)
+        writer = QuantisedWriter(memory, tables, options, quantization)
+        shaped = {p.name: tensors[p.name].reshape(p.shape) for p in program.graph.parameters}
+        stored = integers(program.graph, shaped, quantization)
     bodies = [writer.write(op) for op in program.operations]
     sizes = sizes_of(memory, tables.bytes)
     return {
         "costsim_model.h": _header(memory, sizes, options),
-        "costsim_model.c": _source(memory, tables, bodies, options),
-        "costsim_weights.c": _weights(memory, tensors),
+        "costsim_model.c": _source(memory, tables, bodies, options, quantization),
+        "costsim_weights.c": _weights(memory, stored),
         "costsim_kernels.h": _kernel("costsim_kernels.h"),
         "costsim_kernels.c": kernel_source(),
         DOCUMENT: _document(memory, sizes),
@@ -77,14 +86,22 @@ def _kernel(name: str) -> str:
     return resources.files("costsim.emission").joinpath("kernels", name).read_text("utf-8")
 
 
-def _check_bits(program: TrainingProgram) -> None:
+WIDTHS = {False: (32, 32, 32, 32), True: (8, 8, 32, 32)}
+"""Bits of weights, activations, gradients and optimiser there is C for, quantised or not."""
+
+
+def _check_bits(program: TrainingProgram, quantization: Quantization | None) -> None:
     bits = program.step.bits
-    for name in ("weights", "activations", "gradients", "optimizer"):
-        if getattr(bits, name) != FLOAT_BITS:
-            raise InputError(
-                f"the step has {getattr(bits, name)}-bit {name}; C is emitted for 32 bits "
-                "(costsim plan --bits 32)"
-            )
+    found = (bits.weights, bits.activations, bits.gradients, bits.optimizer)
+    if found not in WIDTHS.values():
+        raise InputError(
+            f"the step has {bits.weights}-bit weights, {bits.activations}-bit activations and "
+            f"{bits.gradients}-bit gradients; C is emitted for 32 bits, and for 8-bit weights and "
+            "activations with 32-bit gradients (costsim plan --bits 32)"
+        )
+    if found != WIDTHS[quantization is not None]:
+        says = "needs scales" if quantization is None else "is in floats and has no scales"
+        raise InputError(f"a step with {bits.weights}-bit weights {says}")
 
 
 def _tensors(
@@ -126,7 +143,9 @@ def _header(memory: Memory, sizes: Sizes, options: EmissionOptions) -> str:
     defines = "\n".join(
         f"#define COSTSIM_{name} {value} /* {what} */" for name, (value, what) in constants.items()
     )
-    place = "costsim_arena" if given is None else memory.buffer(given).replace("AT", "COSTSIM_AT")
+    place = "costsim_arena"
+    if given is not None:
+        place = memory.buffer(given).replace("AT", "COSTSIM_AT")
     shape = " x ".join(map(str, sample))
     return f"""\
 /* {comment(options.name)}: one training step, generated by costsim. */
@@ -174,7 +193,11 @@ extern volatile int32_t costsim_running;
 
 
 def _source(
-    memory: Memory, tables: Tables, bodies: list[list[str]], options: EmissionOptions
+    memory: Memory,
+    tables: Tables,
+    bodies: list[list[str]],
+    options: EmissionOptions,
+    quantization: Quantization | None,
 ) -> str:
     program = memory.program
     functions, entries = [], []
@@ -188,19 +211,10 @@ def _source(
     first_update = len(program.operations) - sum(
         late and op.direction is Direction.UPDATE for op in program.operations
     )
-    sample_bytes = 4 * elements(memory.graph[memory.graph.input].shape)
-    given = memory.index.get(memory.graph.input)
-    load = ["    (void)input;"]
-    if given is not None:
-        to = memory.buffer(given)
-        load = [
-            f"    if (input != {to}) {{",
-            f"        memcpy({to}, input, {sample_bytes});",
-            "    }",
-        ]
+    load = _load(memory, quantization)
     zeroed = [
-        f"    memset({memory.buffer(memory.gradient(u))}, 0, {u.bytes});"
-        for u in memory.updates
+        f"    memset({memory.buffer(i)}, 0, {program.buffers[i].bytes});"
+        for i in map(memory.gradient, memory.updates)
         if program.step.passes > 1
     ]
     initial = [
@@ -211,15 +225,16 @@ def _source(
         for i, b in enumerate(program.buffers)
         if b.category is Category.OPTIMIZER and b.bytes
     ]
-    output_bytes = 4 * elements(memory.graph[memory.graph.output].shape)
-    logits = f"    memcpy(logits, {memory.pointer(loss.reads[0])}, {output_bytes});"
+    logits = _logits(memory, loss.reads[0], quantization)
     arrays = [
-        f"extern const float {memory.symbol(name)}[{len(places)}]; /* {comment(name)} */"
+        f"extern const {memory.c_type(name)} {memory.symbol(name)}[{len(places)}]; "
+        f"/* {comment(name)} */"
         for name, places in memory.frozen.items()
     ]
     for i, u in enumerate(memory.updates):
         name = comment(u.parameter.name)
-        arrays.append(f"extern const float {initial_symbol(i)}[{len(u.places)}]; /* {name} */")
+        declared = f"{memory.c_type(u.parameter.name)} {initial_symbol(i)}[{len(u.places)}]"
+        arrays.append(f"extern const {declared}; /* {name} */")
     table = ",\n".join(entries)
     lines = "\n".join
     return f"""\
@@ -235,6 +250,7 @@ def _source(
 #endif
 #define OPERATION static __attribute__((noinline)) void
 #define AT(bytes) (costsim_arena + (bytes) / 4)
+#define BYTES(bytes) ((int8_t *)costsim_arena + (bytes))
 
 float costsim_arena[COSTSIM_ARENA_BYTES / 4] ARENA;
 float costsim_learning_rate = {number(options.learning_rate)};
@@ -322,17 +338,47 @@ def initial_symbol(index: int) -> str:
     return f"costsim_initial_{index}"
 
 
-def _weights(memory: Memory, tensors: Mapping[str, NDArray[np.float32]]) -> str:
-    parts = ["/* Weights. What is updated is here as it is at the start. */\n"]
+def _load(memory: Memory, quantization: Quantization | None) -> list[str]:
+    """Statements that put the samples of a pass where the forward pass reads them."""
+    graph = memory.graph
+    given, size = memory.index.get(graph.input), elements(graph[graph.input].shape)
+    if given is None:
+        return ["    (void)input;"]
+    offset = memory.arena.offsets_bytes[given]
+    if quantization is None:
+        to = memory.at(offset)
+        copied = call("memcpy", to, "input", 4 * size)
+    else:
+        to, a = memory.byte_at(offset), quantization.values[graph.input]
+        copied = call("costsim_q_quantise", size, number(a.scale), a.zero, "input", to)
+    return [f"    if ((const void *)input != {to}) {{", f"        {copied}", "    }"]
+
+
+def _logits(memory: Memory, read: Operand, quantization: Quantization | None) -> str:
+    """The statement that gives away what the model returned."""
+    graph = memory.graph
+    size = elements(graph[graph.output].shape)
+    if quantization is None:
+        return "    " + call("memcpy", "logits", memory.pointer(read), 4 * size)
+    a = quantization.values[graph.output]
+    x = memory.bytes_of(read)
+    return "    " + call("costsim_q_dequantise", size, number(a.scale), a.zero, x, "logits")
+
+
+def _weights(memory: Memory, tensors: Mapping[str, NDArray[Any]]) -> str:
+    parts = ["/* Weights. What is updated is here as it is at the start. */\n#include <stdint.h>\n"]
+
+    def add(what: str, symbol: str, parameter: str, places: NDArray[np.int64]) -> None:
+        c_type = memory.c_type(parameter)
+        declared = f"extern const {c_type} {symbol}[{len(places)}];\n"
+        parts.append(f"\n/* {comment(what)} */\n{declared}")
+        parts.append(array(c_type, symbol, tensors[parameter].reshape(-1)[places]))
+
     for name, places in memory.frozen.items():
-        symbol = memory.symbol(name)
-        parts.append(f"\n/* {comment(name)} */\nextern const float {symbol}[{len(places)}];\n")
-        parts.append(floats(symbol, tensors[name][places]))
+        add(name, memory.symbol(name), name, places)
     for i, update in enumerate(memory.updates):
-        symbol, count = initial_symbol(i), len(update.places)
-        what = comment(f"{update.parameter.name}, {update.atom[0]}")
-        parts.append(f"\n/* {what}: updated */\nextern const float {symbol}[{count}];\n")
-        parts.append(floats(symbol, tensors[update.parameter.name][update.places]))
+        name = update.parameter.name
+        add(f"{name}, {update.atom[0]}: updated", initial_symbol(i), name, update.places)
     return "".join(parts)
 
 

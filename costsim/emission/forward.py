@@ -11,7 +11,7 @@ from costsim.emission.parts import Block, is_depthwise
 from costsim.emission.tables import Tables, steps
 from costsim.emission.text import braces, call, number
 from costsim.graph import Call
-from costsim.operators import Shape, Shapes, elements
+from costsim.operators import LayerNorm, Shape, Shapes, elements
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def weight_blocks(memory: Memory, tables: Tables, c: Call, output: Shape) -> tup
     if c.weight is None:
         size = output[c.operator.channel_axis(memory.graph.shapes(c), "output")]
         if c.operator.kind == "layer_norm":
-            size = prod(output[-c.operator.dimensions :])  # type: ignore[attr-defined]
+            assert isinstance(c.operator, LayerNorm)
+            size = prod(output[-c.operator.dimensions :])
         return tables.blocks([braces(("NULL", "NULL", "NULL", size, 1, 0, 0, 0, 0))]), 1
     blocks = memory.blocks(c)
     initialisers = [block_initialiser(tables, b, memory.block_base(c, b)) for b in blocks]
@@ -329,7 +330,7 @@ def _slice(o: Any, s: Site) -> list[str]:
 
 def concatenated(o: Any, shapes: Shapes, index: int) -> int:
     """Where input `index` starts in the output of a concatenation, in elements."""
-    d = o.dimension % len(shapes.output)
+    d: int = o.dimension % len(shapes.output)
     return sum(shape[d] for shape in shapes.inputs[:index]) * steps(shapes.output)[d]
 
 

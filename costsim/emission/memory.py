@@ -23,6 +23,8 @@ from costsim.program import (
     plan_atoms,
 )
 
+FLOAT_BITS = 32
+
 
 @dataclass(frozen=True)
 class Update:
@@ -35,11 +37,12 @@ class Update:
     parameter: Parameter
     places: NDArray[np.int64]
     offset_bytes: int
+    element_bytes: int
 
     @property
     def bytes(self) -> int:
         """Bytes of the updated weights in the arena."""
-        return 4 * len(self.places)
+        return self.element_bytes * len(self.places)
 
 
 class Memory:
@@ -85,12 +88,14 @@ class Memory:
             offset = self.arena.offsets_bytes[self.index[f"weights:{kind}:{layer}"]]
             if kind == "bias":
                 assert owner.bias is not None
-                found.append(Update((kind, layer), owner.bias, np.arange(owner.bias.size), offset))
+                places, width = np.arange(owner.bias.size), self.width(owner.bias.name)
+                found.append(Update((kind, layer), owner.bias, places, offset, width))
             else:
                 assert owner.weight is not None
                 blocks = self.blocks(self.graph[owner.calls[0]])
                 places = np.concatenate([b.places for b in blocks if b.updated])
-                found.append(Update((kind, layer), owner.weight, places, offset))
+                width = self.width(owner.weight.name)
+                found.append(Update((kind, layer), owner.weight, places, offset, width))
         return tuple(found)
 
     @cached_property
@@ -124,6 +129,29 @@ class Memory:
         """The array of what is frozen of a parameter."""
         return f"costsim_weight_{self.parameters[parameter]}"
 
+    def width(self, parameter: str) -> int:
+        """Bytes of an element of a parameter."""
+        return self.program.buffers[self.index[f"parameter:{parameter}"]].bits // 8
+
+    def dtype(self, parameter: str) -> "np.dtype[np.generic]":
+        """Of the elements of a parameter: floats, or integers where weights have 8 bits."""
+        if self.program.step.bits.weights == FLOAT_BITS:
+            return np.dtype(np.float32)
+        return np.dtype(np.int8 if self.width(parameter) == 1 else np.int32)
+
+    def c_type(self, parameter: str) -> str:
+        """The C type of the elements of a parameter."""
+        dtype = self.dtype(parameter)
+        return "float" if dtype == np.float32 else f"{dtype.name}_t"
+
+    def byte_at(self, offset_bytes: int) -> str:
+        """A place in the arena as a pointer to int8_t."""
+        return f"BYTES({offset_bytes})"
+
+    def bytes_of(self, operand: Operand) -> str:
+        """An operand in the arena as a pointer to int8_t."""
+        return self.byte_at(self.arena.offsets_bytes[operand.buffer])
+
     def at(self, offset_bytes: int) -> str:
         """A place in the arena as a pointer to float."""
         return f"AT({offset_bytes})"
@@ -153,6 +181,8 @@ class Memory:
         if block.updated:
             kind, _, layer = self.axes[name]
             offset = self.arena.offsets_bytes[self.index[f"weights:{kind}:{layer}"]]
+            if self.width(name) == 1:
+                return self.byte_at(offset + block.offset)
             return self.at(offset + 4 * block.offset)
         symbol = self.symbol(name)
         return f"{symbol} + {block.offset}" if block.offset else symbol
@@ -178,15 +208,19 @@ class Memory:
 
 def read_weights(
     program: TrainingProgram, weights: Mapping[str, Any], arena: bytes
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, NDArray[Any]]:
     """The updated parameters, whole, as an arena that the emitted code worked in holds them.
 
-    `weights` are those the code was emitted with: what is frozen is taken from them.
+    `weights` are those the code was emitted with: what is frozen is taken from them. Of a program
+    with 8-bit weights they are integers (`costsim.emission.quantization.integers`), as is what is
+    returned.
     """
-    found = {}
-    for update in Memory(program).updates:
-        whole = np.array(weights[update.parameter.name], np.float32, order="C")
+    memory, found = Memory(program), {}
+    for update in memory.updates:
+        name = update.parameter.name
+        dtype = memory.dtype(name)
+        whole = np.array(weights[name], dtype, order="C")
         raw = arena[update.offset_bytes : update.offset_bytes + update.bytes]
-        whole.reshape(-1)[update.places] = np.frombuffer(raw, np.float32)
-        found[update.parameter.name] = whole
+        whole.reshape(-1)[update.places] = np.frombuffer(raw, dtype)
+        found[name] = whole
     return found

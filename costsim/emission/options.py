@@ -11,6 +11,7 @@ COMPILER_FLAGS = (
     "-ffreestanding",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-strict-aliasing",
     "-fno-unwind-tables",
     "-fno-asynchronous-unwind-tables",
 )

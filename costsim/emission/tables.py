@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from costsim.emission.text import braces, rows
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.emission.text import braces, number, rows
 from costsim.errors import InputError
 from costsim.operators import Shape
 
@@ -39,6 +42,12 @@ class Tables:
         return self._define(
             "channels", "costsim_channel", f"{{\n{body}\n}}", 2 * len(numbers), f"[{len(numbers)}]"
         )
+
+    def floats(self, values: NDArray[np.float32]) -> str:
+        """Factors, such as one a channel."""
+        body = rows(number(value) for value in values.tolist())
+        size = len(values)
+        return self._define("floats", "float", f"{{\n{body}\n}}", 4 * size, f"[{size}]")
 
     def run(self, numbers: Sequence[int]) -> tuple[int, str]:
         """Channels as the first of a run, or as 0 and a list."""

@@ -37,10 +37,12 @@ def rows(items: Iterable[str], width: int = 96) -> str:
     return "\n".join([*lines, line]).rstrip(" ,")
 
 
-def floats(name: str, values: NDArray[np.float32]) -> str:
-    """The definition of a constant array of floats."""
-    body = rows(number(value) for value in values.tolist())
-    return f"const float {name}[{len(values)}] = {{\n{body}\n}};\n"
+def array(c_type: str, name: str, values: NDArray[np.generic]) -> str:
+    """The definition of a constant array."""
+    listed = values.tolist()
+    body = rows(map(number, listed) if c_type == "float" else map(str, listed))
+    body = body.replace("-2147483648", "(-2147483647 - 1)")
+    return f"const {c_type} {name}[{len(values)}] = {{\n{body}\n}};\n"
 
 
 def call(function: str, *arguments: object) -> str:

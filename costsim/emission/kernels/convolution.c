@@ -39,7 +39,7 @@ COSTSIM_INLINE void costsim_convolve(const costsim_window *w, const costsim_bloc
     int32_t i, t0, t1, t2;
     for (i = 0; i < k->n_ins; i++) {
         const float *image = x + (k->first_in + costsim_number(k->ins, i)) * plane;
-        const float *weight = k->weight + m * row + i * taps;
+        const float *weight = (const float *)k->weight + m * row + i * taps;
         for (t0 = s[0].low; t0 < s[0].high; t0++) {
             for (t1 = s[1].low; t1 < s[1].high; t1++) {
                 const int32_t p0 = s[0].start + t0 * w->dilation[0];
@@ -114,7 +114,7 @@ static void costsim_spread_block(const costsim_window *w, const costsim_block *k
     int32_t i, t0, t1, t2, q0, q1, q2, m;
     for (i = 0; i < k->n_ins; i++) {
         float *image = dx + (k->first_in + costsim_number(k->ins, i)) * plane;
-        const float *weight = k->weight + i * taps;
+        const float *weight = (const float *)k->weight + i * taps;
         for (t0 = 0; t0 < w->kernel[0]; t0++) {
             const costsim_span s0 = costsim_places(w, 0, t0);
             for (t1 = 0; t1 < w->kernel[1]; t1++) {
@@ -361,7 +361,7 @@ void costsim_depthwise_forward(const costsim_window *w, const costsim_block *blo
                 const int32_t c = k->first_out + costsim_number(k->outs, j);
                 float *to = y + (n * w->outputs + c) * pixels;
                 costsim_fill(pixels, bias ? bias[c] : 0.0f, to);
-                costsim_depthwise_plane(w, k->weight + j * taps,
+                costsim_depthwise_plane(w, (const float *)k->weight + j * taps,
                                         x + (n * w->inputs + c) * plane, to);
             }
         }
@@ -388,7 +388,7 @@ void costsim_depthwise_input_gradient(const costsim_window *w, const costsim_blo
         const costsim_block *k = blocks + block;
         for (j = 0; j < k->n_outs; j++) {
             const int32_t c = k->first_out + costsim_number(k->outs, j);
-            const float *weight = k->weight + j * taps;
+            const float *weight = (const float *)k->weight + j * taps;
             if (turns) { /* the correlation with the kernel turned round */
                 float turned[COSTSIM_TURNED];
                 for (t = 0; t < taps; t++) {

@@ -15,6 +15,9 @@
 #endif
 
 /* Fused where the machine can. To count them, define it before. */
+#if !defined(COSTSIM_Q_MAC)
+#define COSTSIM_Q_MAC(sum, a, b) ((sum) += (a) * (b)) /* of integers */
+#endif
 #if defined(COSTSIM_MAC)
 #elif defined(__ARM_FEATURE_FMA) || defined(__FMA__) || defined(__aarch64__)
 #define COSTSIM_MAC(sum, a, b) ((sum) = __builtin_fmaf((a), (b), (sum)))
@@ -34,7 +37,7 @@ typedef uint16_t costsim_channel;
  * adds to the output where `adds_output`, else starts from the bias; the input gradient adds to
  * what is there where `adds_input`. */
 typedef struct {
-    const float *weight;
+    const void *weight; /* of float, or of int8_t for the quantised kernels */
     const costsim_channel *outs, *ins;
     int32_t n_outs, n_ins, first_out, first_in;
     uint8_t adds_output, adds_input;
@@ -205,6 +208,43 @@ void costsim_average_pool_input_gradient(const costsim_window *w, costsim_mean h
  * `scale`. x may be dx. */
 float costsim_cross_entropy(int32_t rows, int32_t size, float scale, const float *x,
                             const int32_t *labels, float *dx);
+
+/* Quantised: a value is scale * (q - zero) with q in int8, a weight scales[output channel] * q, a
+ * bias and every sum are int32; gradients are floats of the real values. Results are rounded to the
+ * nearest, halves to even, and saturate. Dimensions as above; `linear` is a window of one tap over
+ * images of one pixel. `factors` are x scale * weight scale / y scale, by output channel. */
+void costsim_q_quantise(int32_t count, float scale, int32_t zero, const float *x, int8_t *y);
+void costsim_q_dequantise(int32_t count, float scale, int32_t zero, const int8_t *x, float *y);
+void costsim_q_convolution_forward(const costsim_window *w, const costsim_block *blocks,
+                                   int32_t count, int depthwise, const int32_t *bias,
+                                   const float *factors, int32_t x_zero, int32_t y_zero,
+                                   const int8_t *x, int8_t *y);
+void costsim_q_convolution_input_gradient(const costsim_window *w, const costsim_block *blocks,
+                                          int32_t count, int depthwise, const float *scales,
+                                          const float *dy, float *dx);
+void costsim_q_convolution_weight_gradient(const costsim_window *w, const costsim_block *blocks,
+                                           int32_t count, int depthwise, float x_scale,
+                                           int32_t x_zero, const float *dy, const int8_t *x,
+                                           float *dw);
+/* To [low, high]; mask: a bit an element, set where it is strictly between. */
+void costsim_q_clamp(int32_t count, int32_t low, int32_t high, const int8_t *x, int8_t *y,
+                     uint8_t *mask);
+void costsim_q_add(int32_t count, float a_factor, int32_t a_zero, float b_factor, int32_t b_zero,
+                   int32_t y_zero, const int8_t *a, const int8_t *b, int8_t *y);
+void costsim_q_mean(int32_t rows, int32_t size, float factor, int32_t x_zero, int32_t y_zero,
+                    const int8_t *x, int8_t *y);
+void costsim_q_keep(int32_t outer, int32_t channels, int32_t inner, const costsim_channel *kept,
+                    int32_t count, const int8_t *x, int8_t *y);
+float costsim_q_cross_entropy(int32_t rows, int32_t size, float scale, float x_scale,
+                              int32_t x_zero, const int8_t *x, const int32_t *labels, float *dx);
+/* Plain gradient descent, the change of a weight in units of its own scale: q -= rate * dw / scale
+ * (quantisation-aware scaling: Lin et al. 2022, On-Device Training Under 256KB Memory, section
+ * 3.1). With momentum `state` is not NULL. A change of less than half a unit is lost. */
+void costsim_q_descend(const costsim_block *blocks, int32_t count, int32_t taps, float rate,
+                       float momentum, const float *scales, const float *dw, int8_t *weight,
+                       float *state);
+void costsim_q_descend_bias(int32_t count, float rate, float momentum, float x_scale,
+                            const float *scales, const float *db, int32_t *bias, float *state);
 
 /* Updates of `count` weights; `state` holds the tensors that the optimiser keeps. */
 void costsim_sgd(int32_t count, float rate, const float *dw, float *weight);

@@ -3,7 +3,7 @@
 /* Element j of a part, of channel *c. */
 static float costsim_weight_of(const costsim_block *k, int32_t j, int32_t *c) {
     *c = k->first_out + costsim_number(k->outs, j);
-    return k->weight ? k->weight[j] : 1.0f;
+    return k->weight ? ((const float *)k->weight)[j] : 1.0f;
 }
 
 void costsim_batch_norm_forward(int32_t samples, int32_t channels, int32_t inner, float eps,

@@ -1,0 +1,378 @@
+/* Forward in 8-bit integers, backward in floats. */
+
+/* To the nearest integer, halves to even, for sizes below 2^22. */
+static int32_t costsim_round(float x) {
+    const float shift = 12582912.0f; /* 1.5 * 2^23: leaves no bits behind the point */
+    volatile float shifted = x + shift;
+    return (int32_t)(shifted - shift);
+}
+
+static int8_t costsim_saturated(float x, int32_t zero) {
+    int32_t q = x > 1024.0f ? 1024 : x < -1024.0f ? -1024 : costsim_round(x);
+    q += zero;
+    return (int8_t)(q > 127 ? 127 : q < -128 ? -128 : q);
+}
+
+void costsim_q_quantise(int32_t count, float scale, int32_t zero, const float *x, int8_t *y) {
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        y[i] = costsim_saturated(x[i] / scale, zero);
+    }
+}
+
+void costsim_q_dequantise(int32_t count, float scale, int32_t zero, const int8_t *x, float *y) {
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        y[i] = scale * (float)(x[i] - zero);
+    }
+}
+
+/* The sums of `width` outputs (1 or 4) of one pixel; x is read once for all of them. */
+COSTSIM_INLINE void costsim_q_convolve(const costsim_window *w, const costsim_block *k, int32_t m,
+                                       int width, const costsim_span *s, int32_t first,
+                                       int32_t x_zero, const int8_t *x, int32_t *sums) {
+    const int32_t taps = costsim_pixels(w->kernel), row = k->n_ins * taps;
+    const int32_t plane = costsim_pixels(w->size), step = w->dilation[2];
+    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, i, t0, t1, t2;
+    for (i = 0; i < k->n_ins; i++) {
+        const int8_t *image = x + (first + costsim_number(k->ins, i)) * plane;
+        const int8_t *weight = (const int8_t *)k->weight + m * row + i * taps;
+        for (t0 = s[0].low; t0 < s[0].high; t0++) {
+            for (t1 = s[1].low; t1 < s[1].high; t1++) {
+                const int32_t p0 = s[0].start + t0 * w->dilation[0];
+                const int32_t p1 = s[1].start + t1 * w->dilation[1];
+                const int8_t *from = image + (p0 * w->size[1] + p1) * w->size[2] + s[2].start;
+                const int8_t *with = weight + (t0 * w->kernel[1] + t1) * w->kernel[2];
+                for (t2 = s[2].low; t2 < s[2].high; t2++) {
+                    const int32_t v = from[t2 * step] - x_zero;
+                    COSTSIM_Q_MAC(s0, with[t2], v);
+                    if (width == 4) {
+                        COSTSIM_Q_MAC(s1, with[t2 + row], v);
+                        COSTSIM_Q_MAC(s2, with[t2 + 2 * row], v);
+                        COSTSIM_Q_MAC(s3, with[t2 + 3 * row], v);
+                    }
+                }
+            }
+        }
+    }
+    sums[0] += s0;
+    if (width == 4) {
+        sums[1] += s1, sums[2] += s2, sums[3] += s3;
+    }
+}
+
+/* All outputs of a block and of those after it that add to the same outputs. */
+static void costsim_q_convolve_blocks(const costsim_window *w, const costsim_block *k,
+                                      int32_t blocks, int depthwise, const int32_t *bias,
+                                      const float *factors, int32_t x_zero, int32_t y_zero,
+                                      const int8_t *x, int8_t *y) {
+    const int32_t pixels = costsim_pixels(w->out);
+    int32_t q0, q1, q2, m, j, b, q = 0;
+    for (q0 = 0; q0 < w->out[0]; q0++) {
+        for (q1 = 0; q1 < w->out[1]; q1++) {
+            for (q2 = 0; q2 < w->out[2]; q2++, q++) {
+                costsim_span s[3];
+                s[0] = costsim_taps(w, 0, q0);
+                s[1] = costsim_taps(w, 1, q1);
+                s[2] = costsim_taps(w, 2, q2);
+                for (m = 0; m < k->n_outs;) {
+                    const int32_t width = depthwise || k->n_outs - m < 4 ? 1 : 4;
+                    int32_t sums[4] = {0, 0, 0, 0};
+                    for (b = 0; b < blocks; b++) {
+                        if (width == 4) {
+                            costsim_q_convolve(w, k + b, m, 4, s, k[b].first_in, x_zero, x, sums);
+                        } else if (depthwise) {
+                            costsim_block one = *k;
+                            one.ins = NULL;
+                            costsim_q_convolve(w, &one, m, 1, s,
+                                               k->first_in + costsim_number(k->ins, m), x_zero, x,
+                                               sums);
+                        } else {
+                            costsim_q_convolve(w, k + b, m, 1, s, k[b].first_in, x_zero, x, sums);
+                        }
+                    }
+                    for (j = 0; j < width; j++, m++) {
+                        const int32_t o = k->first_out + costsim_number(k->outs, m);
+                        const int32_t sum = sums[j] + (bias ? bias[o] : 0);
+                        y[o * pixels + q] = costsim_saturated((float)sum * factors[o], y_zero);
+                    }
+                }
+            }
+        }
+    }
+}
+
+void costsim_q_convolution_forward(const costsim_window *w, const costsim_block *blocks,
+                                   int32_t count, int depthwise, const int32_t *bias,
+                                   const float *factors, int32_t x_zero, int32_t y_zero,
+                                   const int8_t *x, int8_t *y) {
+    int32_t n, i, more;
+    for (n = 0; n < w->samples; n++) {
+        for (i = 0; i < count; i += more) {
+            for (more = 1; i + more < count && blocks[i + more].adds_output; more++) {
+            }
+            costsim_q_convolve_blocks(w, blocks + i, more, depthwise, bias, factors, x_zero, y_zero,
+                                      x + n * w->inputs * costsim_pixels(w->size),
+                                      y + n * w->outputs * costsim_pixels(w->out));
+        }
+    }
+}
+
+/* One tap of one input channel: to what dx holds, the sums over `outs` output channels. */
+static void costsim_q_spread(const costsim_window *w, const costsim_block *k, int32_t from_m,
+                             int32_t outs, const int8_t *weight, int32_t row, const float *scales,
+                             const costsim_span *s, const float *dy, float *image) {
+    const int32_t pixels = costsim_pixels(w->out);
+    int32_t q0, q1, q2, m;
+    for (q0 = s[0].low; q0 < s[0].high; q0++) {
+        for (q1 = s[1].low; q1 < s[1].high; q1++) {
+            const int32_t p0 = s[0].start + q0 * w->stride[0];
+            const int32_t p1 = s[1].start + q1 * w->stride[1];
+            float *to = image + (p0 * w->size[1] + p1) * w->size[2] + s[2].start;
+            const float *from = dy + (q0 * w->out[1] + q1) * w->out[2];
+            for (q2 = s[2].low; q2 < s[2].high;) {
+                const int32_t width = s[2].high - q2 < 4 ? 1 : 4;
+                float a = 0, b = 0, c = 0, d = 0;
+                for (m = from_m; m < from_m + outs; m++) {
+                    const int32_t o = k->first_out + costsim_number(k->outs, m);
+                    const float v = (float)weight[m * row] * scales[o];
+                    const float *g = from + o * pixels + q2;
+                    COSTSIM_MAC(a, v, g[0]);
+                    if (width == 4) {
+                        COSTSIM_MAC(b, v, g[1]);
+                        COSTSIM_MAC(c, v, g[2]);
+                        COSTSIM_MAC(d, v, g[3]);
+                    }
+                }
+                to[q2 * w->stride[2]] += a;
+                if (width == 4) {
+                    to[(q2 + 1) * w->stride[2]] += b;
+                    to[(q2 + 2) * w->stride[2]] += c;
+                    to[(q2 + 3) * w->stride[2]] += d;
+                }
+                q2 += width;
+            }
+        }
+    }
+}
+
+void costsim_q_convolution_input_gradient(const costsim_window *w, const costsim_block *blocks,
+                                          int32_t count, int depthwise, const float *scales,
+                                          const float *dy, float *dx) {
+    const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
+    const int32_t image = w->inputs * plane, dy_image = w->outputs * costsim_pixels(w->out);
+    int32_t n, block, i, t0, t1, t2;
+    costsim_fill(w->samples * image, 0.0f, dx);
+    for (n = 0; n < w->samples; n++) {
+        for (block = 0; block < count; block++) {
+            const costsim_block *k = blocks + block;
+            const int32_t row = k->n_ins * taps, inputs = depthwise ? k->n_outs : k->n_ins;
+            for (i = 0; i < inputs; i++) {
+                const int8_t *weight = (const int8_t *)k->weight + (depthwise ? 0 : i * taps);
+                const int32_t c = k->first_in + costsim_number(k->ins, i);
+                for (t0 = 0; t0 < w->kernel[0]; t0++) {
+                    for (t1 = 0; t1 < w->kernel[1]; t1++) {
+                        for (t2 = 0; t2 < w->kernel[2]; t2++, weight++) {
+                            costsim_span s[3];
+                            s[0] = costsim_places(w, 0, t0);
+                            s[1] = costsim_places(w, 1, t1);
+                            s[2] = costsim_places(w, 2, t2);
+                            costsim_q_spread(w, k, depthwise ? i : 0, depthwise ? 1 : k->n_outs,
+                                             weight, row, scales, s, dy + n * dy_image,
+                                             dx + n * image + c * plane);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* `width` output channels (1 or 4) of one input channel and tap. */
+COSTSIM_INLINE void costsim_q_correlate(const costsim_window *w, const costsim_span *s, int width,
+                                        int32_t x_zero, const float *const *dy, const int8_t *x,
+                                        float *sums) {
+    const int32_t step = w->stride[2];
+    float a = 0, b = 0, c = 0, d = 0;
+    int32_t n, q0, q1, q2;
+    for (n = 0; n < w->samples; n++) {
+        const int32_t dy_image = n * w->outputs * costsim_pixels(w->out);
+        const int8_t *image = x + n * w->inputs * costsim_pixels(w->size);
+        for (q0 = s[0].low; q0 < s[0].high; q0++) {
+            for (q1 = s[1].low; q1 < s[1].high; q1++) {
+                const int32_t p0 = s[0].start + q0 * w->stride[0];
+                const int32_t p1 = s[1].start + q1 * w->stride[1];
+                const int32_t at = dy_image + (q0 * w->out[1] + q1) * w->out[2];
+                const int8_t *from = image + (p0 * w->size[1] + p1) * w->size[2] + s[2].start;
+                const float *g0 = dy[0] + at, *g1 = dy[1] + at, *g2 = dy[2] + at, *g3 = dy[3] + at;
+                for (q2 = s[2].low; q2 < s[2].high; q2++) {
+                    const float v = (float)(from[q2 * step] - x_zero);
+                    COSTSIM_MAC(a, g0[q2], v);
+                    if (width == 4) {
+                        COSTSIM_MAC(b, g1[q2], v);
+                        COSTSIM_MAC(c, g2[q2], v);
+                        COSTSIM_MAC(d, g3[q2], v);
+                    }
+                }
+            }
+        }
+    }
+    sums[0] = a;
+    if (width == 4) {
+        sums[1] = b, sums[2] = c, sums[3] = d;
+    }
+}
+
+void costsim_q_convolution_weight_gradient(const costsim_window *w, const costsim_block *blocks,
+                                           int32_t count, int depthwise, float x_scale,
+                                           int32_t x_zero, const float *dy, const int8_t *x,
+                                           float *dw) {
+    const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
+    const int32_t pixels = costsim_pixels(w->out);
+    int32_t block, m, i, j, t0, t1, t2;
+    for (block = 0; block < count; block++) {
+        const costsim_block *k = blocks + block;
+        const int32_t row = k->n_ins * taps;
+        for (m = 0; m < k->n_outs;) {
+            const int32_t width = depthwise || k->n_outs - m < 4 ? 1 : 4;
+            const float *g[4];
+            for (j = 0; j < 4; j++) {
+                const int32_t o = costsim_number(k->outs, j < width ? m + j : m);
+                g[j] = dy + (k->first_out + o) * pixels;
+            }
+            for (i = 0; i < k->n_ins; i++) {
+                const int32_t c = k->first_in + costsim_number(k->ins, depthwise ? m : i);
+                float *to = dw + m * row + i * taps;
+                for (t0 = 0; t0 < w->kernel[0]; t0++) {
+                    for (t1 = 0; t1 < w->kernel[1]; t1++) {
+                        for (t2 = 0; t2 < w->kernel[2]; t2++, to++) {
+                            costsim_span s[3];
+                            float sums[4];
+                            s[0] = costsim_places(w, 0, t0);
+                            s[1] = costsim_places(w, 1, t1);
+                            s[2] = costsim_places(w, 2, t2);
+                            if (width == 4) {
+                                costsim_q_correlate(w, s, 4, x_zero, g, x + c * plane, sums);
+                            } else {
+                                costsim_q_correlate(w, s, 1, x_zero, g, x + c * plane, sums);
+                            }
+                            for (j = 0; j < width; j++) {
+                                to[j * row] = sums[j] * x_scale;
+                            }
+                        }
+                    }
+                }
+            }
+            m += width;
+        }
+        dw += k->n_outs * row;
+    }
+}
+
+void costsim_q_clamp(int32_t count, int32_t low, int32_t high, const int8_t *x, int8_t *y,
+                     uint8_t *mask) {
+    int32_t i, j;
+    for (i = 0; i < count; i += 8) {
+        const int32_t some = count - i < 8 ? count - i : 8;
+        int bits = 0;
+        for (j = 0; j < some; j++) {
+            const int32_t v = x[i + j];
+            if (v > low && v < high) {
+                bits |= 0x80 >> j;
+            }
+            y[i + j] = (int8_t)(v < low ? low : v > high ? high : v);
+        }
+        if (mask) {
+            *mask++ = (uint8_t)bits;
+        }
+    }
+}
+
+void costsim_q_add(int32_t count, float a_factor, int32_t a_zero, float b_factor, int32_t b_zero,
+                   int32_t y_zero, const int8_t *a, const int8_t *b, int8_t *y) {
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        y[i] = costsim_saturated(
+            (float)(a[i] - a_zero) * a_factor + (float)(b[i] - b_zero) * b_factor, y_zero);
+    }
+}
+
+void costsim_q_mean(int32_t rows, int32_t size, float factor, int32_t x_zero, int32_t y_zero,
+                    const int8_t *x, int8_t *y) {
+    int32_t r, i;
+    for (r = 0; r < rows; r++, x += size) {
+        int32_t sum = 0;
+        for (i = 0; i < size; i++) {
+            sum += x[i] - x_zero;
+        }
+        y[r] = costsim_saturated((float)sum * factor, y_zero);
+    }
+}
+
+void costsim_q_keep(int32_t outer, int32_t channels, int32_t inner, const costsim_channel *kept,
+                    int32_t count, const int8_t *x, int8_t *y) {
+    int32_t n, j;
+    for (n = 0; n < outer; n++, x += channels * inner) {
+        for (j = 0; j < count; j++, y += inner) {
+            memcpy(y, x + kept[j] * inner, (size_t)inner);
+        }
+    }
+}
+
+float costsim_q_cross_entropy(int32_t rows, int32_t size, float scale, float x_scale,
+                              int32_t x_zero, const int8_t *x, const int32_t *labels, float *dx) {
+    float loss = 0;
+    int32_t r, k;
+    (void)x_zero; /* only differences count */
+    for (r = 0; r < rows; r++, x += size) {
+        int32_t most = x[0];
+        float sum = 0;
+        for (k = 1; k < size; k++) {
+            most = x[k] > most ? x[k] : most;
+        }
+        for (k = 0; k < size; k++) {
+            sum += costsim_exp((float)(x[k] - most) * x_scale);
+        }
+        loss += costsim_log(sum) - (float)(x[labels[r]] - most) * x_scale;
+        for (k = 0; dx && k < size; k++) {
+            const float p = costsim_exp((float)(x[k] - most) * x_scale) / sum;
+            *dx++ = (k == labels[r] ? p - 1.0f : p) * scale;
+        }
+    }
+    return loss / (float)rows;
+}
+
+static float costsim_q_step(float momentum, float gradient, float *state, int32_t i) {
+    if (!state) {
+        return gradient;
+    }
+    state[i] = momentum * state[i] + gradient;
+    return state[i];
+}
+
+void costsim_q_descend(const costsim_block *blocks, int32_t count, int32_t taps, float rate,
+                       float momentum, const float *scales, const float *dw, int8_t *weight,
+                       float *state) {
+    int32_t b, m, j, i = 0;
+    for (b = 0; b < count; b++) {
+        for (m = 0; m < blocks[b].n_outs; m++) {
+            const float scale = scales[blocks[b].first_out + costsim_number(blocks[b].outs, m)];
+            for (j = 0; j < blocks[b].n_ins * taps; j++, i++) {
+                const float change = rate * costsim_q_step(momentum, dw[i], state, i) / scale;
+                weight[i] = costsim_saturated((float)weight[i] - change, 0);
+            }
+        }
+    }
+}
+
+void costsim_q_descend_bias(int32_t count, float rate, float momentum, float x_scale,
+                            const float *scales, const float *db, int32_t *bias, float *state) {
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        const float change =
+            rate * costsim_q_step(momentum, db[i], state, i) / (x_scale * scales[i]);
+        bias[i] -= change > 4194303.0f    ? 4194303
+                   : change < -4194303.0f ? -4194303
+                                          : costsim_round(change);
+    }
+}

@@ -1,0 +1,133 @@
+"""How values and weights are represented in 8 bits, and what they are in those."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.errors import InputError, UnsupportedOperator
+from costsim.graph import Call, LayerGraph
+
+LOW, HIGH = -128, 127
+
+SAME = frozenset({"relu", "clamp", "reshape"})
+"""Kinds whose output has the scale of their input."""
+
+QUANTISED = frozenset({"input", "convolution", "linear", "add", "mean"}) | SAME
+"""Kinds with 8-bit kernels."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A value is `scale * (q - zero)`, q from -128 to 127; the scale is a float32."""
+
+    scale: float
+    zero: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale < np.inf and LOW <= self.zero <= HIGH):
+            raise InputError(f"scale {self.scale:g} and zero {self.zero} represent nothing")
+
+    def bound(self, value: float) -> int:
+        """The integer nearest to a value, saturated."""
+        scaled = np.rint(np.float32(value) / np.float32(self.scale)) + self.zero
+        return int(np.clip(scaled, LOW, HIGH))
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """The representation of every value, by call, and the scales `[C_out]` of every weight."""
+
+    values: Mapping[str, Affine]
+    weight_scales: Mapping[str, NDArray[np.float32]]
+
+    def input_of(self, call: Call) -> Affine:
+        """Of a call's first input."""
+        return self.values[call.inputs[0]]
+
+
+def quantize_ranges(
+    graph: LayerGraph,
+    weights: Mapping[str, Any],
+    ranges: Mapping[str, tuple[float, float]],
+    weight_scales: Mapping[str, Any] | None = None,
+) -> Quantization:
+    """Scales from the least and greatest of every value (by call), seen on some samples.
+
+    What a ReLU or clamp alone reads saturates at its bounds, so that the integers at the ends
+    stand for what is cut off. A weight's scales are those given, or its channels' largest / 127.
+    Raises `UnsupportedOperator` for an operator without 8-bit kernels.
+    """
+    check_quantised(graph)
+    readers: dict[str, list[Call]] = {}
+    for call in graph.calls:
+        for value in call.inputs:
+            readers.setdefault(value, []).append(call)
+    values: dict[str, Affine] = {}
+    for call in graph.calls:
+        if call.operator.kind in SAME:
+            values[call.name] = values[call.inputs[0]]
+            continue
+        low, high = ranges[call.name]
+        (reader, *more) = readers.get(call.name, [call])
+        if not more and reader.operator.kind in ("relu", "clamp"):
+            low, high = _clipped(reader, low, high)
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = float(np.float32((high - low) / (HIGH - LOW) or 1.0))
+        values[call.name] = Affine(scale, int(np.clip(np.rint(LOW - low / scale), LOW, HIGH)))
+    scales = {}
+    for call in graph.calls:
+        if call.weight is not None:
+            name = call.weight.name
+            given = None if weight_scales is None else weight_scales.get(name)
+            rows = np.abs(np.asarray(weights[name], np.float64)).reshape(call.weight.shape[0], -1)
+            found = rows.max(axis=1) / HIGH if given is None else np.asarray(given)
+            scales[name] = np.where(found > 0, found, 1.0).astype(np.float32)
+    return Quantization(values, scales)
+
+
+def _clipped(reader: Call, low: float, high: float) -> tuple[float, float]:
+    if reader.operator.kind == "relu":
+        return 0.0, high
+    o: Any = reader.operator
+    return max(low, o.minimum), min(high, o.maximum)
+
+
+def check_quantised(graph: LayerGraph) -> None:
+    """Raise `UnsupportedOperator` for a call without an 8-bit kernel."""
+    for call in graph.calls:
+        kind, shapes = call.operator.kind, graph.shapes(call)
+        o: Any = call.operator
+        reason = ""
+        if kind not in QUANTISED:
+            reason = f"operator {kind!r} has no 8-bit kernel"
+        elif kind == "add" and set(shapes.inputs) != {shapes.output}:
+            reason = "an 'add' of different shapes has no 8-bit kernel"
+        elif kind == "mean" and tuple(o.dimensions) != tuple(range(2, len(shapes.inputs[0]))):
+            reason = "a 'mean' of other dimensions than the last has no 8-bit kernel"
+        if reason:
+            raise UnsupportedOperator(
+                f"call {call.name!r}: {reason}; plan with --bits 32 "
+                f"(8 bits: {', '.join(sorted(QUANTISED))})"
+            )
+
+
+def integers(
+    graph: LayerGraph, weights: Mapping[str, Any], quantization: Quantization
+) -> dict[str, NDArray[np.generic]]:
+    """Weights as int8 and biases as int32, in their own shapes."""
+    found: dict[str, NDArray[np.generic]] = {}
+    for call in graph.calls:
+        if call.weight is None:
+            continue
+        scales = quantization.weight_scales[call.weight.name]
+        weight = np.asarray(weights[call.weight.name], np.float32)
+        shaped = scales.reshape(-1, *(1,) * (weight.ndim - 1))
+        found[call.weight.name] = np.clip(np.rint(weight / shaped), LOW, HIGH).astype(np.int8)
+        if call.bias is not None:
+            unit = np.float64(quantization.input_of(call).scale) * scales.astype(np.float64)
+            bias = np.rint(np.asarray(weights[call.bias.name], np.float64) / unit)
+            found[call.bias.name] = np.clip(bias, -(2**31), 2**31 - 1).astype(np.int32)
+    return found

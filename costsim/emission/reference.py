@@ -1,0 +1,358 @@
+"""What a step in 8 bits computes, in numpy: the definition that the C code is held to, bit by bit.
+
+Integers are exact. Floats are single precision, every product and sum rounded by itself and in the
+order of the C kernels built without fused multiply-adds.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.emission.memory import Memory
+from costsim.emission.options import EmissionOptions
+from costsim.emission.parts import Block, is_depthwise
+from costsim.emission.quantised import bounds, mean_factor
+from costsim.emission.quantization import HIGH, LOW, Quantization
+from costsim.graph import Call
+from costsim.operators import Shape, elements
+from costsim.program import Category, Direction, Operand, Operation, TrainingProgram
+
+Floats = NDArray[np.float32]
+Integers = NDArray[Any]
+SPATIAL = 3
+
+
+class Reference:
+    """Steps of `program` on the integers of its weights (`costsim.emission.integers`).
+
+    `weights` are changed in place; `values` holds every call's integers of the last pass.
+    """
+
+    def __init__(
+        self,
+        program: TrainingProgram,
+        weights: Mapping[str, Integers],
+        quantization: Quantization,
+        options: EmissionOptions,
+    ) -> None:
+        self.program, self.graph = program, program.graph
+        self.weights, self.quantization, self.options = weights, quantization, options
+        self.memory = Memory(program)
+        self.values: dict[str, Integers] = {}
+        self.masks: dict[str, NDArray[np.bool_]] = {}
+        self.gradients: dict[int, Floats] = {}
+        self.states: dict[int, Floats] = {}
+        self.loss = np.float32(0)
+
+    def step(self, images: Floats, labels: NDArray[np.integer[Any]]) -> float:
+        """One step over `images` [batch, ...]; the mean loss."""
+        passes, size = self.program.step.passes, self.program.step.samples_a_pass
+        late = self.program.step.keeps_gradients
+        operations = self.program.operations
+        after = [op for op in operations if late and op.direction is Direction.UPDATE]
+        self.gradients = {}
+        if passes > 1:
+            for update in self.memory.updates:
+                parameter = self.weights[update.parameter.name]
+                zeros = np.zeros(parameter.shape, np.float32)
+                self.gradients[self.memory.gradient(update)] = zeros
+        total = np.float32(0)
+        for number in range(passes):
+            part = slice(number * size, (number + 1) * size)
+            given = self.graph[self.graph.input]
+            a = self.quantization.values[given.name]
+            scaled = images[part].astype(np.float32) / np.float32(a.scale)
+            self.values[given.name] = _saturated(scaled, a.zero).reshape(given.shape)
+            for op in operations[: len(operations) - len(after)]:
+                self._run(op, labels[part])
+            total = np.float32(total + self.loss)
+        for op in after:
+            self._run(op, labels)
+        return float(np.float32(total / np.float32(passes)))
+
+    def _run(self, op: Operation, labels: NDArray[np.integer[Any]]) -> None:
+        match op.direction:
+            case Direction.FORWARD | Direction.RECOMPUTE:
+                self._forward(self._call(op))
+            case Direction.KEEP:
+                pass
+            case Direction.LOSS:
+                self._loss(op, labels)
+            case Direction.INPUT_GRADIENT:
+                self.gradients[op.writes[0].buffer] = self._input_gradient(op)
+            case Direction.WEIGHT_GRADIENT:
+                self.gradients[op.writes[0].buffer] = self._weight_gradient(op)
+            case Direction.BIAS_GRADIENT:
+                self.gradients[op.writes[0].buffer] = self._bias_gradient(op)
+            case Direction.ACCUMULATE:
+                a, b = (self.gradients[read.buffer] for read in op.reads)
+                self.gradients[op.writes[0].buffer] = a.reshape(b.shape) + b
+            case Direction.UPDATE:
+                self._update(op)
+
+    def _call(self, op: Operation) -> Call:
+        assert op.call is not None
+        return self.graph[op.call]
+
+    def _value(self, name: str) -> Integers:
+        """A value; a view is that of its source."""
+        call = self.graph[name]
+        if call.operator.is_view:
+            return self._value(call.inputs[0]).reshape(call.shape)
+        return self.values[name]
+
+    def _gradient(self, operand: Operand) -> Floats:
+        assert operand.value is not None
+        return self.gradients[operand.buffer].reshape(self.graph[operand.value].shape)
+
+    # Forward.
+
+    def _forward(self, call: Call) -> None:
+        x, y = self.quantization.input_of(call), self.quantization.values[call.name]
+        value = self._value(call.inputs[0])
+        o: Any = call.operator
+        match o.kind:
+            case "convolution" | "linear":
+                assert call.weight is not None
+                scales = self.quantization.weight_scales[call.weight.name]
+                factors = (np.float32(x.scale) * scales / np.float32(y.scale)).astype(np.float32)
+                sums = self._sums(call, value.astype(np.int64) - x.zero)
+                if call.bias is not None:
+                    sums += self.weights[call.bias.name].astype(np.int64)[:, None, None, None]
+                scaled = sums.astype(np.float32) * factors[:, None, None, None]
+                self.values[call.name] = _saturated(scaled, y.zero).reshape(call.shape)
+            case "relu" | "clamp":
+                low, high = bounds(o, x)
+                self.masks[call.name] = (value > low) & (value < high)
+                self.values[call.name] = np.clip(value, low, high)
+            case "add":
+                other, b = self._value(call.inputs[1]), self.quantization.values[call.inputs[1]]
+                parts = [
+                    (v.astype(np.int32) - a.zero).astype(np.float32)
+                    * (np.float32(a.scale) / np.float32(y.scale))
+                    for v, a in ((value, x), (other, b))
+                ]
+                self.values[call.name] = _saturated(parts[0] + parts[1], y.zero)
+            case "mean":
+                count = value.size // elements(call.shape)
+                rows = value.reshape(-1, count).astype(np.int64) - x.zero
+                factor = np.float32(mean_factor(x, y, count))
+                means = rows.sum(1).astype(np.float32) * factor
+                self.values[call.name] = _saturated(means, y.zero).reshape(call.shape)
+
+    def _sums(self, call: Call, x: Integers) -> Integers:
+        """Sums of products `[N, C_out, d, h, w]`."""
+        window = Window(self, call)
+        x = x.reshape(window.x_shape)
+        weight = self.weights[self._weight(call)].astype(np.int64).reshape(window.weight_shape)
+        sums = np.zeros(window.y_shape, np.int64)
+        for t, tap in enumerate(np.ndindex(*window.kernel)):
+            q, p = window.places(tap)
+            for group in range(window.groups):
+                outs, ins = window.channels(group)
+                part = x[(slice(None), ins, *p)]
+                sums[(slice(None), outs, *q)] += np.einsum(
+                    "oi,ni...->no...", weight[outs, :, t], part
+                )
+        return sums
+
+    def _weight(self, call: Call) -> str:
+        assert call.weight is not None
+        return call.weight.name
+
+    # Backward.
+
+    def _loss(self, op: Operation, labels: NDArray[np.integer[Any]]) -> None:
+        output = self.graph.output
+        a = self.quantization.values[output]
+        rows = self._value(output).astype(np.int32)
+        rows = rows.reshape(rows.shape[0], -1)
+        most = rows.max(1, keepdims=True)
+        scaled = (rows - most).astype(np.float32) * np.float32(a.scale)
+        exponentials = exponential(scaled)
+        sums = np.add.accumulate(exponentials, axis=1)[:, -1]
+        terms = logarithm(sums) - scaled[np.arange(len(rows)), labels]
+        self.loss = np.float32(np.add.accumulate(terms)[-1] / np.float32(len(rows)))
+        if op.writes:
+            shares = exponentials / sums[:, None]
+            shares[np.arange(len(rows)), labels] -= np.float32(1)
+            scale = np.float32(1.0 / (len(rows) * self.program.step.passes))
+            self.gradients[op.writes[0].buffer] = shares * scale
+
+    def _input_gradient(self, op: Operation) -> Floats:
+        call = self._call(op)
+        dy = self._gradient(op.reads[0])
+        match call.operator.kind:
+            case "convolution" | "linear":
+                return self._spread(call, dy)
+            case "relu" | "clamp":
+                return dy * self.masks[call.name].astype(np.float32)
+            case "mean":
+                shape = self.graph[call.inputs[0]].shape
+                count = prod(shape) // dy.size
+                flat = (dy / np.float32(count)).reshape(-1, 1)
+                return np.repeat(flat, count, 1).reshape(shape)
+        raise AssertionError(f"{call.operator.kind} has no input gradient in 8 bits")
+
+    def _spread(self, call: Call, dy: Floats) -> Floats:
+        window = Window(self, call)
+        scales = self.quantization.weight_scales[self._weight(call)]
+        weight = self.weights[self._weight(call)].reshape(-1).astype(np.float32)
+        dy = dy.reshape(window.y_shape)
+        dx = np.zeros(window.x_shape, np.float32)
+        for block in self.memory.blocks(call):
+            outs, ins = list(block.outputs), list(block.inputs)
+            values = _dense(block, weight, window.depthwise)
+            values = values * scales[outs][:, None, None]
+            for t, tap in enumerate(np.ndindex(*window.kernel)):
+                q, p = window.places(tap)
+                part = dy[(slice(None), outs, *q)]
+                if window.depthwise:
+                    sums = values[:, 0, t][None, :, None, None, None] * part
+                else:
+                    sums = np.zeros((len(dy), len(ins), *part.shape[2:]), np.float32)
+                    for m in range(len(outs)):
+                        weights = values[m, :, t][None, :, None, None, None]
+                        sums = sums + weights * part[:, m : m + 1]
+                dx[(slice(None), ins, *p)] += sums
+        return dx.reshape(self.graph[call.inputs[0]].shape)
+
+    def _weight_gradient(self, op: Operation) -> Floats:
+        """Of the whole weight; the update takes what is selected."""
+        call = self._call(op)
+        window, x_of = Window(self, call), self.quantization.input_of(call)
+        x = (self._value(call.inputs[0]).astype(np.int32) - x_of.zero).astype(np.float32)
+        x, dy = x.reshape(window.x_shape), self._gradient(op.reads[0]).reshape(window.y_shape)
+        dw = np.zeros(window.weight_shape, np.float32)
+        for t, tap in enumerate(np.ndindex(*window.kernel)):
+            q, p = window.places(tap)
+            for group in range(window.groups):
+                outs, ins = window.channels(group)
+                g, v = dy[(slice(None), outs, *q)], x[(slice(None), ins, *p)]
+                for n, *place in np.ndindex(len(g), *g.shape[2:]):
+                    at = (n, slice(None), *place)
+                    dw[outs, :, t] += g[at][:, None] * v[at][None, :]
+        dw = dw * np.float32(x_of.scale)
+        return dw.reshape(self.weights[self._weight(call)].shape)
+
+    def _bias_gradient(self, op: Operation) -> Floats:
+        call = self._call(op)
+        dy = self._gradient(op.reads[0])
+        assert call.bias is not None
+        if call.operator.kind == "linear":
+            rows = dy.reshape(-1, call.bias.size)
+        else:
+            planes = dy.reshape(dy.shape[0], dy.shape[1], -1)
+            rows = np.add.accumulate(planes, axis=2)[:, :, -1]
+        total: Floats = np.add.accumulate(rows, axis=0)[-1]
+        return total
+
+    def _update(self, op: Operation) -> None:
+        kind, layer = self.program.buffers[op.reads[0].buffer].name.split(":", 2)[1:]
+        update = next(u for u in self.memory.updates if u.atom == (kind, layer))
+        call = self.graph[self.graph.layers[layer].calls[0]]
+        places = update.places
+        change = self.gradients[op.reads[0].buffer].reshape(-1)[places]
+        for read in op.reads:
+            if self.program.buffers[read.buffer].category is Category.OPTIMIZER:
+                state = self.states.get(read.buffer, np.zeros(len(places), np.float32))
+                state = np.float32(self.options.momentum) * state + change
+                self.states[read.buffer] = change = state
+        change = np.float32(self.options.learning_rate) * change
+        scales = self.quantization.weight_scales[self._weight(call)]
+        stored = self.weights[update.parameter.name].reshape(-1)
+        if kind == "bias":
+            units = np.float32(self.quantization.input_of(call).scale) * scales
+            limit = 2**22 - 1
+            stored[places] -= np.rint(np.clip(change / units, -limit, limit)).astype(np.int32)
+        else:
+            rows = places // (stored.size // len(scales))
+            moved = stored[places].astype(np.float32) - change / scales[rows]
+            stored[places] = _saturated(moved, 0)
+
+
+class Window:
+    """The window of a convolution, or of a linear layer as one of single pixels."""
+
+    def __init__(self, reference: Reference, call: Call) -> None:
+        shapes = reference.graph.shapes(call)
+        assert shapes.weight is not None
+        (x,), y, o = shapes.inputs, shapes.output, call.operator
+        self.depthwise = is_depthwise(call, shapes)
+        self.groups = getattr(o, "groups", 1)
+        if call.operator.kind == "linear":
+            x, y = (prod(x[:-1]), x[-1]), (prod(y[:-1]), y[-1])
+        self.x_shape, self.y_shape = _filled(x), _filled(y)
+        self.kernel = _spatial(shapes.weight[2:])
+        self.weight_shape = (*shapes.weight[:2], prod(self.kernel))
+        self.stride = _spatial(getattr(o, "stride", ()))
+        self.dilation = _spatial(getattr(o, "dilation", ()))
+        self.padding = _spatial(getattr(o, "padding", ()), 0)
+
+    def channels(self, group: int) -> tuple[slice, slice]:
+        """The output and input channels of a group."""
+        outs, ins = self.y_shape[1] // self.groups, self.x_shape[1] // self.groups
+        return slice(group * outs, (group + 1) * outs), slice(group * ins, (group + 1) * ins)
+
+    def places(self, tap: tuple[int, ...]) -> tuple[list[slice], list[slice]]:
+        """For one tap: the output positions whose input is there, and those inputs."""
+        outputs, inputs = [], []
+        for d, t in enumerate(tap):
+            size, count, stride = self.x_shape[2 + d], self.y_shape[2 + d], self.stride[d]
+            start = t * self.dilation[d] - self.padding[d]
+            inside = [q for q in range(count) if 0 <= start + q * stride < size]
+            low, high = (inside[0], inside[-1] + 1) if inside else (0, 0)
+            outputs.append(slice(low, high))
+            first = start + low * stride
+            stop = first + (high - low - 1) * stride + 1 if inside else 0
+            inputs.append(slice(first if inside else 0, stop, stride))
+        return outputs, inputs
+
+
+def _spatial(values: Shape, empty: int = 1) -> Shape:
+    return (*(empty,) * (SPATIAL - len(values)), *values)
+
+
+def _filled(shape: Shape) -> Shape:
+    return (*shape[:2], *_spatial(shape[2:]))
+
+
+def _dense(block: Block, weight: Floats, depthwise: bool) -> Floats:
+    """A block's elements as `[outputs, inputs, taps]`."""
+    inputs = 1 if depthwise else len(block.inputs)
+    return weight[block.places].reshape(len(block.outputs), inputs, block.taps)
+
+
+def _saturated(x: Floats, zero: int) -> Integers:
+    return np.clip(np.rint(x) + np.float32(zero), LOW, HIGH).astype(np.int8)
+
+
+def exponential(x: Floats) -> Floats:
+    """`costsim_exp` for x from -87 to 88."""
+    f = np.float32
+    count = x * f(1.44269504)
+    n = np.where(count < 0, count - f(0.5), count + f(0.5)).astype(np.int32)
+    real = n.astype(f)
+    r = x - real * f(0.693359375) + real * f(2.12194440e-4)
+    total = np.full_like(x, f(1) / f(5040))
+    for term in (f(1) / f(720), f(1) / f(120), f(1) / f(24), f(1) / f(6), f(0.5)):
+        total = total * r + term
+    return np.ldexp(f(1) + (r + r * r * total), n).astype(f)
+
+
+def logarithm(x: Floats) -> Floats:
+    """`costsim_log` for normal numbers."""
+    f = np.float32
+    bits = x.view(np.int32) - np.int32(0x3F3504F3)
+    e = (bits >> 23).astype(f)
+    m = ((bits & 0x7FFFFF) + np.int32(0x3F3504F3)).astype(np.int32).view(f)
+    s = (m - f(1)) / (m + f(1))
+    square = s * s
+    series = f(2) / f(9)
+    for term in (f(2) / f(7), f(2) / f(5), f(2) / f(3)):
+        series = series * square + term
+    series = (m - f(1)) - s * ((m - f(1)) - square * series)
+    return e * f(0.693359375) + (series - e * f(2.12194440e-4))

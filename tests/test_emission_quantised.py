@@ -1,0 +1,170 @@
+"""Emitted C in 8 bits: bit-exact to the numpy reference, close to floats, honest about both."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from emitting import Emitted
+from graphs import GraphBuilder, graphs, plans
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from running import random_images, random_tensors
+
+from costsim.emission import EmissionOptions, emit, integers, quantize_ranges
+from costsim.emission.quantization import HIGH, LOW, Affine
+from costsim.emission.reference import Reference
+from costsim.errors import InputError, UnsupportedOperator
+from costsim.execution.forward import evaluate
+from costsim.operators import Add, Clamp, Mean, Sigmoid, elements
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.program import Category, compile_program
+from costsim.step import BitWidths, TrainingStep
+
+BITS = BitWidths(8, 8, 32, 32)
+
+
+def arrays(tensors):
+    return {name: tensor.float().numpy().copy() for name, tensor in tensors.items()}
+
+
+def quantized(graph, tensors, x):
+    """Ranges as the float network has them on a batch."""
+    names = [call.name for call in graph.calls]
+    part = x[: graph.batch]
+    _, values = evaluate(graph, tensors, part, names)
+    ranges = {name: (float(v.min()), float(v.max())) for name, v in values.items()}
+    return quantize_ranges(graph, arrays(tensors), ranges)
+
+
+def labels_for(graph, step):
+    shape = graph[graph.output].shape
+    return np.arange(shape[0] * step.passes, dtype=np.int32) % (elements(shape) // shape[0])
+
+
+def check_bit_exact(graph, plan, step, count=2, rate=2.0):
+    tensors = random_tensors(graph, torch.float32)
+    x = random_images(graph, step, torch.float32)
+    quantization = quantized(graph, tensors, x)
+    options = EmissionOptions(learning_rate=rate)
+    program = compile_program(graph, plan, replace(step, bits=BITS))
+    weights = integers(graph, arrays(tensors), quantization)
+    reference = Reference(program, weights, quantization, options)
+    emitted = Emitted(program, arrays(tensors), options=options, quantization=quantization)
+    images, labels = x.numpy(), labels_for(graph, step)
+    for _ in range(count):
+        expected = reference.step(images, labels)
+        assert emitted.step(images, labels) == expected
+    for name, array in emitted.updated().items():
+        assert np.array_equal(array, weights[name]), name
+    return emitted, weights
+
+
+def inverted_bottleneck():
+    """What the built-in networks are made of, strided, clamped, with a skip."""
+    g = GraphBuilder()
+    x = g.add(Clamp(0.0, 6.0, False), (g.conv(g.input(2, 3, 9, 9), 6, 3, stride=2),))
+    y = g.add(Clamp(0.0, 6.0, False), (g.conv(x, 10, 1),))
+    y = g.add(Clamp(0.0, 6.0, False), (g.conv(y, 10, 5, groups=10),))
+    x = g.add(Add(), (x, g.conv(y, 6, 1)))
+    x = g.relu(g.conv(x, 8, 3, groups=2))
+    g.linear(g.pool(x), 5)
+    return g.graph()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_inverted_bottlenecks_are_bit_exact(optimizer, passes):
+    graph = inverted_bottleneck()
+    step = TrainingStep(2 * passes, 2, optimizer)
+    subsets = []
+    for i, name in enumerate(graph.layers):
+        axis = "input" if i % 2 and graph.selectable_channels(name, "input") else "output"
+        count = graph.selectable_channels(name, axis)
+        subsets.append(ChannelSubset(name, axis, tuple(range(i % 2, count, 2))))
+    plan = UpdatePlan(tuple(subsets), UpdatePlan.full(graph).biases)
+    before = integers_of(graph, step)
+    emitted, after = check_bit_exact(graph, plan, step)
+    assert any(not np.array_equal(before[name], after[name]) for name in after)
+    x = random_images(graph, step, torch.float32).numpy()
+    assert emitted.stray_writes(x, labels_for(graph, step)) == []
+
+
+def integers_of(graph, step):
+    tensors = random_tensors(graph, torch.float32)
+    x = random_images(graph, step, torch.float32)
+    return integers(graph, arrays(tensors), quantized(graph, tensors, x))
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_drawn_steps_are_bit_exact(data):
+    graph = data.draw(graphs(simple=True))
+    assume(graph.parameters)
+    passes = data.draw(st.integers(1, 2))
+    step = TrainingStep(
+        graph.batch * passes,
+        graph.batch,
+        data.draw(st.sampled_from(["sgd", "momentum"])),
+        data.draw(st.sampled_from(["immediate", "deferred"])),
+    )
+    check_bit_exact(graph, data.draw(plans(graph)), step)
+
+
+def test_macs_and_bytes_are_those_priced():
+    graph = inverted_bottleneck()
+    step = TrainingStep(2, bits=BITS)
+    program = compile_program(graph, UpdatePlan.full(graph), step)
+    tensors = random_tensors(graph, torch.float32)
+    x = random_images(graph, step, torch.float32)
+    quantization = quantized(graph, tensors, x)
+    emitted = Emitted(program, arrays(tensors), quantization=quantization, counting=True)
+    counted = emitted.operation_macs(x.numpy(), labels_for(graph, step))
+    assert counted == [op.unpadded_macs for op in program.operations]
+    stored = integers(graph, arrays(tensors), quantization)
+    updated = sum(stored[u.parameter.name].reshape(-1)[u.places].nbytes
+                  for u in emitted.memory.updates)  # fmt: skip
+    assert updated == sum(
+        b.bytes for b in program.buffers if b.category is Category.UPDATED_WEIGHTS
+    )
+
+
+def test_eight_bits_are_close_to_floats():
+    graph = inverted_bottleneck()
+    step = TrainingStep(2, bits=BITS)
+    tensors = random_tensors(graph, torch.float32)
+    x = random_images(graph, step, torch.float32)
+    program = compile_program(graph, UpdatePlan.full(graph), step)
+    emitted = Emitted(program, arrays(tensors), quantization=quantized(graph, tensors, x))
+    wanted = evaluate(graph, tensors, x)[0].numpy()
+    reach = float(np.abs(wanted).max())
+    assert np.abs(emitted.predict(x.numpy()) - wanted).max() < 0.1 * reach
+
+
+def test_saturated_outputs_pass_no_gradient():
+    """What ReLU6 cuts off, and what is beyond the range, has mask bits of 0."""
+    a = Affine(6 / 255, LOW)
+    assert (a.bound(0.0), a.bound(6.0), a.bound(9.0), a.bound(-1.0)) == (LOW, HIGH, HIGH, LOW)
+    with pytest.raises(InputError, match="scale 0 and zero 0"):
+        Affine(0.0, 0)
+
+
+def test_what_has_no_8_bit_kernel_is_named():
+    g = GraphBuilder()
+    g.add(Sigmoid(), (g.conv(g.input(1, 2, 4, 4), 3),))
+    with pytest.raises(UnsupportedOperator, match=r"'sigmoid2': operator 'sigmoid' has no 8-bit"):
+        quantize_ranges(g.graph(), {}, {})
+    g = GraphBuilder()
+    g.add(Mean((1,)), (g.conv(g.input(1, 2, 4, 4), 3),))
+    with pytest.raises(UnsupportedOperator, match="a 'mean' of other dimensions"):
+        quantize_ranges(g.graph(), {}, {})
+    graph = inverted_bottleneck()
+    weights = arrays(random_tensors(graph, torch.float32))
+    program = compile_program(graph, UpdatePlan(), TrainingStep(2, bits=BITS))
+    with pytest.raises(InputError, match="a step with 8-bit weights needs scales"):
+        emit(program, weights)
+    adam = TrainingStep(2, optimizer="adam", bits=BITS)
+    tensors = random_tensors(graph, torch.float32)
+    quantization = quantized(graph, tensors, random_images(graph, adam, torch.float32))
+    with pytest.raises(InputError, match="'adam' of 8-bit weights"):
+        emit(compile_program(graph, UpdatePlan(), adam), weights, quantization=quantization)
