@@ -1,0 +1,138 @@
+"""One adaptation from end to end, beside stock PyTorch fine-tuning all of the network.
+
+A 10-way 5-shot task, 40 iterations over the same 8 changed copies of each image, Adam. Ours is what
+`costsim adapt` does: score the channels, solve, compile, train, classify the queries. Stock is an
+ordinary loop over the same images with `torch.optim.Adam` on every parameter, in channels-last
+layout, with autograd; and, since that comparison alone would flatter, the same loop with the
+gradients of only the layers that the plan touches. Both threads' count and the order of the images
+are the same, runs alternate, and what is compared is the ratio within a round.
+
+    python benchmarks/adaptation.py [--resolution 128] [--repeats 3] [--weights FILE]
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from costsim.adaptation import Place, Settings, Situation, adapt, load_backbone
+from costsim.criteria.loss import prototypes
+from costsim.data import FixedEpisode, digits, open_source, sample_episode
+from costsim.device import load_device
+from costsim.methods import make_method
+
+METHODS = ("LastLayer", "TinyTrain", "TinyTrain (exact)", "FullTrain")
+TARGET = 0.05
+"""Of the adaptation's time, for the selection."""
+
+
+def main() -> int:
+    """Time the rounds and print the table."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    backbone = load_backbone(options.model, weights=options.weights, resolution=options.resolution)
+    source = digits() if options.data is None else open_source(options.data)
+    rule = FixedEpisode(options.ways, options.shots, 10)
+    task = sample_episode(source, rule, seed=0, resolution=backbone.input_shape[1:])
+    place = Place(load_device(options.device))
+    settings = Settings(iterations=options.iterations)
+    rounds: list[dict[str, float]] = []
+    shares: dict[str, list[float]] = {}
+    for number in range(options.repeats + 1):  # the first round warms up
+        seconds: dict[str, float] = {}
+        touched: set[str] = set()
+        for name in METHODS:
+            situation = Situation(backbone, task, place, settings)
+            started = time.perf_counter()
+            outcome = adapt(situation, make_method(name))
+            seconds[name] = time.perf_counter() - started
+            shares.setdefault(name, []).append(
+                outcome.selection_s / (outcome.selection_s + outcome.training_s)
+            )
+            if name == "TinyTrain":
+                touched = set(outcome.choice.plan.by_layer)
+        situation = Situation(backbone, task, place, settings)
+        seconds["stock, full"] = _stock(situation, None)
+        seconds["stock, same layers"] = _stock(situation, touched)
+        if number:
+            rounds.append(seconds)
+        print(f"round {number} of {options.repeats}", file=sys.stderr)
+    print(
+        f"{options.model} at {options.resolution}x{options.resolution}, {options.ways} ways × "
+        f"{options.shots} shots, {options.iterations} iterations, {options.threads} thread(s), "
+        f"median of {options.repeats}\n"
+    )
+    print(f"{'':24s}{'seconds':>10s}{'stock full / this':>20s}{'selection':>12s}")
+    for name in rounds[0]:
+        ratio = statistics.median(one["stock, full"] / one[name] for one in rounds)
+        share = statistics.median(shares[name][1:]) if name in shares else None
+        told = "" if share is None else f"{share:.1%}"
+        print(
+            f"{name:24s}{statistics.median(one[name] for one in rounds):>10.2f}{ratio:>20.2f}"
+            f"{told:>12s}"
+        )
+    selection = statistics.median(shares["TinyTrain"][1:])
+    verdict = "within" if selection <= TARGET else "above"
+    print(f"\nselection of TinyTrain: {selection:.1%} of the adaptation, {verdict} {TARGET:.0%}")
+    return 0
+
+
+def _stock(situation: Situation, layers: set[str] | None) -> float:
+    """Seconds of the same adaptation by autograd, of all parameters or of those of some layers."""
+    module = copy.deepcopy(situation.backbone.module).to(memory_format=torch.channels_last)
+    trained = []
+    for name, parameter in module.named_parameters():
+        chosen = layers is None or (name.endswith(".weight") and name[: -len(".weight")] in layers)
+        parameter.requires_grad_(chosen)
+        trained += [parameter] if chosen else []
+    images, labels, settings = situation.images, situation.labels, situation.settings
+    everyone = torch.arange(situation.samples)
+    started = time.perf_counter()
+    copies = [
+        situation.copies_of(torch.full_like(everyone, number), everyone).contiguous(
+            memory_format=torch.channels_last
+        )
+        for number in range(settings.drawn_copies)
+    ]
+    pool = torch.stack(copies)
+    optimizer = torch.optim.Adam(trained, 0.001)
+
+    def logits(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+        normal = functional.normalize
+        return settings.temperature * normal(module(x)) @ normal(means).T
+
+    for iteration in range(settings.iterations):
+        with torch.no_grad():
+            means = prototypes(module(images), labels)
+        shown = pool[situation.picks[iteration], everyone]
+        optimizer.zero_grad()
+        functional.cross_entropy(logits(shown, means), labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        means = prototypes(module(images), labels)
+        logits(situation.query_images, means).argmax(1)
+    return time.perf_counter() - started
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="mcunet-5fps")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--data", help="[default: the handwritten digits inside scikit-learn]")
+    parser.add_argument("--device", default="jetson-nano")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--ways", type=int, default=10)
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
