@@ -20,7 +20,7 @@ from costsim.program import (
 )
 from costsim.step import TrainingStep
 
-ACCOUNTINGS = ("peak", "paper", "tiny-training")
+ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
 """The accountings a memory budget may be in."""
 
 
@@ -51,6 +51,7 @@ class MemoryCost:
         """The one number a budget in `accounting` limits."""
         return {
             "peak": self.peak_bytes,
+            "arena": self.arena_bytes,
             "paper": self.paper_bytes,
             "tiny-training": self.tiny_training_bytes,
         }[accounting]

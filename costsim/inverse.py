@@ -249,7 +249,7 @@ def _reaches(solution: Solution, target: float) -> bool:
 
 def _is_answered(solution: Solution, target: float) -> bool:
     """Whether a solution that does not reach `target` shows that no plan does."""
-    if solution.status is not Status.TIME_LIMIT:
+    if solution.status in (Status.OPTIMAL, Status.INFEASIBLE):
         return True
     return solution.bound is not None and solution.bound < target
 

@@ -109,7 +109,7 @@ class MemoryRecord(_Record):
     `autograd_kept_bytes` is what stock PyTorch would keep for the backward pass of the same step.
     """
 
-    accounting: Literal["peak", "paper", "tiny-training"]
+    accounting: Literal["peak", "arena", "paper", "tiny-training"]
     peak_bytes: Count
     arena_bytes: Count
     paper_bytes: Count

@@ -16,7 +16,7 @@ from costsim.graph import LayerGraph
 from costsim.importance import Importance
 from costsim.operators import Axis
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Atom, Schedule, build_schedule
+from costsim.program import Atom, Schedule, build_schedule, compile_program, plan_arena
 from costsim.step import TrainingStep
 from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts
 from costsim.tabulate import build_table
@@ -35,7 +35,8 @@ class Budget:
 
     `memory_bytes` is in `accounting`, `macs` counts the backward pass. `working_bytes` is the room
     a device has for the step's buffers: a limit on the `peak`, whatever the accounting of the
-    memory budget.
+    memory budget. In `arena` a solver is asked for the peak, which is never more, and `solve` sees
+    to the rest.
     """
 
     memory_bytes: int | None = None
@@ -238,7 +239,11 @@ class Problem:
         usage = self._usage(
             self.table.price_plan(plan), lambda: np.array([self.tiny_training.price(plan)])
         )
-        return {name: float(values[0]) for name, values in usage.items()}
+        found = {name: float(values[0]) for name, values in usage.items()}
+        if "memory_bytes" in found and self.budget.accounting == "arena":
+            program = compile_program(self.graph, plan, self.step, self.schedule)
+            found["memory_bytes"] = float(plan_arena(program).size_bytes)
+        return found
 
     def _usage(self, costs: PlanCosts, tiny_training: Any) -> dict[str, NDArray[Any]]:
         found: dict[str, NDArray[Any]] = {}

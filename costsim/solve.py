@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from costsim.arena_budget import within_arena
 from costsim.cost import Cost, price
 from costsim.device import DeviceSpec
 from costsim.errors import InvalidSolution
@@ -24,7 +25,11 @@ def solve(
     Raises `InvalidSolution` if the plan breaks a budget or its objective its own bound.
     """
     started = time.perf_counter()
-    answer = solver(problem)
+    budget = problem.budget
+    if budget.accounting == "arena" and budget.memory_bytes is not None:
+        answer = within_arena(problem, solver)
+    else:
+        answer = solver(problem)
     seconds = time.perf_counter() - started
     if answer.plan is None:
         reason = answer.reason or infeasibility(problem)
@@ -107,7 +112,9 @@ def infeasibility(problem: Problem) -> str:
             f"{describe(name, limits[name])} is too little, {at_least(name, value)} would do"
             for name, value in least.items()
         ]
-        return f"no channel of any inspected layer fits: {'; '.join(enough)}"
+        live = " (live bytes; their arena may need more)"
+        more = live if problem.budget.accounting == "arena" else ""
+        return f"no channel of any inspected layer fits: {'; '.join(enough)}{more}"
     together = joint_relaxation(problem)
     little = " and ".join(describe(name, limits[name]) for name in together)
     enough = [at_least(name, value) for name, value in together.items()]

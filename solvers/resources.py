@@ -152,7 +152,7 @@ class _Collector:
         peaks = [limits[n] for n in ("working_bytes",) if n in limits]
         accounting = self.problem.budget.accounting
         if "memory_bytes" in limits:
-            if accounting == "peak":
+            if accounting in ("peak", "arena"):
                 peaks.append(limits["memory_bytes"])
             elif accounting == "paper":
                 self._paper(limits["memory_bytes"])

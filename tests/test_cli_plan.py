@@ -307,7 +307,7 @@ def test_a_batch_of_any_size_is_priced_not_allocated(small: Plan) -> None:
     assert many == 5000 * one
 
 
-@pytest.mark.parametrize("accounting", ["peak", "paper", "tiny-training"])
+@pytest.mark.parametrize("accounting", ["peak", "arena", "paper", "tiny-training"])
 def test_memory_budget_in_every_accounting(small: Plan, accounting: str) -> None:
     generous = small("--json", "--accounting", accounting, "--memory", "4MB").document
     amount = used(generous)["memory_bytes"]

@@ -43,6 +43,7 @@ ORDER = (
     "importance",
     "problem",
     "solution",
+    "arena_budget",
     "solve",
     "pareto",
     "explain",

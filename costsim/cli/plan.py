@@ -89,8 +89,9 @@ def _share(text: str, what: str) -> float:
 )
 @click.option(
     "--accounting",
-    type=click.Choice(["peak", "paper", "tiny-training"]),
-    help="What the memory budget counts [default: peak, every live byte of the step].",
+    type=click.Choice(["peak", "arena", "paper", "tiny-training"]),
+    help="What the memory budget counts [default: peak, every live byte of the step; arena: what "
+    "an allocator with planned offsets needs for them].",
 )
 @click.option(
     "--macs",

@@ -46,7 +46,7 @@ AXES: Mapping[str, tuple[Axis, ...]] = {
     "input": ("input",),
     "both": ("output", "input"),
 }
-ACCOUNTINGS = ("peak", "paper", "tiny-training")
+ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
 OPTIMIZERS: Mapping[str, Literal["sgd", "momentum", "adam"]] = {
     "sgd": "sgd",
     "momentum": "momentum",

@@ -375,6 +375,7 @@ def _used(predicted: Prediction, key: str) -> float | None:
         case "memory_bytes":
             return {
                 "peak": memory.peak_bytes,
+                "arena": memory.arena_bytes,
                 "paper": memory.paper_bytes,
                 "tiny-training": memory.tiny_training_bytes,
             }[memory.accounting]
