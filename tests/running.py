@@ -167,13 +167,12 @@ class Measured:
         assert not [name for name in self.counter.others if unknown.search(name)]
 
 
-def check_measured(graph, plan, step, tensors=None) -> None:
+def check_measured(graph, plan, step, tensors=None, dtype=torch.float32) -> None:
     program = compile_program(graph, plan, step)
-    tensors = copies(tensors) if tensors else random_tensors(graph, torch.float32)
+    tensors = copies(tensors) if tensors else random_tensors(graph, dtype)
     measured = Measured(program)
     executor = Executor(program, tensors, learning_rate=0.0, loss=mean_square, observer=measured)
-    x = random_images(graph, step, torch.float32)
-    targets = targets_for(graph, step, torch.float32)
+    x, targets = random_images(graph, step, dtype), targets_for(graph, step, dtype)
     with measured.counter:
         executor.step(x, targets)
     measured.check()

@@ -1,6 +1,9 @@
 """`costsim validate`: exit status, tables, files, and what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -84,14 +87,40 @@ def test_a_wrong_prediction_is_found_out(plan, tmp_path, capsys, section, key, t
     assert f"tolerance: {told}" in printed
 
 
-def test_a_plan_for_other_bits_is_priced_again(tmp_path, capsys):
+@pytest.mark.parametrize("bits", ["8", "weights=8,activations=16"])
+def test_a_plan_for_bits_that_torch_does_not_train_in_is_priced_again(bits, tmp_path, capsys):
     path = tmp_path / "plan.json"
-    arguments = ["plan", "--device", "jetson-nano", "--resolution", "48", "--bits", "16"]
-    if main([*arguments, "--criterion", "l2_norm", "--out", str(path)]) == 2:
-        arguments = ["plan", "--device", "stm32f746", "--resolution", "48", "--bits", "8"]
-        assert main([*arguments, "--criterion", "l2_norm", "--out", str(path)]) == 0
+    arguments = ["plan", "--device", "stm32f746", "--resolution", "48", "--bits", bits]
+    assert main([*arguments, "--criterion", "l2_norm", "--out", str(path)]) == 0
     assert main(["validate", str(path), "--steps", "1"]) == 0
     assert "priced again for 32 bits" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [("16", "bfloat16"), ("64", "float64")])
+def test_a_plan_for_16_or_64_bits_runs_in_them(bits, dtype, tmp_path, capsys):
+    path, found = tmp_path / "plan.json", tmp_path / "m.json"
+    arguments = ["plan", "--device", "jetson-nano", "--resolution", "48", "--bits", bits]
+    assert main([*arguments, "--criterion", "l2_norm", "--out", str(path)]) == 0
+    assert main(["validate", str(path), "--steps", "1", "--measurement", str(found)]) == 0
+    assert "priced again" not in capsys.readouterr().out
+    assert Measurement.read(found).dtype == dtype
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_every_number_of_threads_has_its_own_scratch(threads, plan, cache, capsys):
+    """In a process of its own: how many threads there are is said before torch loads."""
+    command = [sys.executable, "-m", "costsim", "validate", str(plan), "--steps", "1"]
+    done = subprocess.run(
+        [*command, "--threads", threads, "--json"],
+        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    validation = Validation.from_json(json.loads(done.stdout), "stdout")
+    assert validation.ok
+    assert validation.machine.threads == int(threads)
+    assert list((cache / "costsim" / "scratch").glob(f"*_{threads}-threads.json"))
 
 
 @pytest.mark.parametrize(

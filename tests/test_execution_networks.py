@@ -1,6 +1,7 @@
 """Whole networks: gradients, loss curves of ordinary training, live bytes, MACs, what is frozen."""
 
 import copy
+from collections.abc import Iterable
 from functools import cache
 from itertools import cycle
 
@@ -15,12 +16,13 @@ from torch.nn import functional as F  # noqa: N812
 from zoo import ZOO
 
 from costsim.execution.executor import Executor
+from costsim.execution.forward import evaluate
 from costsim.graph import LayerGraph
 from costsim.networks import NETWORKS
 from costsim.networks.build import build
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.program import compile_program
-from costsim.step import TrainingStep
+from costsim.step import BitWidths, TrainingStep
 from costsim.tracing.capture import Traced, capture
 
 NAMES = (*ZOO, *NETWORKS)
@@ -88,6 +90,44 @@ def test_gradients_bytes_and_macs(name, data):
     check_gradients(double.graph, plan, step, tensors=double.tensors)
     check_gradients(single.graph, plan, step, torch.float32, 1e-4, tensors=single.tensors)
     check_measured(single.graph, plan, step, tensors=single.tensors)
+
+
+@pytest.mark.parametrize("name", [*ZOO, "mcunet-5fps"])
+def test_brain_floats_cost_what_16_bits_are_priced(name):
+    """bfloat16 throughout, statistics in float32; no further from float32 than autograd's is."""
+    single, brain = traced(name, torch.float32), traced(name, torch.bfloat16)
+    plan, bits = every_nth_layer(brain.graph, 3), BitWidths(16, 16, 16, 16)
+    check_measured(brain.graph, plan, TrainingStep(BATCH, bits=bits), brain.tensors, torch.bfloat16)
+
+    program = compile_program(brain.graph, plan, TrainingStep(BATCH, update="deferred", bits=bits))
+    tensors = {key: t.bfloat16() for key, t in single.tensors.items()}
+    executor = Executor(program, tensors)
+    state = executor.begin()
+    output = executor.forward(state, images(BATCH, torch.bfloat16))
+    executor.backward(state, torch.ones_like(output))
+    found = flat(executor.gradients(state)[atom] for atom in executor.selections)
+
+    statistics = {buffer.name for call in brain.graph.calls for buffer in call.buffers}
+
+    def autograds(dtype: torch.dtype) -> torch.Tensor:
+        own = {
+            key: t.detach().to(dtype, copy=True).requires_grad_(key not in statistics)
+            for key, t in tensors.items()
+        }
+        evaluate(brain.graph, own, images(BATCH, torch.bfloat16).to(dtype))[0].sum().backward()
+        grads = {id(tensors[key]): t.grad for key, t in own.items()}
+        return flat(
+            selection.read(grads[id(executor.parameter(atom))])
+            for atom, selection in executor.selections.items()
+        )
+
+    exact = autograds(torch.float64)
+    usual = (autograds(torch.bfloat16) - exact).norm()
+    assert (found - exact).norm() <= 1.5 * usual + 1e-3 * exact.norm()
+
+
+def flat(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part.double().flatten() for part in parts])
 
 
 @pytest.mark.parametrize(("name", "optimizer"), list(zip(NAMES, cycle(OPTIMIZERS))))

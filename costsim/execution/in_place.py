@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.execution.forward import Operands
+from costsim.execution.forward import FORWARD, Operands
 
 InPlaceFunction: TypeAlias = Callable[[Any, Operands, int], Any]
 """(the call's operator, its tensors, index of the input written over)."""
@@ -23,8 +23,11 @@ def affine(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
 
 
 def normalising_factor(o: Any, t: Operands) -> Tensor:
-    """`weight / sqrt(variance + eps)`, [C]."""
-    factor = torch.rsqrt(t.buffers[1] + o.eps)
+    """`weight / sqrt(variance + eps)`, [C], in at least 32 bits."""
+    variance = t.buffers[1]
+    if variance.element_size() < 4:
+        variance = variance.float()
+    factor = torch.rsqrt(variance + o.eps)
     return factor if t.weight is None else factor.mul_(t.weight)
 
 
@@ -34,6 +37,9 @@ def by_channel(vector: Tensor, x: Tensor) -> Tensor:
 
 
 def _batch_norm(o: Any, t: Operands, index: int) -> None:
+    if t.x.element_size() < 4:  # rounded once, not after the product and after the sum
+        t.x.copy_(FORWARD["batch_norm"](o, t))
+        return
     factor, offset = affine(o, t)
     t.x.mul_(by_channel(factor, t.x)).add_(by_channel(offset, t.x))
 

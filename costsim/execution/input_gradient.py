@@ -15,7 +15,7 @@ from torch import Tensor
 
 from costsim.execution.forward import Operands
 from costsim.execution.in_place import by_channel, normalising_factor
-from costsim.execution.saving import from_window_offsets
+from costsim.execution.saving import from_window_offsets, in_statistics_type
 from costsim.operators import Shape, Shapes
 
 aten: Any = torch.ops.aten
@@ -81,14 +81,15 @@ def _summed(gradient: Tensor, shape: Shape) -> Tensor:
 
 def _batch_norm(o: Any, t: Backward) -> Tensor:
     factor = by_channel(normalising_factor(o, t.own), t.dy)
-    return t.dy.mul_(factor) if t.in_place else t.dy * factor
+    return torch.mul(t.dy, factor, out=t.target)
 
 
 def _layer_norm(o: Any, t: Backward) -> Tensor:
     x, shape = t.kept[0], t.shape[-o.dimensions :]
     mean, deviation = t.saved.view(2, *x.shape[: -o.dimensions], *(1,) * o.dimensions)
+    weight = in_statistics_type(t.own.weight, x)
     result: Tensor = aten.native_layer_norm_backward(
-        t.dy, x, shape, mean, deviation, t.own.weight, None, (True, False, False)
+        t.dy, x, shape, mean, deviation, weight, None, (True, False, False)
     )[0]
     return result
 
@@ -97,8 +98,9 @@ def _group_norm(o: Any, t: Backward) -> Tensor:
     x = t.kept[0]
     n, c = x.shape[:2]
     mean, deviation = t.saved.view(2, n, o.groups)
+    weight = in_statistics_type(t.own.weight, x)
     result: Tensor = aten.native_group_norm_backward(
-        t.dy, x, mean, deviation, t.own.weight, n, c, x[0, 0, ...].numel(), o.groups,
+        t.dy, x, mean, deviation, weight, n, c, x[0, 0, ...].numel(), o.groups,
         (True, False, False),
     )[0]  # fmt: skip
     return result

@@ -23,16 +23,39 @@ _MAX_POOLS = {
 }
 
 
+def in_statistics_type(weight: Tensor | None, x: Tensor) -> Tensor | None:
+    """The weight of a norm over `x` [C, ...] in a type that makes torch keep statistics well.
+
+    At least 32 bits: with weights of 16 bits torch would round the statistics to 16 bits too.
+    """
+    if x.element_size() >= 4 or weight is None:
+        return weight
+    return weight.float()
+
+
 def _layer_norm(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
     shape = t.x.shape[-o.dimensions :]
-    output, mean, deviation = torch.native_layer_norm(t.x, shape, t.weight, t.bias, o.eps)
+    weight, bias = _parameters(t, shape)
+    output, mean, deviation = torch.native_layer_norm(t.x, shape, weight, bias, o.eps)
     return output, torch.stack((mean.flatten(), deviation.flatten()))
+
+
+def _parameters(t: Operands, shape: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of a norm, in the type of its statistics."""
+    if t.x.element_size() >= 4:
+        return t.weight, t.bias
+    weight = in_statistics_type(t.weight, t.x)
+    if weight is None:
+        weight = t.x.new_ones(shape, dtype=torch.float32)
+    bias = torch.zeros_like(weight) if t.bias is None else t.bias.float()
+    return weight, bias
 
 
 def _group_norm(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
     n, c = t.x.shape[:2]
+    weight, bias = _parameters(t, (c,))
     output, mean, deviation = torch.native_group_norm(
-        t.x, t.weight, t.bias, n, c, t.x[0, 0, ...].numel(), o.groups, o.eps
+        t.x, weight, bias, n, c, t.x[0, 0, ...].numel(), o.groups, o.eps
     )
     return output, torch.stack((mean.flatten(), deviation.flatten()))
 

@@ -64,7 +64,7 @@ def _layer_norm(o: Any, t: WeightBackward) -> Tensor:
     last = t.x.ndim - 1
     x, dy = t.channels.of(t.x, last), t.channels.of(t.dy, last)
     normalised: Tensor = (x - mean).mul_(deviation)
-    return normalised.mul_(dy).flatten(0, -2).sum(0)
+    return normalised.mul_(dy).flatten(0, -2).sum(0).to(dy.dtype)
 
 
 def _group_norm(o: Any, t: WeightBackward) -> Tensor:
@@ -73,7 +73,7 @@ def _group_norm(o: Any, t: WeightBackward) -> Tensor:
     mean, deviation = t.saved.view(2, n, o.groups, *(1,) * (t.dy.ndim - 2))[:, :, groups]
     dy = t.channels.of(t.dy, 1)
     normalised: Tensor = (t.x - mean).mul_(deviation)
-    return normalised.mul_(dy).transpose(0, 1).flatten(1).sum(1)
+    return normalised.mul_(dy).transpose(0, 1).flatten(1).sum(1).to(dy.dtype)
 
 
 WEIGHT_GRADIENT: Mapping[str, WeightGradient] = MappingProxyType(

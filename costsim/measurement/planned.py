@@ -1,7 +1,9 @@
 """Validating a plan: the model loaded, the step run on real images, everything compared."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,6 +41,9 @@ class ValidationRequest:
     threads: int | None = None
 
 
+_TYPES = MappingProxyType({16: torch.bfloat16, 32: torch.float32, 64: torch.float64})
+
+
 def classification_loss(output: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy over whatever the model returns for a sample, as if it were logits."""
     flat = output.flatten(1)
@@ -60,15 +65,20 @@ def validate_plan(
         torch.set_num_threads(request.threads)
     report("loading the model", 0, 0)
     subject, notes = load_request(request)
-    step = replace(plan.step, bits=BitWidths())
+    dtype = run_type(plan.step.bits)
+    step = plan.step if dtype is not None else replace(plan.step, bits=BitWidths())
+    dtype = dtype or torch.float32
     try:
         program = compile_program(subject.graph, plan.plan, step)
     except InputError as error:
         raise InputError(f"{request.source}: layers: {error}") from error
     executor = Executor(
-        program, subject.tensors, learning_rate=LEARNING_RATE, loss=classification_loss
+        program,
+        in_type(subject.tensors, dtype),
+        learning_rate=LEARNING_RATE,
+        loss=classification_loss,
     )
-    feed = PlanFeed(request, subject, progress)
+    feed = PlanFeed(request, subject, progress, dtype)
     table = ScratchTable.open(
         table_path(describe_machine(torch.get_num_threads()), describe_versions())
     )
@@ -85,7 +95,7 @@ def validate_plan(
         totals = _promised(plan, totals)
     else:
         notes.append(
-            f"the plan is for {_widths(plan.step.bits)}; this machine computes in 32 bits, so the "
+            f"the plan is for {_widths(plan.step.bits)}; PyTorch runs it in 32 bits, so the "
             "same step was priced again for 32 bits and the MACs alone are the plan file's"
         )
         totals = replace(totals, macs=_promised(plan, totals).macs)
@@ -98,6 +108,20 @@ def validate_plan(
     return measured.measurement, compare(
         program, totals, measured.measurement, device=device, notes=tuple(notes)
     )
+
+
+def run_type(bits: BitWidths) -> torch.dtype | None:
+    """The type PyTorch runs a step of these bit widths in: none if they differ or are 8."""
+    widths = {bits.weights, bits.activations, bits.gradients, bits.optimizer}
+    return _TYPES.get(widths.pop()) if len(widths) == 1 else None
+
+
+def in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a model, those of floating point in `dtype`."""
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _widths(bits: BitWidths) -> str:
@@ -147,7 +171,11 @@ class PlanFeed:
     """Images of a task, over and over, a copy for each pass."""
 
     def __init__(
-        self, request: ValidationRequest, subject: Subject, progress: Progress | None
+        self,
+        request: ValidationRequest,
+        subject: Subject,
+        progress: Progress | None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         data = request.data
         source = digits() if data is None else open_images(data, request.split, progress)
@@ -162,7 +190,7 @@ class PlanFeed:
             progress=progress,
         )
         self.samples = request.plan.step.samples_a_pass
-        self.images, self.labels = torch.tensor(task.images), torch.tensor(task.labels)
+        self.images, self.labels = torch.tensor(task.images, dtype=dtype), torch.tensor(task.labels)
 
     def __call__(self, number: int) -> tuple[Tensor, Any]:
         chosen = torch.arange(number * self.samples, (number + 1) * self.samples)
