@@ -16,7 +16,7 @@ import asyncssh
 
 
 class Device:
-    """The server in a thread of its own; `home` is all that a command gets to see as its home.
+    """The server in a thread of its own; `home` is what its commands take for their home.
 
     `wrap` is a shell line put before every command (`ulimit -f 100`, say). `drop` cuts all
     connections without a word, as pulling the plug of the network does.
@@ -88,7 +88,7 @@ class Device:
                 found[int(process.name)] = line
         return found
 
-    def settle(self, seconds: float = 10.0) -> None:
+    def settle(self, seconds: float = 30.0) -> None:
         """Wait until nothing is left, or that long."""
         end = time.monotonic() + seconds
         while (self.files() or self.processes()) and time.monotonic() < end:
@@ -98,7 +98,7 @@ class Device:
 
     def _do(self, work: Any) -> Any:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result(20)
+        return future.result(60)
 
     async def _listen(self) -> asyncssh.SSHAcceptor:
         device = self

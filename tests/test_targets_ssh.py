@@ -20,8 +20,6 @@ from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
 from costsim.targets.job import KernelJob
 from costsim.targets.probe import RUNNER
 
-pytest.importorskip("asyncssh")
-
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
