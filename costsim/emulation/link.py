@@ -217,8 +217,8 @@ class Link:
                         self.working_s += time.monotonic() - asked
                     return frame.payload
         raise LinkError(
-            f"{self.line.name}: no answer to {kind.name} after {self.attempts} attempts, the first of "
-            f"{timeout_s:g} s ({self._state()})"
+            f"{self.line.name}: no answer to {kind.name} after {self.attempts} attempts, the first "
+            f"of {timeout_s:g} s ({self._state()})"
         )
 
     def _frames(self, timeout_s: float) -> Iterator[Frame]:

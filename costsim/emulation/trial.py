@@ -23,7 +23,7 @@ from costsim.emulation.stack import stack_bound
 from costsim.emulation.toolchain import Compiler
 from costsim.errors import InputError
 from costsim.operators import elements
-from costsim.program import TrainingProgram
+from costsim.program import TrainingProgram, plan_arena
 
 PAINT = 0xA5A5_5AA5
 """What untouched memory is filled with: no float that training meets."""
@@ -140,7 +140,8 @@ class Trial:
         try:
             return self.emulator.call(function, *arguments)
         except EmulatedFault as error:
-            raise named_fault(self.program, error.fault) from error
+            arena, _ = self.emulator.image.arena
+            raise named_fault(self.program, error.fault, arena) from error
 
     # Running.
 
@@ -221,23 +222,52 @@ class Trial:
 
 
 class LayerFault(EmulatedFault):
-    """A fault with the name of the operation and of the layer it happened in."""
+    """A fault with the names of the operation, the buffer and the layer it happened in."""
 
-    def __init__(self, fault: Fault, operation: str | None, layer: str | None) -> None:
+    def __init__(
+        self, fault: Fault, operation: str | None, layer: str | None, buffer: str | None
+    ) -> None:
         super().__init__(fault)
-        self.operation, self.layer = operation, layer
-        if operation is not None:
-            where = f"{operation!r}" + (f" of layer {layer!r}" if layer else "")
-            self.args = (f"{self.args[0]}: {where}",)
+        self.operation, self.layer, self.buffer = operation, layer, buffer
+        told = [repr(operation)] if operation else []
+        told += [f"layer {layer!r}"] if layer else []
+        told += [f"buffer {buffer!r}"] if buffer else []
+        if told:
+            self.args = (f"{self.args[0]}: {', '.join(told)}",)
 
 
-def named_fault(program: TrainingProgram, fault: Fault) -> LayerFault:
+def named_fault(program: TrainingProgram, fault: Fault, arena_address: int) -> LayerFault:
     """`fault` with the names of the program."""
-    if fault.operation is None or fault.operation >= len(program.operations):
-        return LayerFault(fault, None, None)
-    operation = program.operations[fault.operation]
-    layer = None if operation.call is None else program.graph[operation.call].layer
-    return LayerFault(fault, operation.name, layer)
+    name = layer = None
+    known = fault.operation is not None and fault.operation < len(program.operations)
+    if known:
+        assert fault.operation is not None
+        operation = program.operations[fault.operation]
+        name = operation.name
+        layer = None if operation.call is None else program.graph[operation.call].layer
+    buffer = _buffer_at(program, fault, arena_address, fault.operation if known else None)
+    if layer is None and buffer is not None and buffer.startswith(_OF_LAYERS):
+        layer = buffer.split(":", 2)[2]
+    return LayerFault(fault, name, layer, buffer)
+
+
+_OF_LAYERS = ("weights:", "dweights:", "optimizer:")
+
+
+def _buffer_at(
+    program: TrainingProgram, fault: Fault, arena_address: int, operation: int | None
+) -> str | None:
+    """The buffer planned where the fault was: one alive then, or one that always is."""
+    if fault.address is None:
+        return None
+    offset, last = fault.address - arena_address, len(program.operations) - 1
+    for index, start in plan_arena(program).offsets_bytes.items():
+        buffer = program.buffers[index]
+        if start < offset + (fault.size or 1) and offset < start + buffer.bytes:
+            always = buffer.birth == 0 and buffer.death == last
+            if always if operation is None else buffer.birth <= operation <= buffer.death:
+                return buffer.name
+    return None
 
 
 def least_memory(
