@@ -17,6 +17,7 @@ from costsim.cost import full_backward_macs, selection_seconds
 from costsim.criteria import CRITERIA
 from costsim.data import ImageSource, Progress, Task, digits, open_images, sample_task
 from costsim.device import DeviceSpec, TaskEstimate, estimate_task
+from costsim.emission.support import why_not_emitted
 from costsim.errors import InputError
 from costsim.explain import explain
 from costsim.graph import LayerGraph
@@ -241,7 +242,7 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         task=_task_estimate(request, problem.step, problem.graph, layers, solution, samples),
         explanation=explanation,
     )
-    warnings = _warnings(request, loaded, solution)
+    warnings = _warnings(request, loaded, solution, problem.graph)
     return Planned(file, problem.graph, problem.importance, solution, warnings)
 
 
@@ -368,7 +369,9 @@ def _task_estimate(
     )
 
 
-def _warnings(request: PlanRequest, loaded: LoadedModel, solution: Solution) -> tuple[str, ...]:
+def _warnings(
+    request: PlanRequest, loaded: LoadedModel, solution: Solution, graph: LayerGraph
+) -> tuple[str, ...]:
     found = []
     if "no pretrained weights" in loaded.provenance:
         found.append(
@@ -381,6 +384,10 @@ def _warnings(request: PlanRequest, loaded: LoadedModel, solution: Solution) -> 
             f"time and energy are estimated at the rates of 32-bit kernels; those for "
             f"{request.step.bits.activations}-bit activations may be faster"
         )
+    if request.device.placement.frozen_weights == "flash":  # a microcontroller
+        reason = why_not_emitted(graph, request.step.bits)
+        if reason is not None:
+            found.append(f"this step cannot be exported as C: {reason}")
     if solution.cost is not None:
         memory, room = solution.cost.memory, request.device.largest_block_bytes
         if memory.peak_bytes <= room < memory.arena_bytes:

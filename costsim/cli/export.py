@@ -1,7 +1,7 @@
 """`costsim export`: the training step of a plan as C for a microcontroller."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +10,14 @@ from costsim.errors import InputError
 from costsim.files import to_json_text
 from costsim.units import format_bytes
 
+if TYPE_CHECKING:
+    from costsim.planfile import PlanFile
+    from costsim.training.loading import Subject
+
 TARGETS = ("c",)
+FLOAT_BITS = 32
+SHOTS = 2
+"""Images of each class that 8-bit scales are taken from."""
 
 
 @click.command("export")
@@ -31,6 +38,14 @@ TARGETS = ("c",)
     metavar="FILE",
     help="Weights of the model, where they are no longer at the plan's place.",
 )
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images that 8-bit scales are taken from, in one folder a class. "
+    "Without it: the handwritten digits inside scikit-learn.",
+)
+@click.option("--split", metavar="NAME", help="Sub-folder of the data, where it has several.")
 @click.option(
     "--learning-rate",
     type=float,
@@ -59,7 +74,8 @@ def command(**given: Any) -> int:
 
     plan = read_plan(given["plan"])
 
-    from costsim.emission import EmissionOptions, Sizes, emit
+    from costsim.emission import EmissionOptions, Sizes, emit, quantize_ranges
+    from costsim.emission.quantization import check_quantised
     from costsim.training.loading import load_planned
     from costsim.training.trainer import DEFAULT_LEARNING_RATES
 
@@ -75,7 +91,12 @@ def command(**given: Any) -> int:
         progress("writing C", 0, 0)
         arrays = {name: tensor.detach().numpy() for name, tensor in subject.tensors.items()}
         try:
-            files = emit(program, arrays, options=options)
+            scales = None
+            if plan.step.bits.activations < FLOAT_BITS:
+                check_quantised(program.graph)
+                progress("taking scales from images", 0, 0)
+                scales = quantize_ranges(program.graph, arrays, _ranges(given, plan, subject))
+            files = emit(program, arrays, options=options, quantization=scales)
         except InputError as error:
             raise InputError(f"{given['plan']}: {error}") from error
         write_folder(out, files)
@@ -102,3 +123,26 @@ def command(**given: Any) -> int:
         ):
             click.echo(f"  {what:<42} {size:>12,} B  {format_bytes(size)}")
     return 0
+
+
+def _ranges(
+    given: dict[str, Any], plan: "PlanFile", subject: "Subject"
+) -> dict[str, tuple[float, float]]:
+    """What every value reaches on a few images."""
+    import torch
+
+    from costsim.data import digits, open_images, sample_task
+    from costsim.execution.ranges import value_ranges
+    from costsim.planner import DEFAULT_WAYS
+
+    source = digits() if given["data"] is None else open_images(given["data"], given["split"])
+    channels, height, width = subject.input_shape
+    task = sample_task(
+        source,
+        ways=min(DEFAULT_WAYS, len(source.classes)),
+        shots=SHOTS,
+        seed=plan.seed,
+        resolution=(height, width),
+        channels=channels,
+    )
+    return value_ranges(subject.graph, subject.tensors, torch.tensor(task.images))

@@ -5,7 +5,7 @@ from costsim.emission.memory import Memory, Update, read_weights
 from costsim.emission.options import COMPILER_FLAGS, EmissionOptions
 from costsim.emission.quantization import Affine, Quantization, integers, quantize_ranges
 from costsim.emission.sizes import Sizes
-from costsim.emission.support import check_emitted
+from costsim.emission.support import check_emitted, why_not_emitted
 
 __all__ = [
     "COMPILER_FLAGS",
@@ -22,4 +22,5 @@ __all__ = [
     "operation_symbol",
     "quantize_ranges",
     "read_weights",
+    "why_not_emitted",
 ]

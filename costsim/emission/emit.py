@@ -15,7 +15,7 @@ from costsim.emission.quantised import QuantisedWriter
 from costsim.emission.quantization import Quantization, check_quantised, integers
 from costsim.emission.readme import readme
 from costsim.emission.sizes import DOCUMENT, Sizes, sizes_of
-from costsim.emission.support import check_emitted
+from costsim.emission.support import NARROW, WIDTHS, check_emitted
 from costsim.emission.tables import Tables
 from costsim.emission.text import array, call, comment, identifier, number
 from costsim.errors import InputError
@@ -86,20 +86,16 @@ def _kernel(name: str) -> str:
     return resources.files("costsim.emission").joinpath("kernels", name).read_text("utf-8")
 
 
-WIDTHS = {False: (32, 32, 32, 32), True: (8, 8, 32, 32)}
-"""Bits of weights, activations, gradients and optimiser there is C for, quantised or not."""
-
-
 def _check_bits(program: TrainingProgram, quantization: Quantization | None) -> None:
     bits = program.step.bits
     found = (bits.weights, bits.activations, bits.gradients, bits.optimizer)
-    if found not in WIDTHS.values():
+    if found not in WIDTHS:
         raise InputError(
             f"the step has {bits.weights}-bit weights, {bits.activations}-bit activations and "
             f"{bits.gradients}-bit gradients; C is emitted for 32 bits, and for 8-bit weights and "
             "activations with 32-bit gradients (costsim plan --bits 32)"
         )
-    if found != WIDTHS[quantization is not None]:
+    if (bits.activations == NARROW) is (quantization is None):
         says = "needs scales" if quantization is None else "is in floats and has no scales"
         raise InputError(f"a step with {bits.weights}-bit weights {says}")
 

@@ -90,9 +90,11 @@ class QuantisedWriter(OperationWriter):
                 return [call("costsim_q_clamp", size, low, high, inputs[0], output, mask)]
             case "add":
                 b = self._affine(c.inputs[1])
-                factors = [number(np.float32(v.scale) / np.float32(y.scale)) for v in (x, b)]
-                settings = (factors[0], x.zero, factors[1], b.zero, y.zero)
-                return [call("costsim_q_add", size, *settings, *inputs, output)]
+                a_factor, b_factor = (
+                    number(float(np.float32(v.scale) / np.float32(y.scale))) for v in (x, b)
+                )
+                zeros = (a_factor, x.zero, b_factor, b.zero, y.zero)
+                return [call("costsim_q_add", size, *zeros, *inputs, output)]
             case "mean":
                 count = elements(shapes.inputs[0]) // size
                 settings = (number(mean_factor(x, y, count)), x.zero, y.zero)

@@ -6,7 +6,7 @@ order of the C kernels built without fused multiply-adds.
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,12 @@ from costsim.graph import Call
 from costsim.operators import Shape, elements
 from costsim.program import Category, Direction, Operand, Operation, TrainingProgram
 
-Floats = NDArray[np.float32]
-Integers = NDArray[Any]
+Floats: TypeAlias = NDArray[Any]
+"""Of float32."""
+
+Integers: TypeAlias = NDArray[Any]
+"""Of int8 and int32."""
+
 SPATIAL = 3
 
 
@@ -209,7 +213,7 @@ class Reference:
             values = values * scales[outs][:, None, None]
             for t, tap in enumerate(np.ndindex(*window.kernel)):
                 q, p = window.places(tap)
-                part = dy[(slice(None), outs, *q)]
+                part = dy[:, outs][(slice(None), slice(None), *q)]
                 if window.depthwise:
                     sums = values[:, 0, t][None, :, None, None, None] * part
                 else:
@@ -217,7 +221,8 @@ class Reference:
                     for m in range(len(outs)):
                         weights = values[m, :, t][None, :, None, None, None]
                         sums = sums + weights * part[:, m : m + 1]
-                dx[(slice(None), ins, *p)] += sums
+                index: Any = (slice(None), ins, *p)
+                dx[index] += sums
         return dx.reshape(self.graph[call.inputs[0]].shape)
 
     def _weight_gradient(self, op: Operation) -> Floats:
@@ -340,7 +345,8 @@ def exponential(x: Floats) -> Floats:
     total = np.full_like(x, f(1) / f(5040))
     for term in (f(1) / f(720), f(1) / f(120), f(1) / f(24), f(1) / f(6), f(0.5)):
         total = total * r + term
-    return np.ldexp(f(1) + (r + r * r * total), n).astype(f)
+    result: Floats = np.ldexp(f(1) + (r + r * r * total), n).astype(f)
+    return result
 
 
 def logarithm(x: Floats) -> Floats:
@@ -351,7 +357,7 @@ def logarithm(x: Floats) -> Floats:
     m = ((bits & 0x7FFFFF) + np.int32(0x3F3504F3)).astype(np.int32).view(f)
     s = (m - f(1)) / (m + f(1))
     square = s * s
-    series = f(2) / f(9)
+    series: Any = f(2) / f(9)
     for term in (f(2) / f(7), f(2) / f(5), f(2) / f(3)):
         series = series * square + term
     series = (m - f(1)) - s * ((m - f(1)) - square * series)

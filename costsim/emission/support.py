@@ -1,12 +1,34 @@
 """Which operators there is C for."""
 
 from costsim.emission.forward import FORWARD
+from costsim.emission.quantization import check_quantised
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.graph import LayerGraph
 from costsim.operators import Shape
+from costsim.step import BitWidths
 
-SPATIAL_LIMIT = 3
+NARROW = 8
+WIDTHS = ((32, 32, 32, 32), (8, 8, 32, 32))
+"""Bits of weights, activations, gradients and optimiser state that there are kernels for."""
+
 WINDOW_LIMIT = 256
+
+
+def why_not_emitted(graph: LayerGraph, bits: BitWidths) -> str | None:
+    """The reason there is no C for steps of `graph` in these widths; None where there is."""
+    found = (bits.weights, bits.activations, bits.gradients, bits.optimizer)
+    if found not in WIDTHS:
+        return (
+            f"{bits.weights}-bit weights, {bits.activations}-bit activations and "
+            f"{bits.gradients}-bit gradients have no C kernels"
+        )
+    try:
+        check_emitted(graph)
+        if bits.activations == NARROW:
+            check_quantised(graph)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def check_emitted(graph: LayerGraph) -> None:
