@@ -19,7 +19,7 @@ shared by a step.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +107,8 @@ def fit_calibration(samples: SampleFile, taken: str) -> Calibration:
     laws = fit_laws([s for p in probes for s in p.samples])
     errors, own = _held_out(probes)
     # Of few probes the median and the spread are themselves uncertain: Student's t.
+    if len(errors) < 2:
+        raise InputError("the probes have no kernel in common; measure more of them")
     widening = float(student.ppf(0.95, len(errors) - 1)) / QUANTILE
     shared = max(_variance(errors) - float(np.mean(own**2)), 0.0)
     return Calibration(
@@ -205,6 +207,7 @@ def _held_out(probes: Sequence[ProbeSamples]) -> tuple[Floats, Floats]:
     """Logarithm of measured over predicted step of each probe, by laws that never saw it.
 
     The second array is the relative standard deviation that its operations' own errors explain.
+    Operations whose kernel no other probe has are left out on both sides.
     """
     deep = [probe for probe in probes if parse_probe(probe.name).whole]
     asked = deep if len(deep) >= FEWEST_CHECKS else list(probes)
@@ -212,20 +215,15 @@ def _held_out(probes: Sequence[ProbeSamples]) -> tuple[Floats, Floats]:
     for fold in range(min(FOLDS, len(asked))):
         left_out = asked[fold::FOLDS]
         laws = fit_laws([s for p in probes if p not in left_out for s in p.samples])
-        pooled = _pooled(laws)
         for probe in left_out:
-            seconds, spread = [], []
-            for sample in probe.samples:
-                law = laws.get(sample.kernel) or pooled.get(family(sample.kernel))
-                seconds.append(sample.seconds if law is None else law.seconds(*sample.terms[1:]))
-                spread.append(0.0 if law is None else law.spread)
-            total = sum(seconds)
-            errors.append(math.log(probe.step_s / total))
+            known = [sample for sample in probe.samples if sample.kernel in laws]
+            unknown_s = sum(s.seconds for s in probe.samples if s.kernel not in laws)
+            seconds = [laws[s.kernel].seconds(s.macs, s.moved_bytes) for s in known]
+            spread = [laws[s.kernel].spread for s in known]
+            total, rest = sum(seconds), probe.step_s - unknown_s
+            if total <= 0 or rest <= 0:
+                continue
+            errors.append(math.log(rest / total))
             parts = np.array(seconds) * np.array(spread) / total
             own.append(math.sqrt(float((parts**2).sum())))
     return np.array(errors), np.array(own)
-
-
-def _pooled(laws: Mapping[str, Law]) -> dict[str, Law]:
-    """For a kernel seen in one probe alone: any other of its family."""
-    return {family(name): law for name, law in laws.items()}

@@ -37,7 +37,8 @@ Runner = Callable[[Sequence[str], float], dict[str, Any]]
 class CalibrationRequest:
     """What is asked of `calibrate`. `samples`: the file that readings are kept in.
 
-    `batch` probes are run at a time: 1 where starting costs nothing. `conditions`: those now, where
+    `batch` probes are run at a time: 1 where starting costs nothing. They are chosen from a `pool`
+    of so many. `conditions`: those now, where
     they are known before anything runs.
     """
 
@@ -49,6 +50,7 @@ class CalibrationRequest:
     probes: int = PROBES
     resume: bool = False
     batch: int = 1
+    pool: int = POOL
     conditions: Conditions | None = None
 
 
@@ -132,7 +134,7 @@ class _Session:
         target = self.request.base.target(self.request.target)
         plain = target.model_copy(update={"calibration": None})
         doubt = Doubt([rows_of(probe, plain) for probe in references()])
-        pool = {probe: rows_of(probe, plain) for probe in candidates(POOL)}
+        pool = {probe: rows_of(probe, plain) for probe in candidates(self.request.pool)}
         deep = {probe: rows_of(probe, plain) for probe in checks()}
         done = {one.probe for one in seen(self.samples)} if self.samples else set()
         for probe in done & pool.keys():

@@ -25,10 +25,12 @@ def render_drift(console: Console, steps: Sequence["MeasuredStep"]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("when", "target", "model", "predicted", "measured", "ratio", ""):
         right = heading in ("predicted", "measured", "ratio")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=heading in ("when", "ratio")
+        )
     for step in steps:
         table.add_row(
-            step.when,
+            step.when[:16].replace("T", " "),
             escape(step.target),
             escape(step.model),
             _range(step),
