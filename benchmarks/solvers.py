@@ -9,7 +9,6 @@ by default flowers of the development data where it is on the machine, the digit
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -21,18 +20,16 @@ from costsim.solvers import Exact, Greedy, IntegerProgram
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from solvers_scores import NETWORKS, SHARED, scores
 
 from costsim.cost import full_backward_macs
 from costsim.device import load_device, shipped_devices
-from costsim.importance import Importance, inspected_layers
+from costsim.importance import Importance
 from costsim.networks.graph import architecture_graph
 from costsim.problem import Budget, Problem
 from costsim.solution import Solution, Solver, Status
 from costsim.solve import solve
 from costsim.step import TrainingStep
-
-NETWORKS = ("mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3")
-SHARED = Path(os.environ.get("COSTSIM_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 @dataclass(frozen=True)
@@ -58,26 +55,6 @@ BUDGETS = (
     Limits(memory=0.4, macs=0.15, accounting="paper"),
     Limits(memory=0.4, macs=0.25, accounting="tiny-training"),
 )
-
-
-def scores(name: str, images: Path | None, both: bool) -> Importance:
-    """Fisher scores of the inspected layers of a network, as the plan command computes them."""
-    import torch
-
-    from costsim.criteria import CRITERIA
-    from costsim.data import digits, open_images, sample_task
-    from costsim.networks.build import build
-
-    source = digits() if images is None else open_images(images)
-    task = sample_task(source, ways=10, shots=5, seed=0, resolution=128)
-    return CRITERIA["fisher"].score(
-        architecture_graph(name, batch=len(task.labels)),
-        dict(build(name).state_dict()),
-        torch.tensor(task.images),
-        torch.tensor(task.labels),
-        layers=inspected_layers(architecture_graph(name)),
-        axes=("output", "input") if both else ("output",),
-    )
 
 
 def problems(name: str, device: str, importance: Importance) -> Iterator[tuple[str, Problem]]:
