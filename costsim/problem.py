@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -135,6 +135,31 @@ class Problem:
         other = copy(self)
         other.budget = budget
         other.__dict__.pop("seconds_limit", None)
+        return other
+
+    def rescored(self, importance: Importance) -> "Problem":
+        """The same choice by other scores, of any layers; graph and cost table are shared.
+
+        Raises `InputError` if the importance does not fit the graph.
+        """
+        importance.check(self.graph)
+        if not importance.channels:
+            raise InputError("no layer was scored; there is nothing to choose from")
+        other = copy(self)
+        for name in ("columns", "bias_columns", "exclusive", "restricted"):
+            other.__dict__.pop(name, None)
+        other.importance = importance
+        other.candidates = tuple(
+            _candidate(entry.layer, entry.axis, entry.scores) for entry in importance.channels
+        )
+        orders: dict[Atom, Sequence[int]] = {(c.axis, c.layer): c.order for c in other.candidates}
+        other.table = replace(
+            self.table,
+            orders=tuple(
+                tuple(orders.get(atom, range(size)))
+                for atom, size in zip(self.table.atoms, self.table.sizes, strict=True)
+            ),
+        )
         return other
 
     @cached_property
