@@ -1,7 +1,7 @@
 """One method on one task: chosen, priced, trained, and tested on the query images."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -221,7 +221,7 @@ def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCo
     if backbone.origin is None:
         raise InputError(f"{backbone.name}: nothing says how to load it again")
     solution = choice.solution or Solution(
-        method, choice.plan, cost.step, Status.FEASIBLE, None, None, 0.0
+        method, choice.plan, None, Status.FEASIBLE, None, None, 0.0
     )
     return plan_file(
         model=ModelRecord(
@@ -235,7 +235,7 @@ def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCo
         graph=situation.graph,
         step=situation.step,
         budget=situation.budget,
-        solution=solution,
+        solution=replace(solution, cost=cost.step),
         importance=choice.importance or Importance(method, ()),
         seed=situation.settings.seed,
         device=place.device,

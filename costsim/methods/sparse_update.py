@@ -96,8 +96,7 @@ class SearchedScheme(Method):
                 "(costsim.methods.static_importance)"
             )
         problem = situation.problem(self.importance)
-        place = situation.place
-        solution = solve(problem, self.solver, device=place.device, target=place.target_name)
+        solution = solve(problem, self.solver)  # adapting prices it on the device
         if solution.plan is None:
             raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, self.importance, problem, solution)

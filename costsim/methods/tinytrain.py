@@ -55,8 +55,7 @@ class TinyTrain(Method):
                 criterion = CRITERIA[criterion]
             scored = layers if criterion.uses_samples else ()
         problem = situation.problem(importance, with_bias=self.with_bias)
-        place = situation.place
-        solution = solve(problem, self.solver, device=place.device, target=place.target_name)
+        solution = solve(problem, self.solver)  # adapting prices it on the device
         if solution.plan is None:
             raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, importance, problem, solution, scored)
