@@ -5,6 +5,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -177,6 +178,29 @@ def test_an_interrupted_measurement_cleans_up_and_keeps_what_it_has(plan, there,
     assert told.strip() == "costsim: interrupted"
     assert printed == ""
     assert len(MeasurementFile.read(out).runs) >= 1
+    assert_nothing_is_left(there)
+
+
+@pytest.mark.slow
+def test_a_device_unplugged_half_way_keeps_what_came_before(plan, there, tmp_path, capsys):
+    out = tmp_path / "measured.json"
+
+    def pull_the_plug():
+        while not out.exists():
+            time.sleep(0.05)
+        there.drop(deaf=True)
+
+    threading.Thread(target=pull_the_plug, daemon=True).start()
+    target = f"ssh://me@127.0.0.1:{there.port}?patience=5"
+    options = [*on(there)[2:], "--on", target, "--steps", "2", "--repeats", "1000"]
+    assert main(["measure", str(plan), *options, "--out", str(out)]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 2
+    assert told[0].startswith(f"costsim: warning: {target}: could not clean up")
+    assert told[1].startswith(f"costsim: {target}: the connection was lost and did not come back")
+    found = MeasurementFile.read(out)
+    assert len(found.runs) >= 1
+    assert [failure.reason for failure in found.failures] == ["unreachable"]
     assert_nothing_is_left(there)
 
 

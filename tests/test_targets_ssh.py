@@ -217,6 +217,7 @@ def test_unplugged_for_good_is_said_and_the_device_cleans_up(there, job):
     target = target_on(there, patience_s=3.0)
     error = refusal(target, story.watch, with_options(job, steps=FOREVER))
     assert error.reason == "unreachable"
+    assert "the connection was lost and did not come back in 3 s: " in str(error)
     (warning,) = story.warned
     assert "could not clean up" in warning
     assert "within 3 s" in warning

@@ -421,15 +421,18 @@ class SshSession(Session):
                 if self._connection is None:
                     await self._connect()
                 return await self._once(script, given, what)
-            except _Lost as error:
+            except (_Lost, TargetError) as error:
+                if isinstance(error, TargetError) and error.reason != "unreachable":
+                    raise
                 await self._disconnect()
                 if not again or time.monotonic() > deadline:
+                    told = getattr(error, "message", str(error)).removeprefix("no connection: ")
                     raise self._error(
-                        "unreachable", f"the connection was lost and did not come back: {error}"
+                        "unreachable",
+                        f"the connection was lost and did not come back in {patience_s:g} s: {told}"
+                        if again
+                        else f"the connection was lost: {told}",
                     ) from error
-            except TargetError as error:
-                if error.reason != "unreachable" or not again or time.monotonic() > deadline:
-                    raise
             self._report(f"connection to {self.target.host} lost, trying again")
             if stoppable:
                 self.watch.check(self.target.name)
