@@ -488,11 +488,16 @@ def test_the_command_prints_a_table_and_writes_a_patch_and_a_plan(tmp_path, caps
         "guard (2-fold)",
     ):
         assert text in printed.out
-    assert "no pretrained weights" in printed.err
     file = read_plan(plan)
     patch = read_patch(out)
     assert {change.layer for change in patch.changes} == set(file.plan.by_layer)
     assert (file.step.batch, file.step.samples_a_pass) == (6, 1)
+
+
+def test_an_untrained_network_is_called_that(capsys):
+    given = ["--model", "mbv2-w0.35", "--method", "none"]
+    assert main([*SMALL, *TASK, *given]) == 0
+    assert "mbv2-w0.35 is initialised from seed 0 (no pretrained" in capsys.readouterr().err
 
 
 def test_json_of_a_meta_dataset_episode(capsys):
