@@ -19,6 +19,9 @@ from costsim.errors import CostsimError
 
 PROTOCOL = 1
 
+PATIENCE = 16
+"""The longest wait for an answer, in those that a question is first given."""
+
 _WORK = frozenset({Type.BEGIN, Type.PASS, Type.END})
 
 
@@ -75,7 +78,7 @@ class Traffic:
 class Link:
     """A firmware on a line.
 
-    `timeout_s` is for an answer without work, `step_timeout_s` for a step, both doubled each time;
+    `timeout_s` is for an answer without work, `step_timeout_s` for a step, both doubled each time up to `PATIENCE`;
     `attempts` how often a question is asked. `locate` names the code at an address, for faults.
     """
 
@@ -196,7 +199,7 @@ class Link:
             self.line.write(question.to_bytes())
             asked = time.monotonic()
             # A slow line must not be filled with the same question.
-            for frame in self._frames(timeout_s * 2**attempt):
+            for frame in self._frames(timeout_s * min(2**attempt, PATIENCE)):
                 if frame.type == Type.FAULT:
                     raise self._fault(frame)
                 if frame.type == Type.READY:

@@ -1,0 +1,373 @@
+"""A firmware on a line: an emulated board behind a pseudo-terminal, a bad line, QEMU."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from emulating import LEARNING_RATE, arrays, batches, board, needs_emulator, trial_of
+from graphs import chain
+from running import random_tensors
+from training import MODEL, write_network
+
+from costsim.cli import main
+from costsim.emission import EmissionOptions, emit
+from costsim.emulation.build import build_firmware, source_digest
+from costsim.emulation.elf import read_image
+from costsim.emulation.frames import Frame, Region, Type
+from costsim.emulation.lines import LineLost, SerialLine, SocketLine
+from costsim.emulation.link import BoardFault, Link, LinkError
+from costsim.emulation.worker import map_to_json
+from costsim.errors import InputError
+from costsim.plan import UpdatePlan
+from costsim.planfile import read_plan
+from costsim.program import compile_program, plan_arena
+from costsim.step import TrainingStep
+from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
+from costsim.targets.job import RunOptions
+from costsim.targets.shipping import plan_job
+
+STACK_BYTES = 4096
+
+
+@pytest.fixture(autouse=True)
+def emulator() -> None:
+    needs_emulator()
+    pytest.importorskip("serial", reason="pyserial is not installed (costsim[serial])")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A program of two passes a step, its weights, and its firmware for a line."""
+    needs_emulator()
+    graph = chain(batch=1, channels=(3, 4))
+    step = TrainingStep(2, micro_batch=1, optimizer="momentum")
+    program = compile_program(graph, UpdatePlan.full(graph), step)
+    tensors = random_tensors(graph, torch.float32)
+    sources = emit(program, arrays(tensors), options=EmissionOptions(learning_rate=LEARNING_RATE))
+    firmware = build_firmware(sources, board()[1], stack_bytes=STACK_BYTES, port="uart")
+    return program, tensors, sources, firmware
+
+
+@contextmanager
+def running_board(folder: Path, firmware, memory=None):
+    """A process that is an emulated board; gives the name of its terminal and the process."""
+    place = folder / "map.json"
+    place.write_text(json.dumps(map_to_json(memory or firmware.memory)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "costsim.emulation.board", str(firmware.elf), str(place)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process.stdout.readline().strip(), process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_steps_over_a_line_are_those_of_the_emulator(small, tmp_path) -> None:
+    program, tensors, sources, firmware = small
+    feed = batches(program, 3)
+    with trial_of(program, tensors) as trial:
+        expected = [trial.step(*batch) for batch in feed]
+        arena = trial.arena()
+        outputs = trial.predict(feed[0][0][:1])
+    with running_board(tmp_path, firmware) as (name, _):
+        line = SerialLine(name, 115_200)
+        link = Link(line, timeout_s=5.0)
+        told = link.connect(30.0)
+        assert told.digest == source_digest(sources)
+        assert (told.samples, told.passes) == (1, 2)
+        assert told.arena_bytes == plan_arena(program).size_bytes
+        losses = [link.step(*batch) for batch in feed]
+        assert losses == pytest.approx(expected, rel=1e-7)
+        status = link.status()
+        assert status.steps == len(feed)
+        assert status.arena_bytes == plan_arena(program).size_bytes
+        assert 0 < status.stack_bytes <= STACK_BYTES
+        assert np.array_equal(link.predict(feed[0][0][:1]), outputs)
+        assert link.working_s > 0
+        # Updated weights and optimiser state are the same to the bit.
+        span = persistent_span(program)
+        found = link.read(Region.ARENA, span.start, span.stop - span.start)
+        assert found == arena[span.start : span.stop]
+        for region, offset, size in (
+            (Region.ARENA, told.arena_bytes, 4),
+            (Region.INPUT, 1 << 31, 1),
+        ):
+            with pytest.raises(LinkError, match="READ was refused: the place is out of range"):
+                link.read(region, offset, size)
+        line.close()
+
+
+def persistent_span(program) -> range:
+    """The bytes of the updated weights of the first layer."""
+    index, offset = next(
+        (i, offset)
+        for i, offset in plan_arena(program).offsets_bytes.items()
+        if program.buffers[i].name.startswith("weights:")
+    )
+    return range(offset, offset + program.buffers[index].bytes)
+
+
+class BadLine:
+    """A line that loses bytes, changes them, and makes some up; more than a real one does."""
+
+    name = "a bad line"
+
+    def __init__(self, inner: SerialLine, each: float) -> None:
+        self.inner, self.each, self.random = inner, each, random.Random(1)
+        self.harmed = 0
+
+    def _harm(self, content: bytes) -> bytes:
+        found = bytearray()
+        for byte in content:
+            if self.random.random() < self.each:
+                self.harmed += 1
+                kind = self.random.randrange(3)
+                if kind == 0:
+                    continue
+                if kind == 1:
+                    byte ^= 1 << self.random.randrange(8)
+                else:
+                    found += self.random.randbytes(3)
+            found.append(byte)
+        return bytes(found)
+
+    def read(self, timeout_s: float) -> bytes:
+        return self._harm(self.inner.read(timeout_s))
+
+    def write(self, content: bytes) -> None:
+        self.inner.write(self._harm(content))
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def test_garbage_and_lost_bytes_change_nothing(small, tmp_path) -> None:
+    program, tensors, _, firmware = small
+    feed = batches(program, 4)
+    with trial_of(program, tensors) as trial:
+        expected = [trial.step(*batch) for batch in feed]
+    with running_board(tmp_path, firmware) as (name, _):
+        line = BadLine(SerialLine(name, 115_200), each=1 / 300)
+        link = Link(line, timeout_s=0.2, step_timeout_s=0.4, attempts=25)
+        link.connect(30.0)
+        losses = [link.step(*batch) for batch in feed]
+        status = link.status()
+        line.close()
+    assert losses == pytest.approx(expected, rel=1e-7)
+    assert line.harmed > 3
+    assert link.traffic.asked_again > 0
+    # However often it was asked, each step was done once.
+    assert status.steps == len(feed)
+
+
+def test_a_firmware_that_hangs_is_given_up_with_its_state(small, tmp_path) -> None:
+    program, _, _, firmware = small
+    with running_board(tmp_path, firmware) as (name, process):
+        line = SerialLine(name, 115_200)
+        link = Link(line, timeout_s=5.0, step_timeout_s=0.05, attempts=2)
+        link.connect(30.0)
+        os.kill(process.pid, signal.SIGSTOP)
+        link.timeout_s = 0.05
+        with pytest.raises(LinkError, match=r"no answer to BEGIN after 2 attempts.*1 of them"):
+            link.step(*batches(program, 1)[0])
+        line.close()
+
+
+def test_a_line_with_nobody_on_it_is_reported(tmp_path) -> None:
+    ours, theirs = os.openpty()
+    line = SerialLine(os.ttyname(theirs), 115_200)
+    with pytest.raises(LinkError, match=r"no firmware answered within 0.2 s.*is it flashed"):
+        Link(line, timeout_s=0.1).connect(0.2)
+    line.close()
+    os.close(ours)
+    os.close(theirs)
+    with pytest.raises(InputError, match="cannot be opened"):
+        SerialLine(str(tmp_path / "tty"), 115_200)
+
+
+def test_a_fault_is_reported_with_its_place(small, tmp_path) -> None:
+    """A board with less memory than the firmware was linked for: it ends inside the arena."""
+    _, _, _, firmware = small
+    image = read_image(firmware.elf)
+    address, _ = image.arena
+    memory = firmware.memory.limited(address - firmware.memory.arena.address + 8)
+    with running_board(tmp_path, firmware, memory) as (name, _):
+        line = SerialLine(name, 115_200)
+        link = Link(line, timeout_s=5.0, locate=lambda pc: f" in {image.function_at(pc).name}")
+        with pytest.raises(BoardFault, match=r"faulted at 0x0800\w{4} in main") as caught:
+            link.connect(30.0)
+        assert image.function_at(caught.value.pc).name == "main"
+        line.close()
+
+
+class Scripted(threading.Thread):
+    """The other end of a socket: answers each frame with what the script says next."""
+
+    def __init__(self, *answers: bytes) -> None:
+        super().__init__(daemon=True)
+        self.answers = answers
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.start()
+
+    def run(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            for answer in self.answers:
+                connection.recv(4096)
+                connection.sendall(answer)
+            connection.recv(4096)
+
+    def line(self) -> SocketLine:
+        found = SocketLine.accept(self.listener, "a script", 5.0)
+        self.listener.close()
+        return found
+
+
+def test_a_firmware_that_resets_is_noticed_and_one_that_goes_away_too() -> None:
+    shape = np.array([1, 1, 1, 3, 2, 64], dtype="<u4").tobytes() + bytes(16)
+    hello = Frame(Type.HELLO | Type.REPLY, 1, shape).to_bytes()
+    ready = Frame(Type.READY, 0, shape).to_bytes()
+    line = Scripted(hello, ready).line()
+    link = Link(line)
+    link.connect()
+    with pytest.raises(LinkError, match="the firmware was reset during INIT"):
+        link.init()
+    with pytest.raises(LineLost, match="closed by the other end"):
+        link.init()
+    line.close()
+
+
+def test_a_firmware_of_another_version_is_refused() -> None:
+    other = np.array([2, 1, 1, 3, 2, 64], dtype="<u4").tobytes() + bytes(16)
+    line = Scripted(Frame(Type.HELLO | Type.REPLY, 1, other).to_bytes()).line()
+    with pytest.raises(LinkError, match="speaks version 2 of the protocol; allowed is 1"):
+        Link(line).connect()
+    line.close()
+
+
+# Targets.
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A plan for a small network, as a job."""
+    needs_emulator()
+    folder = tmp_path_factory.mktemp("job")
+    before = Path.cwd()
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        write_network(folder)
+        path = folder / "plan.json"
+        arguments = ["--device", "stm32f746", "--bits", "32", "--ways", "3", "--shots", "2"]
+        given = ["plan", "--model", MODEL, "--macs", "60%", *arguments, "--out", str(path)]
+        assert main(given) == 0
+        return plan_job(read_plan(path), folder, options=RunOptions(steps=4))
+    finally:
+        os.chdir(before)
+        sys.path.remove(str(folder))
+
+
+def test_a_board_on_a_serial_line_is_a_target(job, tmp_path) -> None:
+    tty, folder = tmp_path / "tty", tmp_path / "firmware"
+    warnings = []
+    target = parse_target(f"serial:{tty}?firmware={folder}", TargetOptions(time_limit_s=30.0))
+    assert target.how == "measured"
+    assert parse_target(target.name, TargetOptions(time_limit_s=30.0)) == target
+    with target.session(Watch(warn=warnings.append)) as session:
+        session.ship(job)
+        assert {"serve.c", "uart.h", "costsim.ld", "costsim_model.c"} <= {
+            file.name for file in folder.iterdir()
+        }
+        assert "uart_cmsdk.c" in warnings[0]
+        with running_board(tmp_path, session.firmware) as (name, _):
+            tty.symlink_to(name)
+            session.run()
+            outcome = session.collect()
+    assert outcome.how == "measured"
+    assert len(outcome.measurement.step_s) == 4
+    assert outcome.counts["arena_bytes"] == plan_arena(session.program).size_bytes
+    assert outcome.counts["steps"] == 4
+
+
+def test_another_plans_firmware_is_noticed(job, small, tmp_path) -> None:
+    tty = tmp_path / "tty"
+    with running_board(tmp_path, small[3]) as (name, _):
+        tty.symlink_to(name)
+        with (
+            parse_target(f"serial:{tty}").session(Watch()) as session,
+            pytest.raises(TargetError, match="another firmware answered"),
+        ):
+            session.perform(job)
+
+
+def test_qemu_steps_as_the_other_emulator_does(job) -> None:
+    if shutil.which("qemu-system-arm") is None:
+        pytest.skip("qemu-system-arm is not installed (Debian: qemu-system-arm)")
+    target = parse_target("qemu:mps2-an500", TargetOptions(time_limit_s=60.0))
+    with target.session(Watch()) as session:
+        outcome = session.perform(job)
+        process = session.process
+    assert process.poll() is not None
+    assert (outcome.how, outcome.measurement.step_s) == ("emulated", ())
+    assert outcome.counts["arena_bytes"] == plan_arena(session.program).size_bytes
+
+
+def test_qemu_gives_the_same_bits(small) -> None:
+    """Losses and weights of three steps, by two emulators that share no translation."""
+    if shutil.which("qemu-system-arm") is None:
+        pytest.skip("qemu-system-arm is not installed (Debian: qemu-system-arm)")
+    program, tensors, sources, firmware = small
+    feed = batches(program, 3)
+    with trial_of(program, tensors) as trial:
+        expected, arena = [trial.step(*batch) for batch in feed], trial.arena()
+    target = parse_target("qemu:mps2-an500")
+    session = target.session(Watch())
+    session.start()
+    memory = session.board_memory(firmware.memory)
+    moved = build_firmware(sources, memory, stack_bytes=STACK_BYTES, port="uart")
+    try:
+        line = session.open_line(moved)
+        link = Link(line, timeout_s=10.0)
+        link.connect(30.0)
+        assert [link.step(*batch) for batch in feed] == pytest.approx(expected, rel=1e-7)
+        span = persistent_span(program)
+        found = link.read(Region.ARENA, span.start, span.stop - span.start)
+        assert found == arena[span.start : span.stop]
+        line.close()
+    finally:
+        session.clean_up()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("serial:", "a line is needed"),
+        ("serial:/dev/x?baud=fast", "baud 'fast'"),
+        ("serial:/dev/x?speed=1", "unknown parameter 'speed'"),
+        ("qemu:raspi", "allowed is qemu:mps2-an500"),
+        ("qemu:mps2-an500?x=1", "unknown parameter 'x'"),
+        ("unicorn:cortex-m4", "allowed is unicorn:cortex-m7"),
+        ("unicorn:cortex-m7?compiler=tcc", "allowed are zig, gcc"),
+        ("unicorn:cortex-m7?ram=much", "ram|size"),
+    ],
+)
+def test_names_that_are_none_are_refused(name, told) -> None:
+    with pytest.raises(InputError, match=told):
+        parse_target(name)
