@@ -58,7 +58,7 @@ def calibrated(
 
 
 def test_known_laws_are_found_again() -> None:
-    """Of steps that were never measured, what the device takes is predicted to the reading's end."""
+    """Exact readings give exact steps of networks that were never measured."""
     spec = calibrated().spec
     for probe in (Probe("mobile", 900, 1, whole=True), Probe("residual", 901, 8, whole=True)):
         program, truth = probe.program(), true_seconds(probe)
@@ -280,7 +280,8 @@ def test_learning_never_raises_doubt() -> None:
 
 def request(path: Path, **more: Any) -> CalibrationRequest:
     defaults: dict[str, Any] = {
-        "runner": device(noise=0.01), "samples": path, "probes": 10, "time_limit_s": 60.0, "pool": 14,
+        "runner": device(noise=0.01), "samples": path, "probes": 10, "time_limit_s": 60.0,
+        "pool": 14,
     }  # fmt: skip
     return CalibrationRequest(BASE, **(defaults | more))
 

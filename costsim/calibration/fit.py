@@ -35,7 +35,7 @@ from costsim.errors import InputError
 
 Floats = NDArray[np.float64]
 
-PRIOR = 0.5
+PRIOR = 0.1
 ROUNDS = 8
 OUTLIER = 0.3
 """Relative error from which on a sample counts for less than half."""
@@ -105,16 +105,18 @@ def fit_calibration(samples: SampleFile, taken: str) -> Calibration:
             f"{len(probes)} probes were measured; at least {FEWEST_PROBES} are needed for a fit"
         )
     laws = fit_laws([s for p in probes for s in p.samples])
-    errors, own = _held_out(probes)
-    # Of few probes the median and the spread are themselves uncertain: Student's t.
+    factor = _step_factor(probes)
+    errors, own = _held_out(probes, factor)
+    # Of few probes the spread is itself uncertain: Student's t.
     if len(errors) < 2:
         raise InputError("the probes have no kernel in common; measure more of them")
     widening = float(student.ppf(0.95, len(errors) - 1)) / QUANTILE
-    shared = max(_variance(errors) - float(np.mean(own**2)), 0.0)
+    offset = float(np.median(errors))
+    shared = max(_variance(errors) + offset**2 - float(np.mean(own**2)), 0.0)
     return Calibration(
         conditions=samples.conditions,
         taken=taken,
-        step_factor=math.exp(float(np.median(errors))),
+        step_factor=factor,
         common=widening * math.sqrt(shared),
         noise_floor=noise_floor(samples),
         yardstick_s=yardstick_seconds(samples),
@@ -158,8 +160,9 @@ def _fit(samples: Sequence[KernelSample], prior: Floats | None) -> Floats:
     scaled, size = terms / scale, np.maximum(seconds, SHORTEST_S)
     pull, pulled = np.empty((0, 3)), np.empty(0)
     if prior is not None:
-        # Each term where it is largest here, as a share of the usual seconds.
-        pull = math.sqrt(PRIOR) * np.eye(3) / float(np.median(size))
+        # Each term as a share of the seconds where it is largest; the overhead, of the usual ones.
+        largest = [float(np.median(size)), *size[terms[:, 1:].argmax(axis=0)]]
+        pull = math.sqrt(PRIOR) * np.diag(1 / np.array(largest))
         pulled = pull @ (prior * scale)
     weight = np.ones(len(samples))
     for _ in range(ROUNDS):
@@ -203,14 +206,25 @@ def _spread(residuals: Floats, usual: float) -> float:
     return math.sqrt((n * float(np.mean(np.minimum(residuals**2, 1.0))) + 3 * usual**2) / (n + 3))
 
 
-def _held_out(probes: Sequence[ProbeSamples]) -> tuple[Floats, Floats]:
+def _asked(probes: Sequence[ProbeSamples]) -> list[ProbeSamples]:
+    """The probes by which a calibration judges itself: those as deep as real networks."""
+    deep = [probe for probe in probes if parse_probe(probe.name).whole]
+    return deep if len(deep) >= FEWEST_CHECKS else list(probes)
+
+
+def _step_factor(probes: Sequence[ProbeSamples]) -> float:
+    """An undisturbed step over the sum of its operations."""
+    ratios = [p.step_s / sum(s.seconds for s in p.samples) for p in _asked(probes)]
+    return float(np.median(ratios))
+
+
+def _held_out(probes: Sequence[ProbeSamples], factor: float) -> tuple[Floats, Floats]:
     """Logarithm of measured over predicted step of each probe, by laws that never saw it.
 
     The second array is the relative standard deviation that its operations' own errors explain.
     Operations whose kernel no other probe has are left out on both sides.
     """
-    deep = [probe for probe in probes if parse_probe(probe.name).whole]
-    asked = deep if len(deep) >= FEWEST_CHECKS else list(probes)
+    asked = _asked(probes)
     errors, own = [], []
     for fold in range(min(FOLDS, len(asked))):
         left_out = asked[fold::FOLDS]
@@ -220,7 +234,7 @@ def _held_out(probes: Sequence[ProbeSamples]) -> tuple[Floats, Floats]:
             unknown_s = sum(s.seconds for s in probe.samples if s.kernel not in laws)
             seconds = [laws[s.kernel].seconds(s.macs, s.moved_bytes) for s in known]
             spread = [laws[s.kernel].spread for s in known]
-            total, rest = sum(seconds), probe.step_s - unknown_s
+            total, rest = sum(seconds), probe.step_s / factor - unknown_s
             if total <= 0 or rest <= 0:
                 continue
             errors.append(math.log(rest / total))
