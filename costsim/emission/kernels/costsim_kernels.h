@@ -15,6 +15,15 @@
 #endif
 
 /* Fused where the machine can. To count them, define it before. */
+/* Instructions for four 8-bit products at a time, where there are; 0 for plain C. */
+#if !defined(COSTSIM_SIMD)
+#if defined(__ARM_FEATURE_DSP) && defined(__thumb__)
+#define COSTSIM_SIMD 1
+#else
+#define COSTSIM_SIMD 0
+#endif
+#endif
+
 #if !defined(COSTSIM_Q_MAC)
 #define COSTSIM_Q_MAC(sum, a, b) ((sum) += (a) * (b)) /* of integers */
 #endif

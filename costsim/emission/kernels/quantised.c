@@ -27,6 +27,74 @@ void costsim_q_dequantise(int32_t count, float scale, int32_t zero, const int8_t
     }
 }
 
+/* Four products at a time: bytes 0 and 2 of w with the halves of `even`, bytes 1 and 3 with those of
+ * `odd`. Integers: the instructions of the DSP extension and plain C give the same. */
+#if COSTSIM_SIMD
+COSTSIM_INLINE int32_t costsim_q_four(int32_t sum, const int8_t *w, int32_t even, int32_t odd) {
+    int32_t bytes, half;
+    __builtin_memcpy(&bytes, w, 4);
+    __asm__("sxtb16 %0, %1" : "=r"(half) : "r"(bytes));
+    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(half), "r"(even), "r"(sum));
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(half) : "r"(bytes));
+    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(half), "r"(odd), "r"(sum));
+    return sum;
+}
+
+COSTSIM_INLINE int32_t costsim_q_pair(int32_t low, int32_t high) {
+    return (int32_t)(((uint32_t)low & 0xffffu) | ((uint32_t)high << 16));
+}
+#endif
+
+/* The sums of `width` outputs (1 or 4) of one pixel for windows of one tap: x lies at `from` and
+ * every `plane` on. */
+COSTSIM_INLINE void costsim_q_point(const costsim_block *k, int32_t m, int width,
+                                    const costsim_channel *ins, int32_t plane, int32_t x_zero,
+                                    const int8_t *from, int32_t *sums) {
+    const int32_t row = k->n_ins;
+    const int8_t *with = (const int8_t *)k->weight + m * row;
+    int32_t s0 = sums[0], s1 = 0, s2 = 0, s3 = 0, i = 0;
+#if COSTSIM_SIMD
+    const int32_t zeros = costsim_q_pair(x_zero, x_zero);
+    const int8_t *w0 = with, *w1 = with + row, *w2 = with + 2 * row, *w3 = with + 3 * row;
+    for (; i + 4 <= k->n_ins; i += 4) {
+        int32_t even, odd;
+        if (ins) {
+            even = costsim_q_pair(from[ins[i] * plane], from[ins[i + 2] * plane]);
+            odd = costsim_q_pair(from[ins[i + 1] * plane], from[ins[i + 3] * plane]);
+        } else {
+            const int8_t *next = from + i * plane;
+            int32_t v0 = *next, v1 = *(next += plane), v2 = *(next += plane);
+            even = costsim_q_pair(v0, v2);
+            odd = costsim_q_pair(v1, *(next += plane));
+        }
+        __asm__("ssub16 %0, %0, %1" : "+r"(even) : "r"(zeros));
+        __asm__("ssub16 %0, %0, %1" : "+r"(odd) : "r"(zeros));
+        s0 = costsim_q_four(s0, w0, even, odd);
+        w0 += 4;
+        if (width == 4) {
+            s1 = costsim_q_four(s1, w1, even, odd);
+            s2 = costsim_q_four(s2, w2, even, odd);
+            s3 = costsim_q_four(s3, w3, even, odd);
+            w1 += 4, w2 += 4, w3 += 4;
+        }
+    }
+    (void)w1, (void)w2, (void)w3;
+#endif
+    for (; i < k->n_ins; i++) {
+        const int32_t v = from[costsim_number(ins, i) * plane] - x_zero;
+        COSTSIM_Q_MAC(s0, with[i], v);
+        if (width == 4) {
+            COSTSIM_Q_MAC(s1, with[i + row], v);
+            COSTSIM_Q_MAC(s2, with[i + 2 * row], v);
+            COSTSIM_Q_MAC(s3, with[i + 3 * row], v);
+        }
+    }
+    sums[0] = s0;
+    if (width == 4) {
+        sums[1] += s1, sums[2] += s2, sums[3] += s3;
+    }
+}
+
 /* The sums of `width` outputs (1 or 4) of one pixel; x is read once for all of them. */
 COSTSIM_INLINE void costsim_q_convolve(const costsim_window *w, const costsim_block *k, int32_t m,
                                        int width, const costsim_span *s, int32_t first,
@@ -34,6 +102,18 @@ COSTSIM_INLINE void costsim_q_convolve(const costsim_window *w, const costsim_bl
     const int32_t taps = costsim_pixels(w->kernel), row = k->n_ins * taps;
     const int32_t plane = costsim_pixels(w->size), step = w->dilation[2];
     int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, i, t0, t1, t2;
+    if (taps == 1) {
+        if (s[0].high && s[1].high && s[2].high) { /* the tap is inside */
+            const int32_t at = (s[0].start * w->size[1] + s[1].start) * w->size[2] + s[2].start;
+            const int8_t *from = x + first * plane + at;
+            if (k->ins) {
+                costsim_q_point(k, m, width, k->ins, plane, x_zero, from, sums);
+            } else {
+                costsim_q_point(k, m, width, NULL, plane, x_zero, from, sums);
+            }
+        }
+        return;
+    }
     for (i = 0; i < k->n_ins; i++) {
         const int8_t *image = x + (first + costsim_number(k->ins, i)) * plane;
         const int8_t *weight = (const int8_t *)k->weight + m * row + i * taps;
