@@ -402,3 +402,51 @@ def test_the_store_refuses_another_schema(tmp_path):
         database.execute("INSERT INTO meta VALUES ('costsim.comparison/9')")
     with pytest.raises(InputError, match=r"costsim\.comparison/9"):
         Store(path)
+
+
+def test_a_study_in_accuracy_trains_every_plan_once(tmp_path):
+    settings = {"inspect": 3, "resolution": 32, "accuracy": True, "optimizer": "adam"}
+    tasks = [{"data": "digits", "seeds": [0, 1], "ways": 2, "shots": 1}]
+    asked = study(
+        solvers=["exact", "greedy", "none"],
+        devices=["jetson-nano"],
+        budgets=["recommended"],
+        tasks=tasks,
+        settings=settings,
+    )
+    cells = asked.cells()
+    store = Store(tmp_path / "store.sqlite")
+    in_process(cells, store)
+    rows = store.rows(keys(cells))
+    trained = [row for row in rows if row["solver"] != "none"]
+    assert not [row["reason"] for row in rows if row["status"] == "error"]
+    assert all(0 <= row["accuracy"] <= 1 and row["training_s"] > 0 for row in trained)
+    assert all(row["accuracy"] is None for row in rows if row["solver"] == "none")
+    # Before training nothing depends on the plan.
+    for problem in {row["problem"] for row in trained}:
+        assert len({r["accuracy_before"] for r in trained if r["problem"] == problem}) == 1
+    (told,) = Findings.of(rows).in_accuracy()
+    difference = np.mean(
+        [
+            ours["accuracy"] - theirs["accuracy"]
+            for ours in trained
+            for theirs in trained
+            if (ours["solver"], theirs["solver"]) == ("exact", "greedy")
+            and ours["problem"] == theirs["problem"]
+        ]
+    )
+    assert "over 2 problems of 2 tasks" in told
+    assert f"a difference of {difference:.1%} [" in told
+    assert told + "." in render_comparison(Findings.of(rows))
+    before = answers(store, keys(cells))
+    in_process(cells, store)
+    assert answers(store, keys(cells)) == before
+    # Without it the cells are others, so that no row is taken for what it is not.
+    plain = study(
+        solvers=["exact", "greedy", "none"],
+        devices=["jetson-nano"],
+        budgets=["recommended"],
+        tasks=tasks,
+        settings={**settings, "accuracy": False},
+    )
+    assert not set(keys(cells)) & set(keys(plain.cells()))

@@ -57,6 +57,12 @@ LINE_EVERY_S = 10.0
 @click.option("--inspect", metavar="N|all", help="Layers that are scored [default: 18].")
 @click.option("--batch", type=int, metavar="N", help="[default: 1]")
 @click.option("--optimizer", metavar="NAME", help="[default: sgd]")
+@click.option(
+    "--accuracy",
+    is_flag=True,
+    default=None,
+    help="Also train every plan on its task, and test it on other samples: takes far longer.",
+)
 @click.option("--time-limit", metavar="TIME", help="For the solvers that take one.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes [default: cores].")
 @click.option(
@@ -164,7 +170,7 @@ def _study(given: dict[str, Any]) -> "Study":
             for data in given["data"] or ["digits"]
         ]
     settings = document.get("settings", {})
-    names = ("criterion", "axis", "inspect", "batch", "optimizer", "time_limit")
+    names = ("criterion", "axis", "inspect", "batch", "optimizer", "time_limit", "accuracy")
     replaced = {n.replace("_", "-"): given[n] for n in names if given[n] is not None}
     if str(replaced.get("inspect", "")).isdigit():
         replaced["inspect"] = int(replaced["inspect"])

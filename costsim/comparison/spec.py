@@ -136,6 +136,8 @@ class Settings:
     optimizer: str = "sgd"
     resolution: int | None = None
     time_limit_s: float | None = None
+    accuracy: bool = False
+    """Whether each plan is trained on its task, and tested on other samples of it."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ class Cell:
     def problem_key(self) -> str:
         """Digest of what the problem depends on: cells that differ in the solver share it."""
         budget = {k: v for k, v in asdict(self.budget).items() if k != "label"}
-        step = {k: v for k, v in asdict(self.settings).items() if k != "time_limit_s"}
+        aside = ("time_limit_s", "accuracy")
+        step = {k: v for k, v in asdict(self.settings).items() if k not in aside}
         return _digest(
             {**self._scored, "device": self.device_digest, "budget": budget, "settings": step}
         )
@@ -184,7 +187,8 @@ class Cell:
     def key(self) -> str:
         """Digest of what the answer depends on."""
         limit = self.settings.time_limit_s
-        return _digest({"problem": self.problem_key, "solver": self.solver, "time_limit": limit})
+        asked = {"problem": self.problem_key, "solver": self.solver, "time_limit": limit}
+        return _digest(asked | ({"accuracy": True} if self.settings.accuracy else {}))
 
     def request(self, solver: Solver) -> PlanRequest:
         """What `costsim plan` would be asked."""
@@ -483,7 +487,7 @@ class _Reader:
     def settings(self, given: object) -> Settings:
         names = (
             "criterion", "loss", "axis", "inspect", "bias", "batch", "optimizer", "resolution",
-            "time-limit",
+            "time-limit", "accuracy",
         )  # fmt: skip
         entry = _mapping(given, names, self.where("settings"))
         default, found = Settings(), dict[str, Any]()
@@ -500,7 +504,7 @@ class _Reader:
                     found[name] = self.one_of(value, key, tuple(OPTIMIZERS))
                 case "inspect":
                     found[name] = None if value == "all" else self.number(value, key, 1, 10_000)
-                case "bias":
+                case "bias" | "accuracy":
                     if not isinstance(value, bool):
                         raise InputError(f"{self.where(key)}: is {value!r}; give true or false")
                     found[name] = value

@@ -12,7 +12,7 @@ from typing import Any
 
 from costsim.cells import CellStore
 
-SCHEMA = "costsim.comparison/1"
+SCHEMA = "costsim.comparison/2"
 
 COLUMNS: Mapping[str, str] = {
     "key": "TEXT PRIMARY KEY",
@@ -38,11 +38,15 @@ COLUMNS: Mapping[str, str] = {
     "macs_limit": "INTEGER",
     "latency_s": "REAL",
     "fullest": "REAL",
+    "accuracy_before": "REAL",
+    "accuracy": "REAL",
+    "training_s": "REAL",
     "plan": "TEXT",
     "reason": "TEXT",
 }
 """`status` is the solver's, or `error`; `fullest` is the share used of the fullest budget; `gain`
-and `bound` are sums of scores, `total_gain` that of all inspected channels."""
+and `bound` are sums of scores, `total_gain` that of all inspected channels; the accuracies are
+shares of the query images, before and after training by the plan, where a study asks for that."""
 
 
 class Store(CellStore):

@@ -10,7 +10,7 @@ from costsim.comparison.store import Store
 from costsim.device import DeviceSpec
 from costsim.errors import CostsimError
 from costsim.importance import Importance
-from costsim.planner import Prepared, Scored, prepare
+from costsim.planner import Prepared, Scored, conclude, prepare
 from costsim.problem import Problem
 from costsim.solution import Solution, Solver
 from costsim.solve import solve
@@ -108,7 +108,37 @@ def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str
         norms = _norms(prepared)
         solver = replace(solver, weight_norms=norms)
     solution = solve(problem, solver, device=device)
-    return {**_head(cell), **_answer(problem, solution, device)}
+    row = {**_head(cell), **_answer(problem, solution, device)}
+    if cell.settings.accuracy:
+        row |= _trained(cell, replace(prepared, problem=problem), solution)
+    return row
+
+
+def _trained(cell: Cell, prepared: Prepared, solution: Solution) -> dict[str, Any]:
+    """Accuracies before and after training by the plan, on the task that it was made for."""
+    from costsim.training import TrainRequest
+    from costsim.training import prepare as prepare_training
+
+    if solution.plan is None or not (solution.plan.subsets or solution.plan.biases):
+        return {}
+    task = cell.task
+    run = prepare_training(
+        TrainRequest(
+            plan=conclude(prepared, solution).file,
+            source=f"the plan of {solution.solver}",
+            data=task.data,
+            split=task.split,
+            ways=task.ways,
+            shots=task.shots,
+        )
+    )
+    run.train(lambda: False, lambda run, loss: None)
+    trained = run.finish()
+    return {
+        "accuracy_before": trained.accuracy_before,
+        "accuracy": trained.accuracy_after,
+        "training_s": trained.seconds,
+    }
 
 
 def _norms(prepared: Prepared) -> Mapping[str, Sequence[float]]:

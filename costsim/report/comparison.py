@@ -259,6 +259,8 @@ def _scatter(compared: Sequence[Compared], width: float, name: str) -> str:
 
 
 def _times(compared: Sequence[Compared], width: float, name: str) -> str:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     solvers = _solvers(compared)
     with drawing(width, 3.2) as figure:
         axes = figure.add_subplot()
@@ -267,7 +269,10 @@ def _times(compared: Sequence[Compared], width: float, name: str) -> str:
             shares = 100 * np.arange(1, len(seconds) + 1) / len(seconds)
             axes.step(seconds, shares, where="post", color=_colour(solvers, solver), label=solver)
         axes.set_xscale("log")
-        axes.set_xlabel("seconds")
+        axes.xaxis.set_major_locator(LogLocator(numticks=4 if width <= NARROW else 8))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("time of a solve")
         axes.set_ylabel("problems, %")
         _legend(axes, width)
         return to_svg(figure, name, "Time of one solve", f"Of {', '.join(solvers)}.")
