@@ -78,7 +78,8 @@ class Traffic:
 class Link:
     """A firmware on a line.
 
-    `timeout_s` is for an answer without work, `step_timeout_s` for a step, both doubled each time up to `PATIENCE`;
+    `timeout_s` is for an answer without work, `step_timeout_s` for a step, both doubled each time
+    up to `PATIENCE`;
     `attempts` how often a question is asked. `locate` names the code at an address, for faults.
     """
 

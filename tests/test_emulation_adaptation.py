@@ -1,0 +1,115 @@
+"""One whole adaptation of a real few-shot task on the emulated core, beside PyTorch."""
+
+import numpy as np
+import pytest
+import torch
+from emulating import arrays, board, flat_cross_entropy, needs_emulator
+from running import copies
+from torch import nn
+
+from costsim.data import digits, open_images, sample_task
+from costsim.emission import EmissionOptions
+from costsim.emulation.trial import Trial
+from costsim.execution.executor import Executor
+from costsim.execution.forward import evaluate
+from costsim.models import load_model
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.program import compile_program
+from costsim.step import TrainingStep
+from costsim.tracing import capture
+
+ITERATIONS = 40
+WAYS = 5
+
+
+def adapt_both(module, task, plan_of, step, rate, device="stm32f746"):
+    """Accuracy on the queries before, after on the emulated core, and after in PyTorch."""
+    x, labels = torch.tensor(task.images), torch.tensor(task.labels)
+    assert len(x) == step.batch
+    network = capture(module, x[: step.samples_a_pass])
+    program = compile_program(network.graph, plan_of(network.graph), step)
+    options = EmissionOptions(learning_rate=rate)
+    trial = Trial.of(program, arrays(network.tensors), board(device)[1], options=options)
+    own = copies(network.tensors)
+    executor = Executor(program, own, learning_rate=rate, loss=flat_cross_entropy)
+    queries = torch.tensor(task.query_images)
+    size = step.samples_a_pass
+    assert len(queries) % size == 0
+    with trial:
+        losses = [trial.step(task.images, task.labels) for _ in range(ITERATIONS)]
+        parts = [trial.predict(queries[i : i + size].numpy()) for i in range(0, len(queries), size)]
+    wanted = [float(executor.step(x, labels)) for _ in range(ITERATIONS)]
+    found = np.concatenate(parts).argmax(1)
+
+    def predicted(tensors) -> np.ndarray:
+        with torch.no_grad():
+            outputs = [evaluate(network.graph, tensors, part)[0] for part in queries.split(size)]
+        return torch.cat(outputs).argmax(1).numpy()
+
+    def accuracy(classes) -> float:
+        return float((classes == task.query_labels).mean())
+
+    assert losses[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert losses == pytest.approx(wanted, rel=2e-2, abs=2e-3)
+    return accuracy(predicted(network.tensors)), accuracy(found), accuracy(predicted(own))
+
+
+def small_classifier() -> nn.Module:
+    torch.manual_seed(4)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6(), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.ReLU6(),
+        nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(24 * 4 * 4, WAYS),
+    ).eval()  # fmt: skip
+
+
+def last_layers(graph) -> UpdatePlan:
+    """Half of the channels of the last convolutions, and all of the classifier."""
+    *_, depthwise, pointwise, convolution, head = graph.layers
+    subsets = [
+        ChannelSubset(depthwise, "output", tuple(range(0, 8, 2))),
+        ChannelSubset(pointwise, "output", tuple(range(0, 16, 2))),
+        ChannelSubset(convolution, "input", tuple(range(8))),
+        ChannelSubset(head, "output", tuple(range(WAYS))),
+    ]
+    return UpdatePlan(tuple(subsets), frozenset({convolution, head}))
+
+
+def test_digits_are_learnt_on_the_emulated_core_as_in_pytorch() -> None:
+    needs_emulator()
+    task = sample_task(digits(), ways=WAYS, shots=5, queries=10, seed=1, resolution=16)
+    step = TrainingStep(WAYS * 5, micro_batch=5, optimizer="adam")
+    before, emulated, pytorch = adapt_both(small_classifier(), task, last_layers, step, rate=3e-3)
+    assert emulated == pytorch
+    assert emulated > before + 0.3
+
+
+@pytest.mark.slow
+def test_traffic_signs_are_learnt_by_mcunet_on_the_emulated_core(shared) -> None:
+    needs_emulator()
+    side = 48
+    backbone = load_model(
+        "mcunet-5fps", weights=shared / "weights" / "mcunet-5fps.int8.pkl", resolution=side
+    ).module
+    torch.manual_seed(0)
+    example = torch.zeros(1, 3, side, side)
+    width = backbone(example).shape[1]
+    module = nn.Sequential(backbone, nn.Linear(width, WAYS)).eval()
+    source = open_images(shared / "data" / "traffic_sign.tar.gz")
+    task = sample_task(source, ways=WAYS, shots=3, queries=5, seed=0, resolution=side)
+
+    def plan_of(graph) -> UpdatePlan:
+        *_, project, head = graph.layers
+        count = graph.selectable_channels(project, "output")
+        subsets = (
+            ChannelSubset(project, "output", tuple(range(0, count, 4))),
+            ChannelSubset(head, "output", tuple(range(WAYS))),
+        )
+        return UpdatePlan(subsets, frozenset({head}))
+
+    step = TrainingStep(WAYS * 3, micro_batch=1, optimizer="adam")
+    before, emulated, pytorch = adapt_both(
+        module, task, plan_of, step, rate=1e-3, device="stm32h743"
+    )
+    assert emulated == pytorch
+    assert emulated > before
