@@ -212,7 +212,7 @@ def _print_seconds(
     table = Table(title=f"{title}: median of {repeats} interleaved steps", box=SIMPLE_HEAD)
     table.add_column("contender", no_wrap=True)
     for heading in ("forward ms", "backward ms", "step ms", "MACs ×", "backward ×", "step ×"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     forward = {each: [first for first, _ in values] for each, values in samples.items()}
     backward = {each: [rest for _, rest in values] for each, values in samples.items()}
     whole = {each: [sum(value) for value in values] for each, values in samples.items()}
@@ -230,7 +230,7 @@ def _print_seconds(
             ratio(whole, each),
         )
     table.caption = "×: over the last row, in brackets that of the minima; MACs: of the backward"
-    Console(width=110).print(table)
+    Console(width=130).print(table)
 
 
 def _print_kept(kept: dict[tuple[str, int], dict[str, int]]) -> None:
@@ -252,7 +252,7 @@ def _print_kept(kept: dict[tuple[str, int], dict[str, int]]) -> None:
             *(f"{found[each] / found[OURS]:.1f}" for each in names[:2]),
         )
     table.caption = "×: stock over the sparse plan"
-    Console(width=110).print(table)
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

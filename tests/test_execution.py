@@ -1,6 +1,7 @@
 """The executor against autograd, against `torch.optim`, and against the program it runs."""
 
 import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -215,3 +216,50 @@ def test_a_selection_is_read_written_and_added_to_alike(groups, axis, channels):
     assert int((weight != before).sum()) == read.numel()
     selection.write(weight, read)
     assert torch.equal(weight, before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_a_step_on_a_gpu_is_the_step_on_the_cpu(optimizer):
+    graph, step = chain(batch=4), TrainingStep(4, 2, optimizer)
+    program = compile_program(graph, UpdatePlan.full(graph), step)
+    start, after = random_tensors(graph), []
+    for device in ("cpu", "cuda"):
+        tensors = {name: tensor.to(device, copy=True) for name, tensor in start.items()}
+        x, targets = (f(graph, step).to(device) for f in (random_images, targets_for))
+        Executor(program, tensors, loss=mean_square).step(x, targets)
+        after.append({name: tensor.cpu() for name, tensor in tensors.items()})
+    torch.testing.assert_close(*after, rtol=1e-8, atol=1e-10)
+
+
+def test_a_callers_images_are_let_go_as_the_program_says():
+    """Of a batch that nobody else holds, nothing is left after its last reader."""
+    graph, step = chain(batch=2), TrainingStep(2)
+    program = compile_program(graph, UpdatePlan((), frozenset(graph.layers)), step)
+    death = next(b.death for b in program.buffers if b.name == graph.input)
+    seen = {}
+
+    def observe(operation, position, buffers):
+        seen[position] = reference() is not None
+
+    executor = Executor(program, random_tensors(graph), loss=mean_square, observer=observe)
+    array = random_images(graph, step).numpy().copy()
+    reference, batch = weakref.ref(array), [torch.from_numpy(array)]
+    del array  # the tensor alone keeps it
+    executor.step(batch.pop(), targets_for(graph, step))
+    assert seen == {position: position <= death for position in range(len(program.operations))}
+    assert not all(seen.values())
+
+
+def test_updates_count_the_version_of_what_they_write():
+    """Autograd must see that a weight it saved has changed."""
+    graph, step = chain(batch=2), TrainingStep(2)
+    tensors = random_tensors(graph)
+    executor = Executor(
+        compile_program(graph, UpdatePlan.full(graph), step), tensors, loss=mean_square
+    )
+    before = {name: tensor._version for name, tensor in tensors.items()}
+    executor.step(random_images(graph, step), targets_for(graph, step))
+    updated = {id(executor.parameter(atom)) for atom in executor.selections}
+    for name, tensor in tensors.items():
+        assert (tensor._version > before[name]) == (id(tensor) in updated), name
