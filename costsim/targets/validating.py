@@ -67,7 +67,7 @@ def validate_emulated(
     except InputError as error:
         raise InputError(f"{source}: layers: {error}") from error
     tensors = {name: tensor.detach().clone() for name, tensor in subject.tensors.items()}
-    arrays = {name: tensor.numpy() for name, tensor in subject.tensors.items()}
+    arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
     feed = PlanFeed(request, subject, progress)
     classes = int(np.prod(subject.graph[subject.graph.output].shape[1:]))
     batches = [_batch(feed, number, program, classes) for number in range(steps)]
