@@ -178,9 +178,16 @@ def test_defaults_give_a_plan_within_the_devices_budgets(plan: Plan, device: str
     assert document["budgets"]["accounting"] == recommended.accounting
     full = document["predicted"]["macs"]["full_backward"]
     assert document["budgets"]["macs"] == int(recommended.macs_share.value * full)
-    assert "seed 0 (no pretrained weights)" in document["model"]["provenance"]
+    assert document["model"]["provenance"].startswith("built-in weights")
+    assert "untrained" not in run.err
+
+
+def test_a_network_without_weights_is_said_to_be_untrained(plan: Plan) -> None:
+    run = plan("--model", "mbv2-w0.35", "--json")
+    assert run.status == 0
+    assert "seed 0 (no pretrained weights)" in run.document["model"]["provenance"]
     assert run.err.startswith("costsim: note: ")
-    assert "untrained" in run.err
+    assert "those of an untrained network" in run.err
 
 
 def test_table_is_on_stdout_and_notes_are_on_stderr(small: Plan) -> None:
@@ -393,6 +400,27 @@ def test_out_of_time_is_not_called_infeasible(small: Plan) -> None:
     assert "within the budgets" not in run.complaint
     assert "time" in run.complaint
     assert run.document["solver"]["status"] == "time_limit"
+
+
+def test_scores_that_are_all_zero_are_told(tmp_path: Path) -> None:
+    """A network whose features do not depend on its weights: every gradient is 0."""
+    (tmp_path / "flat.py").write_text(
+        "import torch\n"
+        "from torch import nn\n\n\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    dead = nn.Conv2d(3, 4, 3)\n"
+        "    nn.init.zeros_(dead.weight)\n"
+        "    nn.init.zeros_(dead.bias)\n"
+        "    return nn.Sequential(dead, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()\n"
+    )
+    done = costsim(
+        "plan", "--device", "jetson-nano", "--model", "flat:make", "--resolution", "32",
+        "--ways", "2", "--shots", "1", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "every fisher score is 0" in done.stderr
+    assert json.loads(done.stdout)["solver"]["objective"] == 0
 
 
 # Models of one's own.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 10.0
 """How often a line of progress is written where no terminal shows a live one."""
 
-MEMORY = ("peak", "paper", "tiny-training", "autograd")
+MEMORY = ("peak", "arena", "paper", "tiny-training", "autograd")
 
 
 @click.command("study")

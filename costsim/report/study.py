@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MEMORY = {
     "peak": "peak_bytes",
+    "arena": "arena_bytes",
     "paper": "paper_bytes",
     "tiny-training": "tiny_training_bytes",
     "autograd": "autograd_bytes",

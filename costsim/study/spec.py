@@ -23,6 +23,7 @@ from typing import Any
 
 from costsim import __version__
 from costsim.adaptation.settings import Settings
+from costsim.cost import ACCOUNTINGS
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode, open_images
 from costsim.device import DeviceSpec, load_device
 from costsim.device.loading import parse_yaml
@@ -34,7 +35,6 @@ from costsim.units import parse_bytes, parse_joules, parse_macs, parse_percent, 
 
 KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget", "settings")
 LARGEST_SEED = 2**63 - 1
-ACCOUNTINGS = ("peak", "paper", "tiny-training")
 
 
 @dataclass(frozen=True)
