@@ -1,16 +1,19 @@
 """Emitted C in 8 bits: bit-exact to the numpy reference, close to floats, honest about both."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from emitting import Emitted
+from emitting import Emitted, zig
 from graphs import GraphBuilder, graphs, plans
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from running import random_images, random_tensors
 
+from costsim.cli import main
+from costsim.device import load_device
 from costsim.emission import EmissionOptions, emit, integers, quantize_ranges
 from costsim.emission.quantization import HIGH, LOW, Affine
 from costsim.emission.reference import Reference
@@ -18,7 +21,7 @@ from costsim.errors import InputError, UnsupportedOperator
 from costsim.execution.forward import evaluate
 from costsim.operators import Add, Clamp, Mean, Sigmoid, elements
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, compile_program
+from costsim.program import Category, compile_program, plan_arena
 from costsim.step import BitWidths, TrainingStep
 
 BITS = BitWidths(8, 8, 32, 32)
@@ -77,12 +80,7 @@ def inverted_bottleneck():
 def test_inverted_bottlenecks_are_bit_exact(optimizer, passes):
     graph = inverted_bottleneck()
     step = TrainingStep(2 * passes, 2, optimizer)
-    subsets = []
-    for i, name in enumerate(graph.layers):
-        axis = "input" if i % 2 and graph.selectable_channels(name, "input") else "output"
-        count = graph.selectable_channels(name, axis)
-        subsets.append(ChannelSubset(name, axis, tuple(range(i % 2, count, 2))))
-    plan = UpdatePlan(tuple(subsets), UpdatePlan.full(graph).biases)
+    plan = every_other_channel(graph)
     before = integers_of(graph, step)
     emitted, after = check_bit_exact(graph, plan, step)
     assert any(not np.array_equal(before[name], after[name]) for name in after)
@@ -109,6 +107,45 @@ def test_drawn_steps_are_bit_exact(data):
         data.draw(st.sampled_from(["immediate", "deferred"])),
     )
     check_bit_exact(graph, data.draw(plans(graph)), step)
+
+
+def test_a_cortex_m7_computes_the_same_bits():
+    """Fused multiply-adds and the instructions for four products at a time included."""
+    pytest.importorskip("unicorn")
+    from costsim.emulation.build import build_firmware
+    from costsim.emulation.memory_map import memory_map
+    from costsim.emulation.trial import Trial
+
+    graph = inverted_bottleneck()
+    step = TrainingStep(2, optimizer="momentum", bits=BITS)
+    program = compile_program(graph, every_other_channel(graph), step)
+    tensors = random_tensors(graph, torch.float32)
+    x = random_images(graph, step, torch.float32)
+    quantization = quantized(graph, tensors, x)
+    options = EmissionOptions(learning_rate=2.0)
+    files = emit(program, arrays(tensors), options=options, quantization=quantization)
+    weights = integers(graph, arrays(tensors), quantization)
+    before = {name: array.copy() for name, array in weights.items()}
+    reference = Reference(program, weights, quantization, options, fused=True)
+    images, labels = x.numpy(), labels_for(graph, step)
+    zig()
+    firmware = build_firmware(files, memory_map(load_device("stm32f746")))
+    with Trial(program, before, firmware) as trial:
+        for _ in range(2):
+            assert trial.step(images, labels) == reference.step(images, labels)
+        for name, array in trial.updated().items():
+            assert np.array_equal(array, weights[name]), name
+        seen = trial.observe(images, labels)
+    assert seen.arena_bytes == seen.arena_end_bytes == plan_arena(program).size_bytes
+
+
+def every_other_channel(graph):
+    subsets = []
+    for i, name in enumerate(graph.layers):
+        axis = "input" if i % 2 and graph.selectable_channels(name, "input") else "output"
+        count = graph.selectable_channels(name, axis)
+        subsets.append(ChannelSubset(name, axis, tuple(range(i % 2, count, 2))))
+    return UpdatePlan(tuple(subsets), UpdatePlan.full(graph).biases)
 
 
 def test_macs_and_bytes_are_those_priced():
@@ -168,3 +205,29 @@ def test_what_has_no_8_bit_kernel_is_named():
     quantization = quantized(graph, tensors, random_images(graph, adam, torch.float32))
     with pytest.raises(InputError, match="'adam' of 8-bit weights"):
         emit(compile_program(graph, UpdatePlan(), adam), weights, quantization=quantization)
+
+
+# The command.
+
+
+def test_a_plan_of_the_devices_usual_bits_becomes_a_folder(tmp_path, capsys):
+    plan, out = tmp_path / "plan.json", tmp_path / "firmware"
+    arguments = ["plan", "--device", "stm32f746", "--resolution", "48", "--criterion", "l2_norm"]
+    assert main([*arguments, "--bias", "--out", str(plan)]) == 0
+    capsys.readouterr()
+    assert main(["export", str(plan), "--out", str(out), "--json"]) == 0
+    sizes = json.loads(capsys.readouterr().out)["sizes"]
+    predicted = json.loads(plan.read_text())["predicted"]["memory"]
+    assert sizes["arena_bytes"] == predicted["arena_bytes"]
+    assert sizes["updated_weight_bytes"] == predicted["updated_weight_bytes"]
+    assert "const int8_t costsim_weight_0" in (out / "costsim_weights.c").read_text()
+    assert "8-bit" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("bits", "said"), [("8,gradients=32,optimizer=32", True), ("32", False)])
+def test_a_plan_for_a_microcontroller_names_what_there_is_no_kernel_for(bits, said, capsys):
+    arguments = ["plan", "--device", "stm32h743", "--model", "zoo:mobilenet_v3_like"]
+    arguments += ["--resolution", "32", "--criterion", "l2_norm", "--memory", "1MiB"]
+    main([*arguments, "--bits", bits, "--json"])
+    note = "cannot be exported as C: call '"
+    assert (note in capsys.readouterr().err) is said

@@ -164,7 +164,7 @@ void costsim_predict(const float *input, float *logits);
 
 /* For samples that do not fit in memory together, a step in pieces: begin, COSTSIM_PASSES times
  * a pass over COSTSIM_SAMPLES samples (which returns its loss), end. An input written to
- * COSTSIM_INPUT and given as such is not copied. */
+ * COSTSIM_INPUT, quantised if the step is in 8 bits, and given as such is not copied. */
 void costsim_begin_step(void);
 float costsim_pass(const float *input, const int32_t *labels);
 void costsim_end_step(void);

@@ -4,6 +4,20 @@ from costsim.emission.options import COMPILER_FLAGS, EmissionOptions
 from costsim.emission.sizes import Sizes
 from costsim.program import Direction, TrainingProgram
 
+FLOAT_BITS = 32
+
+_NARROW = """\
+## 8 bits
+
+Forward in 8-bit integers with 32-bit sums: a scale and a zero for every value, a scale for every
+output channel of a weight; results are rounded to the nearest and saturate. Gradients are floats,
+and pass where a value did not saturate. A change of a weight is taken in units of its own scale
+(quantisation-aware scaling: Lin et al. 2022, On-Device Training Under 256KB Memory) and rounded:
+one of less than half a unit is lost, so that the learning rate has to be larger than for floats.
+`input` and `logits` are floats all the same.
+
+"""
+
 
 def readme(program: TrainingProgram, sizes: Sizes, options: EmissionOptions) -> str:
     """What it is, what it takes, how to build and call it."""
@@ -57,7 +71,7 @@ forward, {macs[Direction.RECOMPUTE]:,} forward again, {macs[Direction.INPUT_GRAD
 gradients of activations, {macs[Direction.WEIGHT_GRADIENT]:,} for those of weights. The optimiser
 is {step.optimizer}; updates are {step.update}.
 
-## To build
+{_NARROW if step.bits.activations < FLOAT_BITS else ""}## To build
 
 `make` builds a static library with `$(CC)`; or compile the C files with
 

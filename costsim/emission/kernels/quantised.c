@@ -2,15 +2,29 @@
 
 /* To the nearest integer, halves to even, for sizes below 2^22. */
 static int32_t costsim_round(float x) {
+#if COSTSIM_SIMD && defined(__ARM_FEATURE_DIRECTED_ROUNDING)
+    float rounded;
+    int32_t result;
+    __asm__("vcvtn.s32.f32 %0, %1" : "=t"(rounded) : "t"(x));
+    __asm__("vmov %0, %1" : "=r"(result) : "t"(rounded));
+    return result;
+#else
     const float shift = 12582912.0f; /* 1.5 * 2^23: leaves no bits behind the point */
-    volatile float shifted = x + shift;
-    return (int32_t)(shifted - shift);
+    return (int32_t)((x + shift) - shift);
+#endif
 }
 
 static int8_t costsim_saturated(float x, int32_t zero) {
+#if COSTSIM_SIMD && defined(__ARM_FEATURE_DIRECTED_ROUNDING)
+    int32_t q = costsim_round(x); /* saturates, and so do the next two */
+    __asm__("qadd %0, %0, %1" : "+r"(q) : "r"(zero));
+    __asm__("ssat %0, #8, %0" : "+r"(q));
+    return (int8_t)q;
+#else
     int32_t q = x > 1024.0f ? 1024 : x < -1024.0f ? -1024 : costsim_round(x);
     q += zero;
     return (int8_t)(q > 127 ? 127 : q < -128 ? -128 : q);
+#endif
 }
 
 void costsim_q_quantise(int32_t count, float scale, int32_t zero, const float *x, int8_t *y) {
@@ -141,11 +155,118 @@ COSTSIM_INLINE void costsim_q_convolve(const costsim_window *w, const costsim_bl
     }
 }
 
+/* The same for windows of one tap that are everywhere inside, pixel by pixel. */
+static void costsim_q_points(const costsim_window *w, const costsim_block *k, int32_t blocks,
+                             const int32_t *bias, const float *factors, int32_t x_zero,
+                             int32_t y_zero, const int8_t *x, int8_t *y) {
+    const int32_t pixels = costsim_pixels(w->out);
+    int32_t m, j, b, q, width;
+    for (m = 0; m < k->n_outs; m += width) {
+        int32_t start[4] = {0, 0, 0, 0};
+        float factor[4] = {0, 0, 0, 0};
+        int8_t *to[4] = {y, y, y, y};
+        width = k->n_outs - m < 4 ? 1 : 4;
+        for (j = 0; j < width; j++) {
+            const int32_t o = k->first_out + costsim_number(k->outs, m + j);
+            start[j] = bias ? bias[o] : 0;
+            factor[j] = factors[o];
+            to[j] = y + o * pixels;
+        }
+        for (q = 0; q < pixels; q++) {
+            int32_t sums[4];
+            for (j = 0; j < 4; j++) {
+                sums[j] = start[j];
+            }
+            for (b = 0; b < blocks; b++) {
+                const int8_t *from = x + k[b].first_in * pixels + q;
+                if (width != 4) {
+                    costsim_q_point(k + b, m, 1, k[b].ins, pixels, x_zero, from, sums);
+                } else if (k[b].ins) {
+                    costsim_q_point(k + b, m, 4, k[b].ins, pixels, x_zero, from, sums);
+                } else {
+                    costsim_q_point(k + b, m, 4, NULL, pixels, x_zero, from, sums);
+                }
+            }
+            for (j = 0; j < width; j++) {
+                to[j][q] = costsim_saturated((float)sums[j] * factor[j], y_zero);
+            }
+        }
+    }
+}
+
+/* One row of taps for `count` (1 or 4) outputs side by side. */
+COSTSIM_INLINE void costsim_q_taps(int count, int32_t low, int32_t high, int32_t reach,
+                                   int32_t step, int32_t x_zero, const int8_t *with,
+                                   const int8_t *from, int32_t *sums) {
+    int32_t s0 = sums[0], s1 = 0, s2 = 0, s3 = 0, t;
+    for (t = low; t < high; t++) {
+        const int8_t *at = from + t * reach;
+        const int32_t v = with[t];
+        COSTSIM_Q_MAC(s0, v, at[0] - x_zero);
+        if (count == 4) {
+            COSTSIM_Q_MAC(s1, v, at[step] - x_zero);
+            COSTSIM_Q_MAC(s2, v, at[2 * step] - x_zero);
+            COSTSIM_Q_MAC(s3, v, at[3 * step] - x_zero);
+        }
+    }
+    sums[0] = s0;
+    if (count == 4) {
+        sums[1] += s1, sums[2] += s2, sums[3] += s3;
+    }
+}
+
+static void costsim_q_depthwise(const costsim_window *w, const costsim_block *k,
+                                const int32_t *bias, const float *factors, int32_t x_zero,
+                                int32_t y_zero, const int8_t *x, int8_t *y) {
+    const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
+    const int32_t pixels = costsim_pixels(w->out), step = w->stride[2], reach = w->dilation[2];
+    const int32_t inside = costsim_places(w, 2, 0).low;
+    const int32_t until = costsim_places(w, 2, w->kernel[2] - 1).high;
+    int32_t m, q0, q1, q2, t0, t1, j, count;
+    for (m = 0; m < k->n_outs; m++) {
+        const int32_t o = k->first_out + costsim_number(k->outs, m);
+        const int8_t *weight = (const int8_t *)k->weight + m * taps, *image = x + o * plane;
+        int8_t *to = y + o * pixels;
+        for (q0 = 0; q0 < w->out[0]; q0++) {
+            const costsim_span s0 = costsim_taps(w, 0, q0);
+            for (q1 = 0; q1 < w->out[1]; q1++) {
+                const costsim_span s1 = costsim_taps(w, 1, q1);
+                for (q2 = 0; q2 < w->out[2]; q2 += count) {
+                    const costsim_span s2 = costsim_taps(w, 2, q2);
+                    int32_t sums[4];
+                    count = q2 >= inside && q2 + 4 <= until ? 4 : 1;
+                    for (j = 0; j < 4; j++) {
+                        sums[j] = bias ? bias[o] : 0;
+                    }
+                    for (t0 = s0.low; t0 < s0.high; t0++) {
+                        for (t1 = s1.low; t1 < s1.high; t1++) {
+                            const int32_t p0 = s0.start + t0 * w->dilation[0];
+                            const int32_t p1 = s1.start + t1 * w->dilation[1];
+                            const int8_t *from =
+                                image + (p0 * w->size[1] + p1) * w->size[2] + s2.start;
+                            const int8_t *with = weight + (t0 * w->kernel[1] + t1) * w->kernel[2];
+                            if (count == 4) {
+                                costsim_q_taps(4, s2.low, s2.high, reach, step, x_zero, with, from,
+                                               sums);
+                            } else {
+                                costsim_q_taps(1, s2.low, s2.high, reach, step, x_zero, with, from,
+                                               sums);
+                            }
+                        }
+                    }
+                    for (j = 0; j < count; j++) {
+                        *to++ = costsim_saturated((float)sums[j] * factors[o], y_zero);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /* All outputs of a block and of those after it that add to the same outputs. */
 static void costsim_q_convolve_blocks(const costsim_window *w, const costsim_block *k,
-                                      int32_t blocks, int depthwise, const int32_t *bias,
-                                      const float *factors, int32_t x_zero, int32_t y_zero,
-                                      const int8_t *x, int8_t *y) {
+                                      int32_t blocks, const int32_t *bias, const float *factors,
+                                      int32_t x_zero, int32_t y_zero, const int8_t *x, int8_t *y) {
     const int32_t pixels = costsim_pixels(w->out);
     int32_t q0, q1, q2, m, j, b, q = 0;
     for (q0 = 0; q0 < w->out[0]; q0++) {
@@ -156,17 +277,11 @@ static void costsim_q_convolve_blocks(const costsim_window *w, const costsim_blo
                 s[1] = costsim_taps(w, 1, q1);
                 s[2] = costsim_taps(w, 2, q2);
                 for (m = 0; m < k->n_outs;) {
-                    const int32_t width = depthwise || k->n_outs - m < 4 ? 1 : 4;
+                    const int32_t width = k->n_outs - m < 4 ? 1 : 4;
                     int32_t sums[4] = {0, 0, 0, 0};
                     for (b = 0; b < blocks; b++) {
                         if (width == 4) {
                             costsim_q_convolve(w, k + b, m, 4, s, k[b].first_in, x_zero, x, sums);
-                        } else if (depthwise) {
-                            costsim_block one = *k;
-                            one.ins = NULL;
-                            costsim_q_convolve(w, &one, m, 1, s,
-                                               k->first_in + costsim_number(k->ins, m), x_zero, x,
-                                               sums);
                         } else {
                             costsim_q_convolve(w, k + b, m, 1, s, k[b].first_in, x_zero, x, sums);
                         }
@@ -186,14 +301,23 @@ void costsim_q_convolution_forward(const costsim_window *w, const costsim_block 
                                    int32_t count, int depthwise, const int32_t *bias,
                                    const float *factors, int32_t x_zero, int32_t y_zero,
                                    const int8_t *x, int8_t *y) {
+    const int plain = costsim_pixels(w->kernel) == 1 && w->stride[0] == 1 && w->stride[1] == 1 &&
+                      w->stride[2] == 1 && !(w->padding[0] | w->padding[1] | w->padding[2]);
     int32_t n, i, more;
     for (n = 0; n < w->samples; n++) {
+        const int8_t *image = x + n * w->inputs * costsim_pixels(w->size);
+        int8_t *to = y + n * w->outputs * costsim_pixels(w->out);
         for (i = 0; i < count; i += more) {
-            for (more = 1; i + more < count && blocks[i + more].adds_output; more++) {
+            const costsim_block *k = blocks + i;
+            for (more = 1; i + more < count && k[more].adds_output; more++) {
             }
-            costsim_q_convolve_blocks(w, blocks + i, more, depthwise, bias, factors, x_zero, y_zero,
-                                      x + n * w->inputs * costsim_pixels(w->size),
-                                      y + n * w->outputs * costsim_pixels(w->out));
+            if (depthwise) {
+                costsim_q_depthwise(w, k, bias, factors, x_zero, y_zero, image, to);
+            } else if (plain) {
+                costsim_q_points(w, k, more, bias, factors, x_zero, y_zero, image, to);
+            } else {
+                costsim_q_convolve_blocks(w, k, more, bias, factors, x_zero, y_zero, image, to);
+            }
         }
     }
 }
