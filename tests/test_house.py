@@ -91,6 +91,7 @@ TORCH_LAND = (
     "sparse",
     "training",
     "calibration.timing",
+    "methods",
     "measurement.allocator",
     "measurement.measure",
     "measurement.observe",
