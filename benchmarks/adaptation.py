@@ -4,8 +4,9 @@ A 10-way 5-shot task, 40 iterations over the same 8 changed copies of each image
 `costsim adapt` does: score the channels, solve, compile, train, classify the queries. Stock is an
 ordinary loop over the same images with `torch.optim.Adam` on every parameter, in channels-last
 layout, with autograd; and, since that comparison alone would flatter, the same loop with the
-gradients of only the layers that the plan touches. Both threads' count and the order of the images
-are the same, runs alternate, and what is compared is the ratio within a round.
+gradients of only the layers that the plan touches. Threads and the order of the images are the
+same, contenders take turns, and the ratio is that within a round, of processor seconds: those of
+other work on the machine do not count. The share of the selection is of seconds on the clock.
 
     python benchmarks/adaptation.py [--resolution 128] [--repeats 3] [--weights FILE]
 """
@@ -48,9 +49,9 @@ def main() -> int:
         touched: set[str] = set()
         for name in METHODS:
             situation = Situation(backbone, task, place, settings)
-            started = time.perf_counter()
+            started = time.process_time()
             outcome = adapt(situation, make_method(name))
-            seconds[name] = time.perf_counter() - started
+            seconds[name] = time.process_time() - started
             shares.setdefault(name, []).append(
                 outcome.selection_s / (outcome.selection_s + outcome.training_s)
             )
@@ -92,7 +93,7 @@ def _stock(situation: Situation, layers: set[str] | None) -> float:
         trained += [parameter] if chosen else []
     images, labels, settings = situation.images, situation.labels, situation.settings
     everyone = torch.arange(situation.samples)
-    started = time.perf_counter()
+    started = time.process_time()
     copies = [
         situation.copies_of(torch.full_like(everyone, number), everyone).contiguous(
             memory_format=torch.channels_last
@@ -116,7 +117,7 @@ def _stock(situation: Situation, layers: set[str] | None) -> float:
     with torch.no_grad():
         means = prototypes(module(images), labels)
         logits(situation.query_images, means).argmax(1)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def _options() -> argparse.Namespace:
