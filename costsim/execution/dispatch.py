@@ -18,10 +18,10 @@ class past_autograd:  # noqa: N801
     def __enter__(self) -> None:
         tracking = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
         self._enabled = torch.is_grad_enabled()
-        self._guards: tuple[Any, ...] = (
+        self._guards: list[Any] = [
             torch._C._AutoDispatchBelowAutograd(),
             torch._C._ExcludeDispatchKeyGuard(tracking),
-        )
+        ]
         for guard in self._guards:
             guard.__enter__()
         torch._C._set_grad_enabled(False)
