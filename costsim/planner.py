@@ -242,7 +242,7 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         task=_task_estimate(request, problem.step, problem.graph, layers, solution, samples),
         explanation=explanation,
     )
-    warnings = _warnings(request, loaded, solution, problem.graph)
+    warnings = _warnings(request, loaded, solution, problem)
     return Planned(file, problem.graph, problem.importance, solution, warnings)
 
 
@@ -370,8 +370,9 @@ def _task_estimate(
 
 
 def _warnings(
-    request: PlanRequest, loaded: LoadedModel, solution: Solution, graph: LayerGraph
+    request: PlanRequest, loaded: LoadedModel, solution: Solution, problem: Problem
 ) -> tuple[str, ...]:
+    graph, importance = problem.graph, problem.importance
     found = []
     if "no pretrained weights" in loaded.provenance:
         found.append(
@@ -388,6 +389,11 @@ def _warnings(
         reason = why_not_emitted(graph, request.step.bits)
         if reason is not None:
             found.append(f"this step cannot be exported as C: {reason}")
+    if not any(any(entry.scores) for entry in importance.channels):
+        found.append(
+            f"every {importance.criterion} score is 0: any plan within the budgets is as good as "
+            "another"
+        )
     if solution.cost is not None:
         memory, room = solution.cost.memory, request.device.largest_block_bytes
         if memory.peak_bytes <= room < memory.arena_bytes:

@@ -6,6 +6,7 @@ import pytest
 from costsim.solvers import Full, make_solver
 from graphs import GraphBuilder
 
+from costsim.errors import InputError
 from costsim.importance import ChannelScores, Importance
 from costsim.operators import Add
 from costsim.problem import Budget, Problem
@@ -50,3 +51,35 @@ def test_what_a_baseline_says_would_do_does():
     assert solve(problem_of(graph, layers, Budget(memory_bytes=enough)), Full()).plan is not None
     short = problem_of(graph, layers, Budget(memory_bytes=enough - 1))
     assert solve(short, Full()).plan is None
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("ilp", "HiGHS is not installed.*highspy"), ("ilp-cbc", "CBC")]
+)
+def test_a_missing_programme_is_named_with_its_package(name, package, monkeypatch):
+    import pulp
+
+    class Missing:
+        def available(self):
+            return False
+
+    monkeypatch.setattr(pulp, "getSolver", lambda *names, **options: Missing())
+    graph, layers = two_readers_of_one_tensor()
+    with pytest.raises(InputError, match=package):
+        solve(problem_of(graph, layers, Budget()), make_solver(name))
+
+
+def test_budgets_that_contradict_each_other_are_named_together():
+    """Memory for nothing and no MACs: neither alone would do."""
+    graph, layers = two_readers_of_one_tensor()
+    told = solve(problem_of(graph, layers, Budget(memory_bytes=1, macs=0)), make_solver("exact"))
+    assert told.status is Status.INFEASIBLE
+    memory, macs = re.search(r"(\d+)B and (\d+) would do together", told.reason).groups()
+    enough = Budget(memory_bytes=int(memory), macs=int(macs))
+    assert solve(problem_of(graph, layers, enough), make_solver("exact")).plan is not None
+
+
+@pytest.mark.parametrize("score", [float("nan"), -1.0, float("inf")])
+def test_scores_that_mean_nothing_are_refused(score):
+    with pytest.raises(InputError, match=r"score"):
+        ChannelScores("conv", "output", (1.0, score))
