@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costsim.cost import price
 from costsim.device import (
     ELEMENTWISE_RATE,
     ComputeTarget,
@@ -18,8 +19,11 @@ from costsim.device import (
 )
 from costsim.device.target import Bound, MacRates
 from costsim.errors import InputError
+from costsim.networks.graph import architecture_graph
 from costsim.operators import WORK_KINDS
-from costsim.program import Direction
+from costsim.plan import UpdatePlan
+from costsim.program import Direction, compile_program
+from costsim.step import TrainingStep
 
 SPECS = {name: load_device(name) for name in shipped_devices()}
 TARGETS = {
@@ -202,6 +206,71 @@ def test_what_fits_neither_ram_nor_swap_has_no_seconds(pi: DeviceSpec) -> None:
     assert pi.swap is not None
     assert pi.swap_seconds(pi.ram_bytes + pi.swap.size.value + 1) is None
     assert SPECS["stm32f746"].swap_seconds(321 * 1024) is None
+
+
+# The price of a step that does not fit: tests/test_measurement_limit.py runs one under a limit.
+
+
+def cramped(size: str, swap: str | None) -> DeviceSpec:
+    """The Pi with `size` bytes of RAM for training, all of it, and so much swap."""
+    document = SPECS["pi-zero-2"].to_json()
+    document["memory"]["ram"]["size"]["value"] = size
+    document["memory"]["ram"]["available"]["value"] = 1.0
+    document["training_budget"]["memory"]["value"] = "1KiB"
+    if swap is None:
+        del document["swap"]
+    else:
+        document["swap"]["size"]["value"] = swap
+    return DeviceSpec.from_json(document)
+
+
+FULL = compile_program(
+    architecture_graph("mcunet-5fps", resolution=64),
+    UpdatePlan.full(architecture_graph("mcunet-5fps", resolution=64)),
+    TrainingStep(),
+)
+
+
+def test_a_step_that_fits_neither_swaps_nor_says_so(pi: DeviceSpec) -> None:
+    cost = price(FULL, pi).on_device
+    assert cost is not None
+    assert cost.fits
+    assert cost.swap_s == Interval.exactly(0.0)
+    power = pi.target().power.compute.value
+    assert cost.energy_j.value == pytest.approx(power * cost.latency_s.value)
+
+
+def test_a_step_that_does_not_fit_swaps_at_the_card_s_bandwidth() -> None:
+    board = cramped("1MiB", "1GiB")
+    cost, memory = price(FULL, board).on_device, price(FULL).memory
+    assert cost is not None
+    assert board.swap is not None
+    excess = memory.peak_bytes + memory.frozen_weight_bytes - board.largest_block_bytes
+    assert excess > 0
+    assert not cost.fits
+    assert cost.swap_s is not None
+    read, write = board.swap.read_bandwidth.value, board.swap.write_bandwidth.value
+    assert cost.swap_s.value == pytest.approx(excess / read + excess / write)
+    power = board.target().power
+    joules = power.compute.value * cost.latency_s.value + power.memory.value * cost.swap_s.value
+    assert cost.energy_j.value == pytest.approx(joules)
+
+
+@pytest.mark.parametrize("swap", [None, "64KiB"])
+def test_a_step_that_fits_neither_ram_nor_swap_is_out_of_memory(swap: str | None) -> None:
+    cost = price(FULL, cramped("1MiB", swap)).on_device
+    assert cost is not None
+    assert not cost.fits
+    assert cost.swap_s is None
+
+
+def test_room_and_need_decide_to_the_byte() -> None:
+    memory = price(FULL).memory
+    needed = memory.peak_bytes + memory.frozen_weight_bytes
+    for room, fits in ((needed, True), (needed - 1, False)):
+        cost = price(FULL, cramped(str(room), None)).on_device
+        assert cost is not None
+        assert cost.fits is fits
 
 
 # Whole task.

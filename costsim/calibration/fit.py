@@ -192,11 +192,9 @@ def _variance(errors: Floats) -> float:
     """Robust: from the middle half, or as it is where that is more."""
     if len(errors) < 2:
         return 0.0
-    low, high = np.quantile(errors, (0.25, 0.75))
+    low, median, high = (float(q) for q in np.quantile(errors, (0.25, 0.5, 0.75)))
     middle = (high - low) / 1.349
-    spread = float(
-        np.std(np.clip(errors, np.median(errors) - 4 * middle, np.median(errors) + 4 * middle))
-    )
+    spread = float(np.std(np.clip(errors, median - 4 * middle, median + 4 * middle)))
     return max(spread, middle) ** 2
 
 

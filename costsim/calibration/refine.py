@@ -73,7 +73,7 @@ def measured_steps(
     Predicted anew for `device`; without one the prediction that was made then stands. Raises
     `InputError` for a file without timed steps, or without a prediction where none can be made.
     """
-    found = []
+    found: list[MeasuredStep] = []
     for path in paths:
         file = MeasurementFile.read(path)
         predicted = _predicted(path, file, device, target)

@@ -137,28 +137,24 @@ class _Session:
         pool = {probe: rows_of(probe, plain) for probe in candidates(self.request.pool)}
         deep = {probe: rows_of(probe, plain) for probe in checks()}
         done = {one.probe for one in seen(self.samples)} if self.samples else set()
-        for probe in done & pool.keys():
-            doubt.learn(pool.pop(probe))
-        for probe in done & deep.keys():
-            doubt.learn(deep.pop(probe))
+        for known in (pool, deep):
+            for probe in done & known.keys():
+                doubt.learn(known.pop(probe))
         count = len(done)
         while count < self.request.probes:
             if self._time_is_up(0.6) and count >= FEWEST_PROBES:
                 break
             chosen: list[Probe] = []
-            beliefs = 0.0
             while len(chosen) < min(self.request.batch, self.request.probes - count):
                 longest = self._seconds_each / 10 / self.speed
-                probe = None
+                found: Probe | None = None
                 if (count + len(chosen)) % CHECK_EVERY == CHECK_EVERY - 1:
-                    probe = next((p for p, rows in deep.items() if rows.total_s <= longest), None)
-                probe = probe or next_probe(doubt, pool, longest, 1e-3 / self.speed)
-                if probe is None:
+                    found = next((p for p, rows in deep.items() if rows.total_s <= longest), None)
+                found = found or next_probe(doubt, pool, longest, 1e-3 / self.speed)
+                if found is None:
                     break
-                rows = pool.pop(probe, None) or deep.pop(probe)
-                beliefs += rows.total_s
-                doubt.learn(rows)
-                chosen.append(probe)
+                doubt.learn(pool.pop(found, None) or deep.pop(found))
+                chosen.append(found)
             if not chosen:
                 break
             self.report(f"measuring {chosen[0].name}", count, self.request.probes)

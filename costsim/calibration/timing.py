@@ -68,7 +68,9 @@ def _time(name: str, yardstick: "Running", clock: "Clock", seconds: float) -> di
     started = time.perf_counter()
     probe = Running(parse_probe(name).program(), clock)
     probe.warm_up()
-    lengths, steps, operations = [], [], []
+    lengths: list[int] = []
+    steps: list[int] = []
+    operations: list[list[int]] = []
     while len(steps) < FEWEST or (len(steps) < MOST and time.perf_counter() - started < seconds):
         lengths.append(yardstick.step())
         operations.append(probe.traced())
