@@ -153,7 +153,7 @@ class _Session:
                 found = found or next_probe(doubt, pool, longest, 1e-3 / self.speed)
                 if found is None:
                     break
-                doubt.learn(pool.pop(found, None) or deep.pop(found))
+                doubt.learn((pool if found in pool else deep).pop(found))
                 chosen.append(found)
             if not chosen:
                 break
