@@ -266,6 +266,15 @@ def test_it_learns(shared: Path):
     assert np.mean(gains) > 0.02
 
 
+def test_progress_is_told():
+    told = []
+    situation = small_situation()
+    situation.progress = lambda *args: told.append(args)
+    adapted = adapt(situation, Fixed())
+    wanted = [(f"training: loss {x:.3f}", n, 5) for n, x in enumerate(adapted.losses, start=1)]
+    assert told == wanted
+
+
 def test_a_task_of_varying_shots():
     task = sample_episode(digits(), MetaDatasetEpisode(most_support=60), seed=0, resolution=SIDE)
     adapted = adapt(small_situation(task), Fixed())

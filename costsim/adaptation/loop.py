@@ -110,6 +110,8 @@ def train(
         means = prototypes(situation.advance(plain, cut), labels)
         loss = batch.step(shown(iteration), labels, means, queries)
         losses.append(loss)
+        if situation.progress is not None:
+            situation.progress(f"training: loss {loss:.3f}", iteration + 1, settings.iterations)
         if not math.isfinite(loss) or (watch is not None and not watch(iteration + 1, loss)):
             break
     diverged = not math.isfinite(losses[-1]) or not batch.update.finite

@@ -270,7 +270,7 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
         tracks=given["tracks"],
         progress=progress,
     )
-    situation = Situation(backbone, task, place, settings)
+    situation = Situation(backbone, task, place, settings, progress)
     progress(f"adapting: {method.name}", 0, 0)
     return adapt(
         situation,

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from costsim.data.decode import decode
+from costsim.data.parquet import parquet_files
 from costsim.data.source import Progress
 from costsim.data.threads import threaded_map
 from costsim.errors import InputError
@@ -113,7 +114,7 @@ def _library() -> Any:
 
 def _parquet(datasets: Any, path: Path) -> dict[str, Any]:
     """A dataset for each split; files are `split-*.parquet`, or are all of one split."""
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    files = parquet_files(path)
     splits: dict[str, list[str]] = {}
     for file in files:
         split = file.stem.partition("-")[0]

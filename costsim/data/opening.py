@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from costsim.data.folder import open_images
+from costsim.data.parquet import parquet_files
 from costsim.data.source import ImageSource, Progress
 
 
@@ -14,14 +15,8 @@ def open_source(
     Raises `InputError` for whatever cannot be used.
     """
     text = str(path)
-    if text.startswith("hub:") or _is_parquet(Path(text)):
+    if text.startswith("hub:") or parquet_files(Path(text)):
         from costsim.data.hub import open_hub
 
         return open_hub(text, split, progress)
     return open_images(path, split, progress)
-
-
-def _is_parquet(path: Path) -> bool:
-    if path.suffix == ".parquet":
-        return True
-    return path.is_dir() and any(path.rglob("*.parquet"))
