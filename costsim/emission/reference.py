@@ -28,6 +28,8 @@ Integers: TypeAlias = NDArray[Any]
 """Of int8 and int32."""
 
 SPATIAL = 3
+TURNED = 49
+"""Taps of the largest depthwise kernel that is turned round (`COSTSIM_TURNED`)."""
 
 
 class Reference:
@@ -105,7 +107,8 @@ class Reference:
         if not self.fused:
             return total + a * b
         exact = total.astype(np.float64) + a.astype(np.float64) * b.astype(np.float64)
-        return exact.astype(np.float32)
+        rounded: Floats = exact.astype(np.float32)
+        return rounded
 
     def _call(self, op: Operation) -> Call:
         assert op.call is not None
@@ -221,9 +224,15 @@ class Reference:
             outs, ins = list(block.outputs), list(block.inputs)
             values = _dense(block, weight, window.depthwise)
             values = values * scales[outs][:, None, None]
-            for t, tap in enumerate(np.ndindex(*window.kernel)):
+            taps = list(enumerate(np.ndindex(*window.kernel)))
+            for t, tap in reversed(taps) if window.turns else taps:
                 q, p = window.places(tap)
                 part = dy[:, outs][(slice(None), slice(None), *q)]
+                if window.turns:
+                    at: Any = (slice(None), ins, *p)
+                    weights = values[:, 0, t][None, :, None, None, None]
+                    dx[at] = self._mac(dx[at], weights, part)
+                    continue
                 if window.depthwise:
                     sums = values[:, 0, t][None, :, None, None, None] * part
                 else:
@@ -306,6 +315,9 @@ class Window:
         self.stride = _spatial(getattr(o, "stride", ()))
         self.dilation = _spatial(getattr(o, "dilation", ()))
         self.padding = _spatial(getattr(o, "padding", ()), 0)
+        # Then the kernel is turned round, and every product goes to the sum by itself.
+        small = prod(self.kernel) <= TURNED
+        self.turns = self.depthwise and set(self.stride) == {1} and small
 
     def channels(self, group: int) -> tuple[slice, slice]:
         """The output and input channels of a group."""

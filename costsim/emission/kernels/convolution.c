@@ -370,19 +370,26 @@ void costsim_depthwise_forward(const costsim_window *w, const costsim_block *blo
 
 #define COSTSIM_TURNED 49
 
+/* The window that leads from dy back to dx, of stride 1. */
+static costsim_window costsim_turned(const costsim_window *w) {
+    costsim_window back = *w;
+    int32_t d;
+    for (d = 0; d < 3; d++) {
+        back.size[d] = w->out[d];
+        back.out[d] = w->size[d];
+        back.padding[d] = (w->kernel[d] - 1) * w->dilation[d] - w->padding[d];
+    }
+    return back;
+}
+
 void costsim_depthwise_input_gradient(const costsim_window *w, const costsim_block *blocks,
                                       int32_t count, const float *dy, float *dx) {
     const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
     const int32_t pixels = costsim_pixels(w->out);
     const int turns =
         w->stride[0] == 1 && w->stride[1] == 1 && w->stride[2] == 1 && taps <= COSTSIM_TURNED;
-    costsim_window back = *w;
+    const costsim_window back = costsim_turned(w);
     int32_t n, block, j, t;
-    for (j = 0; j < 3; j++) {
-        back.size[j] = w->out[j];
-        back.out[j] = w->size[j];
-        back.padding[j] = (w->kernel[j] - 1) * w->dilation[j] - w->padding[j];
-    }
     costsim_fill(w->samples * w->inputs * plane, 0.0f, dx);
     for (block = 0; block < count; block++) {
         const costsim_block *k = blocks + block;

@@ -194,24 +194,56 @@ static void costsim_q_points(const costsim_window *w, const costsim_block *k, in
     }
 }
 
-/* One row of taps for `count` (1 or 4) outputs side by side. */
-COSTSIM_INLINE void costsim_q_taps(int count, int32_t low, int32_t high, int32_t reach,
-                                   int32_t step, int32_t x_zero, const int8_t *with,
-                                   const int8_t *from, int32_t *sums) {
-    int32_t s0 = sums[0], s1 = 0, s2 = 0, s3 = 0, t;
-    for (t = low; t < high; t++) {
-        const int8_t *at = from + t * reach;
-        const int32_t v = with[t];
-        COSTSIM_Q_MAC(s0, v, at[0] - x_zero);
-        if (count == 4) {
-            COSTSIM_Q_MAC(s1, v, at[step] - x_zero);
-            COSTSIM_Q_MAC(s2, v, at[2 * step] - x_zero);
-            COSTSIM_Q_MAC(s3, v, at[3 * step] - x_zero);
+/* The sums over `rows` rows of `columns` taps for `count` (1 or 4) outputs side by side; `step` lies
+ * between them in x, `row` and `w_row` between rows. The zero is taken off at the end. */
+COSTSIM_INLINE void costsim_q_taps(int count, int32_t rows, int32_t columns, int32_t reach,
+                                   int32_t step, int32_t row, int32_t w_row, int32_t x_zero,
+                                   const int8_t *with, const int8_t *from, int32_t *sums) {
+    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, all = 0, r, t;
+    for (r = 0; r < rows; r++) {
+#if defined(__clang__)
+#pragma unroll
+#elif defined(__GNUC__)
+#pragma GCC unroll 8
+#endif
+        for (t = 0; t < columns; t++) {
+            const int32_t v = with[t];
+            all += v;
+            COSTSIM_Q_MAC(s0, v, from[t * reach]);
+            if (count == 4) {
+                COSTSIM_Q_MAC(s1, v, from[t * reach + step]);
+                COSTSIM_Q_MAC(s2, v, from[t * reach + 2 * step]);
+                COSTSIM_Q_MAC(s3, v, from[t * reach + 3 * step]);
+            }
         }
+        from += row;
+        with += w_row;
     }
-    sums[0] = s0;
+    all *= x_zero;
+    sums[0] += s0 - all;
     if (count == 4) {
-        sums[1] += s1, sums[2] += s2, sums[3] += s3;
+        sums[1] += s1 - all, sums[2] += s2 - all, sums[3] += s3 - all;
+    }
+}
+
+/* The same for windows whose columns are a constant and are all inside. */
+static void costsim_q_quad(int32_t columns, int32_t rows, int32_t reach, int32_t step, int32_t row,
+                           int32_t x_zero, const int8_t *with, const int8_t *from, int32_t *sums) {
+    const int32_t k = columns;
+    if (reach == 1 && step == 1 && k == 3) {
+        costsim_q_taps(4, rows, 3, 1, 1, row, 3, x_zero, with, from, sums);
+    } else if (reach == 1 && step == 1 && k == 5) {
+        costsim_q_taps(4, rows, 5, 1, 1, row, 5, x_zero, with, from, sums);
+    } else if (reach == 1 && step == 1 && k == 7) {
+        costsim_q_taps(4, rows, 7, 1, 1, row, 7, x_zero, with, from, sums);
+    } else if (reach == 1 && step == 2 && k == 3) {
+        costsim_q_taps(4, rows, 3, 1, 2, row, 3, x_zero, with, from, sums);
+    } else if (reach == 1 && step == 2 && k == 5) {
+        costsim_q_taps(4, rows, 5, 1, 2, row, 5, x_zero, with, from, sums);
+    } else if (reach == 1 && step == 2 && k == 7) {
+        costsim_q_taps(4, rows, 7, 1, 2, row, 7, x_zero, with, from, sums);
+    } else {
+        costsim_q_taps(4, rows, k, reach, step, row, k, x_zero, with, from, sums);
     }
 }
 
@@ -220,42 +252,44 @@ static void costsim_q_depthwise(const costsim_window *w, const costsim_block *k,
                                 int32_t y_zero, const int8_t *x, int8_t *y) {
     const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
     const int32_t pixels = costsim_pixels(w->out), step = w->stride[2], reach = w->dilation[2];
+    const int32_t columns = w->kernel[2], wide = w->out[2], row = w->dilation[1] * w->size[2];
     const int32_t inside = costsim_places(w, 2, 0).low;
-    const int32_t until = costsim_places(w, 2, w->kernel[2] - 1).high;
-    int32_t m, q0, q1, q2, t0, t1, j, count;
+    const int32_t until = costsim_places(w, 2, columns - 1).high;
+    int32_t m, q0, q1, q2, t0, j, count;
     for (m = 0; m < k->n_outs; m++) {
         const int32_t o = k->first_out + costsim_number(k->outs, m);
+        const int32_t start = bias ? bias[o] : 0;
         const int8_t *weight = (const int8_t *)k->weight + m * taps, *image = x + o * plane;
+        const float factor = factors[o];
         int8_t *to = y + o * pixels;
         for (q0 = 0; q0 < w->out[0]; q0++) {
             const costsim_span s0 = costsim_taps(w, 0, q0);
             for (q1 = 0; q1 < w->out[1]; q1++) {
                 const costsim_span s1 = costsim_taps(w, 1, q1);
-                for (q2 = 0; q2 < w->out[2]; q2 += count) {
+                const int32_t rows = s1.high - s1.low;
+                const int32_t at = (s1.start + s1.low * w->dilation[1]) * w->size[2];
+                const int32_t image_step = w->dilation[0] * w->size[1] * w->size[2];
+                const int32_t image_at = s0.start * w->size[1] * w->size[2] + at;
+                for (q2 = 0; q2 < wide; q2 += count) {
                     const costsim_span s2 = costsim_taps(w, 2, q2);
                     int32_t sums[4];
+                    sums[0] = sums[1] = sums[2] = sums[3] = start;
                     count = q2 >= inside && q2 + 4 <= until ? 4 : 1;
-                    for (j = 0; j < 4; j++) {
-                        sums[j] = bias ? bias[o] : 0;
-                    }
                     for (t0 = s0.low; t0 < s0.high; t0++) {
-                        for (t1 = s1.low; t1 < s1.high; t1++) {
-                            const int32_t p0 = s0.start + t0 * w->dilation[0];
-                            const int32_t p1 = s1.start + t1 * w->dilation[1];
-                            const int8_t *from =
-                                image + (p0 * w->size[1] + p1) * w->size[2] + s2.start;
-                            const int8_t *with = weight + (t0 * w->kernel[1] + t1) * w->kernel[2];
-                            if (count == 4) {
-                                costsim_q_taps(4, s2.low, s2.high, reach, step, x_zero, with, from,
-                                               sums);
-                            } else {
-                                costsim_q_taps(1, s2.low, s2.high, reach, step, x_zero, with, from,
-                                               sums);
-                            }
+                        const int8_t *from =
+                            image + image_at + t0 * image_step + s2.start + s2.low * reach;
+                        const int8_t *with =
+                            weight + (t0 * w->kernel[1] + s1.low) * columns + s2.low;
+                        if (count == 4) {
+                            costsim_q_quad(columns, rows, reach, step, row, x_zero, with, from,
+                                           sums);
+                        } else {
+                            costsim_q_taps(1, rows, s2.high - s2.low, reach, step, row, columns,
+                                           x_zero, with, from, sums);
                         }
                     }
                     for (j = 0; j < count; j++) {
-                        *to++ = costsim_saturated((float)sums[j] * factors[o], y_zero);
+                        *to++ = costsim_saturated((float)sums[j] * factor, y_zero);
                     }
                 }
             }
@@ -365,6 +399,9 @@ void costsim_q_convolution_input_gradient(const costsim_window *w, const costsim
                                           const float *dy, float *dx) {
     const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
     const int32_t image = w->inputs * plane, dy_image = w->outputs * costsim_pixels(w->out);
+    const int turns = depthwise && w->stride[0] == 1 && w->stride[1] == 1 && w->stride[2] == 1 &&
+                      taps <= COSTSIM_TURNED;
+    const costsim_window back = costsim_turned(w);
     int32_t n, block, i, t0, t1, t2;
     costsim_fill(w->samples * image, 0.0f, dx);
     for (n = 0; n < w->samples; n++) {
@@ -374,6 +411,17 @@ void costsim_q_convolution_input_gradient(const costsim_window *w, const costsim
             for (i = 0; i < inputs; i++) {
                 const int8_t *weight = (const int8_t *)k->weight + (depthwise ? 0 : i * taps);
                 const int32_t c = k->first_in + costsim_number(k->ins, i);
+                if (turns) { /* the correlation with the kernel turned round */
+                    const int32_t o = k->first_out + costsim_number(k->outs, i);
+                    float turned[COSTSIM_TURNED];
+                    for (t0 = 0; t0 < taps; t0++) {
+                        turned[t0] = (float)weight[i * taps + taps - 1 - t0] * scales[o];
+                    }
+                    costsim_depthwise_plane(&back, turned,
+                                            dy + n * dy_image + o * costsim_pixels(w->out),
+                                            dx + n * image + c * plane);
+                    continue;
+                }
                 for (t0 = 0; t0 < w->kernel[0]; t0++) {
                     for (t1 = 0; t1 < w->kernel[1]; t1++) {
                         for (t2 = 0; t2 < w->kernel[2]; t2++, weight++) {
