@@ -25,7 +25,9 @@ that easy:
        sum_i G_i(k_i)  =  L(m) - sum_i loss_i(k_i) - m (b - sum_i c_i(k_i)),
 
    so a gain of at least L(m) - D asks for losses and a price of empty room of at most D in all.
-   Those selections are enumerated for growing D until there is one (`enumeration`, `search`).
+   Those selections are enumerated for growing D until there is one (`enumeration`, `search`), the
+   classes that all rows cost alike as one class whose dominated selections are left out
+   (`combined`): under loose budgets that is what makes a proof possible.
 
 Nothing here assumes that c_i is linear or G_i concave. Proven means: to a relative 1e-10 of the
 gain. Limits: a problem whose relaxation leaves a wide gap in many tight rows at once, or that has
