@@ -29,7 +29,7 @@ from costsim.methods import METHODS, make_method
 from costsim.report.study import print_study, render_study, study_csv, study_latex
 from costsim.study import Study, parse_study
 from costsim.study.analysis import AVERAGE, Findings, Mean, analyse
-from costsim.study.runner import run_study
+from costsim.study.runner import finished_rows, run_study
 from costsim.study.store import COLUMNS, open_store
 from costsim.study.work import Workshop
 
@@ -242,6 +242,15 @@ def test_failures_are_tried_again_and_answers_stay(tmp_path: Path) -> None:
     store.write({**answer, "accuracy": -1.0})
     assert store.finished() == {cell.key}
     assert store.rows([cell.key])[0]["accuracy"] == answer["accuracy"]
+
+
+def test_rows_are_named_as_the_study_names_them_now(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.sqlite")
+    store.write(Workshop().row(study().cells()[0], make_method))
+    renamed = study(methods=[{"method": "None", "name": "untouched"}]).cells()
+    (row,) = finished_rows(renamed, store)
+    assert row["method"] == "untouched"
+    assert row["status"] == "done"
 
 
 # The run.

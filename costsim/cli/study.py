@@ -81,7 +81,7 @@ def command(**given: Any) -> int:
     from costsim.methods import METHODS, make_method
     from costsim.study import read_study
     from costsim.study.analysis import analyse
-    from costsim.study.runner import run_study
+    from costsim.study.runner import finished_rows, run_study
     from costsim.study.store import open_store
 
     study = read_study(file, methods=tuple(METHODS))
@@ -106,7 +106,7 @@ def command(**given: Any) -> int:
             f"{format_seconds(time.monotonic() - begun)}, {len(cells) - computed} were there",
             file=sys.stderr,
         )
-    findings = analyse(store.rows([cell.key for cell in cells]), len(cells), given["reference"])
+    findings = analyse(finished_rows(cells, store), len(cells), given["reference"])
     _write(given, findings)
     for row in findings.failures[:5]:
         where = f"{row['method']}, {row['model']}, {row['device']}, {row['domain']}"

@@ -4,10 +4,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from costsim.cells import CellStore, run_cells
 from costsim.study.spec import Cell
-from costsim.study.work import Compute, MakeMethod, failed
+from costsim.study.work import Compute, MakeMethod, failed, head
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,12 @@ class Done:
     def remaining_s(self) -> float | None:
         """Seconds that are left at this rate; None while nothing is done."""
         return self.seconds * (self.total - self.done) / self.done if self.done else None
+
+
+def finished_rows(cells: Sequence[Cell], store: CellStore) -> list[dict[str, Any]]:
+    """The rows of `cells` that are there, named as the cells are now, not as when they ran."""
+    found = {row["key"]: row for row in store.rows([cell.key for cell in cells])}
+    return [{**found[cell.key], **head(cell)} for cell in cells if cell.key in found]
 
 
 Watch = Callable[[Done], None]

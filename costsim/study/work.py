@@ -37,7 +37,7 @@ class Workshop:
             situation = self.situation(cell)
         except Exception as error:
             return failed(cell, error)
-        head = {
+        task = {
             "ways": situation.task.ways,
             "support": situation.samples,
             "queries": len(situation.task.query_labels),
@@ -51,12 +51,12 @@ class Workshop:
             )
         except InputError as error:  # the method says no; that is an answer
             reason = " ".join(str(error).split())
-            return {**_head(cell), **head, "status": "refused", "reason": reason}
+            return {**head(cell), **task, "status": "refused", "reason": reason}
         except Exception as error:
             self._situation = None  # who knows in which state it is
             self._backbones.clear()
-            return {**failed(cell, error), **head}
-        return {**_head(cell), **head, "status": "done", **_answer(found, situation)}
+            return {**failed(cell, error), **task}
+        return {**head(cell), **task, "status": "done", **_answer(found, situation)}
 
     def situation(self, cell: Cell) -> "Situation":
         """The cell's task on its model and device; raises `InputError` where there is none."""
@@ -94,10 +94,11 @@ def failed(cell: Cell, error: BaseException) -> dict[str, Any]:
     """The row of a cell that broke."""
     told = " ".join(str(error).split())
     reason = told if isinstance(error, CostsimError) else f"{type(error).__name__}: {told}"
-    return {**_head(cell), "status": "failed", "reason": reason}
+    return {**head(cell), "status": "failed", "reason": reason}
 
 
-def _head(cell: Cell) -> dict[str, Any]:
+def head(cell: Cell) -> dict[str, Any]:
+    """What a row says of its cell."""
     return {
         "key": cell.key,
         "model": cell.model.label,
