@@ -416,7 +416,7 @@ def test_scores_that_are_all_zero_are_told(tmp_path: Path) -> None:
     )
     done = costsim(
         "plan", "--device", "jetson-nano", "--model", "flat:make", "--resolution", "32",
-        "--ways", "2", "--shots", "1", "--json", cwd=tmp_path,
+        "--ways", "2", "--shots", "1", "--macs", "100%", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "every fisher score is 0" in done.stderr
