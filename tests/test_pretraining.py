@@ -230,6 +230,7 @@ def test_running_statistics_move_once_a_step_to_the_mean_over_its_episodes(pool:
     variance = torch.stack([one for _, one in seen]).mean(0)
     torch.testing.assert_close(norm.running_mean, 0.1 * mean)
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * variance)
+    assert norm.num_batches_tracked.item() == 1
 
 
 def test_unfolding_and_folding_leave_the_function_as_it_was() -> None:

@@ -33,12 +33,17 @@ class RunningStatistics:
             found += [norm.running_mean, norm.running_var]
         return found
 
+    def counts(self) -> list[Tensor]:
+        """How many updates each norm has had."""
+        return [n.num_batches_tracked for n in self.norms if n.num_batches_tracked is not None]
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """Open around a step; call `collect` after each forward pass and `update` at its end."""
         before = [tensor.clone() for tensor in self.tensors()]
         self.sums = [torch.zeros_like(tensor) for tensor in before]
         kept = [norm.momentum for norm in self.norms]
+        counts = [count.clone() for count in self.counts()]
         for norm in self.norms:
             norm.momentum = 1.0  # the running statistics become those of the batch
         try:
@@ -49,6 +54,8 @@ class RunningStatistics:
             with torch.no_grad():
                 for tensor, old in zip(self.tensors(), before, strict=True):
                     tensor.copy_(old)
+                for count, number in zip(self.counts(), counts, strict=True):
+                    count.copy_(number)
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -61,3 +68,5 @@ class RunningStatistics:
         """Move towards the mean of `episodes` sums; call after `step` is closed."""
         for tensor, total in zip(self.tensors(), self.sums, strict=True):
             tensor.lerp_(total / episodes, self.momentum)
+        for count in self.counts():
+            count.add_(1)
