@@ -50,12 +50,13 @@ def test_a_plan_is_confirmed_on_the_emulated_core(plan, tmp_path, capsys) -> Non
         f"live peak, bytes {memory.peak_bytes:,}",
         "comparisons are within their tolerance",
         "emulated, not measured",
-        "an emulated Cortex-M7 with the memories of stm32f746",
+        "and emulated on a Cortex-M7 with the memories of stm32f746",
     ):
         assert told in printed, told
     validation = Validation.read(tmp_path / "validation.json")
     measurement = Measurement.read(tmp_path / "measurement.json")
-    assert validation.ok
+    assert (validation.ok, validation.how) == (True, "emulated")
+    assert "measured" not in printed.replace("not measured", "")
     assert measurement.step_s == ()
     assert measurement.kept_bytes == memory.kept_bytes
     assert "zig cc" in measurement.versions["compiler"] or "gcc" in measurement.versions["compiler"]

@@ -234,7 +234,7 @@ class Comparison(_Record):
 
 
 class Validation(_Document):
-    """Predicted beside measured, in total and by layer."""
+    """Predicted beside measured, in total and by layer; `how` keeps what was emulated apart."""
 
     schema_name: ClassVar[str] = "costsim.validation/1"
 
@@ -243,6 +243,7 @@ class Validation(_Document):
     machine: Machine
     comparisons: Annotated[tuple[Comparison, ...], _Listed]
     notes: Annotated[tuple[str, ...], _Listed] = ()
+    how: Literal["measured", "emulated"] = "measured"
 
     @property
     def ok(self) -> bool:

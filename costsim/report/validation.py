@@ -20,7 +20,7 @@ def render_validation(console: Console, validation: Validation) -> None:
         Text(
             f"{validation.model}: one training step, predicted"
             + (f" for {validation.device}" if validation.device else "")
-            + f" and measured on {machine.cpu}, {machine.threads} "
+            + f" and {validation.how} on {machine.cpu}, {machine.threads} "
             + ("thread" if machine.threads == 1 else "threads"),
             style="bold",
         )
@@ -48,7 +48,7 @@ def _table(*headings: str) -> Table:
 
 
 def _totals(validation: Validation) -> Table:
-    table = _table("whole step", "predicted", "measured", "difference", "allowed")
+    table = _table("whole step", "predicted", validation.how, "difference", "allowed")
     for one in validation.totals():
         difference = f"{one.difference:+,.4g}" if one.unit == "1" else f"{one.difference:+,}"
         difference = difference if one.difference else "0"

@@ -235,7 +235,7 @@ def emulated_machine(firmware: Firmware) -> Machine:
     """The emulated core as a machine."""
     memory = firmware.memory
     return Machine(
-        cpu=f"an emulated Cortex-M7 with the memories of {memory.device}",
+        cpu=f"a Cortex-M7 with the memories of {memory.device}",
         cores=1,
         threads=1,
         memory_bytes=sum(span.size_bytes for span in memory.ram()),

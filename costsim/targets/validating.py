@@ -119,6 +119,7 @@ def validate_emulated(
             machine=emulated_machine(trial.firmware),
             comparisons=tuple(comparisons),
             notes=(*notes, *_notes(step, steps, same_bits)),
+            how="emulated",
         ),
         step,
     )
