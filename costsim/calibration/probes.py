@@ -10,6 +10,7 @@ family, a number and a batch size, which say everything about it.
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 from costsim.errors import InputError
@@ -64,16 +65,22 @@ class Probe:
 
     def program(self) -> TrainingProgram:
         """The step, compiled; the same each time. Raises `InputError` for an unknown family."""
-        if self.family not in FAMILIES:
-            raise InputError(f"probe family {self.family!r}; known are {', '.join(FAMILIES)}")
-        rng = random.Random(self.name)
-        graph = FAMILIES[self.family](_Writer(self.batch), rng, self.whole)
-        step = TrainingStep(
-            batch=self.batch,
-            optimizer=rng.choice(("sgd", "momentum", "adam", "adam")),
-            update=rng.choice(("immediate", "deferred")),
-        )
-        return compile_program(graph, random_plan(graph, rng), step)
+        return _compiled(self)
+
+
+@lru_cache(maxsize=512)
+def _compiled(probe: Probe) -> TrainingProgram:
+    """A program is asked for whenever readings of it are looked at."""
+    if probe.family not in FAMILIES:
+        raise InputError(f"probe family {probe.family!r}; known are {', '.join(FAMILIES)}")
+    rng = random.Random(probe.name)
+    graph = FAMILIES[probe.family](_Writer(probe.batch), rng, probe.whole)
+    step = TrainingStep(
+        batch=probe.batch,
+        optimizer=rng.choice(("sgd", "momentum", "adam", "adam")),
+        update=rng.choice(("immediate", "deferred")),
+    )
+    return compile_program(graph, random_plan(graph, rng), step)
 
 
 def parse_probe(name: str) -> Probe:
