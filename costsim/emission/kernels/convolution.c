@@ -3,8 +3,14 @@
 /* The places p in [0, count) with 0 <= start + p * step < size. */
 COSTSIM_INLINE void costsim_inside(int32_t start, int32_t step, int32_t count, int32_t size,
                                    int32_t *low, int32_t *high) {
-    *low = start < 0 ? (step - 1 - start) / step : 0;
-    *high = start < size ? (size - start + step - 1) / step : 0;
+    if (step == 1) {
+        *low = start < 0 ? -start : 0;
+        *high = size - start;
+    } else {
+        *low = start < 0 ? (step - 1 - start) / step : 0;
+        *high = start < size ? (size - start + step - 1) / step : 0;
+    }
+    *high = *high > 0 ? *high : 0;
     *high = *high < count ? *high : count;
     *low = *low < *high ? *low : *high;
 }
@@ -467,6 +473,9 @@ static void costsim_depthwise_correlate(const costsim_window *w, const float *dy
                         const costsim_span s2 = costsim_places(w, 2, t2);
                         const float *at = from + t2 * w->dilation[2];
                         float sum = dw[t2];
+                        if (quick && s2.low == low && s2.high == high) {
+                            continue;
+                        }
                         for (q2 = s2.low; q2 < s2.high; q2++) {
                             if (quick && q2 == low) {
                                 q2 = high;
