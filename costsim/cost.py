@@ -20,9 +20,6 @@ from costsim.program import (
 )
 from costsim.step import TrainingStep
 
-ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
-"""The accountings a memory budget may be in."""
-
 
 @dataclass(frozen=True, slots=True)
 class MemoryCost:

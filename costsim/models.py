@@ -63,9 +63,9 @@ def load_model(
 
     `weights`: for a built-in network any file `costsim.networks` reads, by default the weights
     that come with it if it has any (`random`: initialised from `seed` all the same); for a factory
-    a state dict as safetensors or by `torch.save`, which must fit exactly. Raises `InputError` for anything
-    that cannot be used: an unknown name, a failing import or factory, a file that is missing,
-    damaged or of another architecture, sizes that do not fit.
+    a state dict as safetensors or by `torch.save`, which must fit exactly. Raises `InputError` for
+    anything that cannot be used: an unknown name, a failing import or factory, a file that is
+    missing, damaged or of another architecture, sizes that do not fit.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}; at least 1 is needed")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.accounting import ACCOUNTINGS
 from costsim.accounting.tiny_training import TinyTrainingTerms, tiny_training_terms
-from costsim.cost import ACCOUNTINGS
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
 from costsim.importance import Importance

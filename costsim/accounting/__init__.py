@@ -3,3 +3,6 @@
 Each counts what its source counts, so that its tables can be reproduced; what a step really
 needs is read from the training program instead.
 """
+
+ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
+"""The accountings a memory budget may be in."""

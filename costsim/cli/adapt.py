@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.accounting import ACCOUNTINGS
 from costsim.cli.options import Quantity, check_writable, progress_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text
@@ -102,7 +103,7 @@ def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
 )
 @click.option(
     "--accounting",
-    type=click.Choice(["peak", "paper", "tiny-training"]),
+    type=click.Choice(ACCOUNTINGS),
     help="What the memory budget counts [default: the device's].",
 )
 @click.option(

@@ -72,7 +72,11 @@ def command(**given: Any) -> int:
     from costsim.solvers import Greedy, make_solver
 
     solver = make_solver("exact", time_limit_s=given["time_limit"])
-    request = plan_request({**given, "solver": "exact", "iterations": 1})
+    devices = given["devices"]
+    if len(devices) > 1:
+        raise InputError("--device: a frontier is of one device; give one")
+    device = devices[0] if devices else None
+    request = plan_request({**given, "device": device, "solver": "exact", "iterations": 1})
     with progress_on_stderr() as progress:
         prepared = prepare(request, progress)
         prepared = _lifted(prepared, given)

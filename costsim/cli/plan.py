@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from costsim.accounting import ACCOUNTINGS
 from costsim.cli.options import Quantity, check_writable, parse_bits, progress_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
@@ -89,7 +90,7 @@ def _share(text: str, what: str) -> float:
 )
 @click.option(
     "--accounting",
-    type=click.Choice(["peak", "arena", "paper", "tiny-training"]),
+    type=click.Choice(ACCOUNTINGS),
     help="What the memory budget counts [default: peak, every live byte of the step; arena: what "
     "an allocator with planned offsets needs for them].",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.accounting import ACCOUNTINGS
 from costsim.cli.options import check_writable
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 10.0
 """How often a line of progress is written where no terminal shows a live one."""
 
-MEMORY = ("peak", "arena", "paper", "tiny-training", "autograd")
+MEMORY = (*ACCOUNTINGS, "autograd")
 
 
 @click.command("study")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from costsim import __version__
+from costsim.accounting import ACCOUNTINGS
 from costsim.criteria import CRITERIA, LOSSES
 from costsim.data import open_images
 from costsim.device import DeviceSpec, load_device
@@ -46,7 +47,6 @@ AXES: Mapping[str, tuple[Axis, ...]] = {
     "input": ("input",),
     "both": ("output", "input"),
 }
-ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
 OPTIMIZERS: Mapping[str, Literal["sgd", "momentum", "adam"]] = {
     "sgd": "sgd",
     "momentum": "momentum",

@@ -104,7 +104,7 @@ class TrainingBudget(Part):
     """The budgets recommended for a personal task on the device."""
 
     memory: Bytes
-    accounting: Literal["peak", "paper", "tiny-training"]
+    accounting: Literal["peak", "arena", "paper", "tiny-training"]
     macs_share: Share
     latency: Seconds | None = None
     energy: Joules | None = None

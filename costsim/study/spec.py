@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from costsim import __version__
+from costsim.accounting import ACCOUNTINGS
 from costsim.adaptation.settings import Settings
-from costsim.cost import ACCOUNTINGS
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode, open_images
 from costsim.device import DeviceSpec, load_device
 from costsim.device.loading import parse_yaml
