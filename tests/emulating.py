@@ -19,6 +19,8 @@ from costsim.program import memory_timeline, plan_arena
 from costsim.targets.emulated import EmulatedStep
 
 LEARNING_RATE = 0.05
+EPS = 0.01
+"""Large for Adam, which divides by the size of a gradient: one that is all rounding would count."""
 
 
 def needs_emulator() -> None:
@@ -43,7 +45,7 @@ def arrays(tensors) -> dict[str, np.ndarray]:
 
 
 def trial_of(program, tensors, memory=None, **given) -> Trial:
-    options = EmissionOptions(learning_rate=LEARNING_RATE)
+    options = EmissionOptions(learning_rate=LEARNING_RATE, eps=EPS)
     memory = memory or board()[1]
     return Trial.of(program, arrays(tensors), memory, options=options, **given)
 
@@ -68,7 +70,7 @@ def flat_cross_entropy(output, labels):
 
 
 def executor_of(program, tensors) -> Executor:
-    return Executor(program, tensors, learning_rate=LEARNING_RATE, loss=flat_cross_entropy)
+    return Executor(program, tensors, learning_rate=LEARNING_RATE, eps=EPS, loss=flat_cross_entropy)
 
 
 def check_emulated(program, tensors, *, steps: int = 3, device: str = "stm32f746", **given) -> None:
