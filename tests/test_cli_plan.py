@@ -142,7 +142,12 @@ def used(document: Any) -> dict[str, float]:
     """What a plan takes of each budget, under the budget's own name."""
     predicted, budgets = document["predicted"], document["budgets"]
     memory, macs = predicted["memory"], predicted["macs"]
-    key = {"peak": "peak_bytes", "paper": "paper_bytes", "tiny-training": "tiny_training_bytes"}
+    key = {
+        "peak": "peak_bytes",
+        "arena": "arena_bytes",
+        "paper": "paper_bytes",
+        "tiny-training": "tiny_training_bytes",
+    }
     return {
         "memory_bytes": memory[key[budgets["accounting"]]],
         "working_bytes": memory["peak_bytes"],
@@ -616,7 +621,7 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "unknown criterion": (("--criterion", "magic"), "known are fisher"),
     "unknown model": (("--model", "resnet"), "give one of mcunet-5fps, mbv2-w0.35"),
     "unknown target": (("--target", "tpu"), "allowed are gpu, cpu"),
-    "unknown accounting": (("--accounting", "rough"), "'peak', 'paper', 'tiny-training'"),
+    "unknown accounting": (("--accounting", "rough"), "'peak', 'arena', 'paper', 'tiny-training'"),
     "unknown optimiser": (("--optimizer", "lion"), "'sgd', 'momentum', 'adam'"),
     "unknown axis": (("--axis", "depth"), "'output', 'input', 'both'"),
     "unknown bits": (("--bits", "7"), "allowed are 8, 16, 32 and 64"),
