@@ -104,11 +104,11 @@ class Reference:
 
     def _mac(self, total: Floats, a: Floats, b: Floats) -> Floats:
         """`total + a * b`, rounded once or twice."""
-        if not self.fused:
-            return total + a * b
-        exact = total.astype(np.float64) + a.astype(np.float64) * b.astype(np.float64)
-        rounded: Floats = exact.astype(np.float32)
-        return rounded
+        result: Floats = total + a * b
+        if self.fused:
+            exact = total.astype(np.float64) + a.astype(np.float64) * b.astype(np.float64)
+            result = exact.astype(np.float32)
+        return result
 
     def _call(self, op: Operation) -> Call:
         assert op.call is not None
