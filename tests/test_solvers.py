@@ -233,6 +233,12 @@ def test_at_once_out_of_time_there_is_a_bound_and_no_claim():
         assert solution.gap is None or solution.gap > 0
 
 
+def test_out_of_time_before_the_first_look_the_answer_is_the_papers():
+    problem = chain_problem(Budget(memory_bytes=4000))
+    for solver in (Exact(time_limit_s=0.0), IntegerProgram(time_limit_s=0.0)):
+        assert solve(problem, solver).plan == solve(problem, Greedy()).plan is not None
+
+
 @settings(max_examples=30)
 @given(problems(max_layers=6, max_calls=9), st.integers(0, 30))
 def test_stopped_at_any_moment_the_bound_holds(problem, ticks):
