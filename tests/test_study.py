@@ -385,7 +385,7 @@ def test_the_table_in_every_form() -> None:
     console = Console(width=100, record=True, file=StringIO())
     print_study(console, found, "paper")
     text = console.export_text()
-    assert "62.0 ± 5.0" in text
+    assert "62.0±5.0" in text
     assert "+11.0 ± 2.5" in text
     assert "does not fit" in text
     assert "no <scheme>" in text

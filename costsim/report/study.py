@@ -83,7 +83,8 @@ def print_study(console: Console, findings: Findings, accounting: str = "paper")
         columns = domain_columns(findings)
         accuracy = _table(["method", "tasks", *columns])
         for line in lines:
-            cells = [percent(line.accuracy[name]) for name in columns]
+            # Close together: six columns fit into a terminal's eighty characters.
+            cells = [percent(line.accuracy[name]).replace(" ", "") for name in columns]
             accuracy.add_row(*map(Text, [line.method, str(line.tasks), *cells]))
         console.print(Text(f"{title}: accuracy, %", style="bold"))
         console.print(accuracy)
@@ -115,9 +116,14 @@ def footnote(findings: Findings, accounting: str) -> str:
 
 
 def _table(headings: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for index, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
+        table.add_column(
+            Text(heading),
+            justify="right" if index else "left",
+            overflow="fold",
+            no_wrap=None if index else True,
+        )
     return table
 
 
