@@ -392,6 +392,7 @@ def test_the_table_in_every_form() -> None:
     assert "10 of 12 cells are finished" in text.replace("\n", " ").replace("11 of", "10 of")
     page = render_study(found)
     assert page == render_study(found)
+    assert "mathdefault" not in page  # ticks in words
     assert "Tiny &amp; sparse" in page
     assert "no &lt;scheme&gt;" in page
     assert "it died" in page

@@ -184,17 +184,20 @@ def render_study(findings: Findings, accounting: str = "paper") -> str:
 
 
 def _point(line: Line, accounting: str) -> tuple[float, Mean] | None:
-    """Where a line stands in the picture: KiB and mean accuracy; None where something is not known.
+    """Where a line stands in the picture: bytes and mean accuracy; None if one is not known.
 
     A method that trains nothing keeps nothing: it has no place on a logarithmic axis.
     """
     memory, mean = line.costs[MEMORY[accounting]], line.accuracy[AVERAGE]
     if not memory or mean is None or not line.costs["backward_macs"]:
         return None
-    return memory / 1024, mean
+    return memory, mean
 
 
 def _picture(lines: Sequence[Line], accounting: str, width: float, name: str) -> str:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    wide = width > _SIZES[1][0]
     with drawing(width, 3.8) as figure:
         axes: Axes = figure.add_subplot()
         for index, line in enumerate(lines):
@@ -212,11 +215,14 @@ def _picture(lines: Sequence[Line], accounting: str, width: float, name: str) ->
                 capsize=2,
                 label=line.method,
             )
-        axes.set_xscale("log")
-        axes.set_xlabel(f"memory ({accounting}), KiB")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8 if wide else 4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(f"memory ({accounting})")
         axes.set_ylabel("accuracy, %")
-        columns = 4 if width > _SIZES[1][0] else 2
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+        handles = axes.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=4 if wide else 2)
         best = max(lines, key=lambda line: (line.accuracy[AVERAGE] or Mean(0, None, 0)).value)
         return to_svg(
             figure,
