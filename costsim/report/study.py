@@ -122,7 +122,7 @@ def _table(headings: Sequence[str]) -> Table:
             Text(heading),
             justify="right" if index else "left",
             overflow="fold",
-            no_wrap=None if index else True,
+            no_wrap=not index,
         )
     return table
 
