@@ -334,6 +334,7 @@ def row(problem, solver, gain, *, domain="a", seed=0, status="feasible", channel
         "fullest": 1.0,
         "plan": None if gain is None else json.dumps(plan),
         "reason": "",
+        "accuracy": None,
     } | other
 
 
