@@ -10,7 +10,7 @@ that no other one dominates are few, increase in both cost and gain, and the bes
 by bisection. With several, all that leave little enough empty are looked at.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -204,27 +204,21 @@ def _split(
 
 def alike(costs: Floats) -> Integers:
     """Groups of rows [R] that the options of a class cost the same but for a constant."""
-    if not costs.shape[1]:
-        return np.zeros(0, dtype=np.int64)
-    _, first, groups = np.unique(
-        (costs - costs[:1]).T, axis=0, return_index=True, return_inverse=True
-    )
-    return _numbered(first, groups)
+    if len(costs) < 2:
+        return np.zeros(costs.shape[1], dtype=np.int64)
+    above = np.ascontiguousarray((costs - costs[:1]).T) + 0.0  # which makes -0.0 one with 0.0
+    return _numbered([row.tobytes() for row in above])
 
 
 def both(first: Integers, second: Integers) -> Integers:
     """Groups of rows that are together in both."""
-    if not len(first):
-        return first
-    pairs = np.stack([first, second], axis=1)
-    _, index, groups = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
-    return _numbered(index, groups)
+    return _numbered(list(zip(first.tolist(), second.tolist(), strict=True)))
 
 
-def _numbered(first: Integers, groups: Integers) -> Integers:
-    """Groups by the order of their first rows, so that equal partitions are equal arrays."""
-    numbers: Integers = np.argsort(np.argsort(first))[groups.reshape(-1)]
-    return numbers
+def _numbered(keys: Sequence[Hashable]) -> Integers:
+    """Groups of equal keys, by the order of their first rows: equal partitions are equal arrays."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def _coarser(coarse: Integers, fine: Integers) -> bool:
