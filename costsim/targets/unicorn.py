@@ -242,7 +242,7 @@ def does_not_fit(
         target,
         "memory",
         f"the firmware does not fit in the {told} of {memory.device}{more} "
-        f"(the arena takes {arena:,} bytes; {error})",
+        f"(the arena takes {arena:,} bytes, in 32 bits, as every step that is emulated; {error})",
         predicted=not in_flash and arena > memory.arena.size_bytes,
     )
 
