@@ -168,7 +168,7 @@ def test_two_visits_at_once_do_not_disturb_each_other(there):
 
 
 def test_stopping_ends_the_job_and_removes_its_files(there, job):
-    story = Story("running the step")
+    story = Story("timing the step")
     story.then = story.watch.stopping.set
     error = refusal(target_on(there), story.watch, with_options(job, steps=FOREVER))
     assert error.reason == "stopped"
