@@ -45,7 +45,7 @@ def solve(
         cost,
         answer.status,
         objective,
-        answer.bound,
+        None if answer.bound is None else max(answer.bound, objective),  # but for rounding
         seconds,
         answer.reason or _restriction(problem, answer.status),
     )

@@ -235,7 +235,7 @@ def test_a_local_job_is_measured_in_a_process_of_its_own(job, tmp_path):
     program = compile_program(job.graph, job.plan.plan, job.plan.step)
     assert measured.program_peak_bytes == memory_cost(program).peak_bytes
     assert measured.macs_of("weight_gradient") == mac_cost(program).weight_gradient
-    assert ("timing the step", 0, 2) in told
+    assert ("loading PyTorch", 0, 0) in told  # later phases may be over before the next look
     assert probe["batch"] == {"number": 7}
     assert probe["machine"]["threads"] == 2
     assert probe["package"] == costsim.__file__
