@@ -219,7 +219,7 @@ class Enumeration:
         if groups.max(initial=-1) >= MANY_ROWS:
             return np.arange(len(states.loss))
         fullest = [full[:, groups == g].max(axis=1) for g in range(groups.max(initial=-1) + 1)]
-        costs = np.array(fullest).reshape(len(fullest), -1).T
+        costs = np.array(fullest).reshape(len(fullest), len(states.loss)).T
         return undominated(costs, states.costs @ self.price - states.loss)
 
     def _product(self, states: States, level: Level, depth: int) -> States:

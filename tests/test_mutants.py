@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from costsim.solvers import BruteForce, Exact, enumeration, lagrangian
+from costsim.solvers import BruteForce, Exact, combined, enumeration, lagrangian
 from graphs import graphs, steps
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
@@ -153,15 +153,31 @@ def test_a_wrong_table_is_caught(mutant, monkeypatch):
         law(2000, Exact())()
 
 
-def cheapest_only(costs, loss, price):
+def cheapest_only(costs, gain):
     """Call every state dominated that costs more than another, whatever it has gained."""
     return np.argsort(costs.sum(axis=1), kind="stable")[:1]
 
 
-@pytest.mark.slow
-def test_wrong_dominance_is_caught(monkeypatch):
-    monkeypatch.setattr(enumeration, "undominated", cheapest_only)
+@pytest.fixture
+def enumerating(monkeypatch):
+    """Small problems take the path of large ones: one class combined, every state compared."""
+    monkeypatch.setattr(combined, "MOST", 0)
     monkeypatch.setattr(enumeration, "FEW", 0)
+
+
+def test_enumeration_of_small_problems_is_exact(enumerating):
+    law(300, Exact())()
+
+
+@pytest.mark.slow
+def test_wrong_dominance_of_states_is_caught(monkeypatch, enumerating):
+    monkeypatch.setattr(enumeration, "undominated", cheapest_only)
+    with pytest.raises(AssertionError):
+        law(2000, Exact())()
+
+
+def test_wrong_dominance_of_combined_options_is_caught(monkeypatch):
+    monkeypatch.setattr(combined, "undominated", cheapest_only)
     with pytest.raises(AssertionError):
         law(2000, Exact())()
 

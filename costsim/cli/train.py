@@ -2,16 +2,15 @@
 
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.cli.stopping import stopping
 from costsim.errors import InputError
 from costsim.files import to_json_text
 from costsim.units import format_bytes, format_seconds
@@ -140,7 +139,7 @@ def command(**given: Any) -> int:
         run = prepare(request, progress)
     _notes(run, given["resume"], out)
     try:
-        with _stopping() as stop, progress_on_stderr() as progress:
+        with stopping() as stop, progress_on_stderr() as progress:
             done = run.train(lambda: stop.signal is not None, _watcher(progress))
     except Diverged as error:
         print(f"costsim: {error}", file=sys.stderr)
@@ -184,38 +183,6 @@ def _where(run: "Run") -> str:
     trainer = run.trainer
     within = f" and {trainer.batch} of {trainer.batches} batches" if trainer.batch else ""
     return f"after {trainer.iteration} of {run.request.iterations} iterations{within}"
-
-
-class _Stop:
-    """The signal that asked for an end, if any has."""
-
-    signal: int | None = None
-
-
-@contextmanager
-def _stopping() -> Iterator[_Stop]:
-    """While open, the first SIGINT or SIGTERM is only noted; a second one does what it always did.
-
-    In a thread other than the main one, where Python allows no handlers, nothing is changed.
-    """
-    stop = _Stop()
-    previous: dict[int, Any] = {}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: object) -> None:
-        stop.signal = number
-        restore()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 def _watcher(progress: Callable[[str, int, int], None]) -> "Callable[[Run, float], None]":
