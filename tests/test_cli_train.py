@@ -222,14 +222,14 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_to_the_same_end(made, tmp_pat
 
 def test_a_second_signal_does_not_wait():
     """The first is noted and gives the handlers back."""
-    from costsim.cli.train import _stopping
+    from costsim.cli.stopping import stopping
 
     before = signal.getsignal(signal.SIGINT)
-    with _stopping() as stop:
+    with stopping() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT
         assert signal.getsignal(signal.SIGINT) is before
-    with _stopping() as stop:
+    with stopping() as stop:
         assert stop.signal is None
     assert signal.getsignal(signal.SIGINT) is before
 
