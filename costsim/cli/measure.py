@@ -1,19 +1,15 @@
 """`costsim measure`: run a plan's step on real devices, predicted beside measured."""
 
 import os
-import signal
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim.cli.options import Quantity, check_writable, progress_on_stderr
+from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
 from costsim.errors import InputError
 from costsim.files import to_json_text
 from costsim.units import parse_bytes, parse_seconds
@@ -66,19 +62,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="End a run that takes longer.",
 )
-@click.option(
-    "--folder", metavar="DIR", help="Work there on the target instead of in ~/.cache/costsim."
-)
-@click.option(
-    "--identity", type=click.Path(path_type=Path), metavar="FILE", help="Private key for SSH."
-)
-@click.option(
-    "--known-hosts",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Where host keys are pinned [default: a file of costsim's own].",
-)
-@click.option("--trust-new-host", is_flag=True, help="Pin the key of a host not known yet.")
+@reaching
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -108,15 +92,9 @@ def command(**given: Any) -> int:
 
     from costsim.device import load_device
     from costsim.planfile import read_plan
-    from costsim.targets.base import TargetOptions, Watch, parse_target
+    from costsim.targets.base import Watch, parse_target
 
-    options = TargetOptions(
-        folder=given["folder"],
-        time_limit_s=given["time_limit"],
-        identity=given["identity"],
-        known_hosts=given["known_hosts"],
-        trust_new_hosts=given["trust_new_host"],
-    )
+    options = target_options(given, given["time_limit"])
     targets = [parse_target(text, options) for text in given["targets"] or ("local",)]
     names = [target.name for target in targets]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -161,7 +139,7 @@ def command(**given: Any) -> int:
                 found.write(given["out"])
 
         watch = Watch(report, warn=_warn)
-        with _ended_like_interrupted():
+        with ended_like_interrupted():
             measure_on(targets, job, repeats=given["repeats"], watch=watch, found=keep)
     return _tell(found, as_json=given["as_json"])
 
@@ -185,23 +163,3 @@ def _tell(found: "MeasurementFile", *, as_json: bool) -> int:
 
 def _warn(message: str) -> None:
     print(f"costsim: warning: {message}", file=sys.stderr)
-
-
-@contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
-    """Whoever ends this process politely wants devices cleaned up as after Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,72 @@
+"""What every command that uses targets shares: how to reach them, and how to leave them."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from costsim.targets.base import TargetOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--folder", metavar="DIR", help="Work there on the target instead of in ~/.cache/costsim."
+    ),
+    click.option(
+        "--identity", type=click.Path(path_type=Path), metavar="FILE", help="Private key for SSH."
+    ),
+    click.option(
+        "--known-hosts",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Where host keys are pinned [default: a file of costsim's own].",
+    ),
+    click.option("--trust-new-host", is_flag=True, help="Pin the key of a host not known yet."),
+)
+
+
+def reaching(command: F) -> F:
+    """Declare the options by which targets are reached, in this order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def target_options(given: Mapping[str, Any], time_limit_s: float) -> "TargetOptions":
+    """What was given for them; raises `InputError` for a time limit that is none."""
+    from costsim.targets.base import TargetOptions
+
+    return TargetOptions(
+        folder=given["folder"],
+        time_limit_s=time_limit_s,
+        identity=given["identity"],
+        known_hosts=given["known_hosts"],
+        trust_new_hosts=given["trust_new_host"],
+    )
+
+
+@contextmanager
+def ended_like_interrupted() -> Iterator[None]:
+    """Whoever ends this process politely wants devices cleaned up as after Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
