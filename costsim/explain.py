@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.plan import UpdatePlan
 from costsim.problem import Problem, describe, with_unit
 from costsim.solution import Solution, Solver, Status
 from costsim.solve import relaxations, solve
@@ -69,7 +69,7 @@ class LimitPrice:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A layer that the plan does not update, and why.
+    """A layer of which the plan updates nothing that was scored, and why.
 
     `why` is `does not fit` (one channel alone breaks `breaks`), `no gain` (all scores are 0),
     `overlooked` (the proven optimum updates it) or `worth less`. `share` of the full gain is its
@@ -181,7 +181,7 @@ def explain(
     for name, allowed in problem.limits():
         report(f"explaining: {describe(name, allowed)}", 0, 0)
         limits.append(_price(problem, solver, best, name, allowed))
-    chosen = set() if solution.plan is None else set(solution.plan.by_layer)
+    chosen = set() if solution.plan is None else _updated(problem, solution.plan)
     others = [name for name in problem.importance.layers if name not in chosen]
     for done, layer in enumerate(others):
         report("explaining: layers left out", done, len(others))
@@ -244,14 +244,10 @@ def little(limit: str, allowed: float) -> float:
 def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> LeftOut:
     assert best.plan is not None
     indices = [i for i, c in enumerate(problem.candidates) if c.layer == layer]
-    whole = sum(
-        max(float(c.cumulative[-1]) for c in problem.candidates if c.layer == name)
-        for name in problem.importance.layers
-    )
+    gain, whole = problem.layer_gains[layer], sum(problem.layer_gains.values())
     richest = max(indices, key=lambda i: float(problem.candidates[i].cumulative[-1]))
-    gain = float(problem.candidates[richest].cumulative[-1])
     share = gain / whole if whole > 0 else 0.0
-    if layer in best.plan.by_layer:
+    if layer in _updated(problem, best.plan):
         return LeftOut(layer, "overlooked", share)
     if gain <= 0:
         return LeftOut(layer, "no gain", share)
@@ -262,7 +258,9 @@ def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> L
         return LeftOut(layer, "does not fit", share, tuple(alone[index]), takes)
     index = richest if not alone[richest] else next(i for i in indices if not alone[i])
     answers = [solve(forced(problem, i), solver) for i in indices if not alone[i]]
-    gains = [a.objective for a in answers if a.plan is not None and layer in a.plan.by_layer]
+    gains = [
+        a.objective for a in answers if a.plan is not None and layer in _updated(problem, a.plan)
+    ]
     proven = all(a.status is Status.OPTIMAL for a in (best, *answers))
     most = max((g for g in gains if g is not None), default=0.0)
     loss = max(0.0, 1 - most / best.objective) if best.objective else 0.0
@@ -277,12 +275,15 @@ def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> L
     )
 
 
+def _updated(problem: Problem, plan: UpdatePlan) -> set[str]:
+    """The layers of which `plan` updates channels, or a bias that could be chosen."""
+    biases = {c.layer for c in problem.candidates if c.axis == "bias"} & plan.biases
+    return set(plan.by_layer) | biases
+
+
 def _single(problem: Problem, index: int) -> UpdatePlan:
     """The best channel of one candidate, alone."""
-    candidate = problem.candidates[index]
-    biases = {candidate.layer} if problem.bias_columns[index] is not None else set()
-    subset = ChannelSubset(candidate.layer, candidate.axis, candidate.order[:1])
-    return UpdatePlan((subset,), frozenset(biases))
+    return problem.plan([int(i == index) for i in range(len(problem.candidates))])
 
 
 def forced(problem: Problem, index: int) -> Problem:

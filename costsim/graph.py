@@ -18,6 +18,7 @@ from costsim.operators import (
     Shape,
     ShapeError,
     Shapes,
+    UpdateKind,
     elements,
     operator_from_json,
     operator_to_json,
@@ -175,6 +176,15 @@ class LayerGraph:
         if call.weight is None:
             return 0
         return call.operator.selectable_channels(self.shapes(call), axis)
+
+    def selectable(self, layer: str, kind: UpdateKind) -> int:
+        """What an update plan may select of `layer`: channels along an axis, or 1 for its bias.
+
+        0 if there is nothing: a bias is updated whole or not at all.
+        """
+        if kind == "bias":
+            return int(self.layers[layer].bias is not None)
+        return self.selectable_channels(layer, kind)
 
     def forward_macs(self) -> int:
         """MACs of one forward pass of the whole batch."""

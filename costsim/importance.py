@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
-from costsim.operators import Axis
+from costsim.operators import UpdateKind, elements
 
 DEFAULT_INSPECTED_LAYERS = 18
 """The last six blocks of three convolutions of a MobileNet-like network."""
@@ -21,16 +21,19 @@ DEFAULT_INSPECTED_LAYERS = 18
 class ChannelScores:
     """One score a channel of one layer's weight, along its `output` or its `input` axis.
 
-    Scores are finite and not negative; channel `c` has `scores[c]`.
+    Scores are finite and not negative; channel `c` has `scores[c]`. Along the axis `bias` there is
+    one score, that of the layer's whole bias.
     """
 
     layer: str
-    axis: Axis
+    axis: UpdateKind
     scores: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.axis not in ("output", "input"):
-            raise InputError(f"layer {self.layer!r}: axis {self.axis!r} is not 'output' or 'input'")
+        if self.axis not in ("output", "input", "bias"):
+            raise InputError(
+                f"layer {self.layer!r}: axis {self.axis!r} is not 'output', 'input' or 'bias'"
+            )
         if not self.scores:
             raise InputError(f"layer {self.layer!r}: no scores; one a channel is needed")
         for channel, score in enumerate(self.scores):
@@ -62,8 +65,8 @@ class Importance:
             raise InputError(f"layer {layer!r}: its {axis} channels are scored twice")
 
     @cached_property
-    def _arrays(self) -> Mapping[tuple[str, Axis], NDArray[np.float64]]:
-        arrays: dict[tuple[str, Axis], NDArray[np.float64]] = {}
+    def _arrays(self) -> Mapping[tuple[str, UpdateKind], NDArray[np.float64]]:
+        arrays: dict[tuple[str, UpdateKind], NDArray[np.float64]] = {}
         for entry in self.channels:
             array = np.array(entry.scores, np.float64)
             array.setflags(write=False)
@@ -75,11 +78,11 @@ class Importance:
         """The inspected layers, each once, in the model's order."""
         return tuple(dict.fromkeys(entry.layer for entry in self.channels))
 
-    def axes(self, layer: str) -> tuple[Axis, ...]:
+    def axes(self, layer: str) -> tuple[UpdateKind, ...]:
         """The axes along which `layer` was scored; none if it was not inspected."""
         return tuple(entry.axis for entry in self.channels if entry.layer == layer)
 
-    def scores(self, layer: str, axis: Axis = "output") -> NDArray[np.float64]:
+    def scores(self, layer: str, axis: UpdateKind = "output") -> NDArray[np.float64]:
         """Scores of the channels of `layer` along `axis`, read-only.
 
         Raises `InputError` if they were not computed.
@@ -91,7 +94,7 @@ class Importance:
                 f"layer {layer!r}: its {axis} channels have no {self.criterion} scores"
             ) from None
 
-    def potential(self, layer: str, axis: Axis = "output") -> float:
+    def potential(self, layer: str, axis: UpdateKind = "output") -> float:
         """`P_i`, the sum of the scores of the layer's channels."""
         return math.fsum(self.scores(layer, axis))
 
@@ -100,7 +103,12 @@ class Importance:
         for entry in self.channels:
             if entry.layer not in graph.layers:
                 raise InputError(f"layer {entry.layer!r} is not in the model")
-            count = graph.selectable_channels(entry.layer, entry.axis)
+            count = graph.selectable(entry.layer, entry.axis)
+            if entry.axis == "bias" and len(entry.scores) != count:
+                told = "has no bias" if not count else "has one bias"
+                raise InputError(
+                    f"layer {entry.layer!r} {told}; there are {len(entry.scores)} scores of it"
+                )
             if len(entry.scores) != count:
                 raise InputError(
                     f"layer {entry.layer!r} has {count} selectable {entry.axis} channels; "
@@ -180,27 +188,43 @@ def inspected_layers(
 
 
 def tinytrain_scores(
-    importance: Importance, graph: LayerGraph, axis: Axis = "output"
+    importance: Importance, graph: LayerGraph, axis: UpdateKind = "output"
 ) -> Mapping[str, float]:
     """The multi-objective score of each layer scored along `axis`, in the model's order.
 
     `s_i = P_i / ((|W_i| / max_l |W_l|) (M_i / max_l M_l))` with `P_i` the layer's potential,
     `|W_i|` its number of parameters (weight and bias), `M_i` its forward MACs, the maxima over
-    the inspected layers (Kwon et al., "TinyTrain", ICML 2024).
+    the inspected layers (Kwon et al., "TinyTrain", ICML 2024). A bias is taken for a layer of its
+    own: as many parameters as it has elements, and the additions of the forward pass for MACs.
 
     Raises `InputError` for a layer without MACs and for scores that do not fit `graph`.
     """
     importance.check(graph)
     names = [name for name in importance.layers if axis in importance.axes(name)]
     sizes, macs = {}, {}
-    for name in names:
+    for name in names if axis != "bias" else importance.layers:
         layer = graph.layers[name]
         sizes[name] = sum(p.size for p in (layer.weight, layer.bias) if p is not None)
         macs[name] = layer_macs(graph, name)
-        if not macs[name]:
+        if not macs[name] and axis != "bias":
             raise InputError(f"layer {name!r} has no MACs to divide its score by")
-    largest, busiest = max(sizes.values(), default=1), max(macs.values(), default=1)
+    largest, busiest = max(sizes.values(), default=1), max(macs.values(), default=1) or 1
+    if axis == "bias":
+        for name in names:
+            sizes[name], macs[name] = _bias_size(graph, name), _bias_additions(graph, name)
     return {
         name: importance.potential(name, axis) / ((sizes[name] / largest) * (macs[name] / busiest))
         for name in names
     }
+
+
+def _bias_size(graph: LayerGraph, layer: str) -> int:
+    bias = graph.layers[layer].bias
+    assert bias is not None
+    return bias.size
+
+
+def _bias_additions(graph: LayerGraph, layer: str) -> int:
+    """One for each element of the outputs of `layer`, a sample's share of the batch."""
+    shapes = [graph[name].shape for name in graph.layers[layer].calls]
+    return max(1, sum(map(elements, shapes)) // graph.batch)

@@ -84,12 +84,8 @@ class Frontier:
 
 
 def full_gain(problem: Problem) -> float:
-    """The gain of updating every channel of every inspected layer, along its better axis."""
-    best: dict[str, float] = {}
-    for candidate in problem.candidates:
-        gain = float(candidate.cumulative[-1])
-        best[candidate.layer] = max(gain, best.get(candidate.layer, 0.0))
-    return sum(best.values())
+    """The gain of updating all of every inspected layer, channels along its better axis."""
+    return sum(problem.layer_gains.values())
 
 
 def lifted(problem: Problem, limit: str) -> Problem:
@@ -239,8 +235,10 @@ class _Walk:
             for s in plan.subsets
             if any(gains[s.layer, s.axis][c] > 0 for c in s.channels)
         ]
-        opened = {subset.layer for subset in subsets}
-        return UpdatePlan(tuple(subsets), plan.biases & opened) if subsets else plan
+        biases = plan.biases & {subset.layer for subset in subsets}
+        if any(axis == "bias" for _, axis in gains):  # biases are chosen for themselves
+            biases = {n for n in plan.biases if gains.get((n, "bias"), {0: 0.0})[0] > 0}
+        return UpdatePlan(tuple(subsets), frozenset(biases)) if subsets or biases else plan
 
     def point(
         self, kind: str, label: str, budget: float | None, plan: UpdatePlan, proven: bool

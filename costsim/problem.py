@@ -14,9 +14,16 @@ from costsim.accounting.tiny_training import TinyTrainingTerms, tiny_training_te
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
-from costsim.operators import Axis
+from costsim.operators import UpdateKind
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Atom, Schedule, build_schedule, compile_program, plan_arena
+from costsim.program import (
+    Atom,
+    Schedule,
+    build_schedule,
+    compile_program,
+    plan_arena,
+    plan_atoms,
+)
 from costsim.step import TrainingStep
 from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts
 from costsim.tabulate import build_table
@@ -66,10 +73,13 @@ class Candidate:
     """Channels of one layer along one axis, best first, with the gain of each.
 
     All channels of a candidate cost the same, so that for a given count the best are the first.
+    Along the axis `bias` there is one: the layer's bias as a whole. It is not split by channel
+    because what it costs is the reach of the backward pass, which the first element pays for all;
+    an element alone takes a few bytes.
     """
 
     layer: str
-    axis: Axis
+    axis: UpdateKind
     order: tuple[int, ...]
     gains: tuple[float, ...]
 
@@ -88,11 +98,16 @@ class Problem:
     """Choose a count for each candidate, maximising the sum of gains within the budget.
 
     `table` prices any plan; `selections` are rows of counts, one column a candidate. Of the
-    candidates in one of `exclusive`, at most one may be opened: the two axes of a layer. With
-    `with_bias`, opening a candidate also updates its layer's bias. `seed` is for solvers that
-    draw.
+    candidates in one of `exclusive`, at most one may be opened: the two axes of a layer. `seed` is
+    for solvers that draw.
 
-    Raises `InputError` if the importance does not fit the graph.
+    Biases are updated in one of three ways. They are not, if nothing asks for it. With
+    `with_bias`, opening a candidate also updates its layer's bias, which gains nothing by itself.
+    Where the importance scores biases they are candidates themselves: then the solver chooses a
+    layer's channels, its bias, both or neither.
+
+    Raises `InputError` if the importance does not fit the graph, and for biases that are to be
+    candidates and to come `with_bias` all the same.
     """
 
     def __init__(
@@ -107,18 +122,13 @@ class Problem:
         compute_w: float | None = None,
         seed: int = 0,
     ) -> None:
-        importance.check(graph)
-        if not importance.channels:
-            raise InputError("no layer was scored; there is nothing to choose from")
+        self.candidates: tuple[Candidate, ...] = _candidates(importance, graph, with_bias)
         self.graph, self.step, self.importance = graph, step, importance
         self.budget, self.with_bias, self.seed = budget, with_bias, seed
         self.compute_w = compute_w
         if timer is None and (budget.latency_s is not None or budget.energy_j is not None):
             raise InputError("a latency or energy budget needs a device")
         self.schedule: Schedule = build_schedule(graph, step)
-        self.candidates: tuple[Candidate, ...] = tuple(
-            _candidate(entry.layer, entry.axis, entry.scores) for entry in importance.channels
-        )
         orders: dict[Atom, Sequence[int]] = {(c.axis, c.layer): c.order for c in self.candidates}
         self.table: CostTable = build_table(
             graph, step, timer=timer, orders=orders, schedule=self.schedule
@@ -140,18 +150,13 @@ class Problem:
     def rescored(self, importance: Importance) -> "Problem":
         """The same choice by other scores, of any layers; graph and cost table are shared.
 
-        Raises `InputError` if the importance does not fit the graph.
+        Raises `InputError` as making the problem does.
         """
-        importance.check(self.graph)
-        if not importance.channels:
-            raise InputError("no layer was scored; there is nothing to choose from")
         other = copy(self)
-        for name in ("columns", "bias_columns", "exclusive", "restricted"):
+        other.candidates = _candidates(importance, self.graph, self.with_bias)
+        for name in ("columns", "bias_columns", "exclusive", "restricted", "layer_gains"):
             other.__dict__.pop(name, None)
         other.importance = importance
-        other.candidates = tuple(
-            _candidate(entry.layer, entry.axis, entry.scores) for entry in importance.channels
-        )
         orders: dict[Atom, Sequence[int]] = {(c.axis, c.layer): c.order for c in other.candidates}
         other.table = replace(
             self.table,
@@ -182,7 +187,8 @@ class Problem:
         """Groups of candidates of which at most one may be opened."""
         by_layer: dict[str, list[int]] = {}
         for index, candidate in enumerate(self.candidates):
-            by_layer.setdefault(candidate.layer, []).append(index)
+            if candidate.axis != "bias":
+                by_layer.setdefault(candidate.layer, []).append(index)
         groups = {tuple(group) for group in by_layer.values() if len(group) > 1}
         for keep in self.table.shared_keeps:
             readers = tuple(i for i, column in enumerate(self.columns) if column in keep.readers)
@@ -216,27 +222,44 @@ class Problem:
         """The plan that takes the first `selection[i]` channels of candidate i."""
         opened = [(c, k) for c, k in zip(self.candidates, selection, strict=True) if k]
         return UpdatePlan(
-            tuple(ChannelSubset(c.layer, c.axis, c.order[:k]) for c, k in opened),
+            tuple(
+                ChannelSubset(c.layer, c.axis, c.order[:k]) for c, k in opened if c.axis != "bias"
+            ),
             frozenset(
                 c.layer
-                for c, k in opened
-                if self.with_bias and self.graph.layers[c.layer].bias is not None
+                for c, _ in opened
+                if c.axis == "bias"
+                or (self.with_bias and self.graph.layers[c.layer].bias is not None)
             ),
         )
 
     def gain(self, plan: UpdatePlan) -> float:
-        """The sum of the scores of the channels in `plan`; layers without scores count nothing."""
-        scores: Mapping[tuple[str, Axis], Sequence[float]] = {
-            (entry.layer, entry.axis): entry.scores for entry in self.importance.channels
+        """The sum of the scores of what `plan` updates; what has no score counts nothing."""
+        scores: Mapping[Atom, Sequence[float]] = {
+            (entry.axis, entry.layer): entry.scores for entry in self.importance.channels
         }
         return float(
             sum(
-                scores[subset.layer, subset.axis][channel]
-                for subset in plan.subsets
-                if (subset.layer, subset.axis) in scores
-                for channel in subset.channels
+                scores[atom][channel]
+                for atom, channels in plan_atoms(plan).items()
+                if atom in scores
+                for channel in channels
             )
         )
+
+    @cached_property
+    def layer_gains(self) -> Mapping[str, float]:
+        """The gain of updating all of each layer: its better axis, and its bias if scored."""
+        weights: dict[str, float] = {}
+        biases: dict[str, float] = {}
+        for candidate in self.candidates:
+            gains = biases if candidate.axis == "bias" else weights
+            gain = float(candidate.cumulative[-1])
+            gains[candidate.layer] = max(gain, gains.get(candidate.layer, 0.0))
+        return {
+            layer: weights.get(layer, 0.0) + biases.get(layer, 0.0)
+            for layer in self.importance.layers
+        }
 
     def gains(self, selections: Integers) -> Floats:
         """The gain of each row of `selections` [plans, candidates]."""
@@ -294,7 +317,7 @@ class Problem:
         total = np.full(len(selections), terms.constant_bytes, dtype=np.int64)
         opened = selections > 0
         for index, candidate in enumerate(self.candidates):
-            charge = terms.charges[candidate.layer, candidate.axis]
+            charge = terms.charge(candidate.layer, candidate.axis)
             fixed = charge.fixed_bytes
             if self.bias_columns[index] is not None:
                 fixed += terms.bias_bytes[candidate.layer]
@@ -363,6 +386,19 @@ def with_unit(limit: str, amount: float) -> str:
     return _SHOWN[limit][1](amount)
 
 
-def _candidate(layer: str, axis: Axis, scores: Sequence[float]) -> Candidate:
+def _candidates(
+    importance: Importance, graph: LayerGraph, with_bias: bool
+) -> tuple[Candidate, ...]:
+    importance.check(graph)
+    if not importance.channels:
+        raise InputError("no layer was scored; there is nothing to choose from")
+    if with_bias and any(entry.axis == "bias" for entry in importance.channels):
+        raise InputError(
+            "biases are scored, to be chosen one by one; they cannot also come with the layers"
+        )
+    return tuple(_candidate(entry.layer, entry.axis, entry.scores) for entry in importance.channels)
+
+
+def _candidate(layer: str, axis: UpdateKind, scores: Sequence[float]) -> Candidate:
     order = sorted(range(len(scores)), key=lambda channel: (-scores[channel], channel))
     return Candidate(layer, axis, tuple(order), tuple(scores[channel] for channel in order))

@@ -2,7 +2,7 @@
 
 Kwon et al., "TinyTrain", ICML 2024: layers are taken in descending order of
 `s_i = P_i / ((|W_i| / max |W|) (M_i / max M))` while the budgets hold; of each as many of its best
-channels as still fit.
+channels as still fit. Where biases may be chosen, each has its place in that order.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,14 @@ from typing import ClassVar
 import numpy as np
 
 from costsim.importance import tinytrain_scores
+from costsim.operators import UpdateKind
 from costsim.problem import Problem
-from costsim.program import AXES
 from costsim.solution import Answer, Status
 from costsim.table import Integers
 
 from .resources import Resources, resources
+
+KINDS: tuple[UpdateKind, ...] = ("output", "input", "bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Greedy:
     def __call__(self, problem: Problem) -> Answer:
         scores = {
             (layer, axis): score
-            for axis in AXES
+            for axis in KINDS
             for layer, score in tinytrain_scores(problem.importance, problem.graph, axis).items()
         }
         order = sorted(

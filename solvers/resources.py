@@ -244,7 +244,7 @@ class _Collector:
         width = len(self.columns)
         opening, slopes = np.zeros((width, 1)), np.zeros((width, 1))
         for index, candidate in enumerate(self.problem.candidates):
-            charge = terms.charges[candidate.layer, candidate.axis]
+            charge = terms.charge(candidate.layer, candidate.axis)
             opening[index], slopes[index] = charge.fixed_bytes, charge.channel_bytes
             if self.problem.bias_columns[index] is not None:
                 opening[index] += terms.bias_bytes[candidate.layer]

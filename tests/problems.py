@@ -8,6 +8,14 @@ from hypothesis import strategies as st
 from costsim.importance import ChannelScores, Importance, layer_macs
 from costsim.problem import Budget, Problem
 
+AXES = (
+    ("output",),
+    ("output", "input"),
+    ("output", "bias"),
+    ("output", "input", "bias"),
+    ("bias",),
+)
+
 LIMITS = ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes")
 
 
@@ -24,7 +32,7 @@ def scores_for(graph, draw, axes, layers):
     found = []
     for layer in layers:
         for axis in axes:
-            count = graph.selectable_channels(layer, axis)
+            count = graph.selectable(layer, axis)
             if count:
                 values = st.lists(st.integers(0, 9), min_size=count, max_size=count)
                 found.append(ChannelScores(layer, axis, tuple(float(v) for v in draw(values))))
@@ -39,16 +47,16 @@ def problems(draw, *, max_layers=4, simple=False, max_calls=6, with_macs=False):
     """
     graph = draw(graphs(max_calls=max_calls, simple=simple))
     step = draw(steps(graph))
+    axes = draw(st.sampled_from(AXES))
     names = [
         name
         for name in graph.layers
-        if graph.selectable_channels(name, "output")
+        if any(graph.selectable(name, axis) for axis in axes)
         and not (with_macs and layer_macs(graph, name) == 0)
     ][-max_layers:]
-    axes = draw(st.sampled_from([("output",), ("output", "input")]))
     assume(names)
     importance = scores_for(graph, draw, axes, names)
-    with_bias = draw(st.booleans())
+    with_bias = "bias" not in axes and draw(st.booleans())
     unlimited = Problem(
         graph,
         step,

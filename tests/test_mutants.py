@@ -13,7 +13,7 @@ from costsim.solvers import BruteForce, Exact, combined, enumeration, lagrangian
 from graphs import graphs, steps
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from problems import scores_for
+from problems import AXES, scores_for
 
 import costsim.problem
 from costsim.cost import price
@@ -30,12 +30,12 @@ def priced_plans(draw):
     """A problem whose budget is the price of a plan of it, and the gain of that plan."""
     graph = draw(graphs(max_calls=7))
     step = draw(steps(graph))
-    names = [n for n in graph.layers if graph.selectable_channels(n, "output")][-4:]
+    axes = draw(st.sampled_from(AXES))
+    names = [n for n in graph.layers if any(graph.selectable(n, axis) for axis in axes)][-4:]
     assume(names)
-    importance = scores_for(
-        graph, draw, draw(st.sampled_from([("output",), ("output", "input")])), names
-    )
-    free = Problem(graph, step, importance, Budget(), with_bias=draw(st.booleans()))
+    importance = scores_for(graph, draw, axes, names)
+    with_bias = "bias" not in axes and draw(st.booleans())
+    free = Problem(graph, step, importance, Budget(), with_bias=with_bias)
     selection = [draw(st.integers(0, c.size)) for c in free.candidates]
     for group in free.exclusive:
         for index in group[1:]:

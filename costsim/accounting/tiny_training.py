@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from costsim.graph import LayerGraph
-from costsim.operators import Axis, elements
+from costsim.operators import Axis, UpdateKind, elements
 from costsim.plan import UpdatePlan
 
 WEIGHT_BITS = 8
@@ -47,6 +47,12 @@ class TinyTrainingTerms:
     charges: Mapping[tuple[str, Axis], LayerCharge]
     bias_bytes: Mapping[str, int]
     constant_bytes: int
+
+    def charge(self, layer: str, kind: UpdateKind) -> LayerCharge:
+        """What channels of a layer add, or its bias alone (a count of one)."""
+        if kind == "bias":
+            return LayerCharge(self.bias_bytes[layer], 0)
+        return self.charges[layer, kind]
 
     def price(self, plan: UpdatePlan) -> int:
         """Bytes of `plan`, which must fit the graph of these terms."""

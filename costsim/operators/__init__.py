@@ -32,6 +32,7 @@ from costsim.operators.base import (
     Shape,
     ShapeError,
     Shapes,
+    UpdateKind,
     elements,
 )
 from costsim.operators.convolution import Convolution
@@ -149,6 +150,7 @@ __all__ = [
     "Softmax",
     "Subtract",
     "Tanh",
+    "UpdateKind",
     "elements",
     "operator_from_json",
     "operator_to_json",

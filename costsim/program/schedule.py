@@ -16,9 +16,9 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from costsim.graph import LayerGraph
-from costsim.operators import Axis, Shape, elements
+from costsim.operators import Axis, Shape, UpdateKind, elements
 
-Atom: TypeAlias = tuple[Literal["output", "input", "bias"], str]
+Atom: TypeAlias = tuple[UpdateKind, str]
 Guard: TypeAlias = frozenset[Atom]
 
 AXES: tuple[Axis, ...] = ("output", "input")
