@@ -13,7 +13,7 @@ for channels of its weight, `("bias", layer)`. It is met when the plan contains 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from costsim.graph import LayerGraph
 from costsim.operators import Axis, Shape, UpdateKind, elements
