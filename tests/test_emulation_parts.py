@@ -66,9 +66,9 @@ WIDE = [
     ("mla r0, r1, r2, r3", (0xFB01, 0x3002), "int_mac", (1, 2, 3), (0,)),
     ("mls r0, r1, r2, r3", (0xFB01, 0x3012), "int_mac", (1, 2, 3), (0,)),
     ("mul r0, r1, r2", (0xFB01, 0xF002), "int_mul", (1, 2), (0,)),
-    ("smlabb r0, r1, r2, r3", (0xFB11, 0x3002), "int_mac", (1, 2, 3), (0,)),
+    ("smlabb r0, r1, r2, r3", (0xFB11, 0x3002), "dsp_mac", (1, 2, 3), (0,)),
     ("smulbb r0, r1, r2", (0xFB11, 0xF002), "int_mul", (1, 2), (0,)),
-    ("smlad r0, r1, r2, r3", (0xFB21, 0x3002), "int_mac", (1, 2, 3), (0,)),
+    ("smlad r0, r1, r2, r3", (0xFB21, 0x3002), "dsp_mac", (1, 2, 3), (0,)),
     ("smull r0, r1, r2, r3", (0xFB82, 0x0103), "int_mul", (2, 3), (0, 1)),
     ("sdiv r0, r1, r2", (0xFB91, 0xF0F2), "int_div", (1, 2), (0,)),
     ("add.w r0, r1, r2", (0xEB01, 0x0002), "alu", (1, 2), (0,)),
@@ -89,7 +89,9 @@ def test_an_instruction_is_read_as_the_manual_says(case) -> None:
     (found,) = decode(code(*words))
     assert found.size == 2 * len(words)
     assert (found.kind, found.reads, found.writes) == (kind, reads, writes)
-    expected = {"fp_mac": 1, "int_mac": 1}.get(kind, 0) * (2 if text.startswith("smlad") else 1)
+    expected = {"fp_mac": 1, "int_mac": 1, "dsp_mac": 1}.get(kind, 0) * (
+        2 if text.startswith("smlad") else 1
+    )
     assert found.macs == expected
 
 

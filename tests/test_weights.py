@@ -291,7 +291,7 @@ def test_truncated_files(tmp_path: Path) -> None:
 def test_files_that_unpack_too_large_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("costsim.networks.weights._MAXIMUM_BYTES", 2**20)
+    monkeypatch.setattr("costsim.networks.int8.MAXIMUM_BYTES", 2**20)
     path = tmp_path / "w.pkl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(2**21))

@@ -1,8 +1,7 @@
 """What a step in 8 bits computes, in numpy: the definition that the C code is held to, bit by bit.
 
 Integers are exact. Floats are single precision, in the order of the C kernels. With fused
-multiply-adds, as a Cortex-M7 has them, a multiply-accumulate is rounded once; that is computed in
-double precision here, which differs from it where a sum lies within 2^-29 of half way only.
+multiply-adds, as a Cortex-M7 has them, a multiply-accumulate is rounded once (`fused_sum`).
 """
 
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from costsim.emission.memory import Memory
 from costsim.emission.options import EmissionOptions
 from costsim.emission.parts import Block, is_depthwise
 from costsim.emission.quantised import bounds, mean_factor
-from costsim.emission.quantization import HIGH, LOW, Quantization
+from costsim.emission.quantization import Quantization, saturated
 from costsim.graph import Call
 from costsim.operators import Shape, elements
 from costsim.program import Category, Direction, Operand, Operation, TrainingProgram
@@ -73,8 +72,7 @@ class Reference:
             part = slice(number * size, (number + 1) * size)
             given = self.graph[self.graph.input]
             a = self.quantization.values[given.name]
-            scaled = images[part].astype(np.float32) / np.float32(a.scale)
-            self.values[given.name] = _saturated(scaled, a.zero).reshape(given.shape)
+            self.values[given.name] = a.quantise(images[part]).reshape(given.shape)
             for op in operations[: len(operations) - len(after)]:
                 self._run(op, labels[part])
             total = np.float32(total + self.loss)
@@ -104,10 +102,7 @@ class Reference:
 
     def _mac(self, total: Floats, a: Floats, b: Floats) -> Floats:
         """`total + a * b`, rounded once or twice."""
-        result: Floats = total + a * b
-        if self.fused:
-            exact = total.astype(np.float64) + a.astype(np.float64) * b.astype(np.float64)
-            result = exact.astype(np.float32)
+        result: Floats = fused_sum(total, a, b) if self.fused else total + a * b
         return result
 
     def _call(self, op: Operation) -> Call:
@@ -139,8 +134,9 @@ class Reference:
                 sums = self._sums(call, value.astype(np.int64) - x.zero)
                 if call.bias is not None:
                     sums += self.weights[call.bias.name].astype(np.int64)[:, None, None, None]
+                    sums = np.clip(sums, -(2**31), 2**31 - 1)
                 scaled = sums.astype(np.float32) * factors[:, None, None, None]
-                self.values[call.name] = _saturated(scaled, y.zero).reshape(call.shape)
+                self.values[call.name] = saturated(scaled, y.zero).reshape(call.shape)
             case "relu" | "clamp":
                 low, high = bounds(o, x)
                 self.masks[call.name] = (value > low) & (value < high)
@@ -152,29 +148,35 @@ class Reference:
                     * (np.float32(a.scale) / np.float32(y.scale))
                     for v, a in ((value, x), (other, b))
                 ]
-                self.values[call.name] = _saturated(parts[0] + parts[1], y.zero)
+                self.values[call.name] = saturated(parts[0] + parts[1], y.zero)
             case "mean":
                 count = value.size // elements(call.shape)
                 rows = value.reshape(-1, count).astype(np.int64) - x.zero
                 factor = np.float32(mean_factor(x, y, count))
                 means = rows.sum(1).astype(np.float32) * factor
-                self.values[call.name] = _saturated(means, y.zero).reshape(call.shape)
+                self.values[call.name] = saturated(means, y.zero).reshape(call.shape)
 
     def _sums(self, call: Call, x: Integers) -> Integers:
-        """Sums of products `[N, C_out, d, h, w]`."""
+        """Sums of products `[N, C_out, d, h, w]`: whole numbers that doubles hold exactly."""
         window = Window(self, call)
-        x = x.reshape(window.x_shape)
-        weight = self.weights[self._weight(call)].astype(np.int64).reshape(window.weight_shape)
-        sums = np.zeros(window.y_shape, np.int64)
+        x = x.reshape(window.x_shape).astype(np.float64)
+        weight = self.weights[self._weight(call)].astype(np.float64).reshape(window.weight_shape)
+        sums = np.zeros(window.y_shape, np.float64)
         for t, tap in enumerate(np.ndindex(*window.kernel)):
             q, p = window.places(tap)
+            if window.depthwise:
+                of_channel = weight[:, 0, t][:, None, None, None]
+                sums[(slice(None), slice(None), *q)] += (
+                    of_channel * x[(slice(None), slice(None), *p)]
+                )
+                continue
             for group in range(window.groups):
                 outs, ins = window.channels(group)
                 part = x[(slice(None), ins, *p)]
-                sums[(slice(None), outs, *q)] += np.einsum(
-                    "oi,ni...->no...", weight[outs, :, t], part
-                )
-        return sums
+                flat = part.reshape(*part.shape[:2], -1)
+                products = weight[outs, :, t] @ flat
+                sums[(slice(None), outs, *q)] += products.reshape(len(part), -1, *part.shape[2:])
+        return sums.astype(np.int64)
 
     def _weight(self, call: Call) -> str:
         assert call.weight is not None
@@ -245,21 +247,27 @@ class Reference:
         return dx.reshape(self.graph[call.inputs[0]].shape)
 
     def _weight_gradient(self, op: Operation) -> Floats:
-        """Of the whole weight; the update takes what is selected."""
+        """Of the whole weight, as far as it is selected; 0 elsewhere."""
         call = self._call(op)
         window, x_of = Window(self, call), self.quantization.input_of(call)
         x = (self._value(call.inputs[0]).astype(np.int32) - x_of.zero).astype(np.float32)
         x, dy = x.reshape(window.x_shape), self._gradient(op.reads[0]).reshape(window.y_shape)
-        dw = np.zeros(window.weight_shape, np.float32)
-        for t, tap in enumerate(np.ndindex(*window.kernel)):
-            q, p = window.places(tap)
-            for group in range(window.groups):
-                outs, ins = window.channels(group)
-                g, v = dy[(slice(None), outs, *q)], x[(slice(None), ins, *p)]
+        dw = np.zeros(prod(window.weight_shape), np.float32)
+        for block in self.memory.blocks(call):
+            if not block.updated:
+                continue
+            outs, ins = dy[:, list(block.outputs)], x[:, list(block.inputs)]
+            sums = _dense(block, dw, window.depthwise)
+            for t, tap in enumerate(np.ndindex(*window.kernel)):
+                q, p = window.places(tap)
+                g, v = outs[(slice(None), slice(None), *q)], ins[(slice(None), slice(None), *p)]
+                total = sums[:, :, t]
                 for n, *place in np.ndindex(len(g), *g.shape[2:]):
                     at = (n, slice(None), *place)
-                    dw[outs, :, t] = self._mac(dw[outs, :, t], g[at][:, None], v[at][None, :])
-        dw = dw * np.float32(x_of.scale)
+                    beside = v[at][:, None] if window.depthwise else v[at][None, :]
+                    total = self._mac(total, g[at][:, None], beside)
+                sums[:, :, t] = total
+            dw[block.places] = (sums * np.float32(x_of.scale)).reshape(-1)
         return dw.reshape(self.weights[self._weight(call)].shape)
 
     def _bias_gradient(self, op: Operation) -> Floats:
@@ -291,11 +299,12 @@ class Reference:
         if kind == "bias":
             units = np.float32(self.quantization.input_of(call).scale) * scales
             limit = 2**22 - 1
-            stored[places] -= np.rint(np.clip(change / units, -limit, limit)).astype(np.int32)
+            steps = np.rint(np.clip(change / units, -limit, limit)).astype(np.int64)
+            stored[places] = np.clip(stored[places] - steps, -(2**31), 2**31 - 1)
         else:
             rows = places // (stored.size // len(scales))
             moved = stored[places].astype(np.float32) - change / scales[rows]
-            stored[places] = _saturated(moved, 0)
+            stored[places] = saturated(moved, 0)
 
 
 class Window:
@@ -353,8 +362,27 @@ def _dense(block: Block, weight: Floats, depthwise: bool) -> Floats:
     return weight[block.places].reshape(len(block.outputs), inputs, block.taps)
 
 
-def _saturated(x: Floats, zero: int) -> Integers:
-    return np.clip(np.rint(x) + np.float32(zero), LOW, HIGH).astype(np.int8)
+def fused_sum(total: Floats, a: Floats, b: Floats) -> Floats:
+    """`total + a * b` of float32, rounded once, as a fused multiply-add is.
+
+    A product of two float32 is exact in double precision, the sum is not: where it falls exactly
+    half way between two float32, what was rounded off decides (Boldo and Melquiond 2008).
+    """
+    addend, product = np.broadcast_arrays(
+        total.astype(np.float64), a.astype(np.float64) * b.astype(np.float64)
+    )
+    found: Floats = addend + product
+    half_way = (found.view(np.int64) & _BELOW_SINGLE) == _HALF
+    if half_way.any():
+        s, x, y = found[half_way], addend[half_way], product[half_way]
+        part = s - x
+        rest = (x - (s - part)) + (y - part)  # Knuth's exact error of a sum
+        found[half_way] = np.where(rest == 0, s, np.nextafter(s, np.copysign(np.inf, rest)))
+    return found.astype(np.float32)
+
+
+_BELOW_SINGLE, _HALF = (1 << 29) - 1, 1 << 28
+"""The bits of a double's significand that a float32 has no room for; the highest of them alone."""
 
 
 def exponential(x: Floats) -> Floats:

@@ -20,17 +20,24 @@ from costsim.emulation.thumb import Instruction, Kind, decode
 class Work:
     """What one operation executed.
 
-    `fp_macs` are VFMA and its kin; `int_macs` MLA, SMLAD (two) and theirs, among which a compiler's
-    address arithmetic may be. `conditional_macs` of both were in IT blocks, and may not have been
-    executed: where there are any, the counts are upper bounds.
+    `fp_macs` are VFMA and its kin; `dsp_macs` SMLABB and SMLAD (two), which kernels in 8 bits ask
+    for by name; `int_macs` MLA and the like, a compiler's address arithmetic. `conditional_macs`
+    of the first two were in IT blocks, and may not have been executed: where there are any, the
+    counts are upper bounds.
     """
 
     instructions: int
     fp_macs: int
+    dsp_macs: int
     int_macs: int
     conditional_macs: int
     by_kind: Mapping[Kind, int]
     cycles: Cycles
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the step's own: of floats, and of integers by name."""
+        return self.fp_macs + self.dsp_macs
 
 
 def count_work(image: Image, blocks: NDArray[Any]) -> dict[int, Work]:
@@ -44,14 +51,21 @@ def count_work(image: Image, blocks: NDArray[Any]) -> dict[int, Work]:
 
 def _work(blocks: Counter[tuple[Instruction, ...]]) -> Work:
     by_kind: Counter[Kind] = Counter()
-    macs = {"fp_mac": 0, "int_mac": 0}
+    macs = {"fp_mac": 0, "dsp_mac": 0, "int_mac": 0}
     conditional = 0
     for block, count in blocks.items():
         for one in block:
             by_kind[one.kind] += count
             if one.macs:
                 macs[one.kind] += one.macs * count
-                conditional += one.macs * count * one.conditional
+                if one.kind != "int_mac":
+                    conditional += one.macs * count * one.conditional
     return Work(
-        by_kind.total(), macs["fp_mac"], macs["int_mac"], conditional, by_kind, work_cycles(blocks)
+        by_kind.total(),
+        macs["fp_mac"],
+        macs["dsp_mac"],
+        macs["int_mac"],
+        conditional,
+        by_kind,
+        work_cycles(blocks),
     )

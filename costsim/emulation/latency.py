@@ -31,6 +31,7 @@ from costsim.emulation.thumb import Instruction, Kind
 LATENCY: dict[Kind, int] = {
     "int_mul": 2,
     "int_mac": 2,
+    "dsp_mac": 2,
     "int_div": 7,
     "fp_mac": 6,
     "fp_mul": 3,
@@ -40,7 +41,7 @@ LATENCY: dict[Kind, int] = {
 }
 """Cycles from issue to use of the result; 1 where nothing is said."""
 
-ACCUMULATOR_ADVANCE = {"fp_mac": 3, "int_mac": 1}
+ACCUMULATOR_ADVANCE = {"fp_mac": 3, "int_mac": 1, "dsp_mac": 1}
 """How much later a multiply-accumulate needs what it adds to."""
 
 _ALONE = frozenset({"load_many", "store_many", "int_div", "system", "it"})
@@ -52,6 +53,7 @@ _PIPES: dict[Kind, tuple[str, int]] = {
     "fp_store": ("store", 1),
     "int_mul": ("multiply", 1),
     "int_mac": ("multiply", 1),
+    "dsp_mac": ("multiply", 1),
     "branch": ("branch", 1),
     "call": ("branch", 1),
     "fp_mac": ("fp", 1),

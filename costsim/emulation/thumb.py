@@ -14,6 +14,7 @@ Kind = Literal[
     "alu",
     "int_mul",
     "int_mac",
+    "dsp_mac",
     "int_div",
     "load",
     "store",
@@ -258,7 +259,7 @@ def _multiply(first: int, second: int) -> Instruction:
         return Instruction(4, "int_mul", factors, (target,))
     return Instruction(
         4,
-        "int_mac",
+        "dsp_mac" if action in (1, 2) else "int_mac",  # SMLABB and its kin, SMLAD
         (*factors, accumulator),
         (target,),
         macs=2 if action in (2, 4) else 1,

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission import EmissionOptions, emit, read_weights
+from costsim.emission import EmissionOptions, Quantization, emit, integers, read_weights
 from costsim.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit, Firmware, build_firmware
 from costsim.emulation.counting import Work, count_work
 from costsim.emulation.emulator import EmulatedFault, Emulator, Fault
@@ -68,7 +68,9 @@ class Observed:
 class Trial:
     """A built program on an emulated core; a context manager.
 
-    A fault raises `EmulatedFault` whose text names the operation and its layer.
+    `weights` are those the firmware was emitted with; of a program with 8-bit weights they are
+    integers (`costsim.emission.integers`). A fault raises `EmulatedFault` whose text names the
+    operation and its layer.
     """
 
     def __init__(
@@ -103,14 +105,21 @@ class Trial:
         memory: MemoryMap,
         *,
         options: EmissionOptions | None = None,
+        quantization: Quantization | None = None,
         stack_bytes: int = DEFAULT_STACK_BYTES,
         compiler: Compiler | None = None,
         time_limit_s: float = 60.0,
     ) -> Self:
-        """Emit and build `program` for `memory`. Raises `DoesNotFit` and `InputError`."""
-        sources = emit(program, weights, options=options)
+        """Emit and build `program` for `memory`; `weights` are floats, whatever its bit widths.
+
+        A step in 8 bits needs a `quantization`. Raises `DoesNotFit` and `InputError`.
+        """
+        sources = emit(program, weights, options=options, quantization=quantization)
         firmware = build_firmware(sources, memory, stack_bytes=stack_bytes, compiler=compiler)
-        return cls(program, weights, firmware, time_limit_s=time_limit_s)
+        stored = weights
+        if quantization is not None:
+            stored = integers(program.graph, weights, quantization)
+        return cls(program, stored, firmware, time_limit_s=time_limit_s)
 
     def __enter__(self) -> Self:
         self.emulator.__enter__()
@@ -174,8 +183,8 @@ class Trial:
         """The arena as it is: weights and optimiser state are in it."""
         return self.emulator.read(*self.emulator.image.arena)
 
-    def updated(self) -> dict[str, NDArray[np.float32]]:
-        """The updated parameters as they are, whole."""
+    def updated(self) -> dict[str, NDArray[Any]]:
+        """The updated parameters as they are, whole: floats, or integers in 8 bits."""
         return read_weights(self.program, self.weights, self.arena())
 
     # Watching.
@@ -278,12 +287,13 @@ def least_memory(
     stack_bytes: int = DEFAULT_STACK_BYTES,
     compiler: Compiler | None = None,
     options: EmissionOptions | None = None,
+    quantization: Quantization | None = None,
 ) -> int:
     """The least bytes of the arena's RAM that the program can be linked for."""
     roomy = replace(memory, arena=replace(memory.arena, size_bytes=1 << 26))
     if memory.shared:
         roomy = replace(roomy, stack=roomy.arena)
-    sources = emit(program, weights, options=options)
+    sources = emit(program, weights, options=options, quantization=quantization)
     firmware = build_firmware(sources, roomy, stack_bytes=stack_bytes, compiler=compiler)
     from costsim.emulation.elf import read_image
 

@@ -8,7 +8,6 @@ Three kinds of file are understood, told apart by what they contain:
 - state dicts of this library's own modules, by `torch.save` or as safetensors.
 """
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ from torch import Tensor
 from costsim.errors import InputError
 from costsim.networks.architectures import Architecture, find_architecture
 from costsim.networks.build import Network, fold
-from costsim.networks.restricted_pickle import loads_restricted
+from costsim.networks.int8 import MAXIMUM_BYTES, int8_layers, is_int8, read_arrays
 
-_MAXIMUM_BYTES = 2**30
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -43,7 +41,7 @@ def load_weights(name: str, path: str | Path, *, batch_norm: bool = False) -> tu
     path = Path(path)
     architecture = find_architecture(name)
     document = _read(path)
-    if {"first_conv", "blocks"} <= document.keys():
+    if is_int8(document):
         if batch_norm:
             raise InputError(f"{path}: int8 weights have their batch norm folded; there is none")
         return _from_int8(architecture, document, path)
@@ -61,18 +59,14 @@ def load_weights(name: str, path: str | Path, *, batch_norm: bool = False) -> tu
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        if path.stat().st_size > _MAXIMUM_BYTES:
-            raise InputError(f"{path}: is larger than {_MAXIMUM_BYTES >> 30} GiB")
-        with path.open("rb") as file:
-            start = file.read(4)
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise InputError(f"{path}: is larger than {MAXIMUM_BYTES >> 30} GiB")
         document: Any
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             document = load_file(path)
-        elif start == b"PK\x03\x04" and (pickled := _arrays_only_archive(path)) is not None:
-            document = loads_restricted(pickled)
-        else:
+        elif (document := read_arrays(path)) is None:
             document = torch.load(path, map_location="cpu", weights_only=True)
     except InputError as error:
         text = str(error)
@@ -92,18 +86,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise InputError(f"{path}: holds a {type(document).__name__}, not a mapping of weights")
     return document
-
-
-def _arrays_only_archive(path: Path) -> bytes | None:
-    """The pickle in a `torch.save` archive that stores no tensors beside it."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        pickles = [item for item in names if item.endswith("/data.pkl")]
-        if len(pickles) != 1 or any("/data/" in item for item in names):
-            return None
-        if archive.getinfo(pickles[0]).file_size > _MAXIMUM_BYTES:
-            raise InputError(f"the archive unpacks to more than {_MAXIMUM_BYTES >> 30} GiB")
-        return archive.read(pickles[0])
 
 
 def _select(architecture: Architecture, count: int, has_mix: bool, path: Path) -> Architecture:
@@ -136,13 +118,7 @@ def _from_int8(
     architecture: Architecture, document: Mapping[str, Any], path: Path
 ) -> tuple[Network, str]:
     try:
-        layers = [document["first_conv"]]
-        for block in document["blocks"]:
-            stages = (block[stage] for stage in ("pointwise1", "depthwise", "pointwise2"))
-            layers += [stage for stage in stages if stage is not None]
-        has_mix = document.get("feature_mix") is not None
-        if has_mix:
-            layers.append(document["feature_mix"])
+        layers, has_mix = int8_layers(document), document.get("feature_mix") is not None
         parameters = [layer["params"] for layer in layers]
         architecture = _select(architecture, len(layers), has_mix, path)
         network = Network(architecture)

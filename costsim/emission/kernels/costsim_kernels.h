@@ -14,7 +14,6 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
-/* Fused where the machine can. To count them, define it before. */
 /* Instructions for four 8-bit products at a time, where there are; 0 for plain C. */
 #if !defined(COSTSIM_SIMD)
 #if defined(__ARM_FEATURE_DSP) && defined(__thumb__)
@@ -24,9 +23,16 @@
 #endif
 #endif
 
-#if !defined(COSTSIM_Q_MAC)
-#define COSTSIM_Q_MAC(sum, a, b) ((sum) += (a) * (b)) /* of integers */
+/* Of integers of at most 16 bits. By its own instruction where there is one: not that it is faster,
+ * but no compiler takes it for addresses, so that those that run can be counted. */
+#if defined(COSTSIM_Q_MAC)
+#elif COSTSIM_SIMD
+#define COSTSIM_Q_MAC(sum, a, b) \
+    __asm__("smlabb %0, %1, %2, %0" : "+r"(sum) : "r"((int32_t)(a)), "r"((int32_t)(b)))
+#else
+#define COSTSIM_Q_MAC(sum, a, b) ((sum) += (a) * (b))
 #endif
+/* Fused where the machine can. To count them, define it before. */
 #if defined(COSTSIM_MAC)
 #elif defined(__ARM_FEATURE_FMA) || defined(__FMA__) || defined(__aarch64__)
 #define COSTSIM_MAC(sum, a, b) ((sum) = __builtin_fmaf((a), (b), (sum)))

@@ -27,6 +27,18 @@ static int8_t costsim_saturated(float x, int32_t zero) {
 #endif
 }
 
+/* a + b, or the end of 32 bits it is beyond: biases of channels with tiny scales lie there. */
+static int32_t costsim_q_sum(int32_t a, int32_t b) {
+#if COSTSIM_SIMD
+    int32_t sum;
+    __asm__("qadd %0, %1, %2" : "=r"(sum) : "r"(a), "r"(b));
+    return sum;
+#else
+    const int64_t sum = (int64_t)a + b;
+    return sum > INT32_MAX ? INT32_MAX : sum < INT32_MIN ? INT32_MIN : (int32_t)sum;
+#endif
+}
+
 void costsim_q_quantise(int32_t count, float scale, int32_t zero, const float *x, int8_t *y) {
     int32_t i;
     for (i = 0; i < count; i++) {
@@ -173,10 +185,7 @@ static void costsim_q_points(const costsim_window *w, const costsim_block *k, in
             to[j] = y + o * pixels;
         }
         for (q = 0; q < pixels; q++) {
-            int32_t sums[4];
-            for (j = 0; j < 4; j++) {
-                sums[j] = start[j];
-            }
+            int32_t sums[4] = {0, 0, 0, 0};
             for (b = 0; b < blocks; b++) {
                 const int8_t *from = x + k[b].first_in * pixels + q;
                 if (width != 4) {
@@ -188,7 +197,8 @@ static void costsim_q_points(const costsim_window *w, const costsim_block *k, in
                 }
             }
             for (j = 0; j < width; j++) {
-                to[j][q] = costsim_saturated((float)sums[j] * factor[j], y_zero);
+                const int32_t sum = costsim_q_sum(sums[j], start[j]);
+                to[j][q] = costsim_saturated((float)sum * factor[j], y_zero);
             }
         }
     }
@@ -272,8 +282,7 @@ static void costsim_q_depthwise(const costsim_window *w, const costsim_block *k,
                 const int32_t image_at = s0.start * w->size[1] * w->size[2] + at;
                 for (q2 = 0; q2 < wide; q2 += count) {
                     const costsim_span s2 = costsim_taps(w, 2, q2);
-                    int32_t sums[4];
-                    sums[0] = sums[1] = sums[2] = sums[3] = start;
+                    int32_t sums[4] = {0, 0, 0, 0};
                     count = q2 >= inside && q2 + 4 <= until ? 4 : 1;
                     for (t0 = s0.low; t0 < s0.high; t0++) {
                         const int8_t *from =
@@ -289,7 +298,8 @@ static void costsim_q_depthwise(const costsim_window *w, const costsim_block *k,
                         }
                     }
                     for (j = 0; j < count; j++) {
-                        *to++ = costsim_saturated((float)sums[j] * factor, y_zero);
+                        const int32_t sum = costsim_q_sum(sums[j], start);
+                        *to++ = costsim_saturated((float)sum * factor, y_zero);
                     }
                 }
             }
@@ -322,7 +332,7 @@ static void costsim_q_convolve_blocks(const costsim_window *w, const costsim_blo
                     }
                     for (j = 0; j < width; j++, m++) {
                         const int32_t o = k->first_out + costsim_number(k->outs, m);
-                        const int32_t sum = sums[j] + (bias ? bias[o] : 0);
+                        const int32_t sum = costsim_q_sum(sums[j], bias ? bias[o] : 0);
                         y[o * pixels + q] = costsim_saturated((float)sum * factors[o], y_zero);
                     }
                 }
@@ -623,8 +633,9 @@ void costsim_q_descend_bias(int32_t count, float rate, float momentum, float x_s
     for (i = 0; i < count; i++) {
         const float change =
             rate * costsim_q_step(momentum, db[i], state, i) / (x_scale * scales[i]);
-        bias[i] -= change > 4194303.0f    ? 4194303
-                   : change < -4194303.0f ? -4194303
-                                          : costsim_round(change);
+        const int32_t steps = change > 4194303.0f    ? 4194303
+                              : change < -4194303.0f ? -4194303
+                                                     : costsim_round(change);
+        bias[i] = costsim_q_sum(bias[i], -steps);
     }
 }
