@@ -96,20 +96,29 @@ class Enumeration:
         """The levels and rows that matter for what may be lost."""
         relaxation, bound = self.relaxation, self.bound
         levels = [self._level(row) for row in range(len(relaxation.forced))]
-        levels.sort(key=lambda level: (len(level.options), level.row))
         room = relaxation.room + relaxation.resources.slack
-        # Rows that these options cannot exceed only matter through their price, and have none.
+        # What rows that these options cannot exceed leave empty is lost as well: by each option that
+        # is not the dearest of its level, and by all together.
         most_costs = sum(level.costs.max(axis=0) for level in levels)
         binding = np.flatnonzero(most_costs > room)
+        others = np.setdiff1d(np.arange(len(room)), binding)
         self.room: Floats = room[binding]
         self.price: Floats = bound.multipliers[binding]
-        # What the rows that cannot be exceeded leave empty is lost in any case.
-        others = np.setdiff1d(np.arange(len(room)), binding)
+        prices = bound.multipliers[others]
         spare = relaxation.room[others] - np.asarray(most_costs)[others]
-        self.start = float(bound.multipliers[others] @ np.maximum(spare, 0.0))
-        self.levels = [
-            Level(level.row, level.options, level.loss, level.costs[:, binding]) for level in levels
-        ]
+        self.start = float(prices @ np.maximum(spare, 0.0))
+        self.levels = [self._priced(level, others, prices, binding) for level in levels]
+        self.levels.sort(key=lambda level: (len(level.options), level.row))
+        if not len(self.levels[0].options):
+            self.start = np.inf
+
+    def _priced(self, level: Level, others: Integers, prices: Floats, binding: Integers) -> Level:
+        """`level` in the binding rows alone, with what it leaves empty of the others as loss."""
+        costs = level.costs[:, others]
+        loss = level.loss + (costs.max(axis=0) - costs) @ prices
+        left = np.flatnonzero(loss <= self.most - self.start)
+        left = left[np.argsort(loss[left], kind="stable")]
+        return Level(level.row, level.options[left], loss[left], level.costs[left][:, binding])
 
     def _level(self, row: int) -> Level:
         relaxation, bound, best = self.relaxation, self.bound, self.bound.best[row]
@@ -141,7 +150,8 @@ class Enumeration:
             return
         if self.most < SMALLER * whole:
             self._lay_out()
-        self._search(EVERYTHING)
+        if self.start <= self.most:
+            self._search(EVERYTHING)
 
     def _search(self, beam: int) -> bool:
         """Follow `beam` states of each depth; whether those were all."""
