@@ -24,8 +24,10 @@ from costsim.explain import Explanation
 from costsim.files import read_json, write_json
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
+from costsim.operators import UpdateKind
 from costsim.plan import UpdatePlan
 from costsim.problem import Budget
+from costsim.program import plan_atoms
 from costsim.solution import Solution
 from costsim.step import TrainingStep
 
@@ -183,10 +185,10 @@ class SolverRecord(_Record):
 
 
 class InspectedLayer(_Record):
-    """A layer that was scored along one axis: the sum of all its scores, and of those chosen."""
+    """A layer scored along one axis, or its bias: the sum of all scores, and of those chosen."""
 
     name: Name
-    axis: Literal["output", "input"]
+    axis: UpdateKind
     potential: Amount
     gain: Amount
 
@@ -504,10 +506,9 @@ def _device_record(device: DeviceSpec, target: str | None) -> DeviceRecord:
 
 
 def _importance_record(importance: Importance, plan: UpdatePlan) -> ImportanceRecord:
-    layers = []
+    layers, updated = [], plan_atoms(plan)
     for entry in importance.channels:
-        subset = plan.by_layer.get(entry.layer)
-        chosen = subset.channels if subset is not None and subset.axis == entry.axis else ()
+        chosen = updated.get((entry.axis, entry.layer), ())
         layers.append(
             InspectedLayer(
                 name=entry.layer,

@@ -17,13 +17,13 @@ from costsim.cost import full_backward_macs, selection_seconds
 from costsim.criteria import CRITERIA
 from costsim.data import ImageSource, Progress, Task, digits, open_images, sample_task
 from costsim.device import DeviceSpec, TaskEstimate, estimate_task
-from costsim.emission.support import why_not_emitted
+from costsim.emission.support import check_kernels, why_not_emitted
 from costsim.errors import InputError
 from costsim.explain import explain
 from costsim.graph import LayerGraph
 from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
 from costsim.models import LoadedModel, load_model
-from costsim.operators import Axis
+from costsim.operators import UpdateKind
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file
 from costsim.problem import Budget, Problem
@@ -102,7 +102,8 @@ class PlanRequest:
     """What is asked of `make_plan`; the defaults are those of the command line.
 
     `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
-    a solver that proves its answers, if the plan is to be explained.
+    a solver that proves its answers, if the plan is to be explained. `needs_kernels`: refuse an
+    operator without a C kernel on a microcontroller, where nothing else could run it.
     """
 
     device: DeviceSpec
@@ -117,7 +118,7 @@ class PlanRequest:
     shots: int = DEFAULT_SHOTS
     criterion: str = "fisher"
     loss: str = "prototype"
-    axes: tuple[Axis, ...] = ("output",)
+    axes: tuple[UpdateKind, ...] = ("output",)
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
     with_bias: bool = False
     step: TrainingStep = field(default_factory=TrainingStep)
@@ -126,6 +127,7 @@ class PlanRequest:
     iterations: int = DEFAULT_ITERATIONS
     seed: int = 0
     explain_with: Solver | None = None
+    needs_kernels: bool = True
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,13 @@ def prepare(
     )
     report("tracing the model", 0, 0)
     graph, scoring_graph, tensors = _graphs(request, loaded)
+    if request.needs_kernels and is_microcontroller(request.device):
+        try:
+            check_kernels(graph, request.step.bits)
+        except InputError as error:
+            raise InputError(
+                f"{loaded.name} on {request.device.name}, a microcontroller: {error}"
+            ) from error
     step = replace(request.step, recompute=even_cuts(graph, request.segments))
     if scored is None:
         assert source is not None
@@ -286,9 +295,19 @@ def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
+def is_microcontroller(device: DeviceSpec) -> bool:
+    """Whether a device runs C alone: frozen weights stay in the flash that the code is in."""
+    return device.placement.frozen_weights == "flash"
+
+
 def _check(request: PlanRequest) -> None:
     if request.criterion not in CRITERIA:
         raise InputError(f"criterion {request.criterion!r}; known are {', '.join(CRITERIA)}")
+    if request.with_bias and "bias" in request.axes:
+        raise InputError(
+            "biases either come with the chosen layers (--bias) or are chosen themselves "
+            "(--axis output+bias); give one of the two"
+        )
     supported = request.device.bits
     for name in ("weights", "activations", "gradients"):
         bits, allowed = getattr(request.step.bits, name), getattr(supported, name)
@@ -385,8 +404,8 @@ def _warnings(
             f"time and energy are estimated at the rates of 32-bit kernels; those for "
             f"{request.step.bits.activations}-bit activations may be faster"
         )
-    if request.device.placement.frozen_weights == "flash":  # a microcontroller
-        reason = why_not_emitted(graph, request.step.bits)
+    if is_microcontroller(request.device):
+        reason = why_not_emitted(request.step)
         if reason is not None:
             found.append(f"this step cannot be exported as C: {reason}")
     if not any(any(entry.scores) for entry in importance.channels):

@@ -28,7 +28,7 @@ from costsim.graph import LayerGraph, Parameter
 from costsim.importance import Importance, inspected_layers, tinytrain_scores
 from costsim.networks.build import build
 from costsim.networks.graph import architecture_graph
-from costsim.operators import Add, Axis, BatchNorm, Convolution, LayerNorm, Permute, Reshape
+from costsim.operators import Add, BatchNorm, Convolution, LayerNorm, Permute, Reshape, UpdateKind
 
 SAMPLES = 6
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -121,13 +121,27 @@ def images_for(graph: LayerGraph, samples: int = SAMPLES) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((samples, *graph[graph.input].shape[1:]))
 
 
-def targets(graph: LayerGraph) -> list[tuple[str, Axis]]:
+KINDS: tuple[UpdateKind, ...] = ("output", "input", "bias")
+
+
+def targets(graph: LayerGraph) -> list[tuple[str, UpdateKind]]:
     return [
-        (layer, axis)
-        for layer in graph.layers
-        for axis in ("output", "input")
-        if graph.selectable_channels(layer, axis)
+        (layer, axis) for layer in graph.layers for axis in KINDS if graph.selectable(layer, axis)
     ]
+
+
+def channels(graph: LayerGraph, layer: str, axis: UpdateKind) -> int:
+    """Channels along an axis; of a bias its elements."""
+    if axis != "bias":
+        return graph.selectable_channels(layer, axis)
+    bias = graph.layers[layer].bias
+    assert bias is not None
+    return bias.size
+
+
+def told(axis: UpdateKind, values: np.ndarray) -> np.ndarray:
+    """What a criterion tells of the scores of channels: of a bias their sum."""
+    return values.sum(keepdims=True) if axis == "bias" else values
 
 
 def score(name: str, graph: LayerGraph, *, dtype: torch.dtype = torch.float64) -> Importance:
@@ -137,7 +151,7 @@ def score(name: str, graph: LayerGraph, *, dtype: torch.dtype = torch.float64) -
         images_for(graph),
         LABELS,
         layers=[*graph.layers],
-        axes=("output", "input"),
+        axes=KINDS,
     )
 
 
@@ -188,13 +202,17 @@ def test_fisher_against_a_backward_pass_for_each_sample(name: str) -> None:
 
 
 def gained(
-    graph: LayerGraph, tensors: Mapping[str, Tensor], layer: str, axis: Axis, gain: Tensor
+    graph: LayerGraph, tensors: Mapping[str, Tensor], layer: str, axis: UpdateKind, gain: Tensor
 ) -> dict[str, Tensor]:
     """The tensors with one layer's weight (and bias, along the output) times a gain a channel."""
     found = graph.layers[layer]
     assert found.weight is not None
     weight = tensors[found.weight.name]
     changed = dict(tensors)
+    if axis == "bias":
+        assert found.bias is not None
+        changed[found.bias.name] = tensors[found.bias.name] * gain
+        return changed
     if axis == "output":
         changed[found.weight.name] = weight * gain.view(-1, *[1] * (weight.ndim - 1))
         if found.bias is not None:
@@ -211,20 +229,23 @@ def gained(
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_fisher_is_the_squared_derivative_of_a_gain(name: str) -> None:
-    """`Δ = 1/(2N) Σ_n (dL_n/dm)²` for a gain m on the channel, along both axes."""
+    """`Δ = 1/(2N) Σ_n (dL_n/dm)²` for a gain m on the channel, along both axes and of biases."""
     graph = GRAPHS[name](1)
     tensors = tensors_of(graph)
     means = means_of(graph, tensors)
     importance = score("fisher", graph)
     for layer, axis in targets(graph):
-        total = np.zeros(graph.selectable_channels(layer, axis))
+        total = np.zeros(channels(graph, layer, axis))
         for x, label in per_sample(graph, tensors):
             gain = torch.ones(len(total), dtype=torch.float64, requires_grad=True)
             output, _ = evaluate(graph, gained(graph, tensors, layer, axis, gain), x)
             (derivative,) = torch.autograd.grad(one_loss(output, label, means), gain)
             total += derivative.numpy() ** 2
         np.testing.assert_allclose(
-            importance.scores(layer, axis), total / (2 * SAMPLES), rtol=1e-9, atol=1e-14
+            importance.scores(layer, axis),
+            told(axis, total / (2 * SAMPLES)),
+            rtol=1e-9,
+            atol=1e-14,
         )
 
 
@@ -235,7 +256,7 @@ def test_fisher_against_finite_differences(name: str) -> None:
     means = means_of(graph, tensors)
     importance = score("fisher", graph)
     h = 1e-6
-    for layer, axis in targets(graph)[-3:]:
+    for layer, axis in [target for target in targets(graph) if target[1] != "bias"][-3:]:
         channel, total = 1, 0.0
         for x, label in per_sample(graph, tensors):
             losses = []
@@ -272,11 +293,23 @@ def test_weight_criteria_by_their_formulas(name: str) -> None:
     names = ("l2_norm", "weight_gradient", "gradient_norm", "first_order", "first_order_adam")
     found = {n: score(n, graph) for n in names}
     for layer, axis in targets(graph):
-        parameter = graph.layers[layer].weight
+        found_layer = graph.layers[layer]
+        parameter = found_layer.bias if axis == "bias" else found_layer.weight
         assert parameter is not None
         weight = tensors[parameter.name]
         assert weight.grad is not None
         w, g = weight.detach().numpy(), weight.grad.numpy()
+        if axis == "bias":
+            expected = {
+                "l2_norm": np.abs(w).sum(),
+                "weight_gradient": np.abs(w * g).sum(),
+                "gradient_norm": np.abs(g).sum(),
+                "first_order": ((g / SAMPLES) ** 2).sum(),
+                "first_order_adam": np.abs(g / SAMPLES).sum(),
+            }
+            for criterion, value in expected.items():
+                assert found[criterion].scores(layer, axis) == pytest.approx(value, rel=1e-9)
+            continue
         operator = graph[graph.layers[layer].calls[0]].operator
         groups = operator.groups if isinstance(operator, Convolution) else 1
         for channel in range(graph.selectable_channels(layer, axis)):
@@ -306,8 +339,11 @@ def test_the_gain_of_a_step_from_the_gradients_of_single_samples(name: str, dire
     graph, rate = GRAPHS[name](1), 0.05
     tensors = differentiable(tensors_of(graph))
     means = means_of(graph, tensors)
-    weights = {layer: graph.layers[layer].weight for layer, _ in targets(graph)}
-    rows: list[dict[str, np.ndarray]] = []
+    weights = {
+        (layer, axis): graph.layers[layer].bias if axis == "bias" else graph.layers[layer].weight
+        for layer, axis in targets(graph)
+    }
+    rows: list[dict[tuple[str, UpdateKind], np.ndarray]] = []
     for x, label in per_sample(graph, tensors):
         output, _ = evaluate(graph, tensors, x)
         loss = one_loss(output, label, means)
@@ -315,8 +351,8 @@ def test_the_gain_of_a_step_from_the_gradients_of_single_samples(name: str, dire
         found = torch.autograd.grad(loss, used, allow_unused=True)
         rows.append(
             {
-                layer: (torch.zeros_like(w) if g is None else g).numpy()
-                for layer, w, g in zip(weights, used, found, strict=True)
+                target: (torch.zeros_like(w) if g is None else g).numpy()
+                for target, w, g in zip(weights, used, found, strict=True)
             }
         )
     importance = StepGain(rate, direction).score(
@@ -325,16 +361,19 @@ def test_the_gain_of_a_step_from_the_gradients_of_single_samples(name: str, dire
         images_for(graph),
         LABELS,
         layers=[*graph.layers],
-        axes=("output", "input"),
+        axes=KINDS,
     )
     for layer, axis in targets(graph):
-        gradients = np.stack([row[layer] for row in rows])
+        gradients = np.stack([row[layer, axis] for row in rows])
         step = np.sign(gradients.sum(0)) if direction == "adam" else gradients.mean(0)
         products = torch.tensor(gradients * step)
         slopes = np.stack([by_channel(one, graph, layer, axis).sum(1).numpy() for one in products])
         gain = rate * slopes.mean(0) - rate**2 / 2 * (slopes**2).mean(0)
         np.testing.assert_allclose(
-            importance.scores(layer, axis), np.maximum(gain, 0), rtol=1e-8, atol=1e-13
+            importance.scores(layer, axis),
+            told(axis, np.maximum(gain, 0)),
+            rtol=1e-8,
+            atol=1e-13,
         )
 
 
@@ -359,7 +398,7 @@ def test_permuting_channels_permutes_scores(criterion: str) -> None:
     (head,) = [layer for layer in graph.layers if layer.startswith("linear")]
     moved[f"{head}.weight"] = tensors[f"{head}.weight"][:, order]
 
-    def scores(which: Mapping[str, Tensor], layer: str, axis: Axis) -> np.ndarray:
+    def scores(which: Mapping[str, Tensor], layer: str, axis: UpdateKind) -> np.ndarray:
         importance = CRITERIA[criterion].score(
             graph, which, images_for(graph), LABELS, layers=[layer], axes=[axis]
         )
@@ -588,7 +627,7 @@ def huge() -> dict[str, Tensor]:
 
 BAD: Mapping[str, tuple[dict[str, object], str]] = {
     "unknown layer": ({"layers": ["nowhere"]}, "layer 'nowhere' is not in the model"),
-    "unknown axis": ({"axes": ["depth"]}, "axis 'depth'; allowed are output, input"),
+    "unknown axis": ({"axes": ["depth"]}, "axis 'depth'; allowed are output, input, bias"),
     "no channels": (
         {"layers": ["depthwise"], "axes": ["input"]},
         "no channels to score along input in depthwise",

@@ -299,7 +299,7 @@ def test_static_channels_are_the_same_for_every_task() -> None:
 def test_names_say_what_is_not_as_in_the_paper() -> None:
     assert TinyTrain().name == "TinyTrain"
     method = TinyTrain(solver=Exact(), criterion="l2_norm", with_bias=True)
-    assert method.name == "TinyTrain (exact, l2_norm, biases)"
+    assert method.name == "TinyTrain (exact, l2_norm, with bias)"
 
 
 def test_scores_from_a_cut_on_are_those_of_the_whole() -> None:

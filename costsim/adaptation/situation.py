@@ -22,7 +22,7 @@ from costsim.errors import InputError
 from costsim.execution.forward import evaluate
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
-from costsim.operators import Axis
+from costsim.operators import UpdateKind
 from costsim.planner import BudgetRequest
 from costsim.problem import Budget, Problem
 from costsim.step import TrainingStep
@@ -232,7 +232,7 @@ class Situation:
         self,
         criterion: str | Criterion,
         layers: tuple[str, ...],
-        axes: tuple[Axis, ...] = ("output",),
+        axes: tuple[UpdateKind, ...] = ("output",),
     ) -> Importance:
         """The criterion's scores of `layers` on the support images, as they are.
 

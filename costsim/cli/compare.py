@@ -53,7 +53,7 @@ LINE_EVERY_S = 10.0
 @click.option("--ways", type=int, metavar="N", help="Classes of a task [default: up to 10].")
 @click.option("--shots", type=int, metavar="N", help="Images of each class [default: 5].")
 @click.option("--criterion", metavar="NAME", help="[default: fisher]")
-@click.option("--axis", metavar="output|input|both", help="[default: output]")
+@click.option("--axis", metavar="output|input|both[+bias]|bias", help="[default: output]")
 @click.option("--inspect", metavar="N|all", help="Layers that are scored [default: 18].")
 @click.option("--batch", type=int, metavar="N", help="[default: 1]")
 @click.option("--optimizer", metavar="NAME", help="[default: sgd]")

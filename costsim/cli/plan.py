@@ -141,10 +141,13 @@ def _share(text: str, what: str) -> float:
 )  # fmt: skip
 @click.option(
     "--axis",
-    type=click.Choice(["output", "input", "both"]),
+    type=click.Choice(
+        ["output", "input", "both", "bias", "output+bias", "input+bias", "both+bias"]
+    ),
     default="output",
     show_default=True,
-    help="Which channels of a weight can be chosen.",
+    metavar="output|input|both[+bias]|bias",
+    help="Which channels of a weight can be chosen; with +bias, biases too, each by itself.",
 )
 @click.option(
     "--inspect",
@@ -359,6 +362,7 @@ def _plan_backwards(
 def plan_request(given: dict[str, Any]) -> Any:
     """The options as a `PlanRequest`; raises `InputError` for what no option allows."""
     from costsim.device import load_device
+    from costsim.importance import SCORED_AXES
     from costsim.planner import BudgetRequest, PlanRequest, default_solver
     from costsim.solvers import make_solver
     from costsim.step import TrainingStep
@@ -390,7 +394,7 @@ def plan_request(given: dict[str, Any]) -> Any:
         shots=given["shots"],
         criterion=given["criterion"],
         loss=given["loss"],
-        axes=("output", "input") if given["axis"] == "both" else (given["axis"],),
+        axes=SCORED_AXES[given["axis"]],
         inspect=given["inspect"],
         with_bias=given["with_bias"],
         step=TrainingStep(

@@ -26,10 +26,9 @@ from costsim.data import open_images
 from costsim.device import DeviceSpec, load_device
 from costsim.device.loading import parse_yaml
 from costsim.errors import InputError
-from costsim.importance import DEFAULT_INSPECTED_LAYERS
+from costsim.importance import DEFAULT_INSPECTED_LAYERS, SCORED_AXES
 from costsim.networks import NETWORKS
 from costsim.networks.shipped import shipped_weights
-from costsim.operators import Axis
 from costsim.planner import DEFAULT_SHOTS, BudgetRequest, PlanRequest
 from costsim.solution import Solver
 from costsim.step import TrainingStep
@@ -42,11 +41,6 @@ from costsim.units import (
     parse_seconds,
 )
 
-AXES: Mapping[str, tuple[Axis, ...]] = {
-    "output": ("output",),
-    "input": ("input",),
-    "both": ("output", "input"),
-}
 OPTIMIZERS: Mapping[str, Literal["sgd", "momentum", "adam"]] = {
     "sgd": "sgd",
     "momentum": "momentum",
@@ -205,7 +199,7 @@ class Cell:
             shots=self.task.shots,
             criterion=settings.criterion,
             loss=settings.loss,
-            axes=AXES[settings.axis],
+            axes=SCORED_AXES[settings.axis],
             inspect=settings.inspect,
             with_bias=settings.bias,
             step=TrainingStep(
@@ -499,7 +493,7 @@ class _Reader:
                 case "loss":
                     found[name] = self.one_of(value, key, tuple(LOSSES))
                 case "axis":
-                    found[name] = self.one_of(value, key, tuple(AXES))
+                    found[name] = self.one_of(value, key, tuple(SCORED_AXES))
                 case "optimizer":
                     found[name] = self.one_of(value, key, tuple(OPTIMIZERS))
                 case "inspect":

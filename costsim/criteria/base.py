@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 from costsim.criteria.loss import LOSSES, Loss
 from costsim.data.source import Progress
 from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.importance import ChannelScores, Importance
-from costsim.operators import Axis
+from costsim.graph import LayerGraph, Parameter
+from costsim.importance import ChannelScores, Importance, layer_macs
+from costsim.operators import UpdateKind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Target: TypeAlias = tuple[str, Axis]
-"""What is scored: the channels of a layer along an axis."""
+Target: TypeAlias = tuple[str, UpdateKind]
+"""What is scored: the channels of a layer along an axis, or (`bias`) its bias.
+
+A criterion scores each element of a bias by the formula that it has for the weights of a channel,
+and the bias by the sum, because it is trained whole.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,13 @@ class Request:
         """The layers of the targets, each once."""
         return tuple(dict.fromkeys(layer for layer, _ in self.targets))
 
+    def parameter(self, target: Target) -> Parameter:
+        """The weight or the bias that a target is of."""
+        layer, axis = self.graph.layers[target[0]], target[1]
+        parameter = layer.bias if axis == "bias" else layer.weight
+        assert parameter is not None
+        return parameter
+
 
 class Criterion(ABC):
     """One way to score channels; subclasses are frozen dataclasses whose fields are options."""
@@ -53,7 +64,10 @@ class Criterion(ABC):
 
     @abstractmethod
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
-        """The scores of every target of the request: finite, not negative, one a channel."""
+        """The scores of every target of the request: finite, not negative, one a channel.
+
+        Of a bias one for each of its elements, or one alone.
+        """
 
     def score(
         self,
@@ -63,13 +77,16 @@ class Criterion(ABC):
         labels: "NDArray[np.integer] | Tensor | None" = None,
         *,
         layers: Sequence[str],
-        axes: Sequence[Axis] = ("output",),
+        axes: Sequence[UpdateKind] = ("output",),
         loss: str | Loss = "prototype",
         seed: int = 0,
         progress: Progress | None = None,
         source: str = "",
     ) -> Importance:
         """Scores of the channels of `layers` along each of `axes` that they have channels along.
+
+        Along the axis `bias`: of the biases of `layers`, and of the normalisations that come after
+        the first of them, where many networks have their only biases.
 
         `images` `[N, C, H, W]` and `labels` `[N]` may be left out where `uses_samples` is false.
         `source` says where they come from and is only recorded.
@@ -96,7 +113,7 @@ class Criterion(ABC):
         importance = Importance(
             criterion=self.name,
             channels=tuple(
-                ChannelScores(layer, axis, tuple(scores[layer, axis].tolist()))
+                ChannelScores(layer, axis, _of_target(axis, scores[layer, axis]))
                 for layer, axis in targets
             ),
             samples=len(images) if self.uses_samples else 0,
@@ -107,24 +124,39 @@ class Criterion(ABC):
         return importance
 
 
-def _targets(graph: LayerGraph, layers: Sequence[str], axes: Sequence[Axis]) -> tuple[Target, ...]:
+def _of_target(axis: UpdateKind, scores: NDArray[np.float64]) -> tuple[float, ...]:
+    return (float(scores.sum()),) if axis == "bias" else tuple(scores.tolist())
+
+
+def _targets(
+    graph: LayerGraph, layers: Sequence[str], axes: Sequence[UpdateKind]
+) -> tuple[Target, ...]:
     for axis in axes:
-        if axis not in ("output", "input"):
-            raise InputError(f"axis {axis!r}; allowed are output, input")
+        if axis not in ("output", "input", "bias"):
+            raise InputError(f"axis {axis!r}; allowed are output, input, bias")
     for layer in layers:
         if layer not in graph.layers:
             raise InputError(f"layer {layer!r} is not in the model")
-    wanted = set(layers)
-    targets = tuple(
-        (layer, axis)
-        for layer in graph.layers
-        if layer in wanted
-        for axis in dict.fromkeys(axes)
-        if graph.selectable_channels(layer, axis)
-    )
+    wanted, targets, began = set(layers), list[Target](), False
+    for layer in graph.layers:
+        began |= layer in wanted
+        for axis in dict.fromkeys(axes):
+            if axis == "bias":
+                norm = began and not layer_macs(graph, layer)
+                able = (norm or layer in wanted) and _has_channel_bias(graph, layer)
+            else:
+                able = layer in wanted and graph.selectable_channels(layer, axis) > 0
+            if able:
+                targets.append((layer, axis))
     if not targets:
         raise InputError(
             f"no channels to score along {' or '.join(axes) or 'no axis'} "
             f"in {', '.join(layers) or 'no layers'}"
         )
-    return targets
+    return tuple(targets)
+
+
+def _has_channel_bias(graph: LayerGraph, layer: str) -> bool:
+    """Whether a layer has a bias with an element for each of its output channels."""
+    bias, count = graph.layers[layer].bias, graph.selectable_channels(layer, "output")
+    return bias is not None and bias.shape == (count,)

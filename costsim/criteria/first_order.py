@@ -40,15 +40,15 @@ class FirstOrderAdam(Criterion):
 
 
 def _powers(request: Request, name: str, power: int) -> Mapping[Target, NDArray[np.float64]]:
-    from costsim.criteria.passes import by_channel, weight_gradients
+    from costsim.criteria.passes import by_channel, parameter_gradients
 
-    found, samples = weight_gradients(request, name), len(request.images)
+    samples = len(request.images)
     return {
-        (layer, axis): (by_channel(found[layer][1].double(), request.graph, layer, axis) / samples)
+        target: (by_channel(gradient.double(), request.graph, *target) / samples)
         .abs()
         .pow(power)
         .sum(dim=1)
         .cpu()
         .numpy()
-        for layer, axis in request.targets
+        for target, (_, gradient) in parameter_gradients(request, name).items()
     }

@@ -9,7 +9,8 @@ empirical Fisher information of the gain, halved, is the score:
 
 Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018; TinyTrain,
 ICML 2024. The activation is the layer's own output, before any normalisation or non-linearity
-that follows as a call of its own.
+that follows as a call of its own. An element b of a bias is scored by the same formula with a gain
+on it alone, `dL_n/dm = b Σ_d g_nd`: one that is 0 scores 0, however large its gradient.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from costsim.criteria.base import Criterion, Request, Target
 from costsim.errors import InputError
 from costsim.graph import Call, LayerGraph
-from costsim.operators import Axis, Input
+from costsim.operators import Input, UpdateKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ class Fisher(Criterion):
         check_batch(graph, keep)
 
         totals = {
-            target: torch.zeros(graph.selectable_channels(*target), dtype=torch.float64)
+            target: torch.zeros(channels(request, target), dtype=torch.float64)
             for target in request.targets
         }
         for a_pass in passes(request, tensors, keep, self.name):
@@ -78,14 +79,18 @@ class Fisher(Criterion):
                 check_gradient(layer, gradient)
                 shapes, axes = graph.shapes(call), scored_axes(request, layer)
                 for axis in axes:
-                    value = a_pass.values[call.name if axis == "output" else call.inputs[0]]
-                    value = value.detach()
-                    g = gradient
-                    if axis == "input":
-                        g = input_gradient(call, tensors, value, gradient)
-                    found = over_positions(
-                        value * g, graph.batch, call.operator.channel_axis(shapes, axis)
-                    )
+                    if axis == "bias":
+                        across = call.operator.channel_axis(shapes, "output")
+                        bias = tensors[request.parameter((layer, axis)).name].detach()
+                        found = over_positions(gradient, graph.batch, across) * bias.double()
+                    else:
+                        value = a_pass.values[call.name if axis == "output" else call.inputs[0]]
+                        value = value.detach()
+                        g = gradient
+                        if axis == "input":
+                            g = input_gradient(call, tensors, value, gradient)
+                        across = call.operator.channel_axis(shapes, axis)
+                        found = over_positions(value * g, graph.batch, across)
                     earlier = derivatives.get((layer, axis))
                     derivatives[layer, axis] = found if earlier is None else earlier + found
             for target, derivative in derivatives.items():
@@ -94,9 +99,17 @@ class Fisher(Criterion):
         return {target: (total / (2 * samples)).numpy() for target, total in totals.items()}
 
 
-def scored_axes(request: Request, layer: str) -> tuple[Axis, ...]:
+def scored_axes(request: Request, layer: str) -> tuple[UpdateKind, ...]:
     """The axes along which a layer is scored."""
     return tuple(axis for name, axis in request.targets if name == layer)
+
+
+def channels(request: Request, target: Target) -> int:
+    """Channels of a target; of a bias its elements."""
+    layer, axis = target
+    if axis == "bias":
+        return request.parameter(target).size
+    return request.graph.selectable_channels(layer, axis)
 
 
 def check_batch(graph: LayerGraph, names: Iterable[str]) -> None:

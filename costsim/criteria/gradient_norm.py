@@ -18,13 +18,9 @@ class GradientNorm(Criterion):
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The norm of every channel of every target."""
-        from costsim.criteria.passes import by_channel, weight_gradients
+        from costsim.criteria.passes import by_channel, parameter_gradients
 
-        found = weight_gradients(request, self.name)
         return {
-            (layer, axis): by_channel(found[layer][1].double(), request.graph, layer, axis)
-            .norm(dim=1)
-            .cpu()
-            .numpy()
-            for layer, axis in request.targets
+            target: by_channel(gradient.double(), request.graph, *target).norm(dim=1).cpu().numpy()
+            for target, (_, gradient) in parameter_gradients(request, self.name).items()
         }

@@ -23,9 +23,8 @@ class L2Norm(Criterion):
 
         tensors = checked_tensors(request)
         scores = {}
-        for layer, axis in request.targets:
-            weight = request.graph.layers[layer].weight
-            assert weight is not None
-            channels = by_channel(tensors[weight.name], request.graph, layer, axis)
-            scores[layer, axis] = channels.double().norm(dim=1).cpu().numpy()
+        for target in request.targets:
+            weight = tensors[request.parameter(target).name]
+            channels = by_channel(weight, request.graph, *target)
+            scores[target] = channels.double().norm(dim=1).cpu().numpy()
         return scores

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from costsim.criteria.base import Request
+from costsim.criteria.base import Request, Target
 from costsim.errors import InputError
 from costsim.execution.forward import evaluate
 from costsim.graph import LayerGraph
-from costsim.operators import Axis, Convolution
+from costsim.operators import Convolution, UpdateKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,28 +93,29 @@ def _evaluate(
     return output, values
 
 
-def weight_gradients(request: Request, what: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each layer's weight and its gradient of the summed loss, both of the weight's shape."""
+def parameter_gradients(request: Request, what: str) -> dict[Target, tuple[Tensor, Tensor]]:
+    """Of each target its weight or bias, and the gradient of the summed loss, of one shape."""
     tensors = checked_tensors(request)
-    weights = {}
-    for layer in request.layers:
-        weight = request.graph.layers[layer].weight
-        assert weight is not None
-        weights[layer] = tensors[weight.name] = tensors[weight.name].requires_grad_()
-    totals = {layer: torch.zeros_like(weight) for layer, weight in weights.items()}
+    owners, wanted = dict[str, str](), dict[str, Tensor]()
+    for target in request.targets:
+        name = request.parameter(target).name
+        owners[name] = target[0]
+        wanted[name] = tensors[name] = tensors[name].requires_grad_()
+    totals = {name: torch.zeros_like(parameter) for name, parameter in wanted.items()}
     for a_pass in passes(request, tensors, (), what):
-        gradients = torch.autograd.grad(a_pass.loss, [*weights.values()], allow_unused=True)
-        found = dict(zip(weights, gradients, strict=True))
-        for layer in reversed(weights):  # the order of the backward pass
-            gradient = found[layer]
+        gradients = torch.autograd.grad(a_pass.loss, [*wanted.values()], allow_unused=True)
+        found = dict(zip(wanted, gradients, strict=True))
+        for name in reversed(wanted):  # the order of the backward pass
+            gradient = found[name]
             if gradient is not None:
-                check_gradient(layer, gradient)
-                totals[layer] += gradient
-    return {layer: (weight.detach(), totals[layer]) for layer, weight in weights.items()}
+                check_gradient(owners[name], gradient)
+                totals[name] += gradient
+    names = {target: request.parameter(target).name for target in request.targets}
+    return {target: (wanted[name].detach(), totals[name]) for target, name in names.items()}
 
 
-def by_channel(weight: Tensor, graph: LayerGraph, layer: str, axis: Axis) -> Tensor:
-    """A weight, or its gradient, as `[channels, elements]` along `axis`."""
+def by_channel(weight: Tensor, graph: LayerGraph, layer: str, axis: UpdateKind) -> Tensor:
+    """A weight or a bias, or its gradient, as `[channels, elements]` along `axis`."""
     if axis == "output" or weight.ndim == 1:
         return weight.flatten(1) if weight.ndim > 1 else weight.unsqueeze(1)
     operator = graph[graph.layers[layer].calls[0]].operator

@@ -22,10 +22,10 @@ class Random(Criterion):
     uses_samples: ClassVar[bool] = False
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
-        """A draw for every channel of every target."""
+        """A draw for every channel of every target, one for a bias."""
         return {
             (layer, axis): np.random.default_rng(
                 [request.seed, crc32(f"{layer}/{axis}".encode())]
-            ).random(request.graph.selectable_channels(layer, axis))
+            ).random(request.graph.selectable(layer, axis))
             for layer, axis in request.targets
         }

@@ -23,7 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.criteria.base import Criterion, Request, Target
-from costsim.criteria.fisher import check_batch, input_gradient, over_positions, scored_axes
+from costsim.criteria.fisher import (
+    channels,
+    check_batch,
+    input_gradient,
+    over_positions,
+    scored_axes,
+)
 from costsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,29 +62,28 @@ class StepGain(Criterion):
         from costsim.criteria.passes import (
             check_gradient,
             checked_tensors,
+            parameter_gradients,
             passes,
-            weight_gradients,
         )
         from costsim.execution.forward import FORWARD, Operands
 
         graph, samples = request.graph, len(request.images)
         moves = {
-            layer: gradient.sign() if self.direction == "adam" else gradient / samples
-            for layer, (_, gradient) in weight_gradients(request, self.name).items()
+            target: gradient.sign() if self.direction == "adam" else gradient / samples
+            for target, (_, gradient) in parameter_gradients(request, self.name).items()
         }
         tensors = checked_tensors(request)
         moved = dict(tensors)
-        for layer in request.layers:
-            weight = graph.layers[layer].weight
-            assert weight is not None
-            moved[weight.name] = moves[layer]
-            tensors[weight.name] = tensors[weight.name].requires_grad_()
+        for target, move in moves.items():
+            name = request.parameter(target).name
+            moved[name] = move
+            tensors[name] = tensors[name].requires_grad_()
         owner = {name: layer for layer in request.layers for name in graph.layers[layer].calls}
         calls = [call for call in graph.calls if call.name in owner]
         keep = {*owner, *(call.inputs[0] for call in calls)}
         check_batch(graph, keep)
         sums = {
-            target: torch.zeros(2, graph.selectable_channels(*target), dtype=torch.float64)
+            target: torch.zeros(2, channels(request, target), dtype=torch.float64)
             for target in request.targets
         }
         for a_pass in passes(request, tensors, keep, self.name):
@@ -93,15 +98,19 @@ class StepGain(Criterion):
                 check_gradient(layer, gradient)
                 shapes, x = graph.shapes(call), a_pass.values[call.inputs[0]].detach()
                 for axis in scored_axes(request, layer):
-                    if axis == "output":
+                    factor: Tensor | float = 1.0
+                    if axis == "bias":
+                        product, factor = gradient, moves[layer, axis].double()
+                    elif axis == "output":
                         buffers = tuple(tensors[buffer.name] for buffer in call.buffers)
-                        inputs = Operands((x,), moves[layer], None, buffers)
+                        inputs = Operands((x,), moves[layer, axis], None, buffers)
                         product = FORWARD[call.operator.kind](call.operator, inputs) * gradient
                     else:
                         product = x * input_gradient(call, moved, x, gradient)
-                    found = over_positions(
-                        product, graph.batch, call.operator.channel_axis(shapes, axis)
+                    across = call.operator.channel_axis(
+                        shapes, "input" if axis == "input" else "output"
                     )
+                    found = over_positions(product, graph.batch, across) * factor
                     earlier = slopes.get((layer, axis))
                     slopes[layer, axis] = found if earlier is None else earlier + found
             for target, slope in slopes.items():

@@ -22,15 +22,13 @@ class WeightGradient(Criterion):
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The sum of every channel of every target."""
-        from costsim.criteria.passes import by_channel, weight_gradients
+        from costsim.criteria.passes import by_channel, parameter_gradients
 
-        found = weight_gradients(request, self.name)
         return {
-            (layer, axis): by_channel(weight.double() * gradient, request.graph, layer, axis)
+            target: by_channel(weight.double() * gradient, request.graph, *target)
             .abs()
             .sum(dim=1)
             .cpu()
             .numpy()
-            for layer, axis in request.targets
-            for weight, gradient in (found[layer],)
+            for target, (weight, gradient) in parameter_gradients(request, self.name).items()
         }

@@ -31,6 +31,7 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "BiasOnly": lambda: BiasOnly(last=None),
     "TinyTrain": TinyTrain,
     "TinyTrain (exact)": lambda: TinyTrain(solver=Exact()),
+    "TinyTrain (exact, biases)": lambda: TinyTrain(solver=Exact(), axes=("output", "bias")),
     "TinyTrain (l2_norm)": lambda: TinyTrain(criterion="l2_norm"),
     "TinyTrain (random)": lambda: TinyTrain(criterion="random"),
 }

@@ -19,7 +19,7 @@ from costsim.importance import (
     Importance,
     inspected_layers,
 )
-from costsim.operators import Axis
+from costsim.operators import UpdateKind
 from costsim.plan import UpdatePlan
 from costsim.solution import Solver
 from costsim.solve import solve
@@ -107,7 +107,7 @@ def static_importance(
     criterion: str | Criterion = "fisher",
     *,
     inspect: int | None = DEFAULT_INSPECTED_LAYERS,
-    axes: tuple[Axis, ...] = ("output",),
+    axes: tuple[UpdateKind, ...] = ("output",),
 ) -> Importance:
     """The mean of the scores of several tasks, each scaled to a sum of 1, for static choices.
 

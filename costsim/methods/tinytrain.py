@@ -6,7 +6,7 @@ from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.situation import Situation
 from costsim.criteria import CRITERIA, Criterion
 from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
-from costsim.operators import Axis
+from costsim.operators import UpdateKind
 from costsim.solution import Solver
 from costsim.solve import solve
 from costsim.solvers import Greedy
@@ -17,15 +17,17 @@ class TinyTrain(Method):
     """Channels scored on the task's own samples by `criterion`, chosen by `solver`.
 
     Kwon et al., "TinyTrain", ICML 2024, has Fisher information and the greedy solver; others are
-    its ablations, or more than it. Only the last `inspect` layers are scored. With `importance`,
-    scores of other samples, the channels are the same for every task (static).
+    its ablations, or more than it. With `bias` among the `axes` biases may be chosen too, each by
+    its own score; `with_bias` trains those of the chosen layers instead. Only the last `inspect`
+    layers are scored. With `importance`, scores of other samples, the channels are the same for
+    every task (static).
     """
 
     learning_rate: float = 0.001
     solver: Solver = field(default_factory=Greedy)
     criterion: str | Criterion = "fisher"
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
-    axes: tuple[Axis, ...] = ("output",)
+    axes: tuple[UpdateKind, ...] = ("output",)
     with_bias: bool = False
     importance: Importance | None = None
 
@@ -35,7 +37,8 @@ class TinyTrain(Method):
         told = [] if self.solver.name == "greedy" else [self.solver.name]
         told += [] if self.criterion_name == "fisher" else [self.criterion_name]
         told += ["static"] if self.importance is not None else []
-        told += ["biases"] if self.with_bias else []
+        told += ["biases"] if "bias" in self.axes else []
+        told += ["with bias"] if self.with_bias else []
         return f"TinyTrain ({', '.join(told)})" if told else "TinyTrain"
 
     @property

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
 Axis: TypeAlias = Literal["output", "input"]
-UpdateKind: TypeAlias = Axis | Literal["bias"]
+UpdateKind: TypeAlias = Literal["output", "input", "bias"]
 """What of a layer is updated: channels of its weight along an axis, or its whole bias."""
 
 GradientForm: TypeAlias = Literal["new", "same", "in_place", "scatter"]

@@ -322,7 +322,10 @@ class Summary:
         rows = []
         for name in self.file.order:
             subset = self.file.plan.by_layer.get(name)
-            gain = None if subset is None else self.file.importance.gain(name, subset.axis)
+            bias = name in self.file.plan.biases
+            kinds = ([] if subset is None else [subset.axis]) + (["bias"] if bias else [])
+            gains = [self.file.importance.gain(name, kind) for kind in kinds]
+            scored = [gain for gain in gains if gain is not None]
             rows.append(
                 ChosenLayer(
                     name=name,
@@ -330,8 +333,8 @@ class Summary:
                     axis=None if subset is None else subset.axis,
                     channels=() if subset is None else subset.channels,
                     size=0 if subset is None else self.graph.selectable_channels(name, subset.axis),
-                    bias=name in self.file.plan.biases,
-                    gain_share=None if gain is None or not total else gain / total,
+                    bias=bias,
+                    gain_share=sum(scored) / total if scored and total else None,
                     weight_gradient_macs=weight_macs.get(name, 0),
                     kept_bytes=self._kept_for.get(name, 0),
                 )
