@@ -391,7 +391,7 @@ def _task_estimate(
 def _warnings(
     request: PlanRequest, loaded: LoadedModel, solution: Solution, problem: Problem
 ) -> tuple[str, ...]:
-    graph, importance = problem.graph, problem.importance
+    importance = problem.importance
     found = []
     if "no pretrained weights" in loaded.provenance:
         found.append(

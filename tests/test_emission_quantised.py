@@ -203,7 +203,7 @@ def test_what_has_no_8_bit_kernel_is_named():
     adam = TrainingStep(2, optimizer="adam", bits=BITS)
     tensors = random_tensors(graph, torch.float32)
     quantization = quantized(graph, tensors, random_images(graph, adam, torch.float32))
-    with pytest.raises(InputError, match="'adam' of 8-bit weights"):
+    with pytest.raises(InputError, match="'adam' has no C kernel for 8-bit weights"):
         emit(compile_program(graph, UpdatePlan(), adam), weights, quantization=quantization)
 
 

@@ -28,6 +28,7 @@ from costsim.planfile import PlanFile
 from costsim.program import compile_program
 from costsim.step import BitWidths
 from costsim.targets.measured import MeasurementFile
+from costsim.targets.outcome import Outcome
 
 LEAST_SCATTER = 0.03
 """Relative: no two plans are mispredicted by the same factor more nearly than this."""
@@ -76,7 +77,6 @@ def measured_steps(
     found: list[MeasuredStep] = []
     for path in paths:
         file = MeasurementFile.read(path)
-        predicted = _predicted(path, file, device, target)
         before = len(found)
         for run in file.runs:
             measurement = run.outcome.measurement
@@ -94,7 +94,7 @@ def measured_steps(
                     run.outcome.target,
                     run.started,
                     seconds,
-                    predicted,
+                    _predicted(path, file, run.outcome, device, target),
                 )
             )
         if len(found) == before:
@@ -103,18 +103,26 @@ def measured_steps(
 
 
 def _predicted(
-    path: Path, file: MeasurementFile, device: DeviceSpec | None, target: str | None
+    path: Path,
+    file: MeasurementFile,
+    outcome: Outcome,
+    device: DeviceSpec | None,
+    target: str | None,
 ) -> Interval:
+    asked = file.predicted_for(outcome)
     if device is not None:
-        return price_again(file.plan_file(str(path)), device, target)
-    latency = file.predicted.latency_s
+        own_bits = asked is file.predicted_own
+        return price_again(file.plan_file(str(path)), device, target, own_bits=own_bits)
+    latency = asked.latency_s
     if latency is None:
         raise InputError(f"{path}: predicted: no latency_s; give --device to predict it now")
     return Interval(latency.value, latency.low, latency.high)
 
 
-def price_again(plan: PlanFile, device: DeviceSpec, target: str | None = None) -> Interval:
-    """Seconds of a plan's step on `device`, in 32 bits as it is measured."""
+def price_again(
+    plan: PlanFile, device: DeviceSpec, target: str | None = None, *, own_bits: bool = False
+) -> Interval:
+    """Seconds of a plan's step on `device`: in 32 bits, as PyTorch runs it, or in its own."""
     from costsim.training.loading import load_subject
 
     subject = load_subject(
@@ -124,7 +132,8 @@ def price_again(plan: PlanFile, device: DeviceSpec, target: str | None = None) -
         seed=plan.seed,
         batch=plan.step.samples_a_pass,
     )
-    program = compile_program(subject.graph, plan.plan, replace(plan.step, bits=BitWidths()))
+    step = plan.step if own_bits else replace(plan.step, bits=BitWidths())
+    program = compile_program(subject.graph, plan.plan, step)
     return step_seconds(program, device.target(target))
 
 

@@ -92,6 +92,7 @@ def command(**given: Any) -> int:
 
     from costsim.device import load_device
     from costsim.planfile import read_plan
+    from costsim.step import BitWidths
     from costsim.targets.base import Watch, parse_target
 
     options = target_options(given, given["time_limit"])
@@ -127,7 +128,14 @@ def command(**given: Any) -> int:
             options=run_options,
         )
         predicted, notes = predict(job, device, given["compute_target"])
-        found = MeasurementFile(plan=plan.to_json(), predicted=predicted, notes=notes)
+        own = None
+        if plan.step.bits != BitWidths() and any(target.own_bits for target in targets):
+            own, own_notes = predict(job, device, given["compute_target"], own_bits=True)
+            elsewhere = any(not target.own_bits for target in targets)
+            notes = tuple(dict.fromkeys((*(notes if elsewhere else ()), *own_notes)))
+        found = MeasurementFile(
+            plan=plan.to_json(), predicted=predicted, predicted_own=own, notes=notes
+        )
 
         def keep(item: Found) -> None:
             nonlocal found

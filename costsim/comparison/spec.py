@@ -209,6 +209,7 @@ class Cell:
             ),
             budget=self.budget.on(device),
             seed=self.task.seed,
+            needs_kernels=False,  # solvers are compared, nothing is exported
         )
 
 

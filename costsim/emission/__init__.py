@@ -3,9 +3,16 @@
 from costsim.emission.emit import emit, kernel_source, operation_symbol
 from costsim.emission.memory import Memory, Update, read_weights
 from costsim.emission.options import COMPILER_FLAGS, EmissionOptions
+from costsim.emission.published import published_quantization
 from costsim.emission.quantization import Affine, Quantization, integers, quantize_ranges
 from costsim.emission.sizes import Sizes
-from costsim.emission.support import check_emitted, why_not_emitted
+from costsim.emission.support import (
+    check_emitted,
+    check_kernels,
+    check_step,
+    is_narrow,
+    why_not_emitted,
+)
 
 __all__ = [
     "COMPILER_FLAGS",
@@ -16,10 +23,14 @@ __all__ = [
     "Sizes",
     "Update",
     "check_emitted",
+    "check_kernels",
+    "check_step",
     "emit",
     "integers",
+    "is_narrow",
     "kernel_source",
     "operation_symbol",
+    "published_quantization",
     "quantize_ranges",
     "read_weights",
     "why_not_emitted",

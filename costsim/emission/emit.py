@@ -12,10 +12,10 @@ from costsim.emission.memory import Memory
 from costsim.emission.operations import OperationWriter
 from costsim.emission.options import EmissionOptions
 from costsim.emission.quantised import QuantisedWriter
-from costsim.emission.quantization import Quantization, check_quantised, integers
+from costsim.emission.quantization import Quantization, integers
 from costsim.emission.readme import readme
 from costsim.emission.sizes import DOCUMENT, Sizes, sizes_of
-from costsim.emission.support import NARROW, WIDTHS, check_emitted
+from costsim.emission.support import check_step, is_narrow
 from costsim.emission.tables import Tables
 from costsim.emission.text import array, call, comment, identifier, number
 from costsim.errors import InputError
@@ -50,22 +50,21 @@ def emit(
     bit widths, an operator without a kernel, and a tensor that is missing or has another shape.
     """
     options = options or EmissionOptions()
-    check_emitted(program.graph)
-    _check_bits(program, quantization)
+    check_step(program.graph, program.step)
+    _check_scales(program, quantization)
     tensors = _tensors(program, weights)
     memory, tables = Memory(program), Tables()
     if quantization is None:
         writer = OperationWriter(memory, tables, options)
         stored: Mapping[str, NDArray[Any]] = tensors
     else:
-        check_quantised(program.graph)
         writer = QuantisedWriter(memory, tables, options, quantization)
         shaped = {p.name: tensors[p.name].reshape(p.shape) for p in program.graph.parameters}
         stored = integers(program.graph, shaped, quantization)
     bodies = [writer.write(op) for op in program.operations]
     sizes = sizes_of(memory, tables.bytes)
     return {
-        "costsim_model.h": _header(memory, sizes, options),
+        "costsim_model.h": _header(memory, sizes, options, quantization),
         "costsim_model.c": _source(memory, tables, bodies, options, quantization),
         "costsim_weights.c": _weights(memory, stored),
         "costsim_kernels.h": _kernel("costsim_kernels.h"),
@@ -86,16 +85,9 @@ def _kernel(name: str) -> str:
     return resources.files("costsim.emission").joinpath("kernels", name).read_text("utf-8")
 
 
-def _check_bits(program: TrainingProgram, quantization: Quantization | None) -> None:
+def _check_scales(program: TrainingProgram, quantization: Quantization | None) -> None:
     bits = program.step.bits
-    found = (bits.weights, bits.activations, bits.gradients, bits.optimizer)
-    if found not in WIDTHS:
-        raise InputError(
-            f"the step has {bits.weights}-bit weights, {bits.activations}-bit activations and "
-            f"{bits.gradients}-bit gradients; C is emitted for 32 bits, and for 8-bit weights and "
-            "activations with 32-bit gradients (costsim plan --bits 32)"
-        )
-    if (bits.activations == NARROW) is (quantization is None):
+    if is_narrow(bits) is (quantization is None):
         says = "needs scales" if quantization is None else "is in floats and has no scales"
         raise InputError(f"a step with {bits.weights}-bit weights {says}")
 
@@ -116,11 +108,14 @@ def _tensors(
     return found
 
 
-def _header(memory: Memory, sizes: Sizes, options: EmissionOptions) -> str:
+def _header(
+    memory: Memory, sizes: Sizes, options: EmissionOptions, quantization: Quantization | None
+) -> str:
     program, graph = memory.program, memory.graph
     sample = graph[graph.input].shape[1:]
     output = graph[graph.output].shape
     given = memory.index.get(graph.input)
+    given_shape = graph[graph.input].shape
     constants = {
         "ARENA_BYTES": (sizes.arena_bytes, "all RAM that a step works in"),
         "ARENA_LOWER_BOUND_BYTES": (sizes.lower_bound_bytes, "no arena is smaller"),
@@ -132,10 +127,15 @@ def _header(memory: Memory, sizes: Sizes, options: EmissionOptions) -> str:
         "SAMPLES": (program.step.samples_a_pass, "samples in one pass, and in a prediction"),
         "PASSES": (program.step.passes, "passes in a training step"),
         "INPUTS": (elements(sample), "numbers in a sample"),
+        "INPUT_BYTES": (4 * elements(given_shape), "COSTSIM_INPUT: a pass's samples in floats"),
         "OUTPUTS": (elements(output) // output[0], "numbers the model returns for a sample"),
         "OPERATIONS": (len(program.operations), "operations of a pass and the updates"),
         "LOSS_OPERATION": (program.loss_position, "a prediction runs those before it"),
     }
+    if quantization is not None:
+        given_as = quantization.values[graph.input]
+        of = f"(value / {number(given_as.scale)}) + {given_as.zero}, rounded, from -128 to 127"
+        constants["INPUT_BYTES"] = (elements(given_shape), f"COSTSIM_INPUT, of integers: {of}")
     defines = "\n".join(
         f"#define COSTSIM_{name} {value} /* {what} */" for name, (value, what) in constants.items()
     )

@@ -13,7 +13,6 @@ from costsim.emission.parts import is_depthwise
 from costsim.emission.quantization import HIGH, LOW, Affine, Quantization
 from costsim.emission.tables import Tables
 from costsim.emission.text import call, number
-from costsim.errors import InputError
 from costsim.graph import Call
 from costsim.operators import Shapes, elements
 from costsim.program import Category, Operation
@@ -31,11 +30,6 @@ class QuantisedWriter(OperationWriter):
     ) -> None:
         super().__init__(memory, tables, options)
         self.quantization = quantization
-        if self.program.step.optimizer not in ("sgd", "momentum"):
-            raise InputError(
-                f"optimizer {self.program.step.optimizer!r} of 8-bit weights; there is C for sgd "
-                "and momentum"
-            )
 
     def _scales(self, c: Call) -> str:
         assert c.weight is not None

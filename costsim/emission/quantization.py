@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.emission.text import title
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.graph import Call, LayerGraph
 
@@ -123,7 +124,7 @@ def check_quantised(graph: LayerGraph) -> None:
             reason = "a 'mean' of other dimensions than the last has no 8-bit kernel"
         if reason:
             raise UnsupportedOperator(
-                f"call {call.name!r}: {reason}; plan with --bits 32 "
+                f"{title(graph, call)}: {reason}; plan with --bits 32 "
                 f"(8 bits: {', '.join(sorted(QUANTISED))})"
             )
 

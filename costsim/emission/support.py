@@ -2,10 +2,11 @@
 
 from costsim.emission.forward import FORWARD
 from costsim.emission.quantization import check_quantised
+from costsim.emission.text import title
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.graph import LayerGraph
 from costsim.operators import Shape
-from costsim.step import BitWidths
+from costsim.step import BitWidths, TrainingStep
 
 NARROW = 8
 WIDTHS = ((32, 32, 32, 32), (8, 8, 32, 32))
@@ -14,21 +15,45 @@ WIDTHS = ((32, 32, 32, 32), (8, 8, 32, 32))
 WINDOW_LIMIT = 256
 
 
-def why_not_emitted(graph: LayerGraph, bits: BitWidths) -> str | None:
-    """The reason there is no C for steps of `graph` in these widths; None where there is."""
+NARROW_OPTIMIZERS = ("sgd", "momentum")
+"""Optimisers that there is C for in 8 bits."""
+
+
+def is_narrow(bits: BitWidths) -> bool:
+    """Whether values and weights are 8-bit integers, which need scales."""
+    return bits.activations == NARROW
+
+
+def why_not_emitted(step: TrainingStep) -> str | None:
+    """The reason there is no C for such steps, whatever the network; None where there is."""
+    bits = step.bits
     found = (bits.weights, bits.activations, bits.gradients, bits.optimizer)
     if found not in WIDTHS:
         return (
-            f"{bits.weights}-bit weights, {bits.activations}-bit activations and "
-            f"{bits.gradients}-bit gradients have no C kernels"
+            f"the step has {bits.weights}-bit weights, {bits.activations}-bit activations and "
+            f"{bits.gradients}-bit gradients; C is emitted for 32 bits, and for 8-bit weights and "
+            "activations with 32-bit gradients (costsim plan --bits 32)"
         )
-    try:
-        check_emitted(graph)
-        if bits.activations == NARROW:
-            check_quantised(graph)
-    except InputError as error:
-        return str(error)
+    if is_narrow(bits) and step.optimizer not in NARROW_OPTIMIZERS:
+        return (
+            f"optimizer {step.optimizer!r} has no C kernel for 8-bit weights; there are kernels "
+            f"for {' and '.join(NARROW_OPTIMIZERS)} (or costsim plan --bits 32)"
+        )
     return None
+
+
+def check_step(graph: LayerGraph, step: TrainingStep) -> None:
+    """Raise `InputError`, naming the call and the operator, where there is no C for a step."""
+    if (reason := why_not_emitted(step)) is not None:
+        raise InputError(reason)
+    check_kernels(graph, step.bits)
+
+
+def check_kernels(graph: LayerGraph, bits: BitWidths) -> None:
+    """Raise `InputError`, naming the call and its layer, for an operator without a C kernel."""
+    check_emitted(graph)
+    if is_narrow(bits):
+        check_quantised(graph)
 
 
 def check_emitted(graph: LayerGraph) -> None:
@@ -37,7 +62,7 @@ def check_emitted(graph: LayerGraph) -> None:
         kind = call.operator.kind
         if kind != "input" and kind not in FORWARD:
             raise UnsupportedOperator(
-                f"call {call.name!r}: operator {kind!r} has no C kernel; there are kernels for "
+                f"{title(graph, call)}: operator {kind!r} has no C kernel; there are kernels for "
                 f"{', '.join(sorted(FORWARD))}"
             )
         kernel: Shape = getattr(call.operator, "kernel", ())
@@ -46,6 +71,6 @@ def check_emitted(graph: LayerGraph) -> None:
             size *= taps
         if kind == "max_pool" and size > WINDOW_LIMIT:
             raise InputError(
-                f"call {call.name!r}: a window of {size} elements; the place of a maximum is one "
+                f"{title(graph, call)}: a window of {size} elements; the place of a maximum is one "
                 f"byte, so that {WINDOW_LIMIT} is the limit"
             )

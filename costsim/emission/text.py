@@ -6,6 +6,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.graph import Call, LayerGraph
+
+
+def title(graph: LayerGraph, call: Call) -> str:
+    """A call as errors name it: with its layer, or the one that its input comes from."""
+    found = call
+    while found.layer is None and found.inputs:
+        found = graph[found.inputs[0]]
+    if found.layer in (None, call.name):
+        return f"call {call.name!r}"
+    return f"call {call.name!r} ({'of' if found is call else 'after'} layer {found.layer!r})"
+
 
 def identifier(name: str) -> str:
     """`name` as part of a C identifier."""

@@ -9,10 +9,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.emission import Affine
 from costsim.emulation.frames import MAX_PAYLOAD_BYTES, REFUSALS, Frame, Reader, Region, Type
 from costsim.emulation.lines import Line
 from costsim.errors import CostsimError
@@ -41,6 +43,13 @@ class BoardFault(LinkError):
             f"{name}: the firmware faulted at {self.pc:#010x}{where}{during} "
             f"(CFSR {self.status:#010x}, BFAR {self.address:#010x})"
         )
+
+
+def encoding(given: Affine | None) -> Callable[[NDArray[Any]], bytes]:
+    """How images become the input of a step: floats, or 8-bit integers that are `given` so."""
+    if given is None:
+        return lambda x: np.asarray(x, dtype="<f4").tobytes()
+    return lambda x: given.quantise(x).tobytes()
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class Link:
 
     `timeout_s` is for an answer without work, `step_timeout_s` for a step, both doubled each time
     up to `PATIENCE`;
-    `attempts` how often a question is asked. `locate` names the code at an address, for faults.
+    `attempts` how often a question is asked. `locate` names the code at an address, for faults;
+    `encode` makes the bytes of an input that the step reads.
     """
 
     line: Line
@@ -88,6 +98,7 @@ class Link:
     step_timeout_s: float = 60.0
     attempts: int = 5
     locate: Callable[[int], str] = lambda address: ""
+    encode: Callable[[NDArray[Any]], bytes] = field(default_factory=lambda: encoding(None))
     board: Board | None = None
     traffic: Traffic = field(default_factory=Traffic)
     working_s: float = 0.0
@@ -143,7 +154,7 @@ class Link:
         losses = []
         for number in range(board.passes):
             part = slice(number * board.samples, (number + 1) * board.samples)
-            self.write(Region.INPUT, np.asarray(x[part], dtype="<f4").tobytes())
+            self.write(Region.INPUT, self.encode(x[part]))
             self.write(Region.LABELS, np.asarray(labels[part], dtype="<i4").tobytes())
             (loss,) = struct.unpack("<f", self._ask(Type.PASS, b"", self.step_timeout_s)[:4])
             if not math.isfinite(loss):
@@ -155,7 +166,7 @@ class Link:
     def predict(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [samples, outputs] for the samples of one pass."""
         board = self._connected()
-        self.write(Region.INPUT, np.asarray(x, dtype="<f4").tobytes())
+        self.write(Region.INPUT, self.encode(x))
         self._ask(Type.PREDICT, b"", self.step_timeout_s)
         content = self.read(Region.LOGITS, 0, 4 * board.samples * board.outputs)
         return np.frombuffer(content, dtype="<f4").reshape(board.samples, board.outputs)

@@ -181,10 +181,12 @@ class Target(ABC):
     """A place where jobs run, as a person named it: a frozen value.
 
     `name` gives back what `parse_target` reads. `how` says whether what comes back was measured on
-    a device or emulated: an emulated figure is never called a measured one.
+    a device or emulated: an emulated figure is never called a measured one. `own_bits`: the step
+    runs in the plan's own bit widths, elsewhere in 32 bits whatever the plan says.
     """
 
     how: ClassVar[How]
+    own_bits: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -19,6 +19,7 @@ from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
 from costsim.emission.memory import Memory
 from costsim.emission.sizes import sizes_of
+from costsim.emission.support import is_narrow
 from costsim.emulation.build import Firmware
 from costsim.emulation.latency import Cycles
 from costsim.emulation.liveness import AccessBits, Liveness, liveness
@@ -145,7 +146,7 @@ class EmulatedStep:
     def executed_macs(self, position: int) -> int:
         """Multiply-accumulates that an operation executed, over all passes."""
         work = self.observed.work.get(position)
-        return 0 if work is None else work.fp_macs
+        return 0 if work is None else work.macs
 
     @property
     def other_macs(self) -> int:
@@ -198,7 +199,7 @@ class EmulatedStep:
                 "unicorn": version("unicorn"),
                 "compiler": self.firmware.compiler.title,
             },
-            dtype="float32",
+            dtype="int8" if is_narrow(program.step.bits) else "float32",
             step_s=(),
             updated_weight_bytes=weights,
             operations=operations,
@@ -218,7 +219,7 @@ class EmulatedStep:
         observed, cycles, latency = self.observed, self.cycles, self.latency_s
         return {
             "instructions": sum(work.instructions for work in observed.work.values()),
-            "multiply_accumulates": sum(work.fp_macs for work in observed.work.values()),
+            "multiply_accumulates": sum(work.macs for work in observed.work.values()),
             "arena_bytes": observed.arena_end_bytes,
             "stack_bytes": observed.stack_bytes,
             "data_bytes": observed.data_bytes,
@@ -243,20 +244,83 @@ def emulated_machine(firmware: Firmware) -> Machine:
     )
 
 
+@dataclass(frozen=True)
+class ToPyTorch:
+    """PyTorch's `losses` of the same steps in 32 bits, to which the emulated ones are held.
+
+    `weights_error` is the most that an updated weight is off, on a scale of `weights_scale`.
+    """
+
+    losses: tuple[float, ...]
+    weights_error: float
+    weights_scale: float
+
+    def compare(self, losses: Sequence[float]) -> Iterator[Comparison]:
+        """The first and the last loss, and the weights: 32-bit sums in other orders."""
+        yield from _losses(self.losses, losses, "PyTorch's", LOSS_TOLERANCE)
+        yield Comparison.of(
+            "updated weights, greatest of PyTorch's and beside it",
+            self.weights_scale,
+            self.weights_scale + self.weights_error,
+            unit="1",
+            tolerance=LOSS_TOLERANCE,
+        )
+
+
+@dataclass(frozen=True)
+class ToReference:
+    """The numpy reference of 8 bits after the same steps: everything must be equal, bit by bit.
+
+    Of `weights` updated integers `equal_weights` are. `in_floats` are PyTorch's losses in 32 bits,
+    which say how much 8 bits cost, and judge nothing.
+    """
+
+    losses: tuple[float, ...]
+    weights: int
+    equal_weights: int
+    in_floats: tuple[float, ...]
+
+    def compare(self, losses: Sequence[float]) -> Iterator[Comparison]:
+        """The loss of every step, the weights, and 32 bits beside the first and the last."""
+        equal = sum(a == b for a, b in zip(losses, self.losses, strict=True))
+        yield from _losses(self.losses, losses, "the reference's", 0.0)
+        yield Comparison.of(
+            "losses equal to the reference's, bit by bit", len(losses), equal, unit="1"
+        )
+        yield Comparison.of(
+            "updated integers equal to the reference's",
+            self.weights,
+            self.equal_weights,
+            unit="1",
+        )
+        yield from _losses(self.in_floats, losses, "PyTorch's in 32 bits", None)
+
+
+def _losses(
+    expected: Sequence[float], found: Sequence[float], whose: str, tolerance: float | None
+) -> Iterator[Comparison]:
+    """The first and the last."""
+    for number in dict.fromkeys((0, len(found) - 1)):
+        yield Comparison.of(
+            f"loss of step {number + 1}, {whose} beside it",
+            expected[number],
+            found[number],
+            unit="1",
+            tolerance=tolerance,
+        )
+
+
 def compare_emulated(
     step: EmulatedStep,
     measured: Measurement,
     *,
     losses: Sequence[float],
-    expected_losses: Sequence[float],
-    weights_error: float,
-    weights_scale: float,
+    oracle: "ToPyTorch | ToReference",
     predicted_step_s: float | None,
 ) -> Iterator[Comparison]:
     """What was emulated beside what the program says: bytes and MACs must be equal.
 
-    `expected_losses` are PyTorch's for the same steps; `weights_error` the most that an updated
-    weight is off its, on a scale of `weights_scale`. The stack may stay below its bound, and what
+    `oracle` is what the same steps give elsewhere. The stack may stay below its bound, and what
     is alive below the plan, which keeps a buffer whole until its last reader.
     """
     program, observed = step.program, step.observed
@@ -288,22 +352,7 @@ def compare_emulated(
     )
     yield from _macs(step)
     yield from _operations(step)
-    for number, (expected, found) in enumerate(zip(expected_losses, losses, strict=True)):
-        if number in (0, len(losses) - 1):
-            yield Comparison.of(
-                f"loss of step {number + 1}, PyTorch's beside it",
-                expected,
-                found,
-                unit="1",
-                tolerance=LOSS_TOLERANCE,
-            )
-    yield Comparison.of(
-        "updated weights, greatest of PyTorch's and beside it",
-        weights_scale,
-        weights_scale + weights_error,
-        unit="1",
-        tolerance=LOSS_TOLERANCE,
-    )
+    yield from oracle.compare(losses)
     if predicted_step_s is not None:
         yield Comparison.of(
             "step (emulated, not measured)",

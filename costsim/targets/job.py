@@ -42,13 +42,15 @@ class PlanJob:
     """Run the training step of a plan and measure it.
 
     The layer graph and the tensors by the graph's names go along, so that a device needs neither
-    the model's code nor its tracing. `weights` is a safetensors file on this machine.
+    the model's code nor its tracing. `weights` is a safetensors file on this machine, `origin`
+    what the weights were read from, which stays here.
     """
 
     plan: PlanFile
     graph: LayerGraph
     weights: Path
     options: RunOptions = field(default_factory=RunOptions)
+    origin: Path | None = None
 
     kind = "plan"
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from costsim import __version__
 from costsim.device import DeviceSpec
-from costsim.emission import EmissionOptions, emit
+from costsim.emission import EmissionOptions, Quantization, emit
 from costsim.emulation.build import DoesNotFit, Firmware, build_firmware, source_digest
 from costsim.emulation.elf import Image, read_image
 from costsim.emulation.lines import Line, LineLost
-from costsim.emulation.link import Link, LinkError
+from costsim.emulation.link import Link, LinkError, encoding
 from costsim.emulation.memory_map import MemoryMap
 from costsim.emulation.toolchain import Compiler, find_compiler
 from costsim.files import write_atomically
@@ -22,7 +22,7 @@ from costsim.program import TrainingProgram, plan_arena
 from costsim.targets.base import Session, Target, TargetError, TargetOptions, Watch
 from costsim.targets.job import Job, PlanJob
 from costsim.targets.outcome import Outcome
-from costsim.targets.unicorn import FirmwareChoices, does_not_fit, noise, program_of
+from costsim.targets.unicorn import FirmwareChoices, does_not_fit, noise, program_of, scales_of
 
 LEARNING_RATE = 1e-6
 """Small: the step is measured, nothing is to be learnt from noise."""
@@ -49,6 +49,7 @@ class LineSession(Session):
         self.job: PlanJob | None = None
         self.device: DeviceSpec | None = None
         self.program: TrainingProgram | None = None
+        self.scales: Quantization | None = None
         self.firmware: Firmware | None = None
         self.image: Image | None = None
         self.sources: Mapping[str, str | bytes] = {}
@@ -76,12 +77,14 @@ class LineSession(Session):
             )
         self.job = job
         self.device, memory = self.choices.board(job.plan)
-        self.program = program_of(job.plan, job)
+        self.program = program_of(job)
+        self.scales = scales_of(job, self.program)
         self.watch.report("building the firmware", 0, 0)
         self.sources = emit(
             self.program,
             load_file(job.weights),
             options=EmissionOptions(learning_rate=LEARNING_RATE),
+            quantization=self.scales,
         )
         stack = max(self.choices.stack_bytes, LINE_STACK_BYTES)
         memory = self.board_memory(memory)
@@ -108,7 +111,15 @@ class LineSession(Session):
         assert self.line is not None
         assert self.program is not None
         assert self.job is not None
-        link = Link(self.line, step_timeout_s=self.options.time_limit_s, locate=self._symbol)
+        given = None
+        if self.scales is not None:
+            given = self.scales.values[self.program.graph.input]
+        link = Link(
+            self.line,
+            step_timeout_s=self.options.time_limit_s,
+            locate=self._symbol,
+            encode=encoding(given),
+        )
         x, labels = noise(self.program)
         losses: list[float] = []
         seconds: list[float] = []
@@ -176,7 +187,7 @@ class LineSession(Session):
                 system="no operating system",
             ),
             versions={"costsim": __version__, "compiler": self.firmware.compiler.title},
-            dtype="float32",
+            dtype="float32" if self.scales is None else "int8",
             step_s=seconds,
             updated_weight_bytes=0,
             operations=(),

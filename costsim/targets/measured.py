@@ -24,7 +24,7 @@ from costsim.targets.outcome import Outcome
 class PredictedStep(_Record):
     """What one step should cost: seconds and joules on `device`, where one was named.
 
-    `peak_bytes` are those of the step as it runs, in 32 bits, without the kernels' scratch memory.
+    `peak_bytes` are those of the step as it runs, without the kernels' scratch memory.
     """
 
     device: str | None
@@ -74,12 +74,17 @@ class Beside(_Record):
 
 
 class MeasurementFile(_Document):
-    """Everything that `costsim measure` found."""
+    """Everything that `costsim measure` found.
+
+    `predicted` is of the step in 32 bits, as PyTorch runs it; `predicted_own` in the plan's bit
+    widths, where they are others and a target runs those (its measurement's dtype says so).
+    """
 
     schema_name: ClassVar[str] = "costsim.measurements/1"
 
     plan: dict[str, Any]
     predicted: PredictedStep
+    predicted_own: PredictedStep | None = None
     runs: Annotated[tuple[Run, ...], _Listed] = ()
     failures: Annotated[tuple[Failure, ...], _Listed] = ()
     notes: Annotated[tuple[str, ...], _Listed] = ()
@@ -96,6 +101,12 @@ class MeasurementFile(_Document):
         """The same with one failure more."""
         return self.model_copy(update={"failures": (*self.failures, failure)})
 
+    def predicted_for(self, outcome: Outcome) -> PredictedStep:
+        """The prediction of the step as it ran there."""
+        measurement = outcome.measurement
+        narrow = measurement is not None and measurement.dtype != "float32"
+        return self.predicted_own if narrow and self.predicted_own else self.predicted
+
     def comparisons(self) -> tuple[Beside, ...]:
         """Predicted beside measured, target by target."""
         targets = dict.fromkeys(run.outcome.target for run in self.runs)
@@ -104,7 +115,7 @@ class MeasurementFile(_Document):
     def _rows(self, target: str) -> Iterator[Beside]:
         outcomes = [run.outcome for run in self.runs if run.outcome.target == target]
         measured = [one.measurement for one in outcomes if one.measurement is not None]
-        how, asked = outcomes[0].how, self.predicted
+        how, asked = outcomes[0].how, self.predicted_for(outcomes[0])
         if times := [list(one.step_s) for one in measured if one.step_s]:
             yield _beside(target, how, "step", "s", asked.latency_s, times)
         if times := [list(one.processor_step_s) for one in outcomes if one.processor_step_s]:
@@ -149,14 +160,19 @@ def _beside(
 
 
 def predict(
-    job: PlanJob, device: DeviceSpec | None = None, compute_target: str | None = None
+    job: PlanJob,
+    device: DeviceSpec | None = None,
+    compute_target: str | None = None,
+    *,
+    own_bits: bool = False,
 ) -> tuple[PredictedStep, tuple[str, ...]]:
-    """What the step of `job`, run in 32 bits, is predicted to cost, and notes on that.
+    """What the step of `job` is predicted to cost, and notes on that.
 
-    For `device` it is priced anew; without one the plan's own prediction stands.
+    It is that of 32 bits, as PyTorch runs it, or with `own_bits` of the plan's bit widths. For
+    `device` it is priced anew; without one the plan's own prediction stands.
     """
     plan = job.plan
-    step = replace(plan.step, bits=BitWidths())
+    step = plan.step if own_bits else replace(plan.step, bits=BitWidths())
     program = compile_program(job.graph, plan.plan, step)
     cost = price(program, device, compute_target)
     notes = []

@@ -39,6 +39,7 @@ class QemuTarget(Target):
     choices: FirmwareChoices = field(default_factory=FirmwareChoices)
     options: TargetOptions = field(default_factory=TargetOptions)
     how: ClassVar[How] = "emulated"
+    own_bits: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

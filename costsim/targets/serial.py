@@ -31,6 +31,7 @@ class SerialTarget(Target):
     choices: FirmwareChoices = field(default_factory=FirmwareChoices)
     options: TargetOptions = field(default_factory=TargetOptions)
     how: ClassVar[How] = "measured"
+    own_bits: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

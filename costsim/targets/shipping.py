@@ -75,4 +75,4 @@ def plan_job(
     write_tensors(path, subject.tensors)
     # Paths of this machine mean nothing on another.
     shipped = replace(plan, model=plan.model.model_copy(update={"weights": None}))
-    return PlanJob(shipped, subject.graph, path, options or RunOptions())
+    return PlanJob(shipped, subject.graph, path, options or RunOptions(), weights)

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 
 from costsim.device import DeviceSpec, load_device
+from costsim.emission import Quantization, check_step, is_narrow
 from costsim.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit
 from costsim.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
 from costsim.emulation.memory_map import MemoryMap, memory_map
@@ -15,7 +16,6 @@ from costsim.emulation.toolchain import Compiler, CompilerName, find_compiler
 from costsim.errors import InputError
 from costsim.planfile import PlanFile
 from costsim.program import TrainingProgram, compile_program, plan_arena
-from costsim.step import BitWidths
 from costsim.targets.base import (
     How,
     Session,
@@ -98,6 +98,7 @@ class UnicornTarget(Target):
     choices: FirmwareChoices = field(default_factory=FirmwareChoices)
     options: TargetOptions = field(default_factory=TargetOptions)
     how: ClassVar[How] = "emulated"
+    own_bits: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -147,11 +148,16 @@ class UnicornSession(Session):
         self.job = job
         self.device, memory = self.choices.board(job.plan)
         self.watch.report("building the firmware", 0, 0)
-        program = program_of(job.plan, job)
-        self.trial = self._guarded_trial(program, load_file(job.weights), memory)
+        program = program_of(job)
+        scales = scales_of(job, program)
+        self.trial = self._guarded_trial(program, load_file(job.weights), memory, scales)
 
     def _guarded_trial(
-        self, program: TrainingProgram, weights: Mapping[str, Any], memory: MemoryMap
+        self,
+        program: TrainingProgram,
+        weights: Mapping[str, Any],
+        memory: MemoryMap,
+        scales: Quantization | None,
     ) -> "Trial":
         from costsim.emission import EmissionOptions
         from costsim.emulation.trial import Trial
@@ -162,6 +168,7 @@ class UnicornSession(Session):
                 weights,
                 memory,
                 options=EmissionOptions(learning_rate=1e-4),
+                quantization=scales,
                 stack_bytes=self.choices.stack_bytes,
                 compiler=self.compiler,
                 time_limit_s=self.options.time_limit_s,
@@ -212,9 +219,29 @@ class UnicornSession(Session):
             trial.emulator.close()
 
 
-def program_of(plan: PlanFile, job: PlanJob) -> TrainingProgram:
-    """The step of a plan as it is emitted: in 32 bits."""
-    return compile_program(job.graph, plan.plan, replace(plan.step, bits=BitWidths()))
+def program_of(job: PlanJob) -> TrainingProgram:
+    """The step of a plan as it is emitted: in the plan's own bit widths.
+
+    Raises `InputError`, naming the call and the operator, where there is no C for it.
+    """
+    check_step(job.graph, job.plan.step)
+    return compile_program(job.graph, job.plan.plan, job.plan.step)
+
+
+def scales_of(job: PlanJob, program: TrainingProgram) -> Quantization | None:
+    """Scales for a step in 8 bits: of a published file, or of the noise that it runs on."""
+    if not is_narrow(program.step.bits):
+        return None
+    import torch
+    from safetensors.torch import load_file
+
+    from costsim.targets.scales import find_scales
+
+    images, _ = noise(program)
+    scales, _ = find_scales(
+        program.graph, load_file(job.weights), torch.from_numpy(images), job.origin
+    )
+    return scales
 
 
 def noise(program: TrainingProgram) -> tuple[Any, Any]:
@@ -242,7 +269,7 @@ def does_not_fit(
         target,
         "memory",
         f"the firmware does not fit in the {told} of {memory.device}{more} "
-        f"(the arena takes {arena:,} bytes, in 32 bits, as every step that is emulated; {error})",
+        f"(the arena takes {arena:,} bytes, in {program.step.bits.activations} bits; {error})",
         predicted=not in_flash and arena > memory.arena.size_bytes,
     )
 

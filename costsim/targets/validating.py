@@ -1,6 +1,11 @@
-"""Validating a plan on an emulated core: predicted beside touched and executed."""
+"""Validating a plan on an emulated core: predicted beside touched and executed.
 
-from collections.abc import Mapping
+The step runs in the plan's own bit widths. In 32 bits its losses and weights are held to PyTorch's;
+in 8 bits to those of the numpy reference, bit by bit, and how far the losses are from PyTorch's in
+32 bits is told beside them.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from costsim.data.source import Progress
-from costsim.emission import EmissionOptions
+from costsim.emission import EmissionOptions, Quantization, check_step, integers, is_narrow
+from costsim.emission.memory import Memory
+from costsim.emission.reference import Reference
 from costsim.emulation.build import DoesNotFit
 from costsim.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
 from costsim.emulation.toolchain import find_compiler
@@ -18,12 +25,22 @@ from costsim.measurement.record import Measurement, Validation
 from costsim.planfile import PlanFile
 from costsim.program import TrainingProgram, compile_program
 from costsim.step import BitWidths
-from costsim.targets.emulated import EmulatedStep, compare_emulated, emulated_machine
+from costsim.targets.emulated import (
+    EmulatedStep,
+    ToPyTorch,
+    ToReference,
+    compare_emulated,
+    emulated_machine,
+)
+from costsim.targets.scales import find_scales
 from costsim.targets.unicorn import UnicornTarget, does_not_fit, target_error
 from costsim.units import format_seconds
 
-LEARNING_RATE = 1e-3
-"""Small, but enough for weights to move."""
+LEARNING_RATE, NARROW_LEARNING_RATE = 1e-3, 0.05
+"""Small, but enough for weights to move: in 8 bits a change below half a unit is lost."""
+
+SCALE_IMAGES = 20
+"""Images that the scales of 8 bits are taken from."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +65,9 @@ def validate_emulated(
 ) -> EmulatedValidation:
     """Run `steps` steps of `plan` on the emulated core and in PyTorch, on the same real images.
 
-    The first is watched access by access. Raises `InputError` for what cannot be used and
-    `TargetError` where the firmware does not fit or does not get to its end.
+    The first is watched access by access. Raises `InputError` for what cannot be used, an operator
+    without a C kernel among it, and `TargetError` where the firmware does not fit or does not get
+    to its end.
     """
     report = progress or (lambda what, done, total: None)
     if plan.predicted is None:
@@ -63,7 +81,11 @@ def validate_emulated(
     request = ValidationRequest(plan, source, weights, data, split)
     subject, notes = load_request(request)
     try:
-        program = compile_program(subject.graph, plan.plan, replace(plan.step, bits=BitWidths()))
+        check_step(subject.graph, plan.step)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    try:
+        program = compile_program(subject.graph, plan.plan, plan.step)
     except InputError as error:
         raise InputError(f"{source}: layers: {error}") from error
     tensors = {name: tensor.detach().clone() for name, tensor in subject.tensors.items()}
@@ -71,13 +93,22 @@ def validate_emulated(
     feed = PlanFeed(request, subject, progress)
     classes = int(np.prod(subject.graph[subject.graph.output].shape[1:]))
     batches = [_batch(feed, number, program, classes) for number in range(steps)]
+    scales, options = None, EmissionOptions(learning_rate=LEARNING_RATE)
+    if is_narrow(plan.step.bits):
+        report("taking scales from images", 0, 0)
+        origin = weights or (None if plan.model.weights is None else Path(plan.model.weights))
+        images = feed.images[:SCALE_IMAGES]
+        scales, told = find_scales(subject.graph, subject.tensors, images, origin)
+        notes = [*notes, told]
+        options = EmissionOptions(learning_rate=NARROW_LEARNING_RATE)
     report("building the firmware", 0, 0)
     try:
         trial = Trial.of(
             program,
             arrays,
             memory,
-            options=EmissionOptions(learning_rate=LEARNING_RATE),
+            options=options,
+            quantization=scales,
             stack_bytes=target.choices.stack_bytes,
             compiler=compiler,
             time_limit_s=target.options.time_limit_s,
@@ -96,20 +127,25 @@ def validate_emulated(
     except (EmulatedFault, EmulatorLost) as error:
         raise target_error(target.name, error) from error
     report("the same steps in PyTorch", 0, 0)
-    expected = _in_pytorch(program, tensors, batches)
-    furthest, scale = _furthest(updated, tensors)
+    in_floats = _in_pytorch(program, tensors, batches, options.learning_rate)
+    oracle: ToPyTorch | ToReference
+    if scales is None:
+        furthest, scale = _furthest(updated, tensors)
+        oracle = ToPyTorch(tuple(in_floats), furthest, scale)
+    else:
+        report("the same steps in the numpy reference", 0, 0)
+        oracle = _to_reference(program, arrays, scales, options, batches, updated, in_floats)
+        notes += _about_floats(losses, in_floats, steps)
+        notes += _about_weights(program, arrays, scales, updated)
     step = EmulatedStep(program, device, trial.firmware, observed)
     measurement = step.measurement(plan.model.name)
     latency = plan.predicted.latency_s
-    same_bits = plan.step.bits == BitWidths()
     comparisons = compare_emulated(
         step,
         measurement,
         losses=losses,
-        expected_losses=expected,
-        weights_error=furthest,
-        weights_scale=scale,
-        predicted_step_s=latency.step if latency is not None and same_bits else None,
+        oracle=oracle,
+        predicted_step_s=None if latency is None else latency.step,
     )
     return EmulatedValidation(
         measurement,
@@ -118,17 +154,62 @@ def validate_emulated(
             device=device.title,
             machine=emulated_machine(trial.firmware),
             comparisons=tuple(comparisons),
-            notes=(*notes, *_notes(step, steps, same_bits)),
+            notes=(*notes, *_notes(step, steps)),
             how="emulated",
         ),
         step,
     )
 
 
-def _notes(step: EmulatedStep, steps: int, same_bits: bool) -> list[str]:
+def _to_reference(
+    program: TrainingProgram,
+    arrays: Mapping[str, Any],
+    scales: Quantization,
+    options: EmissionOptions,
+    batches: Sequence[tuple[Any, Any]],
+    updated: Mapping[str, Any],
+    in_floats: Sequence[float],
+) -> ToReference:
+    """The same steps by the definition of a step in 8 bits, and how much of it is equal."""
+    stored = integers(program.graph, arrays, scales)
+    reference = Reference(program, stored, scales, options, fused=True)
+    losses = tuple(reference.step(x, labels) for x, labels in batches)
+    pairs = [(updated[u.parameter.name], u) for u in reference.memory.updates]
+    equal = sum(
+        int((whole.reshape(-1) == stored[u.parameter.name].reshape(-1))[u.places].sum())
+        for whole, u in pairs
+    )
+    return ToReference(losses, sum(len(u.places) for _, u in pairs), equal, tuple(in_floats))
+
+
+def _about_floats(losses: Sequence[float], in_floats: Sequence[float], steps: int) -> list[str]:
+    furthest = max(abs(a - b) for a, b in zip(losses, in_floats, strict=True))
+    return [
+        f"in 8 bits the loss of a step is at most {furthest:.2g} off that of PyTorch in 32 bits "
+        f"({float(np.mean(losses)):.4g} against {float(np.mean(in_floats)):.4g} on average over "
+        f"{steps} {'step' if steps == 1 else 'steps'}), for information"
+    ]
+
+
+def _about_weights(
+    program: TrainingProgram,
+    arrays: Mapping[str, Any],
+    scales: Quantization,
+    updated: Mapping[str, Any],
+) -> list[str]:
+    """How many of the integers that the plan updates moved at all."""
+    before, total, moved = integers(program.graph, arrays, scales), 0, 0
+    for update in Memory(program).updates:
+        name = update.parameter.name
+        changed = updated[name].reshape(-1) != before[name].reshape(-1)
+        total, moved = total + len(update.places), moved + int(changed[update.places].sum())
+    return [f"{moved:,} of the {total:,} updated integers moved"]
+
+
+def _notes(step: EmulatedStep, steps: int) -> list[str]:
     observed, latency = step.observed, step.latency_s
     instructions = sum(work.instructions for work in observed.work.values())
-    macs = sum(work.fp_macs for work in observed.work.values())
+    macs = sum(work.macs for work in observed.work.values())
     notes = [
         f"{instructions:,} instructions, {instructions / max(1, macs):.1f} for each "
         f"multiply-accumulate, by {step.firmware.compiler.title}",
@@ -142,8 +223,6 @@ def _notes(step: EmulatedStep, steps: int, same_bits: bool) -> list[str]:
             f"{step.other_macs:,} fused multiply-adds of the loss and of updates, which are not "
             "counted in MACs"
         )
-    if not same_bits:
-        notes.append("the plan is for other bit widths; the step is emitted and priced in 32 bits")
     notes += [f"{name}: {count:,} bytes outside its buffers" for name, count in step.strays()]
     return notes
 
@@ -157,15 +236,22 @@ def _batch(feed: Any, number: int, program: TrainingProgram, classes: int) -> tu
 
 
 def _in_pytorch(
-    program: TrainingProgram, tensors: dict[str, Any], batches: list[tuple[Any, Any]]
+    program: TrainingProgram,
+    tensors: dict[str, Any],
+    batches: Sequence[tuple[Any, Any]],
+    learning_rate: float,
 ) -> list[float]:
-    """Losses of the same steps by the executor, which updates `tensors`."""
+    """Losses of the same steps in 32 bits by the executor, which updates `tensors`."""
     import torch
 
     from costsim.execution.executor import Executor
     from costsim.measurement.planned import classification_loss
 
-    executor = Executor(program, tensors, learning_rate=LEARNING_RATE, loss=classification_loss)
+    floats = program
+    if program.step.bits != BitWidths():
+        step = replace(program.step, bits=BitWidths())
+        floats = compile_program(program.graph, program.plan, step)
+    executor = Executor(floats, tensors, learning_rate=learning_rate, loss=classification_loss)
     return [
         float(executor.step(torch.from_numpy(x), torch.from_numpy(labels))) for x, labels in batches
     ]

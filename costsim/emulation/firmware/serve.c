@@ -22,7 +22,6 @@ extern uint8_t __arena_start[], __arena_end[];
 extern uint32_t __stack_bottom[], __stack_top[];
 
 /* An input is received where the step wants it: in the arena, which is free there between steps. */
-enum { INPUT_BYTES = 4 * COSTSIM_SAMPLES * COSTSIM_INPUTS };
 static int32_t labels[COSTSIM_SAMPLES];
 static float logits[COSTSIM_SAMPLES * COSTSIM_OUTPUTS];
 static uint8_t payload[MAX_PAYLOAD];
@@ -143,7 +142,7 @@ static uint8_t *region(uint8_t number, uint32_t offset, uint32_t count)
 {
     uint8_t *const starts[REGIONS] = {(uint8_t *)(COSTSIM_INPUT), (uint8_t *)labels,
                                       (uint8_t *)costsim_arena, (uint8_t *)logits};
-    const uint32_t sizes[REGIONS] = {INPUT_BYTES, sizeof labels, COSTSIM_ARENA_BYTES,
+    const uint32_t sizes[REGIONS] = {COSTSIM_INPUT_BYTES, sizeof labels, COSTSIM_ARENA_BYTES,
                                      sizeof logits};
     if (number >= REGIONS || offset > sizes[number] || count > sizes[number] - offset)
         return 0;

@@ -1,0 +1,34 @@
+"""The scales of a step in 8 bits: a published network's own, or those of what it does on images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from costsim.emission import Quantization, published_quantization, quantize_ranges
+from costsim.graph import LayerGraph
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def find_scales(
+    graph: LayerGraph,
+    tensors: "Mapping[str, Tensor]",
+    images: "Tensor",
+    weights: Path | None = None,
+) -> tuple[Quantization, str]:
+    """Scales for every value and weight of `graph`, and a sentence on where they are from.
+
+    Where `weights` is a published int8 network, they are that file's. Else they are taken from
+    what `tensors` do on `images` `[N, C, H, W]`, N at least one. Raises `UnsupportedOperator` for
+    an operator without 8-bit kernels, and `InputError` naming `weights`.
+    """
+    if weights is not None and (found := published_quantization(graph, weights)) is not None:
+        return found, f"scales of 8 bits are those of the published network in {weights.name}"
+    from costsim.execution.ranges import value_ranges
+
+    ranges = value_ranges(graph, tensors, images)
+    arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    count = len(images)
+    told = f"scales of 8 bits are taken from {count} image{'' if count == 1 else 's'}"
+    return quantize_ranges(graph, arrays, ranges), told
