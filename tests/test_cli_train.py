@@ -128,7 +128,7 @@ def other(tmp_path) -> Path:
         (["train", "plan.json", "--checkpoint", "no/folder/x"], "--checkpoint: the folder"),
         (["train", "plan.json", "--out", "a", "--checkpoint", "a"], "name the same file"),
         (["train", "plan.json", "--resume"], "nothing to resume from"),
-        (["train", "plan.json", "--seed", "-1"], "--seed must be at least 0"),
+        (["train", "plan.json", "--seed", "-1"], "--seed is -1; allowed are 0 to"),
         (["train", "plan.json", "--iterations", "0"], "iterations is 0"),
         (["train", "plan.json", "--learning-rate", "nan"], "learning rate is nan"),
         (["train", "plan.json", "--weights", "OTHER"], "model.parameters_sha256"),

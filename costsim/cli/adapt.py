@@ -6,21 +6,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.accounting import ACCOUNTINGS
-from costsim.cli.options import Quantity, check_writable, progress_on_stderr
+from costsim.cli.facts import facts_table
+from costsim.cli.options import (
+    DEVICE,
+    WITHOUT_DATA,
+    augment_option,
+    budget_options,
+    budget_request,
+    check_seed,
+    check_split,
+    check_writable,
+    iterations_option,
+    json_option,
+    model_option,
+    optimizer_option,
+    path_option,
+    queries_option,
+    resolution_option,
+    seed_option,
+    split_option,
+    target_option,
+    ways_option,
+    weights_option,
+)
+from costsim.cli.progress import progress_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text
-from costsim.units import (
-    format_bytes,
-    format_joules,
-    format_macs,
-    format_seconds,
-    parse_bytes,
-    parse_joules,
-    parse_macs,
-    parse_percent,
-    parse_seconds,
-)
+from costsim.units import format_bytes, format_joules, format_macs, format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,37 +41,19 @@ if TYPE_CHECKING:
     from costsim.data import EpisodeRule, ImageSource, Progress
 
 
-def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
-    share = parse_percent(text, what)
-    return (parse_macs(text, what), None) if share is None else (None, share)
-
-
 @click.command("adapt")
-@click.option(
-    "--device",
-    metavar="NAME|FILE",
-    help="A shipped device (costsim devices lists them) or a YAML file of your own.",
-)
-@click.option("--target", metavar="NAME", help="Compute target of the device, such as cpu or gpu.")
-@click.option(
-    "--model",
-    default="mcunet-5fps",
-    show_default=True,
-    metavar="MODEL",
-    help="A built-in network, or package.module:factory, that returns features.",
-)
-@click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights for the model."
-)
-@click.option("--resolution", type=int, metavar="N", help="Side of the images in pixels.")
+@click.option("--device", metavar="NAME|FILE", help=DEVICE)
+@target_option
+@model_option("A built-in network, or package.module:factory, that returns features.")
+@weights_option()
+@resolution_option
 @click.option(
     "--data",
     metavar="PATH",
     help="Images in one folder a class: a folder, .tar, .tar.gz or .zip; Omniglot's own zips; "
-    "Parquet files, or hub:NAME, with the extra costsim[hub]. "
-    "Without it: the handwritten digits inside scikit-learn.",
+    f"Parquet files, or hub:NAME, with the extra costsim[hub]. {WITHOUT_DATA}",
 )
-@click.option("--split", metavar="NAME", help="Part of the data, where it has several.")
+@split_option
 @click.option(
     "--episode",
     type=click.Choice(["fixed", "meta-dataset"]),
@@ -67,15 +61,9 @@ def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
     show_default=True,
     help="fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed.",
 )
-@click.option("--ways", type=int, metavar="N", help="Classes of the task [default: up to 10].")
+@ways_option
 @click.option("--shots", type=int, metavar="N", help="Images of each class [default: 5].")
-@click.option(
-    "--queries",
-    type=int,
-    default=10,
-    show_default=True,
-    help="Other images of each class, to measure the accuracy on.",
-)
+@queries_option
 @click.option(
     "--tracks/--no-tracks",
     default=True,
@@ -98,48 +86,13 @@ def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
     help="What keeps it from doing harm: none, leave-one-out, 2-fold, 5-fold "
     "[default: the method's own].",
 )
-@click.option(
-    "--memory", type=Quantity("size", parse_bytes), metavar="SIZE", help="Such as 256KiB or 1MB."
-)
-@click.option(
-    "--accounting",
-    type=click.Choice(ACCOUNTINGS),
-    help="What the memory budget counts [default: the device's].",
-)
-@click.option(
-    "--macs",
-    type=Quantity("macs", _macs_or_share),
-    metavar="COUNT|PERCENT",
-    help="Backward MACs of an iteration, or a share of a full backward pass such as 15%.",
-)
-@click.option(
-    "--latency", type=Quantity("time", parse_seconds), metavar="TIME", help="Of an iteration."
-)
-@click.option(
-    "--energy", type=Quantity("energy", parse_joules), metavar="ENERGY", help="Of an iteration."
-)
-@click.option(
-    "--iterations",
-    type=int,
-    default=40,
-    show_default=True,
-    help="Steps, each over all images of the task.",
-)
-@click.option(
-    "--optimizer",
-    type=click.Choice(["sgd", "momentum", "adam"]),
-    default="adam",
-    show_default=True,
-)
+@budget_options("an iteration")
+@iterations_option("Steps, each over all images of the task.")
+@optimizer_option("adam")
 @click.option(
     "--learning-rate", type=float, metavar="RATE", help="[default: the method's, for adam]"
 )
-@click.option(
-    "--augment/--no-augment",
-    default=True,
-    show_default=True,
-    help="Learn from lightly changed copies of the images.",
-)
+@augment_option
 @click.option(
     "--copies",
     type=int,
@@ -147,7 +100,7 @@ def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
     show_default=True,
     help="Changed copies of each image, drawn once; 0: new ones in every iteration.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @click.option(
     "--torch-device",
     default="cpu",
@@ -155,13 +108,9 @@ def _macs_or_share(text: str, what: str) -> tuple[int | None, float | None]:
     metavar="NAME",
     help="Where torch runs it here, such as cuda; no matter what is priced.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the patch there."
-)
-@click.option(
-    "--plan-out", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan there."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@path_option("--out", help="Write the patch there.")
+@path_option("--plan-out", help="Write the plan there.")
+@json_option()
 def command(**given: Any) -> int:
     """Adapt a network to one task: choose what to train, train it, and measure the accuracy.
 
@@ -178,10 +127,8 @@ def command(**given: Any) -> int:
         check_writable(given[name], f"--{name.replace('_', '-')}")
     if given["device"] is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
-    if given["split"] is not None and given["data"] is None:
-        raise InputError("--split names a part of --data, which is missing")
-    if not 0 <= given["seed"] < 2**63:
-        raise InputError(f"--seed is {given['seed']}; allowed are 0 to {2**63 - 1}")
+    check_split(given)
+    check_seed(given["seed"])
 
     from costsim.adaptation import NothingFits
 
@@ -227,23 +174,10 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
     from costsim.data import digits, open_source, sample_episode
     from costsim.device import load_device
     from costsim.methods import make_method
-    from costsim.planner import BudgetRequest
 
     method = make_method(given["method"])
     guard = None if given["guard"] is None else make_guard(given["guard"])
-    macs, share = given["macs"] or (None, None)
-    place = Place(
-        load_device(given["device"]),
-        given["target"],
-        BudgetRequest(
-            memory_bytes=given["memory"],
-            accounting=given["accounting"],
-            macs=macs,
-            macs_share=share,
-            latency_s=given["latency"],
-            energy_j=given["energy"],
-        ),
-    )
+    place = Place(load_device(given["device"]), given["target"], budget_request(given))
     _ = place.target  # a name that the device lacks is an error before any work
     settings = Settings(
         iterations=given["iterations"],
@@ -300,10 +234,6 @@ def _rule(given: dict[str, Any], source: "ImageSource") -> "EpisodeRule":
 
 
 def _table(adapted: "Adapted", patch: Path | None) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     situation, cost = adapted.situation, adapted.cost
     plan, memory, macs = adapted.choice.plan, cost.step.memory, cost.step.macs
     queries = len(situation.task.query_labels)
@@ -351,9 +281,4 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
         rows.append((f"guard ({adapted.guard})", f"keeps {adapted.kept:.0%} of the change"))
     if patch is not None and adapted.patch is not None:
         rows.append(("patch", f"{patch}, {format_bytes(patch.stat().st_size)}"))
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("adapted", no_wrap=True)
-    table.add_column(adapted.method, overflow="fold")
-    for what, content in rows:
-        table.add_row(what, Text(content))
-    return table
+    return facts_table("adapted", adapted.method, rows)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import check_writable
+from costsim.cli.options import check_writable, json_option, path_option, weights_option
 from costsim.errors import InputError
 from costsim.files import to_json_text
 from costsim.networks import NETWORKS
@@ -22,22 +22,15 @@ if TYPE_CHECKING:
     help="A built-in network, package.module:factory, or an exported file.pt2 "
     "[default: the one that was trained].",
 )
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Weights of the base; with --remove of the patched model "
-    "[default: those that training started from].",
+@weights_option(
+    "Weights of the base; with --remove of the patched model "
+    "[default: those that training started from]."
 )
 @click.option("--remove", is_flag=True, help="Take the patch off instead.")
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the model's whole state dict there, as safetensors.",
+@path_option(
+    "--out", required=True, help="Write the model's whole state dict there, as safetensors."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@json_option("Print JSON instead of a sentence.")
 def command(**given: Any) -> int:
     """Put PATCH on the model it was made for, or take it off again bit for bit.
 

@@ -2,17 +2,22 @@
 
 import csv
 import io
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import check_writable
+from costsim.cli.options import (
+    check_writable,
+    jobs_option,
+    json_option,
+    page_option,
+    path_option,
+    rows_option,
+)
+from costsim.cli.progress import lines_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
 from costsim.units import format_seconds
@@ -21,17 +26,12 @@ if TYPE_CHECKING:
     from costsim.comparison.runner import Done
     from costsim.comparison.spec import Study
 
-LINE_EVERY_S = 10.0
-"""How often a line of progress is written where no terminal shows a live one."""
-
 
 @click.command("compare")
 @click.argument("study", required=False, type=click.Path(path_type=Path), metavar="[STUDY.yaml]")
-@click.option(
+@path_option(
     "--store",
-    type=click.Path(path_type=Path),
     required=True,
-    metavar="FILE",
     help="SQLite file with a row for each finished cell; what it has is not computed again.",
 )
 @click.option("--solver", "solvers", multiple=True, metavar="NAME", help="[default: exact, greedy]")
@@ -64,17 +64,10 @@ LINE_EVERY_S = 10.0
     help="Also train every plan on its task, and test it on other samples: takes far longer.",
 )
 @click.option("--time-limit", metavar="TIME", help="For the solvers that take one.")
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes [default: cores].")
-@click.option(
-    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Write the rows."
-)
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write a page to look at (HTML, nothing else needed).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@jobs_option
+@rows_option
+@page_option()
+@json_option("Print the findings as JSON.")
 def command(**given: Any) -> int:
     """Compare solvers on every combination of models, devices, budgets and tasks.
 
@@ -98,8 +91,14 @@ def command(**given: Any) -> int:
     cells = study.cells()
     store = Store(given["store"])
     begun = time.monotonic()
-    with _progress() as progress:
-        computed = run(cells, store, make_solver, workers=given["jobs"], progress=progress)
+    with lines_on_stderr() as say:
+        computed = run(
+            cells,
+            store,
+            make_solver,
+            workers=given["jobs"],
+            progress=lambda what, done: say(_line(what, done)),
+        )
     rows = store.rows([cell.key for cell in cells])
     print(
         f"costsim: {computed} of {len(cells)} cells computed in "
@@ -177,26 +176,6 @@ def _study(given: dict[str, Any]) -> "Study":
     if replaced:
         document["settings"] = {**settings, **replaced} if isinstance(settings, dict) else replaced
     return parse_study(document, source, make_solver=make_solver, folder=folder)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, "Done"], None]]:
-    """Progress on stderr: a live line on a terminal, else a line now and then."""
-    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
-        from rich.console import Console
-
-        with Console(stderr=True).status("starting") as status:
-            yield lambda what, done: status.update(_line(what, done))
-        return
-    told = time.monotonic()
-
-    def report(what: str, done: "Done") -> None:
-        nonlocal told
-        if time.monotonic() - told >= LINE_EVERY_S:
-            told = time.monotonic()
-            print(f"costsim: {_line(what, done)}", file=sys.stderr, flush=True)
-
-    yield report
 
 
 def _line(what: str, done: "Done") -> str:

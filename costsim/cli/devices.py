@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from costsim.cli.options import json_option
 from costsim.device import DeviceSpec, Quantity, load_device, shipped_devices
 from costsim.units import format_bytes
 
@@ -15,7 +16,7 @@ LIST_SCHEMA = "costsim.devices/1"
 
 @click.command(name="devices")
 @click.argument("device", required=False, metavar="[NAME|FILE]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option("One JSON document on stdout.")
 def command(device: str | None, as_json: bool) -> None:
     """List the shipped devices, or show NAME with the source of every number."""
     if device is None:

@@ -1,11 +1,20 @@
 """`costsim export`: the training step of a plan as C for a microcontroller."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import progress_on_stderr
+from costsim.cli.options import (
+    WITHOUT_DATA,
+    data_option,
+    json_option,
+    momentum_option,
+    moved_weights_option,
+    path_option,
+    plan_argument,
+    split_option,
+)
+from costsim.cli.progress import progress_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text
 from costsim.units import format_bytes
@@ -21,39 +30,27 @@ SHOTS = 2
 
 
 @click.command("export")
-@click.argument("plan", type=click.Path(path_type=Path))
+@plan_argument
 @click.option(
     "--target", type=click.Choice(TARGETS), default="c", show_default=True, help="What to write."
 )
-@click.option(
+@path_option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Write the sources into this new folder; an earlier export there is replaced.",
 )
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Weights of the model, where they are no longer at the plan's place.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Images that 8-bit scales are taken from, in one folder a class. "
-    "Without it: the handwritten digits inside scikit-learn.",
-)
-@click.option("--split", metavar="NAME", help="Sub-folder of the data, where it has several.")
+@moved_weights_option
+@data_option(f"Images that 8-bit scales are taken from, in one folder a class. {WITHOUT_DATA}")
+@split_option
 @click.option(
     "--learning-rate",
     type=float,
     metavar="RATE",
     help="Where costsim_learning_rate starts [default: what is usual for the plan's optimiser].",
 )
-@click.option("--momentum", type=float, default=0.9, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@momentum_option
+@json_option()
 def command(**given: Any) -> int:
     """Write the training step of PLAN as self-contained C99, weights included.
 

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from costsim.cli.options import json_option
 from costsim.networks import NETWORKS, Architecture
 
 
@@ -24,7 +25,7 @@ def describe(architecture: Architecture) -> dict[str, str | int]:
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option("One JSON document on stdout.")
 def command(as_json: bool) -> None:
     """List the built-in networks, counted without classifier and for one image."""
     rows = [describe(architecture) for architecture in NETWORKS.values()]

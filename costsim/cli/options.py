@@ -1,44 +1,58 @@
-"""Types and helpers that the commands' options share."""
+"""Options that more than one command takes, each declared once, and what is checked of them.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+A command puts them together: `@together(data_option(), split_option, ways_option)`.
+"""
+
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from costsim.data.source import Progress
+from costsim.accounting import ACCOUNTINGS
+from costsim.cli.progress import progress_on_stderr as progress_on_stderr
+from costsim.cli.values import Quantity as Quantity
+from costsim.cli.values import parse_macs_or_share
 from costsim.errors import InputError
-from costsim.step import BitWidths
+from costsim.units import parse_bytes, parse_joules, parse_seconds
+
+if TYPE_CHECKING:
+    from costsim.planner import BudgetRequest
+
+F = TypeVar("F", bound="Callable[..., Any] | click.Command")
+
+LARGEST_SEED = 2**63 - 1
+"""Of torch's generators."""
 
 
-class Quantity(click.ParamType):  # type: ignore[type-arg]
-    """A number with a unit, read by one of the parsers of `costsim.units`."""
+def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options as one, in this order on the help page."""
 
-    def __init__(self, name: str, parse: Callable[[str, str], Any]) -> None:
-        self.name = name
-        self.parse = parse
+    def applied(command: F) -> F:
+        return reduce(lambda inner, option: option(inner), reversed(options), command)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        what = param.opts[0] if param is not None else self.name
-        return self.parse(value, what) if isinstance(value, str) else value
+    return applied
 
 
-def parse_bits(text: str, base: BitWidths) -> BitWidths:
-    """`8` for all, or `weights=8,activations=8`: what is not named stays as in `base`."""
-    names = ("weights", "activations", "gradients", "optimizer")
-    widths = {name: getattr(base, name) for name in names}
-    for part in text.split(","):
-        name, equals, number = part.strip().partition("=")
-        chosen = [name] if equals else list(names)
-        number = number if equals else name
-        if not number.isdigit() or any(one not in names for one in chosen):
-            raise InputError(
-                f"--bits: cannot read {part.strip()!r}; give a number, or NAME=NUMBER with NAME "
-                f"one of {', '.join(names)}"
-            )
-        widths |= {one: int(number) for one in chosen}
-    return BitWidths(**widths)
+# Files.
+
+
+def path_option(*names: str, metavar: str = "FILE", **more: Any) -> Callable[[F], F]:
+    """A file or folder of the person's."""
+    return click.option(*names, type=click.Path(path_type=Path), metavar=metavar, **more)
+
+
+def page_option(
+    words: str = "Write a page to look at (HTML, nothing else needed).",
+) -> Callable[[F], F]:
+    """`--report`."""
+    return path_option("--report", help=words)
+
+
+def json_option(words: str = "Print JSON instead of a table.") -> Callable[[F], F]:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help=words)
 
 
 def check_writable(path: Path | None, option: str) -> None:
@@ -51,15 +65,215 @@ def check_writable(path: Path | None, option: str) -> None:
         raise InputError(f"{option}: the folder {path.parent} does not exist")
 
 
-@contextmanager
-def progress_on_stderr() -> Iterator[Progress]:
-    """Progress for a person watching: a live line on a terminal, nothing in a pipe."""
-    from rich.console import Console
+# What is planned or trained, and where.
 
-    console = Console(stderr=True)
-    with console.status("starting") as status:
+DEVICE = "A shipped device (costsim devices lists them) or a YAML file of your own."
 
-        def report(what: str, done: int, total: int) -> None:
-            status.update(f"{what} ({done}/{total})" if total else what)
+target_option = click.option(
+    "--target", metavar="NAME", help="Compute target of the device, such as cpu or gpu."
+)
+compute_target_option = click.option(
+    "--compute-target", metavar="NAME", help="The device's compute target [default: its own]."
+)
+plan_argument = click.argument("plan", type=click.Path(path_type=Path))
+moved_weights_option = path_option(
+    "--weights", help="Weights of the model, where they are no longer at the plan's place."
+)
+resolution_option = click.option(
+    "--resolution", type=int, metavar="N", help="Side of the images in pixels."
+)
 
-        yield report
+
+def model_option(kinds: str) -> Callable[[F], F]:
+    """`--model`, of these kinds."""
+    return click.option(
+        "--model", default="mcunet-5fps", show_default=True, metavar="MODEL", help=kinds
+    )
+
+
+def weights_option(words: str = "Weights for the model.") -> Callable[[F], F]:
+    """`--weights`."""
+    return path_option("--weights", help=words)
+
+
+# The samples of a task.
+
+FOLDERS = "Images in one folder a class: a folder, .tar, .tar.gz or .zip"
+WITHOUT_DATA = "Without it: the handwritten digits inside scikit-learn."
+
+
+def data_option(words: str = f"{FOLDERS}. {WITHOUT_DATA}") -> Callable[[F], F]:
+    """`--data`, a path."""
+    return path_option("--data", metavar="PATH", help=words)
+
+
+split_option = click.option(
+    "--split", metavar="NAME", help="Sub-folder of the data, where it has several."
+)
+ways_option = click.option(
+    "--ways", type=int, metavar="N", help="Classes of the task [default: up to 10]."
+)
+shots_option = click.option(
+    "--shots", type=int, default=5, show_default=True, help="Images of each class."
+)
+queries_option = click.option(
+    "--queries",
+    type=int,
+    default=10,
+    show_default=True,
+    help="Other images of each class, to measure the accuracy on.",
+)
+
+
+def check_split(given: dict[str, Any]) -> None:
+    """Raise `InputError` for a part of data that is not given."""
+    if given["split"] is not None and given["data"] is None:
+        raise InputError("--split names a part of --data, which is missing")
+
+
+# The budgets of a step.
+
+
+def budget_options(of: str) -> Callable[[F], F]:
+    """`--memory`, `--accounting`, `--macs`, `--latency`, `--energy`; `of` is what they are of."""
+    return together(
+        click.option(
+            "--memory",
+            type=Quantity("size", parse_bytes),
+            metavar="SIZE",
+            help="Such as 256KiB or 1MB.",
+        ),
+        click.option(
+            "--accounting",
+            type=click.Choice(ACCOUNTINGS),
+            help="What the memory budget counts; peak: every live byte of the step, arena: what "
+            "an allocator with planned offsets needs for them [default: the device's; peak for "
+            "those that ship].",
+        ),
+        click.option(
+            "--macs",
+            type=Quantity("macs", parse_macs_or_share),
+            metavar="COUNT|PERCENT",
+            help=f"Backward MACs of {of}: 6.5M, or 15% of a full backward pass.",
+        ),
+        click.option(
+            "--latency",
+            type=Quantity("time", parse_seconds),
+            metavar="TIME",
+            help=f"Of {of}: 2s, 80ms.",
+        ),
+        click.option(
+            "--energy",
+            type=Quantity("energy", parse_joules),
+            metavar="ENERGY",
+            help=f"Of {of}: 5J.",
+        ),
+    )
+
+
+def budget_request(given: dict[str, Any]) -> "BudgetRequest":
+    """Their values as a `BudgetRequest`."""
+    from costsim.planner import BudgetRequest
+
+    macs, share = given["macs"] or (None, None)
+    return BudgetRequest(
+        memory_bytes=given["memory"],
+        accounting=given["accounting"],
+        macs=macs,
+        macs_share=share,
+        latency_s=given["latency"],
+        energy_j=given["energy"],
+    )
+
+
+# Training.
+
+
+def optimizer_option(default: str) -> Callable[[F], F]:
+    """`--optimizer`."""
+    return click.option(
+        "--optimizer",
+        type=click.Choice(["sgd", "momentum", "adam"]),
+        default=default,
+        show_default=True,
+    )
+
+
+def loss_option(words: str) -> Callable[[F], F]:
+    """`--loss`."""
+    return click.option(
+        "--loss",
+        type=click.Choice(["prototype", "cross_entropy"]),
+        default="prototype",
+        show_default=True,
+        help=words,
+    )
+
+
+def iterations_option(words: str) -> Callable[[F], F]:
+    """`--iterations`."""
+    return click.option("--iterations", type=int, default=40, show_default=True, help=words)
+
+
+augment_option = click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Learn from lightly changed copies of the images.",
+)
+momentum_option = click.option("--momentum", type=float, default=0.9, show_default=True)
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise `InputError` for a seed that torch's generators do not take."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"--seed is {seed}; allowed are 0 to {LARGEST_SEED}")
+
+
+def check_positive(given: dict[str, Any], *names: str) -> None:
+    """Raise `InputError` for a count below 1."""
+    for name in names:
+        if given[name] < 1:
+            raise InputError(f"--{name} is {given[name]}; at least 1 is needed")
+
+
+# Runs that can be stopped and go on.
+
+checkpoint_option = path_option(
+    "--checkpoint",
+    help="Keep where the run stands there [default: beside --out, until it is written].",
+)
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on from the checkpoint, if there is one yet."
+)
+
+
+def checkpoint_file(given: dict[str, Any]) -> tuple[Path | None, bool]:
+    """Where the run stands is kept there; and whether it goes when `--out` is written.
+
+    Raises `InputError` for files that could not be written later.
+    """
+    out, checkpoint = given["out"], given["checkpoint"]
+    for name in ("out", "checkpoint"):
+        check_writable(given[name], f"--{name}")
+    if checkpoint is None:
+        return (None if out is None else out.with_name(f"{out.name}.checkpoint")), out is not None
+    if out is not None and out.resolve() == checkpoint.resolve():
+        raise InputError("--out and --checkpoint name the same file")
+    return checkpoint, False
+
+
+# Runs of many cells.
+
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="Processes [default: cores]."
+)
+rows_option = path_option("--csv", "table", help="Write the rows.")
+
+
+# Machines.
+
+threads_option = click.option(
+    "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
+)

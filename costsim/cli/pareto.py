@@ -2,14 +2,13 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import check_writable, progress_on_stderr
-from costsim.cli.plan import command as plan_command
-from costsim.cli.plan import plan_request
+from costsim.cli.options import check_writable, json_option, path_option, seed_option
+from costsim.cli.progress import progress_on_stderr
+from costsim.cli.request import plan_request, request_options, time_limit_option
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
 
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
     from costsim.planner import Prepared
 
 SCHEMA = "costsim.frontier/1"
-OF_A_PLAN_ONLY = frozenset(
-    {"solver", "iterations", "out", "as_json", "report", "explain", "solve_for", "share"}
-)
 PICTURES = {".svg": "svg", ".png": "png"}
 
 
-@click.command("pareto", params=[p for p in plan_command.params if p.name not in OF_A_PLAN_ONLY])
+@click.command("pareto")
+@request_options
+@time_limit_option
+@seed_option
 @click.option(
     "--against",
     type=click.Choice(["memory", "macs", "latency"]),
@@ -40,19 +39,10 @@ PICTURES = {".svg": "svg", ".png": "png"}
     help="How many budgets, evenly spread.",
 )
 @click.option("--all", "every", is_flag=True, help="Every point there is: may take long.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the points as JSON."
-)
-@click.option(
-    "--csv", "as_csv", type=click.Path(path_type=Path), metavar="FILE", help="Write them as CSV."
-)
-@click.option(
-    "--picture",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Draw them; the name ends in .svg or .png.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the points as JSON, not as a table.")
+@path_option("--out", help="Write the points as JSON.")
+@path_option("--csv", "as_csv", help="Write them as CSV.")
+@path_option("--picture", help="Draw them; the name ends in .svg or .png.")
+@json_option("Print the points as JSON, not as a table.")
 def command(**given: Any) -> int:
     """Draw the proven frontier of gain against a budget, with other methods beside it.
 

@@ -3,12 +3,22 @@
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.cli.facts import facts_table
+from costsim.cli.options import (
+    FOLDERS,
+    checkpoint_file,
+    checkpoint_option,
+    json_option,
+    path_option,
+    resume_option,
+    seed_option,
+    weights_option,
+)
+from costsim.cli.progress import progress_on_stderr
 from costsim.cli.stopping import stopping
 from costsim.errors import InputError
 from costsim.files import to_json_text
@@ -26,19 +36,14 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="A built-in network, or package.module:factory of a module that returns features.",
 )
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Start from these weights [default: from scratch].",
-)
+@weights_option("Start from these weights [default: from scratch].")
 @click.option(
     "--data",
     multiple=True,
     required=True,
     metavar="PATH",
-    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip; PATH::split for one of "
-    "several sub-folders. May be given several times: an episode stays within one of them.",
+    help=f"{FOLDERS}; PATH::split for one of several sub-folders. May be given "
+    "several times: an episode stays within one of them.",
 )
 @click.option(
     "--transfer",
@@ -46,8 +51,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Measure on these images too, never train on them; digits: those inside scikit-learn.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE",
-              help="Write the weights there, as safetensors.")  # fmt: skip
+@path_option("--out", required=True, help="Write the weights there, as safetensors.")
 @click.option("--half", is_flag=True, help="Write them in half precision.")
 @click.option("--steps", type=int, default=2000, show_default=True)
 @click.option("--episodes", type=int, default=1, show_default=True, help="Of each step.")
@@ -77,19 +81,13 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto",
               show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
 @click.option("--compute", metavar="DEVICE", help="cpu, cuda, ... [default: a GPU if there is one]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @click.option("--eval-every", type=int, default=200, show_default=True, metavar="STEPS")
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Keep where the run stands there [default: beside --out, until it is written].",
-)
+@checkpoint_option
 @click.option("--checkpoint-every", type=int, default=100, show_default=True, metavar="STEPS")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one yet.")
-@click.option("--log", type=click.Path(path_type=Path), metavar="DIR",
-              help="Write TensorBoard logs there.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@resume_option
+@path_option("--log", metavar="DIR", help="Write TensorBoard logs there.")
+@json_option()
 def command(**given: Any) -> int:
     """Meta-train a backbone as a prototypical network.
 
@@ -108,14 +106,9 @@ def command(**given: Any) -> int:
       costsim pretrain --model mcunet-5fps --weights imagenet.pkl --data images.zip::train \\
           --learning-rate 1e-4 --out weights.safetensors --resume
     """
-    out, checkpoint = given["out"], given["checkpoint"]
-    for name in ("out", "checkpoint"):
-        check_writable(given[name], f"--{name}")
-    own_checkpoint = checkpoint is None
-    if checkpoint is None:
-        checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if out.resolve() == checkpoint.resolve():
-        raise InputError("--out and --checkpoint name the same file")
+    out = given["out"]
+    checkpoint, own_checkpoint = checkpoint_file(given)
+    assert checkpoint is not None  # --out is required
     for name in ("eval_every", "checkpoint_every"):
         if given[name] < 0:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 (never)")
@@ -239,14 +232,8 @@ class _Teller:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("meta-trained", no_wrap=True)
-    table.add_column(str(document["model"]), overflow="fold")
     rows = [
         ("start", document["start"]),
         ("data", ", ".join(document["data"])),
@@ -261,6 +248,4 @@ def _show(document: dict[str, Any]) -> None:
         for one in document["accuracies"]
     ]
     rows.append(("weights", f"{document['out']}, {document['out_bytes']:,} bytes"))
-    for what, content in rows:
-        table.add_row(what, Text(str(content)))
-    Console().print(table)
+    Console().print(facts_table("meta-trained", str(document["model"]), rows))

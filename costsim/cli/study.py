@@ -1,17 +1,22 @@
 """`costsim study`: methods on models, domains, seeds and devices, kept in one file."""
 
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim.accounting import ACCOUNTINGS
-from costsim.cli.options import check_writable
+from costsim.cli.options import (
+    check_writable,
+    jobs_option,
+    json_option,
+    page_option,
+    path_option,
+    rows_option,
+)
+from costsim.cli.progress import lines_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
 from costsim.units import format_seconds
@@ -19,22 +24,17 @@ from costsim.units import format_seconds
 if TYPE_CHECKING:
     from costsim.study.runner import Done
 
-LINE_EVERY_S = 10.0
-"""How often a line of progress is written where no terminal shows a live one."""
-
 MEMORY = (*ACCOUNTINGS, "autograd")
 
 
 @click.command("study")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
-@click.option(
+@path_option(
     "--store",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
     help="SQLite file with a row for each finished cell; what it has is not computed again "
     "[default: FILE.sqlite].",
 )
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes [default: cores].")
+@jobs_option
 @click.option(
     "--scheduler",
     metavar="tcp://HOST:PORT",
@@ -47,17 +47,10 @@ MEMORY = (*ACCOUNTINGS, "autograd")
     "--accounting", type=click.Choice(MEMORY), default="paper", show_default=True,
     help="Of the memory in tables and picture.",
 )  # fmt: skip
-@click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write a page to look at (HTML, nothing else needed).",
-)  # fmt: skip
-@click.option(
-    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Write the rows."
-)
-@click.option(
-    "--latex", type=click.Path(path_type=Path), metavar="FILE", help="Write the table as LaTeX."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@page_option()
+@rows_option
+@path_option("--latex", help="Write the table as LaTeX.")
+@json_option("Print the findings as JSON.")
 def command(**given: Any) -> int:
     """Run every method of FILE.yaml on every model, domain, seed and device in it.
 
@@ -93,14 +86,14 @@ def command(**given: Any) -> int:
     store = open_store(store_path, read_only=given["show"])
     if not given["show"]:
         begun = time.monotonic()
-        with _progress() as watch:
+        with lines_on_stderr() as say:
             computed = run_study(
                 cells,
                 store,
                 make_method,
                 workers=given["jobs"],
                 scheduler=given["scheduler"],
-                watch=watch,
+                watch=lambda done: say(_line(done)),
             )
         print(
             f"costsim: {computed} of {len(cells)} cells computed in "
@@ -133,26 +126,6 @@ def _write(given: dict[str, Any], findings: Any) -> None:
         from rich.console import Console
 
         print_study(Console(), findings, accounting)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[["Done"], None]]:
-    """Progress on stderr: a live line on a terminal, else a line now and then."""
-    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
-        from rich.console import Console
-
-        with Console(stderr=True).status("starting") as status:
-            yield lambda done: status.update(_line(done))
-        return
-    told = time.monotonic()
-
-    def report(done: "Done") -> None:
-        nonlocal told
-        if time.monotonic() - told >= LINE_EVERY_S:
-            told = time.monotonic()
-            print(f"costsim: {_line(done)}", file=sys.stderr, flush=True)
-
-    yield report
 
 
 def _line(done: "Done") -> str:

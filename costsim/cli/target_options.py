@@ -2,41 +2,34 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from costsim.cli.options import path_option, together
 
 if TYPE_CHECKING:
     from costsim.targets.base import TargetOptions
 
-F = TypeVar("F", bound=Callable[..., Any])
+identity_option = path_option("--identity", help="Private key for SSH.")
+trust_option = click.option(
+    "--trust-new-host", is_flag=True, help="Pin the key of a host not known yet."
+)
 
-_OPTIONS = (
+reaching = together(
     click.option(
         "--folder", metavar="DIR", help="Work there on the target instead of in ~/.cache/costsim."
     ),
-    click.option(
-        "--identity", type=click.Path(path_type=Path), metavar="FILE", help="Private key for SSH."
+    identity_option,
+    path_option(
+        "--known-hosts", help="Where host keys are pinned [default: a file of costsim's own]."
     ),
-    click.option(
-        "--known-hosts",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Where host keys are pinned [default: a file of costsim's own].",
-    ),
-    click.option("--trust-new-host", is_flag=True, help="Pin the key of a host not known yet."),
+    trust_option,
 )
-
-
-def reaching(command: F) -> F:
-    """Declare the options by which targets are reached, in this order."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+"""The options by which targets are reached."""
 
 
 def target_options(given: Mapping[str, Any], time_limit_s: float) -> "TargetOptions":

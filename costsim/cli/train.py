@@ -9,9 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.cli.facts import facts_table
+from costsim.cli.options import (
+    augment_option,
+    check_seed,
+    checkpoint_file,
+    checkpoint_option,
+    data_option,
+    iterations_option,
+    json_option,
+    loss_option,
+    momentum_option,
+    moved_weights_option,
+    path_option,
+    plan_argument,
+    queries_option,
+    resume_option,
+    shots_option,
+    split_option,
+    ways_option,
+)
+from costsim.cli.progress import progress_on_stderr
 from costsim.cli.stopping import stopping
-from costsim.errors import InputError
 from costsim.files import to_json_text
 from costsim.units import format_bytes, format_seconds
 
@@ -22,50 +41,23 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("plan", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip. "
-    "Without it: the handwritten digits inside scikit-learn.",
-)
-@click.option("--split", metavar="NAME", help="Sub-folder of the data, where it has several.")
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Weights of the model, where they are no longer at the plan's place.",
-)
-@click.option("--ways", type=int, metavar="N", help="Classes of the task [default: up to 10].")
-@click.option("--shots", type=int, default=5, show_default=True, help="Images of each class.")
-@click.option(
-    "--queries",
-    type=int,
-    default=10,
-    show_default=True,
-    help="Other images of each class, to measure the accuracy on.",
-)
-@click.option(
-    "--iterations", type=int, default=40, show_default=True, help="Passes over the samples."
-)
+@plan_argument
+@data_option()
+@split_option
+@moved_weights_option
+@ways_option
+@shots_option
+@queries_option
+@iterations_option("Passes over the samples.")
 @click.option(
     "--learning-rate",
     type=float,
     metavar="RATE",
     help="[default: what is usual for the plan's optimiser]",
 )
-@click.option("--momentum", type=float, default=0.9, show_default=True)
-@click.option(
-    "--loss", type=click.Choice(["prototype", "cross_entropy"]), default="prototype",
-    show_default=True, help="prototype: for a model that returns features; else for logits.",
-)  # fmt: skip
-@click.option(
-    "--augment/--no-augment",
-    default=True,
-    show_default=True,
-    help="Learn from lightly changed copies of the images.",
-)
+@momentum_option
+@loss_option("prototype: for a model that returns features; else for logits.")
+@augment_option
 @click.option("--seed", type=int, metavar="N", help="[default: the plan's]")
 @click.option(
     "--eval-every",
@@ -74,20 +66,13 @@ if TYPE_CHECKING:
     metavar="N",
     help="Measure the accuracy every N iterations too.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the patch there."
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Keep where the run stands there [default: beside --out, until it is written].",
-)
+@path_option("--out", help="Write the patch there.")
+@checkpoint_option
 @click.option(
     "--checkpoint-every", type=int, default=1, show_default=True, metavar="N", help="Iterations."
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one yet.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@resume_option
+@json_option()
 def command(**given: Any) -> int:
     """Fine-tune the channels that PLAN chose, and write the outcome as a patch.
 
@@ -101,16 +86,9 @@ def command(**given: Any) -> int:
       costsim train plan.json --data signs.zip --out signs.safetensors
       costsim train plan.json --data signs.zip --out signs.safetensors --resume
     """
-    out, checkpoint = given["out"], given["checkpoint"]
-    for name in ("out", "checkpoint"):
-        check_writable(given[name], f"--{name}")
-    own_checkpoint = checkpoint is None and out is not None
-    if own_checkpoint:
-        checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if out is not None and checkpoint is not None and out.resolve() == checkpoint.resolve():
-        raise InputError("--out and --checkpoint name the same file")
-    if given["seed"] is not None and given["seed"] < 0:
-        raise InputError("--seed must be at least 0")
+    out = given["out"]
+    checkpoint, own_checkpoint = checkpoint_file(given)
+    check_seed(given["seed"])
 
     from costsim.planfile import read_plan
     from costsim.training import Diverged, TrainRequest, prepare, write_patch
@@ -153,7 +131,7 @@ def command(**given: Any) -> int:
         trained = run.finish()
     if out is not None:
         write_patch(out, trained.patch)
-        if own_checkpoint:
+        if own_checkpoint and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     _show(run, trained, out, given["as_json"])
     return 0
@@ -222,14 +200,7 @@ def _show(run: "Run", trained: "Trained", out: Path | None, as_json: bool) -> No
 
 
 def _table(run: "Run", trained: "Trained", out: Path | None) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     task, patch = run.task, trained.patch
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("fine-tuned", no_wrap=True)
-    table.add_column(run.request.plan.model.name, overflow="fold")
     queries = f"{len(task.query_labels)} query images"
 
     def share(accuracy: float | None) -> str:
@@ -247,6 +218,4 @@ def _table(run: "Run", trained: "Trained", out: Path | None) -> "Table":
     ]
     if out is not None:
         rows.append(("patch", f"{out}, {format_bytes(out.stat().st_size)}"))
-    for what, content in rows:
-        table.add_row(what, Text(content))
-    return table
+    return facts_table("fine-tuned", run.request.plan.model.name, rows)

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import check_writable, progress_on_stderr
+from costsim.cli.options import (
+    check_positive,
+    check_writable,
+    data_option,
+    json_option,
+    moved_weights_option,
+    page_option,
+    path_option,
+    plan_argument,
+    split_option,
+    threads_option,
+)
+from costsim.cli.progress import progress_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text
 
@@ -18,21 +30,10 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.argument("plan", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip. "
-    "Without it: the handwritten digits inside scikit-learn.",
-)
-@click.option("--split", metavar="NAME", help="Sub-folder of the data, where it has several.")
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Weights of the model, where they are no longer at the plan's place.",
-)
+@plan_argument
+@data_option()
+@split_option
+@moved_weights_option
 @click.option(
     "--on",
     "target",
@@ -41,28 +42,16 @@ if TYPE_CHECKING:
     "[default: this machine].",
 )
 @click.option("--steps", type=int, default=10, show_default=True, help="Steps to time.")
-@click.option(
-    "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
-)
-@click.option(
+@threads_option
+@path_option(
     "--out",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Write measurement.json and validation.json into this folder.",
 )
-@click.option(
-    "--measurement", type=click.Path(path_type=Path), metavar="FILE", help="Write it there."
-)
-@click.option(
-    "--validation", type=click.Path(path_type=Path), metavar="FILE", help="Write it there."
-)
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="With --on: write a page with planned against touched memory over time.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the validation as JSON.")
+@path_option("--measurement", help="Write it there.")
+@path_option("--validation", help="Write it there.")
+@page_option("With --on: write a page with planned against touched memory over time.")
+@json_option("Print the validation as JSON.")
 def command(**given: Any) -> int:
     """Run the training step of PLAN on this machine and compare it with the prediction.
 
@@ -78,9 +67,7 @@ def command(**given: Any) -> int:
       costsim validate plan.json --on unicorn:cortex-m7 --report emulated.html
     """
     files = _files(given)
-    for name, limit in (("steps", 1), ("threads", 1)):
-        if given[name] < limit:
-            raise InputError(f"--{name} is {given[name]}; at least {limit} is needed")
+    check_positive(given, "steps", "threads")
 
     from costsim.planfile import read_plan
 

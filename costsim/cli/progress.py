@@ -1,0 +1,48 @@
+"""What a person sees on stderr while a command works."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from costsim.data import Progress
+
+LINE_EVERY_S = 10.0
+"""How often a line is written where no terminal shows a live one."""
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator["Progress"]:
+    """Progress for a person watching: a live line on a terminal, nothing in a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+
+        def report(what: str, done: int, total: int) -> None:
+            status.update(f"{what} ({done}/{total})" if total else what)
+
+        yield report
+
+
+@contextmanager
+def lines_on_stderr() -> Iterator[Callable[[str], None]]:
+    """For runs of hours: a live line on a terminal, else a line now and then."""
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        from rich.console import Console
+
+        with Console(stderr=True).status("starting") as status:
+            yield status.update
+        return
+    told = time.monotonic()
+
+    def say(line: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_EVERY_S:
+            told = time.monotonic()
+            print(f"costsim: {line}", file=sys.stderr, flush=True)
+
+    yield say

@@ -1,0 +1,181 @@
+"""What is to be planned: the options that `plan` and `pareto` share, and the request they make."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import (
+    DEVICE,
+    budget_options,
+    budget_request,
+    check_seed,
+    check_split,
+    data_option,
+    loss_option,
+    model_option,
+    optimizer_option,
+    resolution_option,
+    shots_option,
+    split_option,
+    target_option,
+    together,
+    ways_option,
+    weights_option,
+)
+from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
+from costsim.errors import InputError
+from costsim.units import parse_seconds
+
+if TYPE_CHECKING:
+    from costsim.planner import PlanRequest
+    from costsim.solution import Solver
+
+LARGEST_COUNT = 10**9
+
+EXPLAINING_S = 10.0
+"""For each question of an explanation, where no time limit is given."""
+
+step_options = together(
+    click.option("--batch", type=int, default=1, show_default=True, help="Samples of a step."),
+    click.option("--micro-batch", type=int, metavar="N", help="Samples of a pass [default: all]."),
+    click.option(
+        "--recompute",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Cut the forward pass into N segments and compute all but the last a second time "
+        "instead of keeping what their gradients need.",
+    ),
+    optimizer_option("sgd"),
+    click.option(
+        "--bits",
+        metavar="BITS",
+        help="Bits an element: 8, or weights=8,gradients=32 [default: what is usual on the "
+        "device].",
+    ),
+)
+
+choice_options = together(
+    click.option(
+        "--criterion",
+        default="fisher",
+        show_default=True,
+        help="What a channel is worth: fisher, l2_norm, weight_gradient, gradient_norm, "
+        "first_order, first_order_adam, step_gain, random.",
+    ),
+    loss_option("Loss whose gradients are used."),
+    click.option(
+        "--axis",
+        type=click.Choice(
+            ["output", "input", "both", "bias", "output+bias", "input+bias", "both+bias"]
+        ),
+        default="output",
+        show_default=True,
+        metavar="output|input|both[+bias]|bias",
+        help="Which channels of a weight can be chosen; with +bias, biases too, each by itself.",
+    ),
+    click.option(
+        "--inspect",
+        type=Quantity("layers", parse_count_or_all),
+        default="18",
+        show_default=True,
+        metavar="N|all",
+        help="How many of the last layers are scored.",
+    ),
+    click.option(
+        "--bias/--no-bias",
+        "with_bias",
+        default=False,
+        show_default=True,
+        help="Also update the biases of the chosen layers.",
+    ),
+)
+
+request_options = together(
+    click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        metavar="NAME|FILE",
+        help=f"{DEVICE} Given several times: one plan that fits them all.",
+    ),
+    target_option,
+    model_option("A built-in network, package.module:factory, or an exported file.pt2."),
+    weights_option(),
+    resolution_option,
+    data_option(),
+    split_option,
+    ways_option,
+    shots_option,
+    budget_options("a step"),
+    step_options,
+    choice_options,
+)
+
+time_limit_option = click.option(
+    "--time-limit",
+    type=Quantity("time", parse_seconds),
+    metavar="TIME",
+    help="For the exact solvers; then the plan is the best so far, and says how far from the best "
+    "possible it may be [default: 10s where no --solver is given, else 60s].",
+)
+
+
+def plan_request(given: dict[str, Any]) -> "PlanRequest":
+    """The options as a `PlanRequest`; raises `InputError` for what no option allows."""
+    from costsim.device import load_device
+    from costsim.importance import SCORED_AXES
+    from costsim.planner import PlanRequest, default_solver
+    from costsim.solvers import make_solver
+    from costsim.step import TrainingStep
+
+    if given["device"] is None:
+        raise InputError("--device is missing: the name of a shipped device or a YAML file")
+    device = load_device(given["device"])
+    check_seed(given["seed"])
+    if not 1 <= given["iterations"] <= LARGEST_COUNT:
+        raise InputError(f"--iterations is {given['iterations']}; allowed are 1 to {LARGEST_COUNT}")
+    check_split(given)
+    if given["solver"] is None:
+        solver = default_solver()
+    else:
+        solver = make_solver(given["solver"], time_limit_s=given["time_limit"])
+    bits = device.bits.usual
+    return PlanRequest(
+        device=device,
+        target=given["target"],
+        solver=solver,
+        model=given["model"],
+        weights=given["weights"],
+        resolution=given["resolution"],
+        data=given["data"],
+        split=given["split"],
+        ways=given["ways"],
+        shots=given["shots"],
+        criterion=given["criterion"],
+        loss=given["loss"],
+        axes=SCORED_AXES[given["axis"]],
+        inspect=given["inspect"],
+        with_bias=given["with_bias"],
+        step=TrainingStep(
+            batch=given["batch"],
+            micro_batch=given["micro_batch"],
+            optimizer=given["optimizer"],
+            bits=parse_bits(given["bits"], bits) if given["bits"] else bits,
+        ),
+        budget=budget_request(given),
+        segments=given["recompute"],
+        iterations=given["iterations"],
+        seed=given["seed"],
+        explain_with=_explainer(given) if given.get("explain") else None,
+    )
+
+
+def _explainer(given: dict[str, Any]) -> "Solver":
+    """What answers the questions of an explanation, each in a moment or not at all."""
+    from costsim.solvers import make_solver
+
+    limit = given["time_limit"]
+    solver: Solver = make_solver("exact", time_limit_s=EXPLAINING_S if limit is None else limit)
+    return solver
