@@ -97,25 +97,28 @@ class Enumeration:
         relaxation, bound = self.relaxation, self.bound
         levels = [self._level(row) for row in range(len(relaxation.forced))]
         room = relaxation.room + relaxation.resources.slack
-        # What rows that these options cannot exceed leave empty is lost as well: by each option that
-        # is not the dearest of its level, and by all together.
-        most_costs = sum(level.costs.max(axis=0) for level in levels)
+        most_costs = np.asarray(sum(level.costs.max(axis=0) for level in levels))
         binding = np.flatnonzero(most_costs > room)
         others = np.setdiff1d(np.arange(len(room)), binding)
         self.room: Floats = room[binding]
         self.price: Floats = bound.multipliers[binding]
+        # What rows that these options cannot exceed leave empty is lost as well: by all together,
+        # and by each option that is not the dearest of its level.
         prices = bound.multipliers[others]
-        spare = relaxation.room[others] - np.asarray(most_costs)[others]
-        self.start = float(prices @ np.maximum(spare, 0.0))
+        self.start = float(prices @ np.maximum(relaxation.room[others] - most_costs[others], 0.0))
         self.levels = [self._priced(level, others, prices, binding) for level in levels]
         self.levels.sort(key=lambda level: (len(level.options), level.row))
-        if not len(self.levels[0].options):
-            self.start = np.inf
 
     def _priced(self, level: Level, others: Integers, prices: Floats, binding: Integers) -> Level:
-        """`level` in the binding rows alone, with what it leaves empty of the others as loss."""
+        """`level` in the binding rows alone, what it leaves empty of the others counted as loss.
+
+        What even its best option loses goes to `start`.
+        """
         costs = level.costs[:, others]
         loss = level.loss + (costs.max(axis=0) - costs) @ prices
+        least = float(loss.min())
+        self.start += least
+        loss = loss - least
         left = np.flatnonzero(loss <= self.most - self.start)
         left = left[np.argsort(loss[left], kind="stable")]
         return Level(level.row, level.options[left], loss[left], level.costs[left][:, binding])

@@ -1,6 +1,7 @@
 """Solvers against brute force and against each other, on problems with tight budgets."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -68,6 +69,39 @@ def test_one_programme_equals_brute_force(problem):
 @given(problems(max_layers=3))
 def test_cbc_agrees_with_highs(problem):
     agree(problem, IntegerProgram(backend="CBC"), IntegerProgram())
+
+
+@pytest.mark.parametrize(
+    ("limit", "seed"), [("latency_s", 3), ("latency_s", 6), ("memory_bytes", 3), ("macs", 0)]
+)
+def test_the_optimum_of_a_budget_that_a_plan_meets_exactly(limit, seed):
+    """Rows that nothing left can exceed still leave room empty, which a look must count.
+
+    With the seeds given it once passed over the optimum.
+    """
+    graph = chain(channels=(2, 2, 3))
+    random = np.random.default_rng(seed)
+    entries = []
+    for name in graph.layers:
+        scores = random.integers(0, 10, graph.selectable_channels(name, "output")).tolist()
+        entries.append(ChannelScores(name, "output", tuple(map(float, scores))))
+    step = TrainingStep(optimizer="adam")
+    whole = Budget(memory_bytes=10**9, macs=10**9, latency_s=1e9)
+    free = Problem(
+        graph,
+        step,
+        Importance("drawn", tuple(entries)),
+        whole,
+        timer=RooflineTimer(),
+        compute_w=2.0,
+    )
+    every = np.array(list(product(*(range(c.size + 1) for c in free.candidates))))
+    spent = free.usage(every)[limit]
+    for most in np.unique(spent).tolist():
+        budget = Budget(**{limit: most})
+        solution = solve(free.within(budget), Exact())
+        optimum = free.gains(every[spent <= most]).max()
+        assert (solution.objective or 0.0) == pytest.approx(optimum, rel=1e-9)
 
 
 @settings(max_examples=60)
