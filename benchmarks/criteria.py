@@ -6,7 +6,9 @@ favours plans which change the network more needs a smaller one. Of each criteri
 correlation, over the plans of a task, between the gain that it predicts and what training reached
 (accuracy, and the log-likelihood of the query images, which is finer), as the mean over tasks with
 a bootstrapped 95 % interval; and the accuracy of the plan that it calls best. One line of JSON a
-task goes to `--out`; what is there already is not done again.
+task goes to `--out`; what is there already is not done again. With `--biases` biases are scored
+and may be chosen as well: the best plan of each criterion is then tried with them and without, and
+so is half of the random plans.
 
     python benchmarks/criteria.py --weights mcunet.pkl --domain signs=signs.tar.gz \\
         --domain letters=letters.zip --tasks 6 --plans 30 --out criteria.jsonl
@@ -33,6 +35,7 @@ from costsim.criteria import (
     StepGain,
     WeightGradient,
 )
+from costsim.operators import UpdateKind
 
 CRITERIA: Mapping[str, Criterion] = {
     "fisher": Fisher(),
@@ -51,7 +54,7 @@ CRITERIA: Mapping[str, Criterion] = {
 RATES = (0.0001, 0.0003, 0.001)
 """Unless others are given."""
 
-PLAIN = ("channels", "layers", "parameters", "depth")
+PLAIN = ("channels", "biases", "layers", "parameters", "depth")
 """What a plan is like, as predictors: learned combinations start from these."""
 
 
@@ -59,6 +62,7 @@ def main() -> int:
     """Try the plans that are not in the file yet, then print the table."""
     options = _options()
     done = _read(options.out)
+    done = [row for row in done if row.get("biases", False) == options.biases]
     keys = {(row["domain"], row["seed"]) for row in done}
     for domain, path in options.domain:
         for seed in range(options.tasks):
@@ -107,9 +111,10 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
         Settings(iterations=options.iterations, copies=options.copies, seed=seed),
     )
     inspect = options.inspect
-    importances = importances_of(situation, CRITERIA, inspect=inspect)
+    axes: tuple[UpdateKind, ...] = ("output", "bias") if options.biases else ("output",)
+    importances = importances_of(situation, CRITERIA, inspect=inspect, axes=axes)
     trials = designed_trials(situation, importances)
-    trials += random_trials(situation, options.plans, seed, inspect=inspect)
+    trials += random_trials(situation, options.plans, seed, inspect=inspect, biases=options.biases)
     order = {name: place for place, name in enumerate(situation.graph.layers)}
     plans = []
     for trial in trials:
@@ -119,6 +124,7 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
         }
         outcome = next(iter(outcomes.values()))
         memory, macs = outcome.cost.step.memory, outcome.cost.step.macs
+        updated = {*trial.plan.by_layer, *trial.plan.biases}
         plans.append(
             {
                 "label": trial.label,
@@ -132,16 +138,24 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
                 "paper_bytes": memory.paper_bytes,
                 "backward_macs": macs.backward,
                 "channels": sum(len(subset.channels) for subset in trial.plan.subsets),
-                "layers": len(trial.plan.subsets),
+                "biases": len(trial.plan.biases),
+                "layers": len(updated),
                 "parameters": memory.updated_weight_bytes // 4,
-                "depth": -min(order[subset.layer] for subset in trial.plan.subsets),
+                "depth": -min(order[layer] for layer in updated),
                 "by_layer": {s.layer: len(s.channels) for s in trial.plan.subsets},
+                "with_bias": sorted(trial.plan.biases),
                 "predicted": {
                     name: predicted_gain(one, trial.plan) for name, one in importances.items()
                 },
             }
         )
-    return {"domain": domain, "seed": seed, "before": situation.base_accuracy, "plans": plans}
+    return {
+        "domain": domain,
+        "seed": seed,
+        "biases": options.biases,
+        "before": situation.base_accuracy,
+        "plans": plans,
+    }
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -160,7 +174,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                         continue
                     reached = [plan[measure] for plan in row["plans"]]
                     predicted = [
-                        plan[name] if name in PLAIN else plan["predicted"][name]
+                        plan.get(name, 0) if name in PLAIN else plan["predicted"][name]
                         for plan in row["plans"]
                     ]
                     found.append(spearman(predicted, reached))
@@ -168,7 +182,10 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 cells.append(f"{np.mean(found):+.2f} [{low:+.2f}, {high:+.2f}]")
             print(f"{name:20s}" + "".join(f"{cell:>24s}" for cell in cells))
     print("\naccuracy after training the plan that each calls best, %")
-    labels = ["before", *CRITERIA, "random 0.3", "random 1", "random 2.5"]
+    labels = [*CRITERIA, "random 0.3", "random 1", "random 2.5"]
+    tried = {plan["label"] for row in rows for plan in row["plans"]}
+    both = [label + end for label in labels for end in ("", " +biases") if label + end in tried]
+    labels = ["before", *both]
     for label in labels:
         cells = []
         for domain in (*domains, None):
@@ -185,7 +202,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 continue
             low, high = bootstrap_interval(found)
             cells.append(f"{np.mean(found):.1f} [{low:.1f}, {high:.1f}]")
-        print(f"{label:20s}" + "".join(f"{cell:>24s}" for cell in cells))
+        print(f"{label:26s}" + "".join(f"{cell:>24s}" for cell in cells))
 
 
 def _read(path: Path | None) -> list[dict[str, Any]]:
@@ -215,6 +232,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--copies", type=int, default=8)
     parser.add_argument("--inspect", type=int, default=18)
+    parser.add_argument("--biases", action="store_true", help="biases may be chosen too")
     parser.add_argument("--learning-rate", type=float, action="append", metavar="RATE")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -1,11 +1,13 @@
 """Seconds to a plan: the exact solver, integer programmes and greedy on the same problems.
 
-    python benchmarks/solvers.py [--images PATH] [--axes output|both] [--time-limit S] [--plain]
+    python benchmarks/solvers.py [--images PATH] [--axes output|both] [--biases] [--time-limit S]
+        [--plain] [--only greedy,exact]
 
 Three networks at 128×128 by four devices by ten budgets: one tight limit and several, every
 accounting. Scores are Fisher information of a 10-way 5-shot task of real images: those at PATH,
 by default flowers of the development data where it is on the machine, the digits otherwise.
-`--plain` adds the integer programme that is given the whole problem at once.
+`--plain` adds the integer programme that is given the whole problem at once. With `--biases` each
+bias may be chosen too. `--only` times some of the solvers; `exact` must be among them.
 """
 
 import argparse
@@ -69,7 +71,7 @@ def problems(name: str, device: str, importance: Importance) -> Iterator[tuple[s
     free = Problem(graph, step, importance, own, timer=target, compute_w=power)
     if free.fits(np.eye(len(free.candidates), dtype=np.int64)).any():
         yield "the device's", free
-    everything = np.array([[c.size * (c.axis == "output") for c in free.candidates]])
+    everything = np.array([[c.size * (c.axis != "input") for c in free.candidates]])
     for limits in BUDGETS:
         wide = free.within(Budget(10**15, limits.accounting, 10**15, 1e9, 1e9))
         single = wide.usage(np.eye(len(wide.candidates), dtype=np.int64))
@@ -144,7 +146,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=flowers if flowers.exists() else None)
     parser.add_argument("--axes", choices=("output", "both"), default="output")
     parser.add_argument("--time-limit", type=float, default=20.0, help="seconds (default: 20)")
+    parser.add_argument("--biases", action="store_true")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--only", metavar="NAMES")
     options = parser.parse_args()
     console = Console()
     limit = options.time_limit
@@ -156,9 +160,11 @@ def main() -> None:
     }
     if options.plain:
         solvers["one programme"] = IntegerProgram(time_limit_s=limit, by_case=False)
+    if options.only:
+        solvers = {name: solvers[name] for name in options.only.split(",")}
     overall: dict[str, list[Solution]] = {name: [] for name in solvers}
     for network in NETWORKS:
-        importance = scores(network, options.images, options.axes == "both")
+        importance = scores(network, options.images, options.axes == "both", options.biases)
         here: dict[str, list[Solution]] = {name: [] for name in solvers}
         for device in shipped_devices():
             for budget, problem in problems(network, device, importance):

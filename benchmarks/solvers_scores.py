@@ -10,7 +10,7 @@ NETWORKS = ("mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3")
 SHARED = Path(os.environ.get("COSTSIM_SHARED", Path(__file__).parents[2] / "shared"))
 
 
-def scores(name: str, images: Path | None, both: bool) -> Importance:
+def scores(name: str, images: Path | None, both: bool, biases: bool = False) -> Importance:
     """Fisher scores of the inspected layers of a network, as the plan command computes them."""
     import torch
 
@@ -26,5 +26,5 @@ def scores(name: str, images: Path | None, both: bool) -> Importance:
         torch.tensor(task.images),
         torch.tensor(task.labels),
         layers=inspected_layers(architecture_graph(name)),
-        axes=("output", "input") if both else ("output",),
+        axes=("output", *(("input",) if both else ()), *(("bias",) if biases else ())),
     )

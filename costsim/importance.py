@@ -212,6 +212,8 @@ def tinytrain_scores(
     """
     importance.check(graph)
     names = [name for name in importance.layers if axis in importance.axes(name)]
+    if not names:
+        return {}
     sizes, macs = {}, {}
     for name in names if axis != "bias" else importance.layers:
         layer = graph.layers[name]

@@ -120,7 +120,8 @@ def compare(rows: Rows) -> list[Compared]:
 
 def _channels(row: Mapping[str, Any]) -> frozenset[tuple[str, str, int]]:
     layers = json.loads(row["plan"]) if row["plan"] else []
-    return frozenset((x["name"], x["axis"], c) for x in layers for c in x["channels"])
+    channels = frozenset((x["name"], x["axis"], c) for x in layers for c in x["channels"])
+    return channels | {(x["name"], "bias", 0) for x in layers if x["bias"]}
 
 
 def _jaccard(a: frozenset[Any], b: frozenset[Any]) -> float:

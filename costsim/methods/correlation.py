@@ -5,7 +5,7 @@ much as that order agrees with the order of the accuracies after training.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,15 @@ from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.situation import Situation
 from costsim.criteria import Criterion
 from costsim.importance import ChannelScores, Importance, inspected_layers
+from costsim.operators import UpdateKind
 from costsim.plan import UpdatePlan
+from costsim.program import plan_atoms
 from costsim.solution import Solver
 from costsim.solve import solve
 from costsim.solvers import Exact
+
+WITH_BIASES = " +biases"
+"""What the label of a plan that may have biases ends with."""
 
 SPREADS = (0.3, 1.0, 2.5)
 """Of the logarithms of the weights of layers in random plans: from even to one layer alone."""
@@ -57,13 +62,16 @@ def random_trials(
     *,
     inspect: int | None = None,
     solver: Solver | None = None,
+    biases: bool = False,
 ) -> list[Trial]:
     """Random plans that fill the budgets: the best ones by scores that were drawn.
 
     A plan has a weight for each layer, log-normal with one of `SPREADS`, some layers left out, and
     a score for each channel, uniform times the layer's weight. The solver (by default the exact
     one) then fills the budgets, so that plans differ in what they train and hardly in what they
-    cost. Raises `NothingFits` if not even one channel is within the budgets.
+    cost. With `biases` every other three plans may have biases too, of which each has a weight of
+    its own, and a score of up to as much as all channels of its layer; the channels' scores are
+    the same with and without. Raises `NothingFits` if not even one channel is within the budgets.
     """
     rng = np.random.default_rng([0x434F5252, seed])
     layers = inspected_layers(situation.graph, inspect)
@@ -85,25 +93,51 @@ def random_trials(
             )
             for layer, weight in zip(layers, weights, strict=True)
         )
-        plan = _plan(situation, Importance("drawn", channels), chosen)
-        found.append(Trial(f"random {spread:g}", plan))
+        label = f"random {spread:g}"
+        if biases and number // len(SPREADS) % 2:
+            own = np.random.default_rng([0x42494153, seed, number])
+            channels += _drawn_biases(situation, layers, spread, own)
+            label += WITH_BIASES
+        found.append(Trial(label, _plan(situation, Importance("drawn", channels), chosen)))
     return found
+
+
+def _drawn_biases(
+    situation: Situation, layers: Sequence[str], spread: float, rng: np.random.Generator
+) -> tuple[ChannelScores, ...]:
+    graph = situation.graph
+    able = [layer for layer in layers if graph.selectable(layer, "bias")]
+    weights = np.exp(spread * _normal(rng, len(able))) * (rng.random(len(able)) > 0.3)
+    drawn = weights * rng.random(len(able))
+    return tuple(
+        ChannelScores(layer, "bias", (float(score) * graph.selectable_channels(layer, "output"),))
+        for layer, score in zip(able, drawn, strict=True)
+    )
 
 
 def designed_trials(
     situation: Situation, importances: Mapping[str, Importance], solver: Solver | None = None
 ) -> list[Trial]:
-    """The best plan by each criterion."""
-    chosen = solver or Exact()
-    return [Trial(name, _plan(situation, one, chosen)) for name, one in importances.items()]
+    """The best plan by each criterion; where it scores biases, with them and without."""
+    chosen, found = solver or Exact(), []
+    for name, one in importances.items():
+        channels = tuple(entry for entry in one.channels if entry.axis != "bias")
+        found.append(Trial(name, _plan(situation, replace(one, channels=channels), chosen)))
+        if channels != one.channels:
+            found.append(Trial(name + WITH_BIASES, _plan(situation, one, chosen)))
+    return found
 
 
 def importances_of(
-    situation: Situation, criteria: Mapping[str, Criterion], *, inspect: int | None
+    situation: Situation,
+    criteria: Mapping[str, Criterion],
+    *,
+    inspect: int | None,
+    axes: tuple[UpdateKind, ...] = ("output",),
 ) -> dict[str, Importance]:
     """The scores of each criterion on the task's support images."""
     layers = inspected_layers(situation.graph, inspect)
-    return {name: situation.score(one, layers) for name, one in criteria.items()}
+    return {name: situation.score(one, layers, axes) for name, one in criteria.items()}
 
 
 def _plan(situation: Situation, importance: Importance, solver: Solver) -> UpdatePlan:
@@ -114,12 +148,12 @@ def _plan(situation: Situation, importance: Importance, solver: Solver) -> Updat
 
 
 def predicted_gain(importance: Importance, plan: UpdatePlan) -> float:
-    """The sum of the scores of the channels that a plan trains."""
+    """The sum of the scores of the channels and biases that a plan trains."""
     return float(
         sum(
-            importance.scores(subset.layer, subset.axis)[list(subset.channels)].sum()
-            for subset in plan.subsets
-            if subset.axis in importance.axes(subset.layer)
+            importance.scores(layer, axis)[list(channels)].sum()
+            for (axis, layer), channels in plan_atoms(plan).items()
+            if axis in importance.axes(layer)
         )
     )
 
@@ -150,6 +184,7 @@ def _normal(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 __all__ = [
+    "WITH_BIASES",
     "FixedPlan",
     "Trial",
     "bootstrap_interval",

@@ -182,7 +182,9 @@ class Summary:
         else:
             chosen = sum(len(subset.channels) for subset in self.file.plan.subsets)
             layers = f"{len(self.file.order)} of {len(self.graph.layers)} layers"
-            what = f"Update {chosen:,} channels in {layers}"
+            biases = len(self.file.plan.biases)
+            also = f" and {biases:,} bias{'es' * (biases > 1)}" if biases else ""
+            what = f"Update {chosen:,} channels{also} in {layers}"
             if not chosen:
                 what = f"Update the biases of {layers}"
         sentence = (
