@@ -27,6 +27,7 @@ class Device:
         self.home.mkdir(parents=True)
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self.user_key = asyncssh.generate_private_key("ssh-ed25519")
+        self.user_keys = [self.user_key]
         self.identity = folder / "identity"
         self.user_key.write_private_key(str(self.identity))
         self.known_hosts = folder / "known_hosts"
@@ -56,6 +57,12 @@ class Device:
     def change_host_key(self) -> None:
         """Be somebody else from the next `listen` on."""
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+
+    def authorize(self, key: asyncssh.SSHKey) -> None:
+        """Let one more user in, from the next `listen` on; it listens anew."""
+        self.user_keys.append(key)
+        self.drop(deaf=True)
+        self.listen()
 
     def close(self) -> None:
         """End the server."""
@@ -118,7 +125,7 @@ class Device:
             server_factory=Server,
             server_host_keys=[self.host_key],
             authorized_client_keys=asyncssh.import_authorized_keys(
-                self.user_key.export_public_key().decode()
+                "".join(key.export_public_key().decode() for key in self.user_keys)
             ),
             process_factory=self._serve,
             encoding=None,

@@ -9,8 +9,9 @@ import torch
 from costsim.calibration.conditions import describe_conditions
 from costsim.calibration.device_file import machine_spec
 from costsim.calibration.probes import YARDSTICK, Probe, candidates
+from costsim.calibration.remote import target_runner
 from costsim.calibration.samples import SampleFile, seen
-from costsim.calibration.session import CalibrationRequest, calibrate, local_runner, target_runner
+from costsim.calibration.session import CalibrationRequest, calibrate, local_runner
 from costsim.calibration.timing import FEWEST, clock_for, run_batch, tensors_for
 from costsim.cost import step_seconds
 from costsim.execution.forward import evaluate

@@ -1,5 +1,6 @@
 """A calibration from end to end: choose, run, keep, fit; resumable after each probe."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,10 +17,10 @@ from costsim.calibration.probes import Probe, candidates, checks, references
 from costsim.calibration.samples import SampleFile, check_conditions, read_samples, seen
 from costsim.data.source import Progress
 from costsim.device import Calibration, ComputeTarget, Conditions, DeviceSpec
-from costsim.errors import InputError
+from costsim.errors import CostsimError, InputError
 from costsim.files import write_json
-from costsim.targets.base import Session
-from costsim.targets.job import KernelJob, RunOptions
+from costsim.program import Category, memory_timeline
+from costsim.targets.base import TargetError
 
 PROBES = 50
 POOL = 160
@@ -29,6 +30,11 @@ CHECK_EVERY = 4
 NOISY = 0.05
 """A noise floor above which a calibration should not be trusted."""
 
+STARTING = 0.3
+"""The share of the time that may go into starting processes on a device."""
+FIRST = 4
+"""Probes in the first run: by them it is seen how fast the device is."""
+
 Runner = Callable[[Sequence[str], float], dict[str, Any]]
 """(names of probes, seconds for each) to what `costsim.calibration.timing.run_batch` returns."""
 
@@ -37,9 +43,9 @@ Runner = Callable[[Sequence[str], float], dict[str, Any]]
 class CalibrationRequest:
     """What is asked of `calibrate`. `samples`: the file that readings are kept in.
 
-    `batch` probes are run at a time: 1 where starting costs nothing. They are chosen from a `pool`
-    of so many. `conditions`: those now, where
-    they are known before anything runs.
+    `start_s`: what each call of `runner` takes before it measures (a process on a device); the
+    longer, the more probes are run by one call. Probes are chosen from a `pool` of so many.
+    `conditions`: those now, where they are known before anything runs.
     """
 
     base: DeviceSpec
@@ -49,9 +55,21 @@ class CalibrationRequest:
     time_limit_s: float = 300.0
     probes: int = PROBES
     resume: bool = False
-    batch: int = 1
+    start_s: float = 0.0
     pool: int = POOL
     conditions: Conditions | None = None
+
+    @property
+    def batch(self) -> int:
+        """Probes in one call, so that starting does not take more than its share."""
+        calls = max(2.0, STARTING * self.time_limit_s / max(self.start_s, 1e-9))
+        return min(self.probes, math.ceil(2 * self.probes / calls))
+
+    @property
+    def seconds_each(self) -> float:
+        """For one visit to one probe; a part is left for starting, compiling and fitting."""
+        starting = min(STARTING * self.time_limit_s, 2 * self.probes / self.batch * self.start_s)
+        return (0.75 * self.time_limit_s - starting) / (2 * self.probes)
 
 
 @dataclass(frozen=True)
@@ -67,28 +85,57 @@ class Calibrated:
 def calibrate(request: CalibrationRequest, progress: Progress | None = None) -> Calibrated:
     """Measure probes until there are enough or time is up, and fit the laws of the target.
 
-    Every reading is in `request.samples` as soon as it is taken. Raises `InputError`, with what
-    was measured kept, for samples of other conditions and for too few of them.
+    Raises what `measure_probes` and `conclude` do.
     """
-    session = _Session(request, progress or (lambda what, done, total: None))
-    session.first_visits()
-    session.second_visits()
+    samples, left_out = measure_probes(request, progress)
+    (progress or _silent)("fitting", 0, 0)
+    return conclude(request.base, request.target, samples, left_out)
+
+
+def measure_probes(
+    request: CalibrationRequest, progress: Progress | None = None
+) -> tuple[SampleFile, tuple[str, ...]]:
+    """The readings, and the names of probes that the device had no memory for.
+
+    Every reading is in `request.samples` as soon as it is taken. Raises `InputError` for samples
+    of other conditions, and `CostsimError` where the target gives up; what was measured is kept.
+    """
+    session = _Session(request, progress or _silent)
+    try:
+        session.first_visits()
+        session.second_visits()
+    except TargetError as error:
+        raise CostsimError(f"{error}{session.kept()}") from error
     if session.samples is None:
         raise InputError(f"{request.samples}: nothing was measured")
-    return conclude(request.base, request.target, session.samples)
+    return session.samples, tuple(session.left_out)
 
 
-def conclude(base: DeviceSpec, target: str | None, samples: SampleFile) -> Calibrated:
-    """Fit the laws to what was measured, and put them into the spec."""
+def _silent(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def conclude(
+    base: DeviceSpec, target: str | None, samples: SampleFile, left_out: Sequence[str] = ()
+) -> Calibrated:
+    """Fit the laws to what was measured, and put them into the spec.
+
+    Raises `InputError` for too few probes.
+    """
     taken = datetime.now(UTC).replace(microsecond=0).isoformat()
     calibration = fit_calibration(samples, taken)
     operations = [s for probe in kernel_samples(seen(samples)) for s in probe.samples]
     spec = calibrated_spec(base, target or base.default_target, calibration, operations)
-    return Calibrated(spec, calibration, samples, tuple(_warnings(calibration)))
+    return Calibrated(spec, calibration, samples, tuple(_warnings(calibration, left_out)))
 
 
-def _warnings(calibration: Calibration) -> list[str]:
+def _warnings(calibration: Calibration, left_out: Sequence[str]) -> list[str]:
     found = []
+    if left_out:
+        found.append(
+            f"{len(left_out)} probes were left out, for which the device had no memory: "
+            + ", ".join(left_out)
+        )
     if calibration.noise_floor > NOISY:
         found.append(
             f"this machine is too noisy to trust: the same kernel measured twice differs by "
@@ -107,6 +154,10 @@ class _Session:
     started: float = field(default_factory=time.monotonic)
     speed: float = 1.0
     """Seconds measured over seconds believed, so far."""
+    each_s: float = 0.0
+    """What a visit to one probe took of late, compiling it included."""
+    left_out: list[str] = field(default_factory=list)
+    """Probes that the device had no memory for."""
 
     def __post_init__(self) -> None:
         path = self.request.samples
@@ -121,68 +172,107 @@ class _Session:
                 check_conditions(self.samples.conditions, self.request.conditions, str(path))
 
     @property
-    def _seconds_each(self) -> float:
-        # A part is left for compiling, choosing and fitting.
-        return 0.75 * self.request.time_limit_s / (2 * self.request.probes)
+    def _remaining_s(self) -> float:
+        return self.started + 0.9 * self.request.time_limit_s - time.monotonic()
 
     def _time_is_up(self, share: float = 1.0) -> bool:
-        return time.monotonic() - self.started > share * 0.9 * self.request.time_limit_s
+        return self._remaining_s < (1 - share) * 0.9 * self.request.time_limit_s
+
+    def _batch(self, done: int) -> int:
+        """Probes for the next call: no more than there is time for, but enough for a fit."""
+        request = self.request
+        room = (self._remaining_s - request.start_s) / max(self.each_s, request.seconds_each)
+        least = 1 if request.batch == 1 else max(1, FEWEST_PROBES - done)
+        return min(max(least, int(room)), request.batch if done else min(FIRST, request.batch))
+
+    def kept(self) -> str:
+        """What a person may do with what was measured before something went wrong."""
+        if self.samples is None:
+            return ""
+        number, path = len({r.name for r in self.samples.probes}), self.request.samples
+        return f"; the readings of {number} probes are kept in {path}: go on with --resume"
 
     def first_visits(self) -> None:
         """Run the probes that are worth most, one after another."""
         self.report("choosing probes", 0, 0)
-        target = self.request.base.target(self.request.target)
+        request = self.request
+        target = request.base.target(request.target)
         plain = target.model_copy(update={"calibration": None})
         doubt = Doubt([rows_of(probe, plain) for probe in references()])
-        pool = {probe: rows_of(probe, plain) for probe in candidates(self.request.pool)}
-        deep = {probe: rows_of(probe, plain) for probe in checks()}
+        pool = {p: rows_of(p, plain) for p in candidates(request.pool) if self._fits(p)}
+        deep = {p: rows_of(p, plain) for p in checks() if self._fits(p)}
         done = {one.probe for one in seen(self.samples)} if self.samples else set()
         for known in (pool, deep):
             for probe in done & known.keys():
                 doubt.learn(known.pop(probe))
-        count = len(done)
-        while count < self.request.probes:
-            if self._time_is_up(0.6) and count >= FEWEST_PROBES:
+        tried = len(done)
+        while tried < request.probes:
+            if self._time_is_up(0.6) and len(done) >= FEWEST_PROBES:
                 break
             chosen: list[Probe] = []
-            while len(chosen) < min(self.request.batch, self.request.probes - count):
-                longest = self._seconds_each / 10 / self.speed
+            while len(chosen) < min(self._batch(len(done)), request.probes - tried):
+                longest = request.seconds_each / 10 / self.speed
                 found: Probe | None = None
-                if (count + len(chosen)) % CHECK_EVERY == CHECK_EVERY - 1:
+                if (tried + len(chosen)) % CHECK_EVERY == CHECK_EVERY - 1:
                     found = next((p for p, rows in deep.items() if rows.total_s <= longest), None)
                 found = found or next_probe(doubt, pool, longest, 1e-3 / self.speed)
+                if found is None and pool and len(done) + len(chosen) < FEWEST_PROBES:
+                    found = min(pool, key=lambda probe: pool[probe].total_s)
                 if found is None:
                     break
                 doubt.learn((pool if found in pool else deep).pop(found))
                 chosen.append(found)
             if not chosen:
                 break
-            self.report(f"measuring {chosen[0].name}", count, self.request.probes)
+            self.report(f"measuring {chosen[0].name}", tried, request.probes)
             self._visit(chosen)
-            count += len(chosen)
+            tried += len(chosen)
+            done = {one.probe for one in seen(self.samples)} if self.samples else set()
             self._learn_speed(plain)
+
+    def _fits(self, probe: Probe) -> bool:
+        """Whether the device should have the memory for it."""
+        program = probe.program()
+        frozen = sum(b.bytes for b in program.buffers if b.category is Category.FROZEN_WEIGHTS)
+        peak = memory_timeline(program).peak_bytes
+        return peak + frozen <= self.request.base.largest_block_bytes
 
     def second_visits(self) -> None:
         """Run them again, in another order, so that a slow hour is not one probe's."""
-        assert self.samples is not None
+        if self.samples is None:
+            return
         visited = [r.name for r in self.samples.probes]
         waiting = [one.probe for one in seen(self.samples) if visited.count(one.probe.name) < 2]
         random.Random(0).shuffle(waiting)
         total = len(waiting)
         while waiting and not self._time_is_up():
-            some, waiting = waiting[: self.request.batch], waiting[self.request.batch :]
+            size = self._batch(FEWEST_PROBES)
+            some, waiting = waiting[:size], waiting[size:]
             self.report(f"measuring {some[0].name} again", total - len(waiting) - len(some), total)
             self._visit(some)
 
     def _visit(self, probes: Sequence[Probe]) -> None:
-        found = self.request.runner([probe.name for probe in probes], self._seconds_each)
+        request, started = self.request, time.monotonic()
+        try:
+            found = request.runner([probe.name for probe in probes], request.seconds_each)
+        except TargetError as error:
+            if error.reason != "memory":
+                raise
+            if len(probes) == 1:
+                self.left_out.append(probes[0].name)
+            else:  # one of them was too much, but which?
+                for probe in probes:
+                    self._visit([probe])
+            return
         more = SampleFile.from_json({"schema": SampleFile.schema_name, **found}, "the target")
-        path = str(self.request.samples)
+        path = str(request.samples)
         self.samples = more if self.samples is None else self.samples.with_readings(more, path)
-        write_samples(self.request.samples, self.samples)
+        write_samples(request.samples, self.samples)
+        self.each_s = (time.monotonic() - started - request.start_s) / len(probes)
 
     def _learn_speed(self, target: ComputeTarget) -> None:
-        assert self.samples is not None
+        if self.samples is None:
+            return
         found = seen(self.samples)
         believed = sum(rows_of(one.probe, target).total_s for one in found[-5:])
         self.speed = sum(one.step_s for one in found[-5:]) / believed
@@ -209,24 +299,6 @@ def local_runner(threads: int) -> Runner:
     return run
 
 
-def target_runner(session: Session, threads: int) -> Runner:
-    """Runs probes on a target, some at a time: each job starts a process there."""
-
-    def run(names: Sequence[str], seconds_each: float) -> dict[str, Any]:
-        outcome = session.perform(
-            KernelJob(
-                "costsim.calibration.timing:run_batch",
-                {"probes": list(names), "seconds_each": seconds_each},
-                RunOptions(threads=threads),
-            )
-        )
-        if not isinstance(outcome.samples, dict):
-            raise InputError(f"{session.target.name}: brought no samples")
-        return outcome.samples
-
-    return run
-
-
 __all__ = [
     "Calibrated",
     "CalibrationRequest",
@@ -235,6 +307,6 @@ __all__ = [
     "check_conditions",
     "conclude",
     "local_runner",
-    "target_runner",
+    "measure_probes",
     "write_samples",
 ]

@@ -2,19 +2,24 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim.cli.options import Quantity, check_writable, progress_on_stderr
+from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
 from costsim.units import parse_seconds
 
 if TYPE_CHECKING:
-    from costsim.calibration.session import Runner
+    from costsim.calibration.session import Calibrated
+    from costsim.data.source import Progress
     from costsim.device import DeviceSpec
+
+SLOW_START_S = 120.0
 
 
 @click.command("calibrate")
@@ -28,25 +33,30 @@ if TYPE_CHECKING:
 @click.option("--drift", is_flag=True, help="Show predicted against measured of FILES over time.")
 @click.option(
     "--on",
-    "place",
-    default="local",
-    show_default=True,
+    "places",
+    multiple=True,
     metavar="TARGET",
-    help="Where to measure: local, or ssh://user@host:port.",
+    help="Where to measure: local, or ssh://user@host:port; give it again for more, in parallel, "
+    "each with an --out of its own [default: local].",
 )
 @click.option(
     "--device",
+    "devices",
+    multiple=True,
     metavar="DEVICE",
-    help="The spec to start from, a file or a shipped one [default: a guess at this machine].",
+    help="The spec to start from, a file or a shipped one; for several --on one each, or one for "
+    "all [default: a guess from what the machine says of itself].",
 )
 @click.option(
     "--compute-target", metavar="NAME", help="Its compute target to calibrate [default: its own]."
 )
 @click.option(
     "--out",
+    "outs",
+    multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the calibrated spec there.",
+    help="Write the calibrated spec there; for several --on one each, in the same order.",
 )
 @click.option(
     "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
@@ -64,22 +74,22 @@ if TYPE_CHECKING:
 @click.option(
     "--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw the drift as SVG."
 )
-@click.option(
-    "--identity", type=click.Path(path_type=Path), metavar="FILE", help="Private key for SSH."
-)
-@click.option("--trust-new-host", is_flag=True, help="Pin the key of a host not known yet.")
+@reaching
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def command(**given: Any) -> int:
     """Measure small training steps on a device and fit its spec to them.
 
     Operations are timed in their place in about fifty small steps, chosen by the doubt they leave
     about real ones. Readings are kept beside --out (OUT.samples.json) as they come in: after an
-    interruption --resume goes on with them, under the same conditions only.
+    interruption --resume goes on with them, under the same conditions only. Over SSH it works in
+    a folder of its own that is gone afterwards, with every process. Exit status 2: some target
+    brought nothing; what the others brought is written.
 
     \b
     Examples
       costsim calibrate --out this-machine.yaml
       costsim calibrate --on ssh://pi@10.0.0.7 --device pi-zero-2 --threads 4 --out my-pi.yaml
+      costsim calibrate --on ssh://a --out a.yaml --on ssh://b --out b.yaml
       costsim calibrate --from measured.json --device my-pi.yaml --out better.yaml
       costsim calibrate --drift week1.json week2.json --device my-pi.yaml --picture drift.svg
     """
@@ -100,54 +110,124 @@ def _measure(given: dict[str, Any]) -> int:
             raise InputError(f"--{name} is {given[name]}; at least 1 is needed")
     if not given["time_limit"] > 0:
         raise InputError("--time-limit: more than 0 is needed")
-    out = _out(given)
+    places = list(given["places"] or ("local",))
+    if len(given["outs"]) != len(places):
+        told = "missing; name the file for the calibrated spec" if len(places) == 1 else "one each"
+        raise InputError(f"--out: {told} (--on: {', '.join(places)})")
+    outs = [_writable(out) for out in given["outs"]]
+    for option, texts in (("--on", places), ("--out", list(map(str, outs)))):
+        if twice := [text for text in texts if texts.count(text) > 1]:
+            raise InputError(f"{option}: {twice[0]} is given twice")
+    devices = list(given["devices"])
+    if len(devices) not in (0, 1, len(places)):
+        raise InputError(f"--device: {len(devices)} are given for {len(places)} targets")
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
-    local = given["place"] == "local"
-    if not local and given["device"] is None:
-        raise InputError("--on: give --device too, the spec of that device")
 
+    from costsim.device import load_device
+
+    bases = [load_device(device) for device in devices]
+    for base in bases:
+        base.target(given["compute_target"])
+    if given["compute_target"] is not None and not bases:
+        raise InputError("--compute-target: give --device too")
+    if len(bases) < len(places):
+        bases *= len(places)
+    with progress_on_stderr() as progress, ended_like_interrupted():
+        if places == ["local"]:
+            found, failed = _here(given, outs[0], bases[0] if bases else None, progress), False
+            results = [("local", outs[0], found)]
+        else:
+            results, failed = _there(given, places, outs, bases or [None] * len(places), progress)
+    _tell(results, as_json=given["as_json"], several=len(places) > 1)
+    return 2 if failed else 0
+
+
+Result = tuple[str, Path, "Calibrated"]
+
+
+def _here(
+    given: dict[str, Any], out: Path, base: "DeviceSpec | None", progress: "Progress"
+) -> "Calibrated":
+    """In this process."""
     from costsim.calibration.conditions import describe_conditions
     from costsim.calibration.device_file import machine_spec, write_device
     from costsim.calibration.session import CalibrationRequest, calibrate, local_runner
-    from costsim.device import load_device
 
-    conditions = describe_conditions(given["threads"]) if local else None
-    if conditions is not None and given["device"] is None:
-        base = machine_spec(conditions)
-    else:
-        base = load_device(given["device"])
-    base.target(given["compute_target"])
-    with progress_on_stderr() as progress:
-        runner: Runner = local_runner(given["threads"])
-        stack = None
-        if not local:
-            stack, runner = _remote_runner(given, progress)
-        try:
-            found = calibrate(
-                CalibrationRequest(
-                    base,
-                    runner,
-                    samples_path(out),
-                    target=given["compute_target"],
-                    time_limit_s=given["time_limit"],
-                    probes=given["probes"],
-                    resume=given["resume"],
-                    batch=1 if local else 8,
-                    conditions=conditions,
-                ),
-                progress,
-            )
-        finally:
-            if stack is not None:
-                stack.__exit__(None, None, None)
+    conditions = describe_conditions(given["threads"])
+    found = calibrate(
+        CalibrationRequest(
+            base or machine_spec(conditions),
+            local_runner(given["threads"]),
+            samples_path(out),
+            target=given["compute_target"],
+            time_limit_s=given["time_limit"],
+            probes=given["probes"],
+            resume=given["resume"],
+            conditions=conditions,
+        ),
+        progress,
+    )
     write_device(out, found.spec)
-    for warning in found.warnings:
-        print(f"costsim: warning: {warning}", file=sys.stderr)
-    calibration = found.calibration
-    if given["as_json"]:
-        click.echo(to_json_text(calibration.model_dump(mode="json")))
-    else:
+    return found
+
+
+def _there(
+    given: dict[str, Any],
+    places: Sequence[str],
+    outs: Sequence[Path],
+    bases: Sequence["DeviceSpec | None"],
+    progress: "Progress",
+) -> tuple[list[Result], bool]:
+    """On targets, in parallel; whether any failed. Each spec is written as soon as it is known."""
+    from costsim.calibration.device_file import write_device
+    from costsim.calibration.remote import Answer, Order, calibrate_on
+    from costsim.errors import CostsimError
+    from costsim.targets.base import Watch, parse_target
+
+    # The limit is on measuring and kept from here; a device may be slow to start.
+    options = target_options(given, given["time_limit"] + SLOW_START_S)
+    paths = {}
+    orders = []
+    for place, out, base in zip(places, outs, bases, strict=True):
+        order = Order(
+            parse_target(place, options),
+            base,
+            samples_path(out),
+            given["threads"],
+            compute_target=given["compute_target"],
+            time_limit_s=given["time_limit"],
+            probes=given["probes"],
+            resume=given["resume"],
+        )
+        orders.append(order)
+        paths[order.target.name] = out
+    results: list[Result] = []
+    failures: list[str] = []
+
+    def keep(answer: Answer) -> None:
+        order, found = answer
+        if isinstance(found, CostsimError):
+            failures.append(str(found))
+        else:
+            write_device(paths[order.target.name], found.spec)
+            results.append((order.target.name, paths[order.target.name], found))
+
+    calibrate_on(orders, Watch(progress, warn=_warn), keep)
+    for failure in failures:
+        print(f"costsim: {failure}", file=sys.stderr)
+    return results, bool(failures)
+
+
+def _tell(results: Sequence[Result], *, as_json: bool, several: bool) -> None:
+    documents = []
+    for place, out, found in results:
+        for warning in found.warnings:
+            _warn(f"{place}: {warning}" if several else warning)
+        calibration = found.calibration
+        if as_json:
+            documents.append(calibration.model_dump(mode="json"))
+            continue
         click.echo(
             f"{out}: {calibration.probes} probes, {len(calibration.kernels)} kernels on "
             f"{calibration.conditions.threads} thread(s) of {calibration.conditions.cpu}. Steps "
@@ -155,22 +235,15 @@ def _measure(given: dict[str, Any]) -> int:
             f"left-out probes took; the same kernel measured twice differs by "
             f"{calibration.noise_floor:.1%}."
         )
-    return 0
+    if as_json and several:
+        rows = zip(results, documents, strict=True)
+        click.echo(to_json_text([{"target": p, "out": str(o), **d} for (p, o, _), d in rows]))
+    elif documents:
+        click.echo(to_json_text(documents[0]))
 
 
-def _remote_runner(given: dict[str, Any], progress: Any) -> tuple[Any, "Runner"]:
-    """A session on the target, to be left, and what runs probes in it."""
-    from costsim.calibration.session import target_runner
-    from costsim.targets.base import TargetOptions, Watch, parse_target
-
-    options = TargetOptions(
-        time_limit_s=given["time_limit"],
-        identity=given["identity"],
-        trust_new_hosts=given["trust_new_host"],
-    )
-    session = parse_target(given["place"], options).session(Watch(progress))
-    session.__enter__()
-    return session, target_runner(session, given["threads"])
+def _warn(message: str) -> None:
+    print(f"costsim: warning: {message}", file=sys.stderr)
 
 
 def samples_path(out: Path) -> Path:
@@ -178,26 +251,34 @@ def samples_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.samples.json")
 
 
-def _out(given: dict[str, Any]) -> Path:
-    out = given["out"]
-    if out is None:
-        raise InputError("--out: missing; name the file for the calibrated spec")
+def _writable(out: Path) -> Path:
     check_writable(out, "--out")
-    assert isinstance(out, Path)
     return out
+
+
+def _one(given: dict[str, Any], name: str, option: str) -> Any:
+    """What was given at most once; None if it was not."""
+    values = given[name]
+    if len(values) > 1:
+        raise InputError(f"{option}: once is enough; given are {', '.join(map(str, values))}")
+    return values[0] if values else None
 
 
 def _device(given: dict[str, Any]) -> "DeviceSpec | None":
     from costsim.device import load_device
 
-    device = None if given["device"] is None else load_device(given["device"])
+    name = _one(given, "devices", "--device")
+    device = None if name is None else load_device(name)
     if device is not None:
         device.target(given["compute_target"])
     return device
 
 
 def _refine(given: dict[str, Any]) -> int:
-    out, device = _out(given), _device(given)
+    out, device = _one(given, "outs", "--out"), _device(given)
+    if out is None:
+        raise InputError("--out: missing; name the file for the refined spec")
+    out = _writable(out)
     if device is None:
         raise InputError("--from: give --device too, the spec to refine")
 

@@ -1,16 +1,16 @@
 """One plan on several targets at once; what each brings is handed over as it comes."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from queue import Queue
+from functools import partial
 from typing import TypeAlias
 
 from costsim.errors import CostsimError
 from costsim.targets.base import Target, TargetError, Watch
 from costsim.targets.job import PlanJob
 from costsim.targets.measured import Failure, Run
+from costsim.targets.parallel import in_parallel
 
 Found: TypeAlias = Run | Failure
 
@@ -27,37 +27,20 @@ def measure_on(
 
     `found` is called in the calling thread with each run as it ends, and with one failure for a
     target that cannot go on. Interrupted (Ctrl-C), it asks all to stop and waits until they have
-    cleaned up before it raises again; what comes in meanwhile is still handed over.
+    cleaned up before it raises again; runs that come in meanwhile are still handed over.
     """
-    queue: Queue[Found | None] = Queue()
-    threads = [
-        threading.Thread(target=_use, args=(target, job, repeats, watch, queue))
-        for target in targets
-    ]
-    for thread in threads:
-        thread.start()
-    waiting = len(threads)
-    interrupted: KeyboardInterrupt | None = None
-    while waiting:
-        try:
-            item = queue.get()
-            if item is None:
-                waiting -= 1
-            elif interrupted is None or isinstance(item, Run):
-                found(item)
-        except KeyboardInterrupt as error:
-            interrupted = error
-            watch.stopping.set()
-    for thread in threads:
-        thread.join()
-    if interrupted is not None:
-        raise interrupted
+
+    def keep(item: Found) -> None:
+        if isinstance(item, Run) or not watch.stopping.is_set():
+            found(item)
+
+    in_parallel([partial(_use, target, job, repeats, watch) for target in targets], watch, keep)
 
 
 def _use(
-    target: Target, job: PlanJob, repeats: int, watch: Watch, queue: "Queue[Found | None]"
+    target: Target, job: PlanJob, repeats: int, watch: Watch, found: Callable[[Found], None]
 ) -> None:
-    """All runs on one target; ends with None, whatever happens."""
+    """All runs on one target."""
 
     def report(what: str, done: int, total: int) -> None:
         watch.report(f"{target.name}: {what}", done, total)
@@ -66,9 +49,9 @@ def _use(
         with target.session(replace(watch, report=report)) as session:
             for _ in range(repeats):
                 started = datetime.now(UTC).isoformat(timespec="seconds")
-                queue.put(Run(started=started, outcome=session.perform(job)))
+                found(Run(started=started, outcome=session.perform(job)))
     except TargetError as error:
-        queue.put(
+        found(
             Failure(
                 target=target.name,
                 reason=error.reason,
@@ -77,10 +60,8 @@ def _use(
             )
         )
     except CostsimError as error:
-        queue.put(Failure(target=target.name, reason="failed", message=str(error)))
+        found(Failure(target=target.name, reason="failed", message=str(error)))
     except Exception as error:  # a target of somebody else's: the others go on
         told = " ".join(str(error).split())
         message = f"{type(error).__name__}: {told}"
-        queue.put(Failure(target=target.name, reason="failed", message=message))
-    finally:
-        queue.put(None)
+        found(Failure(target=target.name, reason="failed", message=message))

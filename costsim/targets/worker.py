@@ -100,6 +100,7 @@ def _failure(error: Exception) -> dict[str, Any]:
         reason = "missing"
     if not isinstance(error, CostsimError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        text = f"out of memory: {text}" if reason == "memory" else text
     return {
         "reason": reason,
         "message": text,
