@@ -1,10 +1,13 @@
 """The command line: one file a command, imported only when it is called.
 
 `main` is what tests call; it never lets an exception of this library reach a person as a
-traceback. Exit status 0 done, 1 the answer is no, 2 unusable input.
+traceback. Exit status 0 done, 1 the answer is no, 2 unusable input; 130 interrupted, 141 where
+whoever reads stdout has gone (`costsim plan ... | head -1`), as shells count signals 2 and 13.
 """
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +32,9 @@ COMMANDS = {
     "train": "Fine-tune what a plan chose, and write the outcome as a patch.",
     "validate": "Run a plan's training step and put measured beside predicted.",
 }
+
+INTERRUPTED = 130
+NOBODY_READS = 141
 
 
 class _LazyGroup(click.Group):
@@ -67,7 +73,17 @@ def cli() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     try:
+        return _run(argv)
+    except BrokenPipeError:
+        _give_up_stdout()
+        return NOBODY_READS
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
         result = cli.main(args=argv, prog_name="costsim", standalone_mode=False)
+        if sys.stdout is not None:  # closed by whoever started this
+            sys.stdout.flush()
     except CostsimError as error:
         print(f"costsim: {error}", file=sys.stderr)
         return 2
@@ -77,10 +93,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         print(f"costsim: {' '.join(error.format_message().split())}", file=sys.stderr)
         return 2
+    except SystemExit as error:  # what click and rich make of a broken pipe
+        raise BrokenPipeError from error
+    except BrokenPipeError:
+        raise
     except OSError as error:  # files have errors of their own: what is left is stdout
         print(f"costsim: cannot go on: {error.strerror or error}", file=sys.stderr)
         return 2
     except (click.Abort, KeyboardInterrupt):
         print("costsim: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _give_up_stdout() -> None:
+    """Let what is still to be written, at the latest when Python ends, go nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # no file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
