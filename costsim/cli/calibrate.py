@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import Quantity, check_writable, progress_on_stderr
+from costsim.cli.options import (
+    check_positive,
+    check_writable,
+    compute_target_option,
+    json_option,
+    path_option,
+    threads_option,
+)
+from costsim.cli.progress import progress_on_stderr
 from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
+from costsim.cli.values import Quantity
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
 from costsim.units import parse_seconds
@@ -47,20 +56,14 @@ SLOW_START_S = 120.0
     help="The spec to start from, a file or a shipped one; for several --on one each, or one for "
     "all [default: a guess from what the machine says of itself].",
 )
-@click.option(
-    "--compute-target", metavar="NAME", help="Its compute target to calibrate [default: its own]."
-)
-@click.option(
+@compute_target_option
+@path_option(
     "--out",
     "outs",
     multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
     help="Write the calibrated spec there; for several --on one each, in the same order.",
 )
-@click.option(
-    "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
-)
+@threads_option
 @click.option(
     "--time-limit",
     type=Quantity("TIME", parse_seconds),
@@ -71,11 +74,9 @@ SLOW_START_S = 120.0
 )
 @click.option("--probes", type=int, default=50, show_default=True, help="Small steps to measure.")
 @click.option("--resume", is_flag=True, help="Go on with the readings beside --out.")
-@click.option(
-    "--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw the drift as SVG."
-)
+@path_option("--picture", help="Draw the drift as SVG.")
 @reaching
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@json_option("Print what was found as JSON.")
 def command(**given: Any) -> int:
     """Measure small training steps on a device and fit its spec to them.
 
@@ -105,9 +106,7 @@ def command(**given: Any) -> int:
 
 
 def _measure(given: dict[str, Any]) -> int:
-    for name in ("threads", "probes"):
-        if given[name] < 1:
-            raise InputError(f"--{name} is {given[name]}; at least 1 is needed")
+    check_positive(given, "threads", "probes")
     if not given["time_limit"] > 0:
         raise InputError("--time-limit: more than 0 is needed")
     places = list(given["places"] or ("local",))

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costsim.cli.options import Quantity, check_writable, progress_on_stderr
+from costsim.cli.options import (
+    check_positive,
+    check_writable,
+    compute_target_option,
+    json_option,
+    moved_weights_option,
+    path_option,
+    plan_argument,
+    threads_option,
+)
+from costsim.cli.progress import progress_on_stderr
 from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
+from costsim.cli.values import Quantity
 from costsim.errors import InputError
 from costsim.files import to_json_text
 from costsim.units import parse_bytes, parse_seconds
@@ -19,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command("measure")
-@click.argument("plan", type=click.Path(path_type=Path))
+@plan_argument
 @click.option(
     "--on",
     "targets",
@@ -33,14 +44,10 @@ if TYPE_CHECKING:
     metavar="DEVICE",
     help="Predict for this device, a file or a shipped one [default: as the plan says].",
 )
-@click.option(
-    "--compute-target", metavar="NAME", help="The device's compute target [default: its own]."
-)
+@compute_target_option
 @click.option("--repeats", type=int, default=1, show_default=True, help="Runs on each target.")
 @click.option("--steps", type=int, default=10, show_default=True, help="Steps to time in a run.")
-@click.option(
-    "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
-)
+@threads_option
 @click.option(
     "--memory-limit",
     type=Quantity("SIZE", parse_bytes),
@@ -48,12 +55,7 @@ if TYPE_CHECKING:
     help="Let the step have only so much memory, updated weights included and frozen weights "
     "apart; exit status 1 if it does not fit.",
 )
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Weights of the model, where they are no longer at the plan's place.",
-)
+@moved_weights_option
 @click.option(
     "--time-limit",
     type=Quantity("TIME", parse_seconds),
@@ -63,13 +65,8 @@ if TYPE_CHECKING:
     help="End a run that takes longer.",
 )
 @reaching
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write all measurements there; kept up to date while they come in.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
+@path_option("--out", help="Write all measurements there; kept up to date while they come in.")
+@json_option("Print the measurements as JSON.")
 def command(**given: Any) -> int:
     """Run the training step of PLAN on each TARGET and put it beside the prediction.
 
@@ -85,9 +82,7 @@ def command(**given: Any) -> int:
       costsim measure plan.json --on 'ssh://pi@10.0.0.7?python=/opt/py/bin/python&patience=300'
       costsim measure plan.json --memory-limit 64MiB
     """
-    for name in ("repeats", "steps", "threads"):
-        if given[name] < 1:
-            raise InputError(f"--{name} is {given[name]}; at least 1 is needed")
+    check_positive(given, "repeats", "steps", "threads")
     check_writable(given["out"], "--out")
 
     from costsim.device import load_device

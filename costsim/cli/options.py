@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from costsim.accounting import ACCOUNTINGS
-from costsim.cli.progress import progress_on_stderr as progress_on_stderr
-from costsim.cli.values import Quantity as Quantity
-from costsim.cli.values import parse_macs_or_share
+from costsim.cli.values import Quantity, parse_macs_or_share
 from costsim.errors import InputError
 from costsim.units import parse_bytes, parse_joules, parse_seconds
 

@@ -14,20 +14,15 @@ from costsim.cli.options import path_option, together
 if TYPE_CHECKING:
     from costsim.targets.base import TargetOptions
 
-identity_option = path_option("--identity", help="Private key for SSH.")
-trust_option = click.option(
-    "--trust-new-host", is_flag=True, help="Pin the key of a host not known yet."
-)
-
 reaching = together(
     click.option(
         "--folder", metavar="DIR", help="Work there on the target instead of in ~/.cache/costsim."
     ),
-    identity_option,
+    path_option("--identity", help="Private key for SSH."),
     path_option(
         "--known-hosts", help="Where host keys are pinned [default: a file of costsim's own]."
     ),
-    trust_option,
+    click.option("--trust-new-host", is_flag=True, help="Pin the key of a host not known yet."),
 )
 """The options by which targets are reached."""
 
