@@ -21,11 +21,11 @@ from torch.nn import functional
 from costsim.cli import main
 from costsim.data import digits, open_images
 from costsim.errors import InputError
-from costsim.networks.build import Network, build, fold
+from costsim.networks.build import Network, build
 from costsim.networks.weights import load_weights
 from costsim.pretraining import Pretraining, PretrainSettings, Stage, evaluate, load_pool, train
 from costsim.pretraining.augment import PRESETS, Augmentation, augment
-from costsim.pretraining.backbone import inference_tensors, load_backbone, trainable, unfold
+from costsim.pretraining.backbone import inference_tensors, load_backbone
 from costsim.pretraining.episodes import draw_episode, generator
 from costsim.pretraining.objective import Learner, episode_loss
 from costsim.pretraining.pool import Domain, Pool
@@ -233,15 +233,19 @@ def test_running_statistics_move_once_a_step_to_the_mean_over_its_episodes(pool:
     assert norm.num_batches_tracked.item() == 1
 
 
-def test_unfolding_and_folding_leave_the_function_as_it_was() -> None:
+def test_training_of_folded_weights_begins_with_their_function(tmp_path: Path) -> None:
+    """In training mode too: the first step must not see other features than inference does."""
+    from costsim.training.tensorfile import write_tensors
+
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     folded = build("mcunet-5fps", seed=4)
-    whole = trainable(unfold(folded)).eval()
+    write_tensors(tmp_path / "folded.safetensors", inference_tensors(folded))
+    backbone, _ = load_backbone(
+        "mcunet-5fps", weights=tmp_path / "folded.safetensors", seed=0, resolution=64
+    )
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
     with torch.no_grad():
-        expected, found = folded(images), whole(images)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(fold(whole)(images), expected, rtol=1e-3, atol=1e-4)
-    assert all(type(m) is nn.BatchNorm2d for m in whole.modules() if "Norm" in type(m).__name__)
+        torch.testing.assert_close(backbone.train()(images), folded(images))
 
 
 def test_what_is_written_is_read_by_the_built_in_network(pool: Pool, tmp_path: Path) -> None:

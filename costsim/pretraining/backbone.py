@@ -1,4 +1,4 @@
-"""A backbone made ready for training with batch statistics, and its outcome for inference."""
+"""A backbone made ready for training, and its outcome for inference."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +9,21 @@ from torch import Tensor, nn
 from costsim.errors import InputError
 from costsim.models import load_model
 from costsim.networks import NETWORKS, find_architecture
-from costsim.networks.build import FrozenBatchNorm, Network, build, fold, synthetic_images
+from costsim.networks.build import FrozenBatchNorm, Network, build, fold
 from costsim.networks.weights import load_weights
 
 
 def load_backbone(
     spec: str, *, weights: Path | None, seed: int, resolution: int
 ) -> tuple[nn.Module, str]:
-    """The model that `spec` names with batch norms that learn, and a sentence on its weights.
+    """The model that `spec` names, ready for training, and a sentence on its weights.
 
-    A built-in network starts from `seed`, or from any file that `costsim.networks` reads; folded
-    weights get batch norms back that leave the function as it was. A factory's module is taken as
-    it is. Raises `InputError` as `costsim.models.load_model` does, and for exported programs.
+    A built-in network starts from `seed`, or from any file that `costsim.networks` reads. Its batch
+    norms learn, but weights in which they are folded are trained without any: statistics of
+    training batches would change a function that was trained with others. A factory's module is
+    taken as it is.
+
+    Raises `InputError` as `costsim.models.load_model` does, and for exported programs.
     """
     if spec.endswith(".pt2"):
         raise InputError(f"{spec}: an exported program cannot be trained; give the model itself")
@@ -35,7 +38,6 @@ def load_backbone(
         if "folded" not in str(error):
             raise
         network, says = load_weights(spec, weights)
-        network = unfold(network, seed)
     return trainable(network), says
 
 
@@ -48,42 +50,6 @@ def trainable(network: Network) -> Network:
             parent, _, last = name.rpartition(".")
             setattr(network.get_submodule(parent), last, norm)
     return network
-
-
-@torch.no_grad()
-def unfold(network: Network, seed: int = 0) -> Network:
-    """A folded network with batch norms again: the same outputs in evaluation mode.
-
-    Each norm takes the statistics of its convolution's outputs on synthetic images, and as scale
-    and shift what undoes them, `sqrt(v + eps)` and `m + b`; training then starts from there.
-    """
-    architecture = network.architecture
-    whole = Network(architecture, batch_norm=True).eval()
-    images = synthetic_images(8, architecture.resolution, torch.Generator().manual_seed(seed))
-    outputs: dict[str, Tensor] = {}
-    handles = [
-        convolution.register_forward_hook(
-            lambda _, __, output, name=spec.name: outputs.__setitem__(name, output)
-        )
-        for spec, convolution, _ in network.convolutions()
-    ]
-    network.eval()(images)
-    for handle in handles:
-        handle.remove()
-    pairs = zip(network.convolutions(), whole.convolutions(), strict=True)
-    for (spec, source, _), (_, target, norm) in pairs:
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert source.bias is not None
-        variance, mean = torch.var_mean(outputs[spec.name], (0, 2, 3), correction=0)
-        target.weight.copy_(source.weight)
-        state = {
-            "weight": (variance + norm.eps).sqrt(),
-            "bias": mean,
-            "running_mean": mean - source.bias,
-            "running_var": variance,
-        }
-        norm.load_state_dict(state, strict=False)
-    return whole
 
 
 def inference_tensors(module: nn.Module, *, half: bool = False) -> Mapping[str, Tensor]:
