@@ -252,14 +252,16 @@ def test_what_a_power_cut_left_is_swept_by_the_next_visit(there):
     assert other.exists()
 
 
-def test_a_job_killed_by_the_system_is_taken_for_one_out_of_memory(there, job):
+def test_a_job_that_somebody_killed_is_not_taken_for_one_out_of_memory(there, job):
     def kill():
         (pid,) = there.processes("costsim.targets.worker")
         os.kill(pid, signal.SIGKILL)
 
     story = Story("loading PyTorch", kill)
     error = refusal(target_on(there), story.watch, with_options(job, steps=FOREVER))
-    assert error.reason == "memory"
+    assert error.reason == "failed"
+    assert "something killed the job (SIGKILL)" in str(error)
+    assert "memory: it held " in str(error)  # what it held, and of how much
     assert_nothing_is_left(there)
 
 

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from costsim.targets.base import Reason, Target, TargetError
+from costsim.targets.killed import NEAR
 from costsim.targets.outcome import Outcome
+from costsim.units import format_bytes
+
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""How a killed process is reported, the second by a shell."""
 
 
 def progress_of(text: str | bytes) -> tuple[str, int, int] | None:
@@ -23,7 +28,8 @@ def outcome_of(
 ) -> Outcome:
     """The outcome in a job's `texts` (its files by name), made out to `target`.
 
-    `status` is `returncode` and `ended` (exit, stop, time limit). Raises `TargetError`.
+    `status` is `returncode`, `ended` (exit, stop, time limit), and `memory` where whoever watched
+    could tell (see `costsim.targets.killed`). Raises `TargetError`.
     """
     name = target.name
     if status["ended"] == "time limit":
@@ -40,14 +46,42 @@ def outcome_of(
         message = " ".join(str(failure.get("message")).split())
         raise TargetError(name, reason, message, predicted=failure.get("predicted") is True)
     code = status["returncode"]
-    if code == -signal.SIGKILL:
-        raise TargetError(
-            name, "memory", "the system killed the job, as it does when memory runs out"
-        )
+    if code in _KILLED:
+        raise TargetError(name, *_why_killed(status.get("memory")))
     lines = [line.strip() for line in texts.get("log", "").splitlines() if line.strip()]
     last = f": {lines[-1]}" if lines else ""
     ended = f"signal {-code}" if code < 0 else f"exit status {code}"
     raise TargetError(name, "failed", f"the job ended with {ended}{last}")
+
+
+def _why_killed(found: object) -> tuple[Reason, str]:
+    """The reason and the sentence for a job that a SIGKILL ended."""
+    memory = found if isinstance(found, Mapping) else {}
+    by = memory.get("by")
+    peak, limit = (
+        value if isinstance(value := memory.get(key), int) else 0
+        for key in ("peak_bytes", "limit_bytes")
+    )
+    held = f": it held {format_bytes(peak)} of {format_bytes(limit)}" if peak and limit else ""
+    if by in ("group", "log"):
+        return "memory", f"the kernel killed the job because memory ran out{held}"
+    if by == "machine":
+        return "memory", (
+            f"the job was killed, and the kernel killed for want of memory meanwhile{held}"
+        )
+    if held and peak >= NEAR * limit:
+        return "memory", (
+            f"the job was killed, most likely because memory ran out, though the kernel does not "
+            f"say so{held}"
+        )
+    if memory.get("told"):
+        return "failed", (
+            f"something killed the job (SIGKILL), and the kernel says that it was not for want of "
+            f"memory{held}"
+        )
+    return "failed", (
+        f"something killed the job (SIGKILL); the system does not tell whether memory ran out{held}"
+    )
 
 
 def _document(name: str, text: str) -> Any:

@@ -25,6 +25,7 @@ from costsim.targets.base import (
     refuse_parameters,
 )
 from costsim.targets.job import Job
+from costsim.targets.killed import Evidence, reap
 from costsim.targets.outcome import Outcome
 from costsim.targets.worker import worker_environment
 
@@ -70,6 +71,8 @@ class LocalSession(Session):
         self.folder: Path | None = None
         self.job: Job | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self.evidence: Evidence | None = None
+        self.peak_bytes = 0
         self.jobs = 0
 
     def start(self) -> None:
@@ -109,13 +112,14 @@ class LocalSession(Session):
                 env={**os.environ, **worker_environment(self.job.options)},
                 start_new_session=True,
             )
+        self.evidence, self.peak_bytes = Evidence(self.process.pid), 0
 
     def collect(self) -> Outcome:
         """Wait for its answer."""
         assert self.process is not None
         name, deadline = self.target.name, time.monotonic() + self.options.time_limit_s
         ended, last = "exit", ""
-        while self.process.poll() is None:
+        while not self._is_over():
             self.watch.pause(name, POLL_S)
             with suppress(OSError):
                 text = (self._place / "progress").read_text()
@@ -126,7 +130,12 @@ class LocalSession(Session):
                 ended = "time limit"
                 self._kill()
         self._kill()
-        status = {"returncode": self.process.returncode, "ended": ended}
+        assert self.evidence is not None
+        status = {
+            "returncode": self.process.returncode,
+            "ended": ended,
+            "memory": self.evidence.gather(self.peak_bytes),
+        }
         texts = {}
         for file in ("outcome.json", "failure.json", "log"):
             with suppress(OSError):
@@ -134,12 +143,18 @@ class LocalSession(Session):
         shutil.rmtree(self._place, ignore_errors=True)
         return outcome_of(self.target, status, texts, self.options.time_limit_s)
 
+    def _is_over(self, *, wait: bool = False) -> bool:
+        assert self.process is not None
+        held = reap(self.process, wait=wait)
+        self.peak_bytes = max(self.peak_bytes, held or 0)
+        return held is not None
+
     def _kill(self) -> None:
         """End the process and whatever it started."""
         if self.process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            self._is_over(wait=True)
             if self.process.stdin is not None:
                 self.process.stdin.close()
 

@@ -7,7 +7,8 @@ is ended itself, or when nobody has touched `heartbeat` or an unfinished `*.part
 
 In the folder: `heartbeat`; `job-N/go` (JSON: `argv`, `environment`, `limit_s`) begins a job, which
 sees the end of its input when this process dies; `job-N/stop` ends it; `job-N/status` (JSON:
-`returncode`, `ended`: exit, stop or time limit) says how it ended.
+`returncode`, `ended`: exit, stop or time limit, and where the shipped package can tell, `memory`:
+see `costsim.targets.killed`) says how it ended.
 """
 
 import contextlib
@@ -135,11 +136,12 @@ class Worker:
                 env={**os.environ, **order["environment"]},
                 start_new_session=True,
             )
+        self.evidence, self.peak_bytes = _evidence(job.parent / "lib", self.process.pid), 0
 
     def is_over(self) -> bool:
         """Whether it ended, by itself or because it had to; writes the status once."""
         ended = "exit"
-        if self.process.poll() is None:
+        if not self._reaped():
             if (self.job / "stop").exists():
                 ended = "stop"
             elif time.monotonic() > self.deadline:
@@ -148,6 +150,8 @@ class Worker:
                 return False
         self.kill()
         status = {"returncode": self.process.returncode, "ended": ended}
+        if self.evidence is not None:
+            status["memory"] = self.evidence.gather(self.peak_bytes)
         try:
             _write(self.job / "status", json.dumps(status))
         except OSError:  # no room: this is what some was set aside for
@@ -155,13 +159,35 @@ class Worker:
             _write(self.job / "status", json.dumps(status))
         return True
 
+    def _reaped(self) -> bool:
+        if self.process.returncode is not None:
+            return True
+        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+        if pid:
+            self.process.returncode = os.waitstatus_to_exitcode(status)
+            self.peak_bytes = 1024 * usage.ru_maxrss
+        return bool(pid)
+
     def kill(self) -> None:
         """End it and whatever it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        while not self._reaped():
+            time.sleep(0.01)
         if self.process.stdin is not None:
             self.process.stdin.close()
+
+
+def _evidence(library: Path, pid: int) -> Any:
+    """What watches why a process ends, from the package that came with the jobs."""
+    if str(library) not in sys.path:
+        sys.path.insert(0, str(library))
+    sys.dont_write_bytecode = True
+    try:
+        from costsim.targets.killed import Evidence
+    except ImportError:
+        return None
+    return Evidence(pid)
 
 
 def _sweep(parent: Path) -> None:
