@@ -9,14 +9,17 @@ import torch
 from running import copies
 
 from costsim.device import DeviceSpec, load_device
-from costsim.emission import EmissionOptions
+from costsim.emission import EmissionOptions, integers
+from costsim.emission.reference import Reference
 from costsim.emulation.memory_map import MemoryMap, memory_map
 from costsim.emulation.toolchain import find_compiler
 from costsim.emulation.trial import Trial
 from costsim.errors import InputError
 from costsim.execution.executor import Executor
 from costsim.program import memory_timeline, plan_arena
+from costsim.step import BitWidths
 from costsim.targets.emulated import EmulatedStep
+from costsim.targets.scales import find_scales
 
 LEARNING_RATE = 0.05
 EPS = 0.01
@@ -90,6 +93,49 @@ def check_emulated(program, tensors, *, steps: int = 3, device: str = "stm32f746
     for name, value in updated.items():
         scale = max(1.0, float(own[name].abs().max()))
         assert np.abs(value - own[name].numpy()).max() <= 2e-4 * scale, name
+    check_observed(EmulatedStep(program, spec, trial.firmware, observed))
+
+
+NARROW = BitWidths(8, 8, 32, 32)
+NARROW_RATE = 2.0
+"""Large: a change of an integer below half a unit is lost."""
+
+
+def scales_of(graph, tensors, images):
+    """Scales of what the network does on `images`."""
+    return find_scales(graph, tensors, images)[0]
+
+
+def narrow_trial(program, tensors, images, memory=None, **given):
+    """A trial of a step in 8 bits, and the numpy reference that it is held to."""
+    scales = scales_of(program.graph, tensors, torch.from_numpy(images))
+    options = EmissionOptions(learning_rate=NARROW_RATE)
+    trial = Trial.of(
+        program,
+        arrays(tensors),
+        memory or board()[1],
+        options=options,
+        quantization=scales,
+        **given,
+    )
+    stored = integers(program.graph, arrays(tensors), scales)
+    return trial, Reference(program, stored, scales, options, fused=True)
+
+
+def check_narrow(program, tensors, *, steps: int = 2, device: str = "stm32f746", **given) -> None:
+    """Everything predicted of `program` happens, and every bit is the reference's."""
+    spec, memory = board(device)
+    feed = batches(program, steps)
+    size = program.graph.batch
+    trial, reference = narrow_trial(program, tensors, feed[0][0][:size], memory, **given)
+    with trial:
+        observed = trial.observe(*feed[0])
+        losses = [observed.loss, *(trial.step(*batch) for batch in feed[1:])]
+        updated = trial.updated()
+    assert losses == [reference.step(*batch) for batch in feed]
+    for name, value in updated.items():
+        assert value.dtype == reference.weights[name].dtype
+        assert np.array_equal(value, reference.weights[name]), name
     check_observed(EmulatedStep(program, spec, trial.firmware, observed))
 
 

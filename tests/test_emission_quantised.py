@@ -6,14 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from emitting import Emitted, zig
+from emitting import Emitted
 from graphs import GraphBuilder, graphs, plans
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from running import random_images, random_tensors
 
 from costsim.cli import main
-from costsim.device import load_device
 from costsim.emission import EmissionOptions, emit, integers, quantize_ranges
 from costsim.emission.quantization import HIGH, LOW, Affine
 from costsim.emission.reference import Reference
@@ -21,7 +20,7 @@ from costsim.errors import InputError, UnsupportedOperator
 from costsim.execution.forward import evaluate
 from costsim.operators import Add, Clamp, Mean, Sigmoid, elements
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, compile_program, plan_arena
+from costsim.program import Category, compile_program
 from costsim.step import BitWidths, TrainingStep
 
 BITS = BitWidths(8, 8, 32, 32)
@@ -107,36 +106,6 @@ def test_drawn_steps_are_bit_exact(data):
         data.draw(st.sampled_from(["immediate", "deferred"])),
     )
     check_bit_exact(graph, data.draw(plans(graph)), step)
-
-
-def test_a_cortex_m7_computes_the_same_bits():
-    """Fused multiply-adds and the instructions for four products at a time included."""
-    pytest.importorskip("unicorn")
-    from costsim.emulation.build import build_firmware
-    from costsim.emulation.memory_map import memory_map
-    from costsim.emulation.trial import Trial
-
-    graph = inverted_bottleneck()
-    step = TrainingStep(2, optimizer="momentum", bits=BITS)
-    program = compile_program(graph, every_other_channel(graph), step)
-    tensors = random_tensors(graph, torch.float32)
-    x = random_images(graph, step, torch.float32)
-    quantization = quantized(graph, tensors, x)
-    options = EmissionOptions(learning_rate=2.0)
-    files = emit(program, arrays(tensors), options=options, quantization=quantization)
-    weights = integers(graph, arrays(tensors), quantization)
-    before = {name: array.copy() for name, array in weights.items()}
-    reference = Reference(program, weights, quantization, options, fused=True)
-    images, labels = x.numpy(), labels_for(graph, step)
-    zig()
-    firmware = build_firmware(files, memory_map(load_device("stm32f746")))
-    with Trial(program, before, firmware) as trial:
-        for _ in range(2):
-            assert trial.step(images, labels) == reference.step(images, labels)
-        for name, array in trial.updated().items():
-            assert np.array_equal(array, weights[name]), name
-        seen = trial.observe(images, labels)
-    assert seen.arena_bytes == seen.arena_end_bytes == plan_arena(program).size_bytes
 
 
 def every_other_channel(graph):

@@ -32,7 +32,8 @@ def why_not_emitted(step: TrainingStep) -> str | None:
         return (
             f"the step has {bits.weights}-bit weights, {bits.activations}-bit activations and "
             f"{bits.gradients}-bit gradients; C is emitted for 32 bits, and for 8-bit weights and "
-            "activations with 32-bit gradients (costsim plan --bits 32)"
+            "activations with 32-bit gradients (costsim plan --bits 32, or --bits "
+            "8,gradients=32,optimizer=32)"
         )
     if is_narrow(bits) and step.optimizer not in NARROW_OPTIMIZERS:
         return (

@@ -94,7 +94,8 @@ class Machine:
             Span(s.address, s.size_bytes) for s in self.image.functions if s.name in _OUTSIDE
         )
         code = Span(memory.flash.address, self.image.flash_bytes)
-        self.watch = Watch(library, self.uc, memory.arena, code, operations, outside)
+        content = bytes(self.uc.mem_read(code.address, code.size_bytes))
+        self.watch = Watch(library, self.uc, memory.arena, code, content, operations, outside)
 
     def _map(self, span: Span, access: int) -> None:
         self.uc.mem_map(span.address, -(-span.size_bytes // PAGE) * PAGE, access)

@@ -15,7 +15,7 @@ BLOCK = np.dtype(
         ("address", np.uint32),
         ("size", np.uint32),
         ("operation", np.int32),
-        ("unused", np.uint32),
+        ("conditional", np.uint32),
         ("count", np.uint64),
     ]
 )
@@ -39,6 +39,7 @@ class _Watch(ctypes.Structure):
         ("code_address", ctypes.c_uint64),
         ("code_halfwords", ctypes.c_uint64),
         ("marks", ctypes.c_void_p),
+        ("code", ctypes.c_void_p),
         ("blocks", ctypes.c_void_p),
         ("capacity", ctypes.c_uint64),
         ("used", ctypes.c_uint64),
@@ -56,15 +57,17 @@ class _Watch(ctypes.Structure):
         ("pc_register", ctypes.c_int64),
         ("state_register", ctypes.c_int64),
         ("entered", ctypes.c_uint64),
+        ("conditional", ctypes.c_uint64),
+        ("end", ctypes.c_uint64),
     )
 
 
 class Watch:
     """Counts of blocks and, while `watching`, the bytes of `ram` that each operation touched.
 
-    `operations` gives the code (address, bytes) of each operation, `outside` that of functions that
-    belong to none; what they call belongs to whoever calls. `ram` ends at the limit: an access
-    beyond it stops the emulator.
+    `content` is what lies in the memory `code`. `operations` gives the code (address, bytes) of
+    each operation, `outside` that of functions that belong to none; what they call belongs to
+    whoever calls. `ram` ends at the limit: an access beyond it stops the emulator.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Watch:
         emulator: Any,
         ram: Span,
         code: Span,
+        content: bytes,
         operations: Mapping[int, Span],
         outside: tuple[Span, ...],
     ) -> None:
@@ -90,6 +94,8 @@ class Watch:
         ):
             first = (span.address - code.address) // 2
             self._marks[first : first + span.size_bytes // 2] = mark
+        self._code = np.zeros(len(self._marks), dtype="<u2")
+        self._code.view(np.uint8)[: len(content)] = np.frombuffer(content, dtype=np.uint8)
         self._blocks = np.zeros(CAPACITY, dtype=BLOCK)
         row_bytes = -(-(ram.size_bytes + 7) // 8)
         self._shape = (self.rows, row_bytes)
@@ -99,6 +105,7 @@ class Watch:
             code_address=code.address,
             code_halfwords=len(self._marks),
             marks=self._marks.ctypes.data,
+            code=self._code.ctypes.data,
             blocks=self._blocks.ctypes.data,
             capacity=CAPACITY,
             operation=-1,

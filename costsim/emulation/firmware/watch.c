@@ -10,7 +10,7 @@ struct block {
     uint32_t address; /* 0: free */
     uint32_t size;
     int32_t operation; /* -1: none */
-    uint32_t unused;
+    uint32_t conditional; /* has an IT instruction */
     uint64_t count;
 };
 
@@ -27,6 +27,7 @@ struct watch {
     uint64_t code_address;
     uint64_t code_halfwords;
     const uint16_t *marks;
+    const uint16_t *code;
     /* Blocks that ran, by (address, operation); a power of two of them. */
     struct block *blocks;
     uint64_t capacity;
@@ -47,9 +48,33 @@ struct watch {
     int (*write_register)(void *emulator, int which, const void *value);
     int64_t pc_register;
     int64_t state_register;
-    /* Which operations were entered, in order, and how many. */
+    /* How many operations were entered. */
     uint64_t entered;
+    /* Whether the block that runs may be in an IT block, and where it ends. */
+    uint64_t conditional;
+    uint64_t end;
 };
+
+static uint32_t has_it(const struct watch *w, uint64_t first, uint32_t size)
+{
+    uint64_t end = first + size / 2;
+    if (end > w->code_halfwords)
+        return 1;
+    while (first < end) {
+        uint16_t word = w->code[first];
+        if (word >> 8 == 0xBF && word & 15)
+            return 1;
+        first += word >> 11 >= 0x1D ? 2 : 1;
+    }
+    return 0;
+}
+
+/* The IT block of the one before may reach into a block that follows without a jump. */
+static void enter(struct watch *w, const struct block *b)
+{
+    w->conditional = b->conditional || (w->conditional && w->end == b->address);
+    w->end = (uint64_t)b->address + b->size;
+}
 
 void costsim_on_block(void *emulator, uint64_t address, uint32_t size, void *user)
 {
@@ -71,6 +96,7 @@ void costsim_on_block(void *emulator, uint64_t address, uint32_t size, void *use
         struct block *b = &w->blocks[at];
         if (b->address == (uint32_t)address && b->operation == operation && b->size == size) {
             b->count++;
+            enter(w, b);
             return;
         }
         if (!b->address) {
@@ -83,7 +109,9 @@ void costsim_on_block(void *emulator, uint64_t address, uint32_t size, void *use
             b->size = size;
             b->operation = operation;
             b->count = 1;
+            b->conditional = has_it(w, offset, size);
             w->used++;
+            enter(w, b);
             return;
         }
         at = (at + 1) & mask;
@@ -111,7 +139,8 @@ void costsim_on_access(void *emulator, int type, uint64_t address, int size, int
     struct watch *w = user;
     uint64_t offset = address - w->ram_address;
     (void)value;
-    clear_it_state(w, emulator);
+    if (w->conditional)
+        clear_it_state(w, emulator);
     if (offset >= w->ram_bytes)
         return;
     if (w->written) {
