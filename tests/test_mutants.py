@@ -141,9 +141,24 @@ def channels_twice(table):
     return replace(table, memory=replace(table.memory, channels=table.memory.channels * 2))
 
 
+def biases_reach_nothing(table):
+    """Forget that the backward pass has to come as far as a bias."""
+    membership = table.membership.copy()
+    membership[:, [kind == "bias" for kind, _ in table.atoms]] = False
+    return replace(table, membership=membership)
+
+
 @pytest.mark.parametrize(
     "mutant",
-    [shorter_reach, longer_reach, kept_alone, summed_positions, no_pairs, channels_twice],
+    [
+        shorter_reach,
+        longer_reach,
+        kept_alone,
+        summed_positions,
+        no_pairs,
+        channels_twice,
+        biases_reach_nothing,
+    ],
     ids=lambda m: m.__name__,
 )
 def test_a_wrong_table_is_caught(mutant, monkeypatch):
