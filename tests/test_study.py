@@ -99,6 +99,14 @@ def test_a_key_is_of_what_the_answer_depends_on(change: dict[str, Any], same: bo
         assert (first.key == other.key) == same
 
 
+def test_a_method_runs_at_each_of_its_learning_rates_under_one_name() -> None:
+    rates = [0.001, 0.003]
+    found = study(methods=["None", {"method": "LastLayer", "learning-rate": rates}]).methods
+    assert [(m.label, m.learning_rate) for m in found] == [
+        ("None", None), ("LastLayer", 0.001), ("LastLayer", 0.003),
+    ]  # fmt: skip
+
+
 def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
     text = (ROOT / "devices" / "jetson-nano.yaml").read_text()
     (tmp_path / "one.yaml").write_text(text)
@@ -122,6 +130,18 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         (
             {"methods": [{"method": "None", "learning-rate": "1e-3"}]},
             r"methods\[0\]\.learning-rate: is '1e-3'; a number above 0",
+        ),
+        (
+            {"methods": [{"method": "LastLayer", "learning-rate": [0.1, "x"]}]},
+            r"methods\[0\]\.learning-rate: is 'x'; a number above 0, or a list of them",
+        ),
+        (
+            {"methods": [{"method": "LastLayer", "learning-rate": []}]},
+            r"methods\[0\]\.learning-rate: is \[\]; a number above 0, or a list of them",
+        ),
+        (
+            {"methods": [{"method": "LastLayer", "learning-rate": [0.1, 0.1]}]},
+            r"methods\[0\]\.learning-rate: a rate is there twice",
         ),
         ({"models": ["resnet"]}, r"models\[0\]\.model: 'resnet' is unknown; give one of mcunet"),
         (

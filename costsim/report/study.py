@@ -112,7 +112,25 @@ def footnote(findings: Findings, accounting: str) -> str:
         f"Memory ({accounting}) and backward MACs (a sample) of a step, time and energy of the "
         "whole adaptation: predicted for the device, medians over tasks. "
         f"{findings.finished} of {findings.cells} cells are finished."
+        f"{_rates(findings)}"
     )
+
+
+def _rates(findings: Findings) -> str:
+    """Which learning rate each domain took, where a method ran at several."""
+    told = []
+    several = len({(line.model, line.device) for line in findings.lines}) > 1
+    for line in findings.lines:
+        by_rate: dict[float, list[str]] = {}
+        for domain, rate in line.learning_rates.items():
+            by_rate.setdefault(rate, []).append(domain)
+        if by_rate:
+            parts = [f"{rate:g} on {', '.join(names)}" for rate, names in sorted(by_rate.items())]
+            where = f" of {line.model} on {line.device}" if several else ""
+            told.append(f"{line.method}{where}: {'; '.join(parts)}.")
+    if not told:
+        return ""
+    return " Learning rates, each domain's chosen on the others: " + " ".join(told)
 
 
 def _table(headings: Sequence[str]) -> Table:

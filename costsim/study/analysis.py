@@ -7,7 +7,7 @@ from functools import lru_cache
 from statistics import fmean, median, stdev
 from typing import Any
 
-Row = Mapping[str, Any]
+from costsim.study.tuning import Row, tuned
 
 AVERAGE = "average"
 """What the column of the mean over domains is called."""
@@ -59,7 +59,8 @@ class Line:
 
     `gains` are over the reference on the same tasks. Costs are medians over tasks: bytes and MACs
     in one step, seconds and joules of the whole adaptation; None where nothing is trained or
-    nothing fits. `refused` tells why a method has no plan, `tasks` how many were answered.
+    nothing fits. `refused` tells why a method has no plan, `tasks` how many were answered,
+    `learning_rates` which one each domain took of several (`costsim.study.tuning`).
     """
 
     model: str
@@ -71,6 +72,7 @@ class Line:
     accuracy: Mapping[str, Mean | None]
     gains: Mapping[str, Mean | None]
     costs: Mapping[str, float | None]
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 COSTS = (
@@ -136,6 +138,7 @@ class Findings:
                     "accuracy": means(line.accuracy),
                     "gain": means(line.gains),
                     "costs": dict(line.costs),
+                    "learning_rates": dict(line.learning_rates) or None,
                 }
                 for line in self.lines
             ],
@@ -145,22 +148,24 @@ class Findings:
 def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Findings:
     """The table of `rows`, in their order; `cells` is how many the study has in all.
 
-    `reference` is by default the method called None if there is one, else the first.
+    `reference` is by default the method called None if there is one, else the first. Of a method
+    that ran at several learning rates each domain has the rows of one.
     """
     found = tuple(rows)
     methods = list(dict.fromkeys(str(row["method"]) for row in found))
     domains = tuple(dict.fromkeys(str(row["domain"]) for row in found))
     if reference is None:
         reference = "None" if "None" in methods or not methods else methods[0]
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    by_method: dict[tuple[str, str, str], list[Row]] = {}
     for row in found:
-        groups.setdefault((row["model"], row["device"], row["method"]), []).append(row)
+        by_method.setdefault((row["model"], row["device"], row["method"]), []).append(row)
+    groups = {key: tuned(mine) for key, mine in by_method.items()}
     lines = []
-    for (model, device, method), mine in groups.items():
+    for (model, device, method), (mine, rates) in groups.items():
         done = [row for row in mine if row["status"] == "done"]
         base = {
             (row["domain"], row["task"]): row["accuracy"]
-            for row in groups.get((model, device, reference), ())
+            for row in groups.get((model, device, reference), ((), {}))[0]
             if row["status"] == "done"
         }
         accuracy: dict[str, Mean | None] = {}
@@ -189,6 +194,7 @@ def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Fi
                 accuracy,
                 gains,
                 {name: _median(row[name] for row in done) for name in COSTS},
+                rates,
             )
         )
     failures = tuple(row for row in found if row["status"] == "failed")

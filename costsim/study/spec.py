@@ -1,7 +1,7 @@
 """What a study runs, from YAML.
 
     models: [mcunet-5fps, {model: mbv2-w0.35, weights: mbv2.pkl, name: ImageNet}]
-    methods: [None, LastLayer, {method: TinyTrain, learning-rate: 0.003, name: slower}]
+    methods: [None, LastLayer, {method: TinyTrain, learning-rate: [0.001, 0.003], name: tuned}]
     domains: [digits, {data: signs.zip, split: test, name: signs}]
     seeds: 20
     devices: [jetson-nano]
@@ -10,7 +10,8 @@
     settings: {iterations: 40}
 
 A cell is one adaptation: one of each. Its key is a digest of everything its answer depends on: the
-content of the files, not their names.
+content of the files, not their names. A method with several learning rates runs at each, and is
+reported at those of `costsim.study.tuning`.
 """
 
 import hashlib
@@ -220,6 +221,14 @@ def parse_study(document: object, source: str, *, methods: Sequence[str], folder
 
 
 @dataclass(frozen=True)
+class _Method:
+    """One entry of `methods`, at each of its learning rates."""
+
+    label: str
+    at_rates: tuple[MethodChoice, ...]
+
+
+@dataclass(frozen=True)
 class _Reader:
     source: str
     folder: Path
@@ -235,7 +244,11 @@ class _Reader:
                 raise InputError(f"{self.source}: {key} is missing; a list is needed")
         return Study(
             models=self.each(entry["models"], "models", self.model),
-            methods=self.each(entry["methods"], "methods", self.method),
+            methods=tuple(
+                choice
+                for choices in self.each(entry["methods"], "methods", self.method)
+                for choice in choices.at_rates
+            ),
             domains=self.each(entry["domains"], "domains", self.domain),
             seeds=self.seeds(entry.get("seeds", 1)),
             devices=self.each(entry.get("devices", ["jetson-nano"]), "devices", self.device),
@@ -278,7 +291,7 @@ class _Reader:
             return None if given is None else RANDOM
         return self.path(given, key)
 
-    def method(self, given: object, key: str) -> MethodChoice:
+    def method(self, given: object, key: str) -> "_Method":
         if given is None:  # `None` is a string in YAML, but `null` and `~` are not
             given = "None"
         entry = self.entry(given, key, "method", ("learning-rate", "name"))
@@ -288,15 +301,20 @@ class _Reader:
                 f"{self.where(f'{key}.method')}: {name!r} is unknown; known are "
                 f"{', '.join(self.methods)}"
             )
-        rate = entry.get("learning-rate")
-        if rate is not None and (
-            isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1e3
-        ):
-            raise InputError(
-                f"{self.where(f'{key}.learning-rate')}: is {rate!r}; a number above 0 is needed "
-                "(write 1.0e-3, not 1e-3)"
-            )
-        return MethodChoice(name, self.text(entry.get("name", name), f"{key}.name"), rate)
+        label = self.text(entry.get("name", name), f"{key}.name")
+        rates = entry.get("learning-rate")
+        for rate in rates if isinstance(rates, list) and rates else [rates]:
+            if rates is not None and (
+                isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1e3
+            ):
+                raise InputError(
+                    f"{self.where(f'{key}.learning-rate')}: is {rate!r}; a number above 0, or a "
+                    "list of them, is needed (write 1.0e-3, not 1e-3)"
+                )
+        several = rates if isinstance(rates, list) else [rates]
+        if len(set(several)) < len(several):
+            raise InputError(f"{self.where(f'{key}.learning-rate')}: a rate is there twice")
+        return _Method(label, tuple(MethodChoice(name, label, rate) for rate in several))
 
     def domain(self, given: object, key: str) -> DomainChoice:
         entry = self.entry(given, key, "data", ("split", "name"))
