@@ -17,9 +17,9 @@ def tuned(rows: Sequence[Row]) -> tuple[tuple[Row, ...], dict[str, float]]:
 
     Rates are compared on the tasks that ran at all of them; of equally good ones the smallest is
     taken, as where there is no other domain to choose on. Rows without an accuracy (refused or
-    failed) stay. Where there is one rate nothing is chosen, and none is told.
+    failed) or a rate stay. Where there is one rate nothing is chosen, and none is told.
     """
-    done = [row for row in rows if row["status"] == "done"]
+    done = [row for row in rows if row["status"] == "done" and row["learning_rate"] is not None]
     rates = sorted({float(row["learning_rate"]) for row in done})
     if len(rates) < 2:
         return tuple(rows), {}
@@ -35,7 +35,7 @@ def tuned(rows: Sequence[Row]) -> tuple[tuple[Row, ...], dict[str, float]]:
     left = tuple(
         row
         for row in rows
-        if row["status"] != "done" or float(row["learning_rate"]) == chosen[str(row["domain"])]
+        if row["status"] != "done" or row["learning_rate"] in (None, chosen[str(row["domain"])])
     )
     return left, chosen
 
