@@ -16,8 +16,9 @@ from costsim.solvers import make_solver
 
 from costsim.cli import main
 from costsim.comparison.analysis import Findings, bootstrap, by_tightness, compare
+from costsim.comparison.cells import Cell, ModelChoice, Study, TaskChoice
 from costsim.comparison.runner import run
-from costsim.comparison.spec import Cell, ModelChoice, Study, TaskChoice, parse_study
+from costsim.comparison.spec import parse_study
 from costsim.comparison.store import Store
 from costsim.comparison.work import jobs, work
 from costsim.errors import InputError
@@ -237,7 +238,7 @@ BAD = {
     "solvers: [magic]": "solvers[0]: solver 'magic' is unknown; known are greedy",
     "solvers: [3]": "solvers[0]: is 3; text is needed",
     "models: [resnet]": "models[0].model: 'resnet' is unknown; give one of mcunet-5fps",
-    "models: [{weights: a.pkl}]": "models[0].model: is None; text is needed",
+    "models: [{weights: a.pkl}]": "models[0].model: is missing",
     "models: [{model: mcunet-5fps, weights: gone.pkl}]": "gone.pkl does not exist",
     "models: [{model: mcunet-5fps, wieghts: a}]": "models[0]: wieghts: unknown key",
     "devices: [toaster]": "devices[0]: device 'toaster': neither a file nor a shipped device",

@@ -51,6 +51,7 @@ ORDER = (
     "planfile",
     "networks",
     "data",
+    "experiment",
     "emission",
     "emulation",
     # From here on torch.

@@ -23,8 +23,8 @@ from costsim.files import to_json_text, write_atomically
 from costsim.units import format_seconds
 
 if TYPE_CHECKING:
-    from costsim.comparison.runner import Done
-    from costsim.comparison.spec import Study
+    from costsim.cells import Done
+    from costsim.comparison.cells import Study
 
 
 @click.command("compare")

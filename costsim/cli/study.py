@@ -22,7 +22,7 @@ from costsim.files import to_json_text, write_atomically
 from costsim.units import format_seconds
 
 if TYPE_CHECKING:
-    from costsim.study.runner import Done
+    from costsim.cells import Done
 
 MEMORY = (*ACCOUNTINGS, "autograd")
 

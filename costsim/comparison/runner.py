@@ -13,29 +13,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from costsim.cells import single_threaded, worker_begins
-from costsim.comparison.spec import Cell
+from costsim.cells import Done, single_threaded, worker_begins
+from costsim.comparison.cells import Cell
 from costsim.comparison.store import Store
 from costsim.comparison.work import Job, MakeSolver, failed, jobs, score, work
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How far a run has come: cells of this run, and seconds since it began."""
-
-    done: int
-    total: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Cells a second so far."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds that are left at this rate; None while nothing is done."""
-        return (self.total - self.done) / self.rate if self.done else None
 
 
 def run(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 from costsim.accounting.sparse_update import input_channel_norms
-from costsim.comparison.spec import Cell
+from costsim.comparison.cells import Cell
 from costsim.comparison.store import Store
 from costsim.device import DeviceSpec
 from costsim.errors import CostsimError

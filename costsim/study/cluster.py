@@ -12,7 +12,7 @@ from typing import Any
 from costsim import __version__
 from costsim.cells import CellStore
 from costsim.errors import InputError
-from costsim.study.spec import Cell
+from costsim.study.cells import Cell
 from costsim.study.work import MakeMethod, workshop
 
 TIMEOUT = "10s"

@@ -3,26 +3,11 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from costsim.cells import CellStore, run_cells
-from costsim.study.spec import Cell
+from costsim.cells import CellStore, Done, run_cells
+from costsim.study.cells import Cell
 from costsim.study.work import Compute, MakeMethod, failed, head
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How far a run has come: cells of this run, and seconds since it began."""
-
-    done: int
-    total: int
-    seconds: float
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds that are left at this rate; None while nothing is done."""
-        return self.seconds * (self.total - self.done) / self.done if self.done else None
 
 
 def finished_rows(cells: Sequence[Cell], store: CellStore) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from costsim.cells import CellStore
 from costsim.data import digits, open_images, sample_episode
 from costsim.device import load_device
 from costsim.errors import CostsimError, InputError
-from costsim.study.spec import Cell, DomainChoice, ModelChoice
+from costsim.study.cells import Cell, DomainChoice, ModelChoice
 from costsim.study.store import open_store
 
 if TYPE_CHECKING:

@@ -1,0 +1,214 @@
+"""The cells of a comparison: one solver on one problem each, and what an answer depends on.
+
+A cell's key is a digest of everything its answer depends on: the content of the files, not their
+names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from costsim import __version__
+from costsim.device import DeviceSpec, load_device
+from costsim.experiment import device_digest, digest, file_digest, images_name, model_digest
+from costsim.importance import DEFAULT_INSPECTED_LAYERS, SCORED_AXES
+from costsim.planner import DEFAULT_SHOTS, BudgetRequest, PlanRequest
+from costsim.solution import Solver
+from costsim.step import TrainingStep
+
+OPTIMIZERS: Mapping[str, Literal["sgd", "momentum", "adam"]] = {
+    "sgd": "sgd",
+    "momentum": "momentum",
+    "adam": "adam",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model as `--model` names it, with its weights."""
+
+    model: str
+    weights: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What a table calls it."""
+        return self.model
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetChoice:
+    """Limits on a step; what is not given is what the device's file recommends.
+
+    `memory_scale` is a share of the recommended memory, `macs_share` one of the full backward.
+    """
+
+    label: str
+    memory_bytes: int | None = None
+    memory_scale: float | None = None
+    accounting: str | None = None
+    macs: int | None = None
+    macs_share: float | None = None
+    latency_s: float | None = None
+    energy_j: float | None = None
+
+    def on(self, device: DeviceSpec) -> BudgetRequest:
+        """The request for `device`."""
+        memory = self.memory_bytes
+        if self.memory_scale is not None:
+            memory = int(self.memory_scale * device.training_budget.memory_bytes)
+        return BudgetRequest(
+            memory_bytes=memory,
+            accounting=self.accounting,
+            macs=self.macs,
+            macs_share=self.macs_share,
+            latency_s=self.latency_s,
+            energy_j=self.energy_j,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChoice:
+    """The samples of one user; without `data` the digits."""
+
+    data: Path | None = None
+    split: str | None = None
+    seed: int = 0
+    ways: int | None = None
+    shots: int = DEFAULT_SHOTS
+
+    @property
+    def domain(self) -> str:
+        """What a table calls the source of the samples."""
+        return images_name(self.data, self.split)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is the same in all cells of a study."""
+
+    criterion: str = "fisher"
+    loss: str = "prototype"
+    axis: str = "output"
+    inspect: int | None = DEFAULT_INSPECTED_LAYERS
+    bias: bool = False
+    batch: int = 1
+    optimizer: str = "sgd"
+    resolution: int | None = None
+    time_limit_s: float | None = None
+    accuracy: bool = False
+    """Whether each plan is trained on its task, and tested on other samples of it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One solver on one problem. `model_digest` and `data_digest` are of the files' content."""
+
+    solver: str
+    model: ModelChoice
+    device: str
+    budget: BudgetChoice
+    task: TaskChoice
+    settings: Settings
+    model_digest: str = ""
+    device_digest: str = ""
+    data_digest: str = ""
+
+    @property
+    def _scored(self) -> dict[str, Any]:
+        """What the scores depend on."""
+        settings = asdict(self.settings)
+        names = ("criterion", "loss", "axis", "inspect", "resolution")
+        return {
+            "model": self.model.model,
+            "weights": self.model_digest,
+            "data": self.data_digest,
+            "task": [self.task.split, self.task.seed, self.task.ways, self.task.shots],
+            "settings": {name: settings[name] for name in names},
+            "version": __version__,
+        }
+
+    @property
+    def importance_key(self) -> str:
+        """Digest of what the channel scores depend on."""
+        return digest(self._scored)
+
+    @property
+    def problem_key(self) -> str:
+        """Digest of what the problem depends on: cells that differ in the solver share it."""
+        budget = {k: v for k, v in asdict(self.budget).items() if k != "label"}
+        aside = ("time_limit_s", "accuracy")
+        step = {k: v for k, v in asdict(self.settings).items() if k not in aside}
+        return digest(
+            {**self._scored, "device": self.device_digest, "budget": budget, "settings": step}
+        )
+
+    @property
+    def key(self) -> str:
+        """Digest of what the answer depends on."""
+        limit = self.settings.time_limit_s
+        asked = {"problem": self.problem_key, "solver": self.solver, "time_limit": limit}
+        return digest(asked | ({"accuracy": True} if self.settings.accuracy else {}))
+
+    def request(self, solver: Solver) -> PlanRequest:
+        """What `costsim plan` would be asked."""
+        device, settings = load_device(self.device), self.settings
+        return PlanRequest(
+            device=device,
+            solver=solver,
+            model=self.model.model,
+            weights=self.model.weights,
+            resolution=settings.resolution,
+            data=self.task.data,
+            split=self.task.split,
+            ways=self.task.ways,
+            shots=self.task.shots,
+            criterion=settings.criterion,
+            loss=settings.loss,
+            axes=SCORED_AXES[settings.axis],
+            inspect=settings.inspect,
+            with_bias=settings.bias,
+            step=TrainingStep(
+                batch=settings.batch,
+                optimizer=OPTIMIZERS[settings.optimizer],
+                bits=device.bits.usual,
+            ),
+            budget=self.budget.on(device),
+            seed=self.task.seed,
+            needs_kernels=False,  # solvers are compared, nothing is exported
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything to compare; `cells` is the product of all lists."""
+
+    solvers: tuple[str, ...] = ("exact", "greedy")
+    models: tuple[ModelChoice, ...] = (ModelChoice("mcunet-5fps"),)
+    devices: tuple[str, ...] = ("jetson-nano", "pi-zero-2", "stm32f746", "stm32h743")
+    budgets: tuple[BudgetChoice, ...] = (BudgetChoice("recommended"),)
+    tasks: tuple[TaskChoice, ...] = (TaskChoice(),)
+    settings: Settings = field(default_factory=Settings)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, those of one model, task and device together, each once.
+
+        Raises `InputError` for a device or a file that cannot be read.
+        """
+        devices = {name: load_device(name) for name in self.devices}
+        told = {name: device_digest(device) for name, device in devices.items()}
+        found: dict[str, Cell] = {}
+        for model in self.models:
+            weights = model_digest(model.model, model.weights)
+            for task in self.tasks:
+                data = "digits" if task.data is None else file_digest(task.data)
+                for device in self.devices:
+                    for budget in self.budgets:
+                        for solver in self.solvers:
+                            cell = Cell(
+                                solver, model, device, budget, task, self.settings,
+                                weights, told[device], data,
+                            )  # fmt: skip
+                            found.setdefault(cell.key, cell)
+        return tuple(found.values())

@@ -1,0 +1,50 @@
+"""Digests of what an answer depends on: the content of files, not their names."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from costsim.device import DeviceSpec
+from costsim.errors import InputError
+from costsim.networks.shipped import shipped_weights
+
+LENGTH = 24
+"""Hexadecimal digits."""
+
+
+def digest(document: object) -> str:
+    """Of a JSON document."""
+    text = json.dumps(document, sort_keys=True, default=str, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def device_digest(device: DeviceSpec) -> str:
+    """Of all numbers of a device."""
+    return digest(device.model_dump(mode="json", warnings=False))
+
+
+def model_digest(model: str, weights: Path | None) -> str:
+    """Of a model's weights: those given, else those it comes with, else its program; else empty."""
+    found = shipped_weights(model) if weights is None else weights
+    if found is not None:
+        return file_digest(found)
+    path = Path(model)
+    return file_digest(path) if model.endswith(".pt2") and path.is_file() else ""
+
+
+@lru_cache(maxsize=256)
+def file_digest(path: Path) -> str:
+    """Of a file's bytes; of a folder's names and sizes. Raises `InputError`."""
+    found = hashlib.sha256()
+    try:
+        if path.is_dir():
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                found.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+        else:
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    found.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return found.hexdigest()[:LENGTH]

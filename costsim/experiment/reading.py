@@ -1,0 +1,188 @@
+"""A parsed YAML file, read part by part; what cannot be used is an error that names its key."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from costsim.accounting import ACCOUNTINGS
+from costsim.data import open_images
+from costsim.device import load_device
+from costsim.device.loading import parse_yaml
+from costsim.errors import InputError
+from costsim.networks import NETWORKS
+from costsim.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
+
+LARGEST_SEED = 2**63 - 1
+LIMITS = ("memory", "accounting", "macs", "latency", "energy")
+"""What a budget may limit."""
+
+T = TypeVar("T")
+
+
+def read_document(path: Path) -> Any:
+    """What the YAML file at `path` says. Raises `InputError`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return parse_yaml(content, str(path))
+
+
+def images_name(path: Path | None, split: str | None) -> str:
+    """What a table calls a source of images; None are the digits."""
+    if path is None:
+        return "digits"
+    name = path.name
+    for suffix in (".tar.gz", ".tgz", ".tar", ".zip"):
+        name = name.removesuffix(suffix)
+    return name if split is None else f"{name}/{split}"
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads parts of a document that is called `source`; its paths are relative to `folder`.
+
+    A part is what was given and the key it was given at, such as `models[0].weights`. All methods
+    raise `InputError` with the source, the key, what was given and what is allowed.
+    """
+
+    source: str
+    folder: Path
+
+    def where(self, key: str) -> str:
+        """What an error calls a key."""
+        return f"{self.source}: {key}" if key else self.source
+
+    @contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        """While open, errors of others name this key too."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self.where(key)}: {error}") from error
+
+    # Shapes.
+
+    def mapping(self, given: object, key: str, allowed: Sequence[str]) -> dict[str, Any]:
+        """A mapping of nothing but the allowed names."""
+        if not isinstance(given, Mapping):
+            kind = "empty" if given is None else "a list" if _nested(given) else f"{given!r}"
+            raise InputError(
+                f"{self.where(key)}: is {kind}; a mapping of {', '.join(allowed)} is needed"
+            )
+        for name in given:
+            if name not in allowed:
+                raise InputError(
+                    f"{self.where(key)}: {name}: unknown key; allowed are {', '.join(allowed)}"
+                )
+        return dict(given)
+
+    def entry(self, given: object, key: str, main: str, others: Sequence[str]) -> dict[str, Any]:
+        """A mapping with at least `main`; a plain text is its main value."""
+        found = {main: given} if isinstance(given, str) else given
+        entry = self.mapping(found, key, (main, *others))
+        if main not in entry:
+            raise InputError(f"{self.where(f'{key}.{main}')}: is missing")
+        return entry
+
+    def each(self, given: object, key: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
+        """A list of at least one part."""
+        if not isinstance(given, list) or not given:
+            raise InputError(f"{self.where(key)}: a list of at least one is needed")
+        return tuple(read(one, f"{key}[{index}]") for index, one in enumerate(given))
+
+    # Values.
+
+    def text(self, given: object, key: str) -> str:
+        """A text that is not blank."""
+        if not isinstance(given, str) or not given.strip():
+            raise InputError(f"{self.where(key)}: is {given!r}; text is needed")
+        return given
+
+    def number(self, given: object, key: str, least: int, most: int) -> int:
+        """A whole number between these."""
+        if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
+            raise InputError(
+                f"{self.where(key)}: is {given!r}; a whole number from {least} to {most} is needed"
+            )
+        return given
+
+    def seed(self, given: object, key: str) -> int:
+        """A number that torch's generators take."""
+        return self.number(given, key, 0, LARGEST_SEED)
+
+    def one_of(self, given: object, key: str, allowed: Sequence[str]) -> str:
+        """One of these texts."""
+        if given not in allowed:
+            raise InputError(f"{self.where(key)}: is {given!r}; allowed are {', '.join(allowed)}")
+        return str(given)
+
+    def path(self, given: object, key: str) -> Path:
+        """A file or folder that is there."""
+        path = self.folder / Path(self.text(given, key)).expanduser()
+        if not path.exists():
+            raise InputError(f"{self.where(key)}: {path} does not exist")
+        return path
+
+    # Things.
+
+    def device(self, given: object, key: str) -> str:
+        """A shipped device, or a file of one; relative to the folder where it is there."""
+        name = self.text(given, key)
+        beside = self.folder / name
+        if name.endswith((".yaml", ".yml")) and beside.is_file():
+            name = str(beside)
+        with self.at(key):
+            load_device(name)
+        return name
+
+    def model(self, given: object, key: str) -> str:
+        """A model as `--model` names it."""
+        name = self.text(given, key)
+        if name.endswith(".pt2"):
+            return str(self.path(name, key))
+        if name not in NETWORKS and ":" not in name:
+            raise InputError(
+                f"{self.where(key)}: {name!r} is unknown; give one of {', '.join(NETWORKS)}, "
+                "package.module:factory, or a .pt2 file"
+            )
+        return name
+
+    def images(self, data: object, split: object, key: str) -> tuple[Path | None, str | None]:
+        """A source of images and a part of it; `digits` is None."""
+        part = None if split is None else self.text(split, f"{key}.split")
+        if data == "digits":
+            return None, part
+        path = self.path(data, f"{key}.data")
+        with self.at(f"{key}.data"):
+            open_images(path, part)
+        return path, part
+
+    def limits(self, given: object, key: str) -> dict[str, str]:
+        """The limits of a step as texts, by their names."""
+        entry = self.mapping(given, key, LIMITS)
+        if any(_nested(value) or isinstance(value, bool) for value in entry.values()):
+            raise InputError(f"{self.where(key)}: each limit needs a value")
+        return {name: str(value) for name, value in entry.items()}
+
+    def limit(self, name: str, text: str, key: str) -> tuple[str, Any]:
+        """One of them as a field of `BudgetRequest`, and its value."""
+        what = self.where(f"{key}.{name}")
+        match name:
+            case "memory":
+                return "memory_bytes", parse_bytes(text, what)
+            case "macs":
+                share = parse_percent(text, what)
+                return ("macs", parse_macs(text, what)) if share is None else ("macs_share", share)
+            case "latency":
+                return "latency_s", parse_seconds(text, what)
+            case "energy":
+                return "energy_j", parse_joules(text, what)
+            case _:
+                return "accounting", self.one_of(text, f"{key}.{name}", ACCOUNTINGS)
+
+
+def _nested(given: object) -> bool:
+    return not isinstance(given, str | int | float | bool)

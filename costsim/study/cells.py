@@ -1,0 +1,147 @@
+"""The cells of a study: one adaptation each, and what its outcome depends on.
+
+A cell's key is a digest of everything its answer depends on: the content of the files, not their
+names.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from costsim import __version__
+from costsim.adaptation.settings import Settings
+from costsim.data import EpisodeRule, MetaDatasetEpisode
+from costsim.device import load_device
+from costsim.experiment import device_digest, digest, file_digest, model_digest
+from costsim.networks.shipped import RANDOM
+from costsim.planner import BudgetRequest
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model with its weights; `weights` None are its default ones, `random` from seed 0."""
+
+    model: str
+    label: str
+    weights: Path | None = None
+    resolution: int | None = None
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method of `costsim.methods`; `learning_rate` None is its own."""
+
+    method: str
+    label: str
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class DomainChoice:
+    """A source of images; without `data` the digits inside scikit-learn."""
+
+    label: str
+    data: Path | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one task of one model and device, with digests of the files' content."""
+
+    model: ModelChoice
+    method: MethodChoice
+    domain: DomainChoice
+    seed: int
+    device: str
+    episode: EpisodeRule
+    budget: BudgetRequest
+    settings: Settings
+    model_digest: str = ""
+    domain_digest: str = ""
+    device_digest: str = ""
+
+    @property
+    def _task(self) -> dict[str, Any]:
+        return {
+            "data": self.domain_digest,
+            "split": self.domain.split,
+            "seed": self.seed,
+            "episode": [type(self.episode).__name__, _plain(self.episode)],
+        }
+
+    @property
+    def _situation(self) -> dict[str, Any]:
+        settings = _plain(self.settings)
+        settings.pop("cache_bytes")  # changes no result
+        return {
+            "task": self._task,
+            "model": [self.model.model, self.model_digest, self.model.resolution],
+            "device": self.device_digest,
+            "budget": _plain(self.budget),
+            "settings": settings,
+            "version": __version__,
+        }
+
+    @property
+    def task_key(self) -> str:
+        """Digest of the task: cells that share it saw the same images."""
+        return digest(self._task)
+
+    @property
+    def situation_key(self) -> str:
+        """Digest of everything but the method: cells that share it share work."""
+        return digest(self._situation)
+
+    @property
+    def key(self) -> str:
+        """Digest of what the answer depends on."""
+        method = [self.method.method, self.method.learning_rate]
+        return digest({"situation": self._situation, "method": method})
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything to run; `cells` is the product of all lists."""
+
+    models: tuple[ModelChoice, ...]
+    methods: tuple[MethodChoice, ...]
+    domains: tuple[DomainChoice, ...]
+    seeds: tuple[int, ...]
+    devices: tuple[str, ...] = ("jetson-nano",)
+    episode: EpisodeRule = field(default_factory=MetaDatasetEpisode)
+    budget: BudgetRequest = field(default_factory=BudgetRequest)
+    settings: Settings = field(default_factory=Settings)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, each once; the first seeds of everything before the next ones.
+
+        A run that is stopped early thus has as many tasks of each method and domain. Raises
+        `InputError` for a device or a file that cannot be read.
+        """
+        devices = {name: device_digest(load_device(name)) for name in self.devices}
+        models = {model: _model_digest(model) for model in self.models}
+        domains = {
+            domain: "digits" if domain.data is None else file_digest(domain.data)
+            for domain in self.domains
+        }
+        found: dict[str, Cell] = {}
+        for seed in self.seeds:
+            for model in self.models:
+                for domain in self.domains:
+                    for device in self.devices:
+                        for method in self.methods:
+                            cell = Cell(
+                                model, method, domain, seed, device, self.episode, self.budget,
+                                self.settings, models[model], domains[domain], devices[device],
+                            )  # fmt: skip
+                            found.setdefault(cell.key, cell)
+        return tuple(found.values())
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in fields(value)}
+
+
+def _model_digest(model: ModelChoice) -> str:
+    return "random" if model.weights == RANDOM else model_digest(model.model, model.weights)
