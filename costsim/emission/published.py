@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def published_quantization(graph: LayerGraph, path: Path) -> Quantization | None
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, BadZipFile) as error:
         told = f"{type(error).__name__} {error}"
         raise InputError(f"{path}: is not an int8 network: {told}") from error
 
