@@ -20,6 +20,7 @@ from PIL import Image
 from costsim.cli import main
 from costsim.criteria import CRITERIA
 from costsim.device import load_device, shipped_devices
+from costsim.importance import SCORED_AXES
 from costsim.planfile import read_plan
 
 SMALL = ("--model", "mbv2-w0.35", "--resolution", "64", "--inspect", "4")
@@ -285,6 +286,30 @@ def test_axis(small: Plan, axis: str) -> None:
     found = {layer["axis"] for layer in document["layers"]}
     assert found
     assert found <= ({axis} if axis != "both" else {"output", "input"})
+
+
+@pytest.mark.parametrize("solver", ["exact", "greedy"])
+def test_biases_are_chosen_by_themselves(small: Plan, tmp_path: Path, solver: str) -> None:
+    """The plan file has them, says what they gain, and adds up."""
+    path = tmp_path / "plan.json"
+    run = small("--axis", "output+bias", "--solver", solver, "--out", path, "--explain")
+    assert run.status == 0
+    file = read_plan(path)
+    assert file.plan.biases
+    assert re.search(rf"Update .*{len(file.plan.biases)}\s+bias", run.out)
+    entries = {(e.name, e.axis): e for e in file.importance.layers}
+    biases = {name for name, axis in entries if axis == "bias"}
+    assert file.plan.biases <= biases
+    for name in biases:
+        entry = entries[name, "bias"]
+        assert entry.gain == (entry.potential if name in file.plan.biases else 0)
+    assert sum(e.gain for e in entries.values()) == pytest.approx(file.solver.objective)
+
+
+def test_the_scores_that_can_be_asked_for_have_names(plan: Plan) -> None:
+    run = plan("--axis", "depth")
+    assert run.status == 2
+    assert all(f"'{name}'" in run.err for name in SCORED_AXES)
 
 
 def test_bias_comes_with_the_chosen_layers(small: Plan) -> None:
@@ -629,6 +654,7 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "unknown accounting": (("--accounting", "rough"), "'peak', 'arena', 'paper', 'tiny-training'"),
     "unknown optimiser": (("--optimizer", "lion"), "'sgd', 'momentum', 'adam'"),
     "unknown axis": (("--axis", "depth"), "'output', 'input', 'both'"),
+    "biases twice": (("--axis", "output+bias", "--bias"), "give one of the two"),
     "unknown bits": (("--bits", "7"), "allowed are 8, 16, 32 and 64"),
     "bits of nothing": (("--bits", "biases=8"), "--bits: cannot read 'biases=8'"),
     "bits without kernels": (("--bits", "8"), "has kernels for 32"),

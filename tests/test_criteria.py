@@ -511,6 +511,28 @@ def test_a_layer_that_does_not_reach_the_output_scores_zero() -> None:
         assert importance.scores("main").all()
 
 
+def test_the_biases_are_those_of_the_layers_and_of_the_norms_behind_them() -> None:
+    """Convolutions of a network with norms have no bias; a weight is scored only where asked."""
+    graph = normalised(SAMPLES)
+    first, norm, second, last = graph.layers
+    tensors = tensors_of(graph)
+    arguments = (graph, tensors, images_for(graph), LABELS)
+    found = CRITERIA["fisher"].score(*arguments, layers=[first, second], axes=("output", "bias"))
+    assert [(entry.layer, entry.axis) for entry in found.channels] == [
+        (first, "output"),
+        (norm, "bias"),
+        (second, "output"),
+        (last, "bias"),
+    ]
+    behind = CRITERIA["fisher"].score(*arguments, layers=[second], axes=("bias",))
+    assert behind.layers == (last,)
+    assert behind.scores(last, "bias") == found.scores(last, "bias")
+    # What only a whole value has, not a channel of it, is no bias of channels.
+    graph = residual(SAMPLES)
+    with pytest.raises(InputError, match="no channels to score along bias in depthwise"):
+        CRITERIA["l2_norm"].score(graph, tensors_of(graph), layers=["depthwise"], axes=("bias",))
+
+
 # Losses.
 
 

@@ -61,7 +61,7 @@ def test_scores_and_potentials() -> None:
 @given(graphs())
 def test_json_round_trip(graph: LayerGraph) -> None:
     assume(any(layer_macs(graph, name) for name in graph.layers))
-    importance = scored(graph, "output", "input")
+    importance = scored(graph, "output", "input", "bias")
     again = Importance.from_json(json.loads(json.dumps(importance.to_json())))
     assert again == importance
     assert hash(again) == hash(importance)
@@ -106,6 +106,17 @@ def test_check_names_the_layer() -> None:
         InputError, match=f"layer '{name}' has 4 selectable output channels; there are 3 scores"
     ):
         Importance("c", (ChannelScores(name, "output", (1.0,) * 3),)).check(graph)
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [((1.0, 2.0), "has one bias; there are 2 scores"), ((1.0,), "has no bias; there are 1 sc")],
+)
+def test_a_bias_has_one_score_and_no_bias_none(scores: tuple[float, ...], told: str) -> None:
+    graph = small()
+    layer = "pointwise" if "no bias" in told else "twice"
+    with pytest.raises(InputError, match=f"layer '{layer}' {told}"):
+        Importance("c", (ChannelScores(layer, "bias", scores),)).check(graph)
 
 
 def test_layer_macs_count_every_call_for_one_sample() -> None:

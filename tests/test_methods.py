@@ -19,7 +19,7 @@ from costsim.adaptation import Method, NothingFits, Situation, adapt, method_cos
 from costsim.cli.adapt import command
 from costsim.criteria import StepGain
 from costsim.errors import InputError
-from costsim.importance import inspected_layers
+from costsim.importance import ChannelScores, Importance, inspected_layers
 from costsim.methods import (
     METHODS,
     BiasOnly,
@@ -272,6 +272,20 @@ def test_the_exact_solver_is_never_worse(situation: Situation) -> None:
     assert exact.problem.gain(greedy.plan) <= exact.solution.objective * (1 + 1e-9)
 
 
+def test_choosing_biases_too_is_never_worse(situation: Situation) -> None:
+    """By the score that both go by, and within the same budgets."""
+    channels = make_method("TinyTrain (exact)").choose(situation)
+    both = make_method("TinyTrain (exact, biases)").choose(situation)
+    assert both.plan.biases
+    assert {entry.axis for entry in both.importance.channels} == {"output", "bias"}
+    assert both.scored == channels.scored
+    cost = method_cost(situation, both).step
+    assert cost.memory.peak_bytes <= situation.budget.memory_bytes
+    assert cost.macs.backward <= situation.budget.macs
+    assert both.solution.objective >= channels.solution.objective * (1 - 1e-9)
+    assert both.problem.gain(channels.plan) == pytest.approx(channels.solution.objective)
+
+
 def test_a_problem_posed_again_is_the_same_problem() -> None:
     """What is shared between tasks changes no answer."""
     first, second = network_situation(seed=0), network_situation(seed=1)
@@ -300,6 +314,8 @@ def test_names_say_what_is_not_as_in_the_paper() -> None:
     assert TinyTrain().name == "TinyTrain"
     method = TinyTrain(solver=Exact(), criterion="l2_norm", with_bias=True)
     assert method.name == "TinyTrain (exact, l2_norm, with bias)"
+    scores = Importance("given", (ChannelScores("conv", "bias", (1.0,)),))
+    assert TinyTrain(importance=scores).name == "TinyTrain (static, biases)"
 
 
 def test_scores_from_a_cut_on_are_those_of_the_whole() -> None:
@@ -338,14 +354,46 @@ def test_random_plans_fill_the_budgets_and_differ(situation: Situation) -> None:
         assert cost.macs.backward <= macs
 
 
-def test_the_best_plan_by_a_criterion_has_its_greatest_gain(situation: Situation) -> None:
+def test_every_other_three_random_plans_may_have_biases(situation: Situation) -> None:
+    trials = random_trials(situation, 7, seed=3, inspect=12, biases=True)
+    assert [t.label.endswith("+biases") for t in trials] == [False] * 3 + [True] * 3 + [False]
+    plain = random_trials(situation, 7, seed=3, inspect=12)
+    for trial, other in zip(trials, plain, strict=True):
+        if trial.label.endswith("+biases"):
+            assert trial.plan.biases
+        else:
+            assert trial == other
+        cost = method_cost(situation, FixedPlan(trial.plan).choose(situation)).step
+        assert cost.memory.peak_bytes <= situation.budget.memory_bytes
+        assert cost.macs.backward <= situation.budget.macs
+
+
+def test_plans_with_biases_are_tried_beside_those_without(situation: Situation) -> None:
+    from costsim.criteria import Fisher
+
+    axes = ("output", "bias")
+    with_biases = importances_of(situation, {"a": Fisher()}, inspect=12, axes=axes)
+    plain = importances_of(situation, {"a": Fisher()}, inspect=12)
+    (alone,) = designed_trials(situation, plain)
+    without, both = designed_trials(situation, with_biases)
+    assert without == alone
+    assert (both.label, bool(both.plan.biases)) == ("a +biases", True)
+    gains = [predicted_gain(with_biases["a"], t.plan) for t in (without, both)]
+    assert gains[1] >= gains[0] == pytest.approx(predicted_gain(plain["a"], alone.plan))
+
+
+@pytest.mark.parametrize("axes", [("output",), ("output", "bias")])
+def test_the_best_plan_by_a_criterion_has_its_greatest_gain(situation: Situation, axes) -> None:
     from costsim.criteria import FirstOrder, Fisher
 
-    importances = importances_of(situation, {"a": Fisher(), "b": FirstOrder()}, inspect=12)
+    importances = importances_of(
+        situation, {"a": Fisher(), "b": FirstOrder()}, inspect=12, axes=axes
+    )
     plans = {trial.label: trial.plan for trial in designed_trials(situation, importances)}
     for name, importance in importances.items():
         gains = {label: predicted_gain(importance, plan) for label, plan in plans.items()}
-        assert gains[name] == max(gains.values())
+        best = name if axes == ("output",) else f"{name} +biases"
+        assert gains[best] == max(gains.values())
 
 
 @given(

@@ -37,7 +37,10 @@ class TinyTrain(Method):
         told = [] if self.solver.name == "greedy" else [self.solver.name]
         told += [] if self.criterion_name == "fisher" else [self.criterion_name]
         told += ["static"] if self.importance is not None else []
-        told += ["biases"] if "bias" in self.axes else []
+        scored = self.axes
+        if self.importance is not None:
+            scored = tuple(entry.axis for entry in self.importance.channels)
+        told += ["biases"] if "bias" in scored else []
         told += ["with bias"] if self.with_bias else []
         return f"TinyTrain ({', '.join(told)})" if told else "TinyTrain"
 
