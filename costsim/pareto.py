@@ -237,8 +237,9 @@ class _Walk:
         ]
         biases = plan.biases & {subset.layer for subset in subsets}
         if any(axis == "bias" for _, axis in gains):  # biases are chosen for themselves
-            biases = {n for n in plan.biases if gains.get((n, "bias"), {0: 0.0})[0] > 0}
-        return UpdatePlan(tuple(subsets), frozenset(biases)) if subsets or biases else plan
+            worth = (n for n in plan.biases if gains.get((n, "bias"), {0: 0.0})[0] > 0)
+            biases = frozenset(worth)
+        return UpdatePlan(tuple(subsets), biases) if subsets or biases else plan
 
     def point(
         self, kind: str, label: str, budget: float | None, plan: UpdatePlan, proven: bool
