@@ -103,7 +103,7 @@ NARROW_RATE = 2.0
 
 def scales_of(graph, tensors, images):
     """Scales of what the network does on `images`."""
-    return find_scales(graph, tensors, images)[0]
+    return find_scales(graph, tensors, lambda: images)[0]
 
 
 def narrow_trial(program, tensors, images, memory=None, **given):

@@ -107,7 +107,7 @@ def test_the_forward_pass_is_the_published_networks(shared: Path, name: str) -> 
     reference = Reference(program, stored, scales, EmissionOptions(), fused=True)
     image = images(shared, 1, 128)
     reference.step(image, np.array([3]))
-    wanted = published_forward(document, torch.from_numpy(image))
+    wanted = published_forward(document, torch.tensor(image))
     kinds = ("convolution", "add", "mean")
     found = [call for call in graph.calls if call.operator.kind in kinds]
     for call, expected in zip(found, wanted, strict=True):
@@ -144,7 +144,7 @@ def test_the_file_is_taken_by_whoever_needs_scales(tmp_path: Path) -> None:
     loaded = load_model("mcunet-5fps", weights=path, resolution=32)
     graph = architecture_graph(loaded.module.architecture, resolution=32)
     tensors, image = dict(loaded.module.state_dict()), torch.zeros(1, 3, 32, 32)
-    scales, told = find_scales(graph, tensors, image, path)
+    scales, told = find_scales(graph, tensors, lambda: image, path)
     assert "of the published network in w.pkl" in told
     stem = graph.calls[1]
     params = read_arrays(path)["first_conv"]["params"]
@@ -152,7 +152,7 @@ def test_the_file_is_taken_by_whoever_needs_scales(tmp_path: Path) -> None:
     assert np.array_equal(scales.weight_scales[stem.weight.name], params["w_scales"])
     own = tmp_path / "own.pt"
     torch.save(loaded.module.state_dict(), own)
-    other, told = find_scales(graph, tensors, image, own)
+    other, told = find_scales(graph, tensors, lambda: image, own)
     assert "from 1 image" in told
     low, high = value_ranges(graph, tensors, image)[graph.output]
     assert other.values[graph.output].scale == pytest.approx((max(high, 0) - min(low, 0)) / 255)

@@ -1,5 +1,7 @@
 """`costsim export`: the training step of a plan as C for a microcontroller."""
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,11 +22,13 @@ from costsim.files import to_json_text
 from costsim.units import format_bytes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from costsim.emission import Sizes
     from costsim.planfile import PlanFile
     from costsim.training.loading import Subject
 
 TARGETS = ("c",)
-FLOAT_BITS = 32
 SHOTS = 2
 """Images of each class that 8-bit scales are taken from."""
 
@@ -50,6 +54,11 @@ SHOTS = 2
     help="Where costsim_learning_rate starts [default: what is usual for the plan's optimiser].",
 )
 @momentum_option
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Whose flash it must fit in, a file or a shipped device [default: the plan's].",
+)
 @json_option()
 def command(**given: Any) -> int:
     """Write the training step of PLAN as self-contained C99, weights included.
@@ -71,8 +80,8 @@ def command(**given: Any) -> int:
 
     plan = read_plan(given["plan"])
 
-    from costsim.emission import EmissionOptions, Sizes, emit, quantize_ranges
-    from costsim.emission.quantization import check_quantised
+    from costsim.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
+    from costsim.targets.scales import find_scales
     from costsim.training.loading import load_planned
     from costsim.training.trainer import DEFAULT_LEARNING_RATES
 
@@ -82,21 +91,30 @@ def command(**given: Any) -> int:
         learning_rate=DEFAULT_LEARNING_RATES[plan.step.optimizer] if rate is None else rate,
         momentum=given["momentum"],
     )
+    scales = told = None
     with progress_on_stderr() as progress:
         progress("loading the model", 0, 0)
         subject, program = load_planned(plan, str(given["plan"]), given["weights"])
-        progress("writing C", 0, 0)
         arrays = {name: tensor.detach().numpy() for name, tensor in subject.tensors.items()}
         try:
-            scales = None
-            if plan.step.bits.activations < FLOAT_BITS:
-                check_quantised(program.graph)
-                progress("taking scales from images", 0, 0)
-                scales = quantize_ranges(program.graph, arrays, _ranges(given, plan, subject))
+            check_step(program.graph, plan.step)
+            if is_narrow(plan.step.bits):
+                progress("taking scales", 0, 0)
+                recorded = None if plan.model.weights is None else Path(plan.model.weights)
+                scales, told = find_scales(
+                    program.graph,
+                    subject.tensors,
+                    lambda: _images(given, plan, subject),
+                    given["weights"] or recorded,
+                )
+            progress("writing C", 0, 0)
             files = emit(program, arrays, options=options, quantization=scales)
         except InputError as error:
             raise InputError(f"{given['plan']}: {error}") from error
+        _check_flash(plan, given["device"], Sizes.of_files(files))
         write_folder(out, files)
+    if told is not None:
+        print(f"costsim: note: {told}", file=sys.stderr)
     sizes = Sizes.of_files(files)
     if given["as_json"]:
         document = {
@@ -105,6 +123,7 @@ def command(**given: Any) -> int:
             "model": plan.model.name,
             "folder": str(out),
             "files": sorted(files),
+            "scales": told,
             "sizes": sizes.to_json(),
         }
         click.echo(to_json_text(document))
@@ -122,14 +141,11 @@ def command(**given: Any) -> int:
     return 0
 
 
-def _ranges(
-    given: dict[str, Any], plan: "PlanFile", subject: "Subject"
-) -> dict[str, tuple[float, float]]:
-    """What every value reaches on a few images."""
+def _images(given: dict[str, Any], plan: "PlanFile", subject: "Subject") -> "Tensor":
+    """A few images of each class, that 8-bit scales are taken from."""
     import torch
 
     from costsim.data import digits, open_images, sample_task
-    from costsim.execution.ranges import value_ranges
     from costsim.planner import DEFAULT_WAYS
 
     source = digits() if given["data"] is None else open_images(given["data"], given["split"])
@@ -142,4 +158,40 @@ def _ranges(
         resolution=(height, width),
         channels=channels,
     )
-    return value_ranges(subject.graph, subject.tensors, torch.tensor(task.images))
+    return torch.tensor(task.images)
+
+
+def _check_flash(plan: "PlanFile", named: str | None, sizes: "Sizes") -> None:
+    """Refuse what the device has no flash for; warn where little is left for code."""
+    from costsim.device import load_device
+
+    if named is not None:
+        device = load_device(named)
+    elif plan.device is None or plan.device.frozen_weights != "flash":
+        return
+    else:
+        try:
+            device = load_device(plan.device.name)
+        except InputError:
+            print(
+                f"costsim: warning: the plan is for {plan.device.name}, which is no shipped "
+                "device: whether its flash is large enough is not known; give --device the file",
+                file=sys.stderr,
+            )
+            return
+    regions = [region.size_bytes for region in device.memory.values() if region.kind == "flash"]
+    if not regions:
+        raise InputError(f"--device: {device.name} has no flash, where exported weights lie")
+    needed, size = sizes.flash_bytes, max(regions)
+    if needed > size:
+        raise InputError(
+            f"{plan.model.name} is too large for {device.name}: weights and tables take "
+            f"{needed:,} bytes of flash, of which there are {size:,}"
+        )
+    if needed > device.flash_bytes:
+        print(
+            f"costsim: warning: weights and tables take {needed:,} of {size:,} bytes of the flash "
+            f"of {device.name}: only {size - needed:,} are left for code, which is "
+            "expected to take more",
+            file=sys.stderr,
+        )

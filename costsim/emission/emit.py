@@ -134,7 +134,7 @@ def _header(
     }
     if quantization is not None:
         given_as = quantization.values[graph.input]
-        of = f"(value / {number(given_as.scale)}) + {given_as.zero}, rounded, from -128 to 127"
+        of = f"value / {number(given_as.scale)} {given_as.zero:+d}, rounded, from -128 to 127"
         constants["INPUT_BYTES"] = (elements(given_shape), f"COSTSIM_INPUT, of integers: {of}")
     defines = "\n".join(
         f"#define COSTSIM_{name} {value} /* {what} */" for name, (value, what) in constants.items()

@@ -33,6 +33,11 @@ class Sizes:
     optimizer_bytes: int
     variable_bytes: int = VARIABLE_BYTES
 
+    @property
+    def flash_bytes(self) -> int:
+        """Weights, frozen and initial, and tables; the code comes on top."""
+        return self.frozen_weight_bytes + self.initial_weight_bytes + self.table_bytes
+
     def to_json(self) -> dict[str, int]:
         """By name."""
         return asdict(self)

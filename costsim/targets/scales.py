@@ -1,6 +1,6 @@
 """The scales of a step in 8 bits: a published network's own, or those of what it does on images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +14,23 @@ if TYPE_CHECKING:
 def find_scales(
     graph: LayerGraph,
     tensors: "Mapping[str, Tensor]",
-    images: "Tensor",
+    images: "Callable[[], Tensor]",
     weights: Path | None = None,
 ) -> tuple[Quantization, str]:
     """Scales for every value and weight of `graph`, and a sentence on where they are from.
 
     Where `weights` is a published int8 network, they are that file's. Else they are taken from
-    what `tensors` do on `images` `[N, C, H, W]`, N at least one. Raises `UnsupportedOperator` for
+    what `tensors` do on `images()` `[N, C, H, W]`, N at least one. Raises `UnsupportedOperator` for
     an operator without 8-bit kernels, and `InputError` naming `weights`.
     """
-    if weights is not None and (found := published_quantization(graph, weights)) is not None:
-        return found, f"scales of 8 bits are those of the published network in {weights.name}"
+    published = None if weights is None else published_quantization(graph, weights)
+    if weights is not None and published is not None:
+        return published, f"scales of 8 bits are those of the published network in {weights.name}"
     from costsim.execution.ranges import value_ranges
 
-    ranges = value_ranges(graph, tensors, images)
+    found = images()
+    ranges = value_ranges(graph, tensors, found)
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    count = len(images)
+    count = len(found)
     told = f"scales of 8 bits are taken from {count} image{'' if count == 1 else 's'}"
     return quantize_ranges(graph, arrays, ranges), told

@@ -239,7 +239,7 @@ def scales_of(job: PlanJob, program: TrainingProgram) -> Quantization | None:
 
     images, _ = noise(program)
     scales, _ = find_scales(
-        program.graph, load_file(job.weights), torch.from_numpy(images), job.origin
+        program.graph, load_file(job.weights), lambda: torch.from_numpy(images), job.origin
     )
     return scales
 

@@ -97,8 +97,9 @@ def validate_emulated(
     if is_narrow(plan.step.bits):
         report("taking scales from images", 0, 0)
         origin = weights or (None if plan.model.weights is None else Path(plan.model.weights))
-        images = feed.images[:SCALE_IMAGES]
-        scales, told = find_scales(subject.graph, subject.tensors, images, origin)
+        scales, told = find_scales(
+            subject.graph, subject.tensors, lambda: feed.images[:SCALE_IMAGES], origin
+        )
         notes = [*notes, told]
         options = EmissionOptions(learning_rate=NARROW_LEARNING_RATE)
     report("building the firmware", 0, 0)
