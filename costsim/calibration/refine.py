@@ -1,191 +1,191 @@
 """A spec made better by steps of real plans that were measured on the device.
 
-What was measured over what the spec predicts, as logarithms y_i, says how far off the spec is as a
-whole. With delta the true offset, believed beforehand to lie around 0 with the standard deviation
-c that the spec's own interval implies, and each y_i = delta + e_i, e_i of standard deviation s,
-
-    delta | y  ~  N( c^2 sum y_i / (s^2 + n c^2),  c^2 s^2 / (s^2 + n c^2) )
-
-so one measurement moves a spec that was little trusted by nearly all of the difference, and a
-calibrated one by little. s is taken from the measurements where there are some, and is never below
-the noise between runs. Every rate is scaled by the same factor: measurements of whole steps cannot
-tell one kind of operation from another.
+What was measured over what the spec predicts says how far off the spec is: as a whole always, and
+by kind and direction where plans differ enough to tell them apart (`apart`). Intervals follow: what
+was seen is as wide as measured steps scatter about the refined spec, what was not seen in any of
+them moves with the rest and stays as uncertain as it was.
 """
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from costsim.cost import step_seconds
-from costsim.device import DeviceSpec
+from costsim.calibration.apart import Factors, Row, tell_apart
+from costsim.calibration.measured_steps import MeasuredStep, measured_steps
+from costsim.calibration.parts import rescaled, step_parts
+from costsim.device import ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
-from costsim.device.interval import Interval
 from costsim.errors import InputError
-from costsim.planfile import PlanFile
-from costsim.program import compile_program
-from costsim.step import BitWidths
-from costsim.targets.measured import MeasurementFile
-from costsim.targets.outcome import Outcome
 
-LEAST_SCATTER = 0.03
-"""Relative: no two plans are mispredicted by the same factor more nearly than this."""
-
-
-@dataclass(frozen=True)
-class MeasuredStep:
-    """The median step of one plan on one target, begun at `when` (ISO 8601), and its prediction."""
-
-    source: str
-    model: str
-    target: str
-    when: str
-    measured_s: float
-    predicted: Interval
-
-    @property
-    def ratio(self) -> float:
-        """Measured over predicted."""
-        return self.measured_s / self.predicted.value
-
-    @property
-    def holds(self) -> bool:
-        """Whether the measured step lies in the predicted interval."""
-        return self.predicted.low <= self.measured_s <= self.predicted.high
+NOTABLE = 0.01
+"""Parts below this share of all measured time are not worth a word."""
 
 
 @dataclass(frozen=True)
 class Refined:
-    """The spec with every duration times `factor`, and how well that is known (relative)."""
+    """The spec with every duration times `factor`, and how well a step is known now (relative).
+
+    `apart`: the factors of parts that the measurements tell apart, `factor` included, by their
+    share of the measured time. `left_out`: errors on plans left out, see `Factors`. `plans` counts
+    the different plans among `steps`.
+    """
 
     spec: DeviceSpec
     factor: float
     deviation: float
     steps: tuple[MeasuredStep, ...]
+    plans: int
+    apart: Mapping[str, float]
+    left_out: tuple[float, float] | None
 
-
-def measured_steps(
-    paths: Sequence[Path], device: DeviceSpec | None, target: str | None = None
-) -> list[MeasuredStep]:
-    """Every timed run in files of `costsim measure`, in order of time.
-
-    Predicted anew for `device`; without one the prediction that was made then stands. Raises
-    `InputError` for a file without timed steps, or without a prediction where none can be made.
-    """
-    found: list[MeasuredStep] = []
-    for path in paths:
-        file = MeasurementFile.read(path)
-        before = len(found)
-        for run in file.runs:
-            measurement = run.outcome.measurement
-            # On one thread, what the processor took: a calibration is of that too.
-            timed = run.outcome.processor_step_s or (measurement.step_s if measurement else ())
-            if measurement is None or not timed:
-                continue
-            seconds = statistics.median(timed)
-            if seconds <= 0:
-                raise InputError(f"{path}: runs: a step of {seconds} s; more than 0 is needed")
-            found.append(
-                MeasuredStep(
-                    str(path),
-                    measurement.model,
-                    run.outcome.target,
-                    run.started,
-                    seconds,
-                    _predicted(path, file, run.outcome, device, target),
-                )
+    @property
+    def sentence(self) -> str:
+        """What was done, for a person."""
+        told = (
+            f"with {len(self.steps)} measured steps of {self.plans} plans every duration is "
+            f"{self.factor:.2f} times what it was, known to {self.deviation:.0%}"
+        )
+        if self.left_out is None:
+            return f"{told}; too few different plans to tell kinds of operations apart."
+        one, parted = self.left_out
+        if not self.apart:
+            return (
+                f"{told}; kinds of operations cannot be told apart by them (plans left out are "
+                f"predicted within {one:.0%} by one factor, and no better otherwise)."
             )
-        if len(found) == before:
-            raise InputError(f"{path}: runs: none has a timed step")
-    return sorted(found, key=lambda step: step.when)
-
-
-def _predicted(
-    path: Path,
-    file: MeasurementFile,
-    outcome: Outcome,
-    device: DeviceSpec | None,
-    target: str | None,
-) -> Interval:
-    asked = file.predicted_for(outcome)
-    if device is not None:
-        own_bits = asked is file.predicted_own
-        return price_again(file.plan_file(str(path)), device, target, own_bits=own_bits)
-    latency = asked.latency_s
-    if latency is None:
-        raise InputError(f"{path}: predicted: no latency_s; give --device to predict it now")
-    return Interval(latency.value, latency.low, latency.high)
-
-
-def price_again(
-    plan: PlanFile, device: DeviceSpec, target: str | None = None, *, own_bits: bool = False
-) -> Interval:
-    """Seconds of a plan's step on `device`: in 32 bits, as PyTorch runs it, or in its own."""
-    from costsim.training.loading import load_subject
-
-    subject = load_subject(
-        plan.model.spec,
-        weights=None,
-        resolution=plan.model.resolution,
-        seed=plan.seed,
-        batch=plan.step.samples_a_pass,
-    )
-    step = plan.step if own_bits else replace(plan.step, bits=BitWidths())
-    program = compile_program(subject.graph, plan.plan, step)
-    return step_seconds(program, device.target(target))
+        some = ", ".join(f"{part} {factor:.2f}" for part, factor in self.apart.items())
+        return (
+            f"{told}; told apart: {some}. Plans left out are predicted within {parted:.0%} that "
+            f"way, within {one:.0%} by one factor."
+        )
 
 
 def refine(device: DeviceSpec, steps: Sequence[MeasuredStep], target: str | None = None) -> Refined:
-    """The spec that `steps`, predicted for `device`, make more likely."""
+    """The spec that `steps`, predicted for `device`, make more likely.
+
+    Raises `InputError` for no steps, and for steps that must not be mixed with one another or with
+    what the spec is of.
+    """
     if not steps:
         raise InputError("no measured steps to refine with")
-    errors = [math.log(step.ratio) for step in steps]
+    name = target or device.default_target
+    check_alike(steps, device.target(name))
+    rows = _rows(steps, device.target(name))
     believed = statistics.mean(
         math.log(step.predicted.high / step.predicted.low) / (2 * QUANTILE) for step in steps
     )
-    scatter = max(LEAST_SCATTER, statistics.stdev(errors) if len(errors) > 1 else believed / 2)
-    n, prior, noise = len(errors), max(believed, LEAST_SCATTER) ** 2, scatter**2
-    shift = prior * sum(errors) / (noise + n * prior)
-    # What is left: how well the offset is known, and how far single plans scatter about it.
-    deviation = math.sqrt(prior * noise / (noise + n * prior) + noise)
-    name = target or device.default_target
-    factor = math.exp(shift)
-    spec = _scaled(device, name, factor, deviation, len(steps))
-    return Refined(spec, factor, deviation, tuple(steps))
+    factors = tell_apart(rows, believed)
+    spec = _apply(device, name, factors, rows, len(steps))
+    if factors.apart:
+        # The sum of parts is linear in the factors; a spec, with its limits, is not quite.
+        one = tell_apart(rows, believed, whole_only=True)
+        plain = _apply(device, name, one, rows, len(steps))
+        if _misfit(steps, spec.target(name)) > _misfit(steps, plain.target(name)):
+            factors, spec = one, plain
+    return Refined(
+        spec,
+        factors.whole,
+        factors.deviation,
+        tuple(steps),
+        len(rows),
+        _notable(rows, factors),
+        factors.left_out,
+    )
 
 
-def _scaled(
-    device: DeviceSpec, name: str, factor: float, deviation: float, count: int
+def check_alike(steps: Sequence[MeasuredStep], target: ComputeTarget) -> None:
+    """Raise `InputError` where steps were measured on other machines or threads than one another,
+    or than the calibration that is to be refined.
+    """
+    known = [step for step in steps if step.machine is not None]
+    for step in known[1:]:
+        _refuse_mixing(known[0], step)
+    if not known or target.calibration is None:
+        return
+    machine, conditions = known[0].machine, target.calibration.conditions
+    assert machine is not None
+    for name in ("cpu", "cores", "threads"):
+        mine, theirs = getattr(machine, name), getattr(conditions, name)
+        if mine != theirs:
+            raise InputError(
+                f"{known[0].source}: measured under other conditions than the spec was calibrated "
+                f"under ({name} {mine} and {theirs}); they cannot be mixed"
+            )
+
+
+def _refuse_mixing(one: MeasuredStep, other: MeasuredStep) -> None:
+    assert one.machine is not None
+    assert other.machine is not None
+    for name in ("cpu", "cores", "threads"):
+        mine, theirs = getattr(one.machine, name), getattr(other.machine, name)
+        if mine != theirs:
+            raise InputError(
+                f"{other.source}: measured under other conditions than {one.source} "
+                f"({name} {theirs} and {mine}); they cannot be mixed"
+            )
+
+
+def _rows(steps: Sequence[MeasuredStep], target: ComputeTarget) -> list[Row]:
+    """One row a plan: the median of its runs. Steps whose operations are not known stand alone."""
+    plans: dict[object, list[MeasuredStep]] = defaultdict(list)
+    for number, step in enumerate(steps):
+        plans[step.work or number].append(step)
+    return [
+        Row(
+            step_parts(runs[0].work, target),
+            statistics.median(step.measured_s for step in runs),
+            runs[0].predicted.value,
+            runs[0].model,
+        )
+        for runs in plans.values()
+    ]
+
+
+def _apply(
+    device: DeviceSpec, name: str, factors: Factors, rows: Sequence[Row], count: int
 ) -> DeviceSpec:
-    document = device.to_json()
-    place: dict[str, Any] = document["targets"][name]
-    if "calibration" in place:
-        place["calibration"]["step_factor"] *= factor
-        place["calibration"]["common"] = deviation
-        return DeviceSpec.from_json(document, "the refined device")
-    width = math.exp(QUANTILE * deviation)
+    touched = {part for row in rows for part in row.parts}
 
-    def scale(number: dict[str, Any], by: float) -> dict[str, Any]:
-        value = number["value"] * by
-        source = number["source"].partition("; refined with ")[0]
-        return {
-            "value": value,
-            "low": value / width,
-            "high": value * width,
-            "provenance": "calibrated",
-            "source": f"{source}; refined with {count} measured steps",
-        }
+    def deviation(part: str, before: float) -> float:
+        if touched and part not in touched:
+            return before
+        known = math.hypot(factors.known.get(part, 0.0), factors.deviation)
+        return max(factors.deviation, min(before, known))
 
-    place["overhead"] = scale(place["overhead"], factor)
-    place["bandwidth"] = scale(place["bandwidth"], 1 / factor)
-    for table in ("throughput", "throughput_int8"):
-        for rates in place.get(table, {}).values():
-            for direction in rates:
-                rates[direction] = scale(rates[direction], 1 / factor)
-    for width_name, peak in place["peak"].items():
-        # A peak is a limit: it gives way where measurements are beyond it, and stays otherwise.
-        if factor < 1:
-            place["peak"][width_name] = scale(peak, 1 / factor)
-    return DeviceSpec.from_json(document, "the refined device")
+    told = f"with {count} measured steps of {len(rows)} plans"
+    if factors.apart:
+        told += ", by kind and direction"
+    return rescaled(
+        device,
+        name,
+        whole=factors.whole,
+        apart=factors.apart,
+        deviation=deviation,
+        common=factors.deviation,
+        told=told,
+    )
+
+
+def _misfit(steps: Sequence[MeasuredStep], target: ComputeTarget) -> float:
+    """Mean square of the logarithms of measured over predicted by `target`."""
+    return statistics.mean(
+        math.log(step.measured_s / target.total_seconds(step.work).value) ** 2 for step in steps
+    )
+
+
+def _notable(rows: Sequence[Row], factors: Factors) -> dict[str, float]:
+    """The parts that are worth a word, the longest first, with their whole factors."""
+    seconds: dict[str, float] = defaultdict(float)
+    for row in rows:
+        for part, share in row.parts.items():
+            seconds[part] += share / sum(row.parts.values()) / len(rows)
+    return {
+        part: factors.whole * factors.apart[part]
+        for part in sorted(seconds, key=lambda part: -seconds[part])
+        if part in factors.apart and seconds[part] >= NOTABLE
+    }
+
+
+__all__ = ["MeasuredStep", "Refined", "check_alike", "measured_steps", "refine"]

@@ -37,7 +37,16 @@ SLOW_START_S = 120.0
     "--from",
     "refine",
     is_flag=True,
-    help="Refine the spec with FILES that `costsim measure` wrote, instead of measuring.",
+    help="Refine the spec with FILES that `costsim measure` or `validate` wrote, instead of "
+    "measuring.",
+)
+@click.option(
+    "--plan",
+    "plans",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --from or --drift: the plan of a measurement that `costsim validate` wrote.",
 )
 @click.option("--drift", is_flag=True, help="Show predicted against measured of FILES over time.")
 @click.option(
@@ -91,14 +100,14 @@ def command(**given: Any) -> int:
       costsim calibrate --out this-machine.yaml
       costsim calibrate --on ssh://pi@10.0.0.7 --device pi-zero-2 --threads 4 --out my-pi.yaml
       costsim calibrate --on ssh://a --out a.yaml --on ssh://b --out b.yaml
-      costsim calibrate --from measured.json --device my-pi.yaml --out better.yaml
+      costsim calibrate --from measured.json more.json --device my-pi.yaml --out better.yaml
       costsim calibrate --drift week1.json week2.json --device my-pi.yaml --picture drift.svg
     """
     if given["refine"] and given["drift"]:
         raise InputError("--from and --drift: give one of them")
     if given["refine"] or given["drift"]:
         if not given["files"]:
-            raise InputError("give files that `costsim measure --out` wrote")
+            raise InputError("give FILES that `costsim measure --out` wrote")
         return _refine(given) if given["refine"] else _drift(given)
     if given["files"]:
         raise InputError(f"{given['files'][0]}: measurements are read with --from or --drift")
@@ -284,7 +293,7 @@ def _refine(given: dict[str, Any]) -> int:
     from costsim.calibration.device_file import write_device
     from costsim.calibration.refine import measured_steps, refine
 
-    steps = measured_steps(given["files"], device, given["compute_target"])
+    steps = measured_steps(given["files"], device, given["compute_target"], given["plans"])
     refined = refine(device, steps, given["compute_target"])
     write_device(out, refined.spec)
     if given["as_json"]:
@@ -292,17 +301,17 @@ def _refine(given: dict[str, Any]) -> int:
             to_json_text(
                 {
                     "steps": len(steps),
+                    "plans": refined.plans,
                     "factor": refined.factor,
                     "deviation": refined.deviation,
+                    "apart": dict(refined.apart),
+                    "left_out": refined.left_out,
                     "out": str(out),
                 }
             )
         )
     else:
-        click.echo(
-            f"{out}: with {len(steps)} measured steps every duration is {refined.factor:.2f} times "
-            f"what it was, known to {refined.deviation:.0%}"
-        )
+        click.echo(f"{out}: {refined.sentence}")
     return 0
 
 
@@ -312,7 +321,7 @@ def _drift(given: dict[str, Any]) -> int:
     from costsim.calibration.refine import measured_steps
     from costsim.report.drift import drift_svg, render_drift
 
-    steps = measured_steps(given["files"], _device(given), given["compute_target"])
+    steps = measured_steps(given["files"], _device(given), given["compute_target"], given["plans"])
     if given["picture"] is not None:
         write_atomically(given["picture"], drift_svg(steps))
     if given["as_json"]:

@@ -110,7 +110,8 @@ class Calibration(_Numbers):
     `common` is the relative standard deviation that all operations of a step share,
     `noise_floor` the relative difference between two measurements of the same kernel (median).
     `yardstick_s` is what one fixed small step took: by it a later measurement can tell whether the
-    machine is as fast as it was.
+    machine is as fast as it was. `refined`: by what measurements of real plans the laws were moved
+    since, if by any; their samples are those of before.
     """
 
     conditions: Conditions
@@ -121,6 +122,7 @@ class Calibration(_Numbers):
     yardstick_s: Annotated[float, Field(gt=0)]
     probes: Annotated[int, Field(ge=1)]
     kernels: Named[Law]
+    refined: str | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> "Calibration":

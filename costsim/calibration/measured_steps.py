@@ -1,0 +1,194 @@
+"""Measured steps out of the files that `costsim measure` and `costsim validate` wrote."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from costsim.calibration.parts import Work
+from costsim.cost import operation_work
+from costsim.device import DeviceSpec
+from costsim.device.interval import Interval
+from costsim.errors import InputError
+from costsim.files import read_json
+from costsim.measurement.record import Machine, Measurement
+from costsim.planfile import PlanFile, read_plan
+from costsim.program import TrainingProgram, compile_program
+from costsim.step import BitWidths
+from costsim.targets.measured import MeasurementFile
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """The median step of one plan on one target, begun at `when` (ISO 8601), and its prediction.
+
+    `work` are its operations and `machine` is where it ran, where they are known.
+    """
+
+    source: str
+    model: str
+    target: str
+    when: str
+    measured_s: float
+    predicted: Interval
+    work: tuple[Work, ...] = ()
+    machine: Machine | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+        return self.measured_s / self.predicted.value
+
+    @property
+    def holds(self) -> bool:
+        """Whether the measured step lies in the predicted interval."""
+        return self.predicted.low <= self.measured_s <= self.predicted.high
+
+
+def measured_steps(
+    paths: Sequence[Path],
+    device: DeviceSpec | None,
+    target: str | None = None,
+    plans: Sequence[Path] = (),
+) -> list[MeasuredStep]:
+    """Every timed run in `paths`, in order of time.
+
+    Predicted anew for `device`; without one the prediction that was made then stands. What
+    `costsim validate` wrote holds no plan: it must be among `plans`. Raises `InputError` for a
+    file without timed steps, or without a prediction where none can be made.
+    """
+    found: list[MeasuredStep] = []
+    programs = _Programs()
+    for path in paths:
+        document = read_json(path)
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if schema == Measurement.schema_name:
+            found.append(_validated(path, document, device, target, plans, programs))
+        else:
+            file = MeasurementFile.from_json(document, str(path))
+            found += _runs(path, file, device, target, programs)
+    return sorted(found, key=lambda step: step.when)
+
+
+def _runs(
+    path: Path,
+    file: MeasurementFile,
+    device: DeviceSpec | None,
+    target: str | None,
+    programs: "_Programs",
+) -> list[MeasuredStep]:
+    if device is not None:
+        program = programs.of(path, file.plan_file(str(path)))
+        work, predicted = _work(program), _predict(program, device, target)
+    elif (latency := file.predicted.latency_s) is not None:
+        work, predicted = (), Interval(latency.value, latency.low, latency.high)
+    else:
+        raise InputError(f"{path}: predicted: no latency_s; give --device to predict it now")
+    found = []
+    for run in file.runs:
+        measurement = run.outcome.measurement
+        # On one thread, what the processor took: a calibration is of that too.
+        timed = run.outcome.processor_step_s or (measurement.step_s if measurement else ())
+        if measurement is None or not timed:
+            continue
+        found.append(
+            MeasuredStep(
+                str(path),
+                measurement.model,
+                run.outcome.target,
+                run.started,
+                _median(path, timed),
+                predicted,
+                work,
+                measurement.machine,
+            )
+        )
+    if not found:
+        raise InputError(f"{path}: runs: none has a timed step")
+    return found
+
+
+def _validated(
+    path: Path,
+    document: object,
+    device: DeviceSpec | None,
+    target: str | None,
+    plans: Sequence[Path],
+    programs: "_Programs",
+) -> MeasuredStep:
+    """What `costsim validate` measured here; it is of the plan that has the same operations."""
+    measurement = Measurement.from_json(document, str(path))
+    if device is None:
+        raise InputError(f"{path}: holds no prediction; give --device to predict it now")
+    names = [operation.name for operation in measurement.operations]
+    for plan_path in plans:
+        program = programs.of(plan_path, read_plan(plan_path))
+        if [operation.name for operation in program.operations] == names:
+            break
+    else:
+        given = f"{', '.join(map(str, plans))} is of another step" if plans else "none is given"
+        raise InputError(
+            f"{path}: written by costsim validate, without its plan: give that with --plan "
+            f"({given})"
+        )
+    if not measurement.step_s:
+        raise InputError(f"{path}: step_s: no step was timed")
+    when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return MeasuredStep(
+        str(path),
+        measurement.model,
+        "local",
+        when,
+        _median(path, measurement.step_s),
+        _predict(program, device, target),
+        _work(program),
+        measurement.machine,
+    )
+
+
+def _median(path: Path, timed: Sequence[float]) -> float:
+    seconds = statistics.median(timed)
+    if seconds <= 0:
+        raise InputError(f"{path}: runs: a step of {seconds} s; more than 0 is needed")
+    return seconds
+
+
+def _predict(program: TrainingProgram, device: DeviceSpec, target: str | None) -> Interval:
+    return device.target(target).total_seconds(_work(program))
+
+
+def _work(program: TrainingProgram) -> tuple[Work, ...]:
+    return tuple(
+        operation_work(program, operation)
+        for operation in program.operations
+        for _ in range(program.times(operation))
+    )
+
+
+class _Programs:
+    """The steps of plans in 32 bits, as they are measured; each is traced once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, TrainingProgram] = {}
+
+    def of(self, path: Path, plan: PlanFile) -> TrainingProgram:
+        """The step of `plan`, which stands in the file `path`."""
+        from costsim.training.loading import load_subject
+
+        key = json.dumps(plan.to_json(), sort_keys=True)
+        if key not in self._known:
+            try:
+                subject = load_subject(
+                    plan.model.spec,
+                    weights=None,
+                    resolution=plan.model.resolution,
+                    seed=plan.seed,
+                    batch=plan.step.samples_a_pass,
+                )
+                step = replace(plan.step, bits=BitWidths())
+                self._known[key] = compile_program(subject.graph, plan.plan, step)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+        return self._known[key]
