@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim import __version__
 from costsim.comparison.analysis import (
     TIGHTNESS,
     Compared,
@@ -25,7 +22,7 @@ from costsim.comparison.analysis import (
     interval,
     overall,
 )
-from costsim.report.page import Picture
+from costsim.report.rendering import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.units import format_seconds
 
@@ -41,23 +38,18 @@ INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet"
 
 def render_comparison(findings: Findings) -> str:
     """The page of a study: the same rows give the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("costsim.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"share": _share, "seconds": format_seconds, "interval": interval}
-    css = resources.files("costsim.report").joinpath("page.css").read_text()
-    return environment.get_template("comparison.html").render(
-        css=Markup(css),
-        version=__version__,
+    return render_template(
+        "comparison.html",
+        filters={"share": _share, "seconds": format_seconds, "interval": interval},
         answer=findings.answer(),
         headline=_headline(findings),
         tables=_tables(findings),
         pictures=_pictures(findings) if findings.compared else [],
-        errors=findings.errors,
+        errors=[
+            f"{r['solver']}, {r['model']}, {r['device']}, {r['budget']}, {r['domain']} "
+            f"seed {r['seed']}: {r['reason']}"
+            for r in findings.errors
+        ],
         settings=sorted({str(row["settings"]) for row in findings.rows}),
     )
 

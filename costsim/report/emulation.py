@@ -1,17 +1,15 @@
 """A step on an emulated core as one HTML file: planned against touched memory over time."""
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from costsim.files import write_atomically
 from costsim.measurement.record import Comparison, Validation
 from costsim.program import memory_timeline
-from costsim.report.page import Picture
+from costsim.report.rendering import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.targets.emulated import EmulatedStep
 from costsim.units import format_bytes, format_seconds
@@ -40,17 +38,6 @@ def write_emulation_page(path: Path, validation: Validation, step: EmulatedStep)
 
 def render_emulation_page(validation: Validation, step: EmulatedStep) -> str:
     """The page; it needs no script, no network and no other file."""
-    environment = Environment(
-        loader=PackageLoader("costsim.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
-        "predicted": lambda one: _amount(one, one.predicted),
-        "measured": lambda one: _amount(one, one.measured),
-    }
     pictures = {
         "live": (
             _picture(live_picture(step, "live")),
@@ -63,8 +50,12 @@ def render_emulation_page(validation: Validation, step: EmulatedStep) -> str:
             "operation wrote (dark) and read (grey).",
         ),
     }
-    return environment.get_template("emulation.html").render(
-        css=Markup(resources.files("costsim.report").joinpath("page.css").read_text()),
+    return render_template(
+        "emulation.html",
+        filters={
+            "predicted": lambda one: _amount(one, one.predicted),
+            "measured": lambda one: _amount(one, one.measured),
+        },
         validation=validation,
         pictures=pictures,
         rows=list(validation.totals()),
@@ -72,7 +63,7 @@ def render_emulation_page(validation: Validation, step: EmulatedStep) -> str:
 
 
 def _picture(svg: str) -> Picture:
-    return Picture(Markup(svg), Markup(svg))
+    return Picture(Markup(svg))
 
 
 def _amount(one: Comparison, value: float) -> str:

@@ -1,25 +1,14 @@
 """A plan as one HTML file that needs nothing else: no script, no network, no other file."""
 
-from dataclasses import dataclass
-from importlib import resources
-
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
 from costsim.planfile import PlanFile
+from costsim.report.rendering import Picture, render_template
 from costsim.report.summary import GROUP_COLOURS, GROUPS, Summary, cost_rows, percent
 from costsim.units import format_bytes, format_macs
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The same picture for a wide and for a narrow page."""
-
-    wide: Markup
-    narrow: Markup
 
 
 def render_page(plan: PlanFile, graph: LayerGraph, importance: Importance | None = None) -> str:
@@ -28,22 +17,15 @@ def render_page(plan: PlanFile, graph: LayerGraph, importance: Importance | None
     The same input gives the same bytes. Raises `InputError` if the plan does not fit the graph.
     """
     summary = Summary(plan, graph)
-    environment = Environment(
-        loader=PackageLoader("costsim.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "bytes": format_bytes,
-        "macs": format_macs,
-        "breakable": _breakable,
-    }
-    css = resources.files("costsim.report").joinpath("page.css").read_text()
-    return environment.get_template("page.html").render(
-        css=Markup(css),
+    return render_template(
+        "page.html",
+        filters={
+            "percent": percent,
+            "bytes": format_bytes,
+            "macs": format_macs,
+            "breakable": _breakable,
+        },
+        version=plan.versions["costsim"],
         plan=plan,
         summary=summary,
         costs=cost_rows(plan),

@@ -3,18 +3,15 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim import __version__
-from costsim.report.page import Picture
+from costsim.report.rendering import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.study.analysis import AVERAGE, Findings, Line, Mean
 from costsim.study.store import COLUMNS
@@ -147,14 +144,6 @@ def _table(headings: Sequence[str]) -> Table:
 
 def render_study(findings: Findings, accounting: str = "paper") -> str:
     """The page of a study: the same rows give the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("costsim.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    css = resources.files("costsim.report").joinpath("page.css").read_text()
     sections = []
     for number, (title, lines) in enumerate(groups(findings)):
         rows = [
@@ -183,22 +172,29 @@ def render_study(findings: Findings, accounting: str = "paper") -> str:
                 )
             )
         sections.append((title, rows, picture))
-    return environment.get_template("study.html").render(
-        css=Markup(css),
-        version=__version__,
+    return render_template(
+        "study.html",
         sections=sections,
         domains=domain_columns(findings),
         reference=findings.reference,
         accounting=accounting,
         footnote=footnote(findings, accounting),
+        picture_caption=(
+            "Mean accuracy, with its 95 % interval, against the memory of a step "
+            f"({accounting} accounting). A method that trains nothing is not shown."
+        ),
         failures=[
-            {"where": f"{r['method']}, {r['model']}, {r['domain']} seed {r['seed']}",
-             "reason": r["reason"]}
+            f"{r['method']}, {r['model']}, {r['domain']} seed {r['seed']}: {r['reason']}"
             for r in findings.failures[:20]
         ],
-        episodes=sorted({str(row["episode"]) for row in findings.rows}),
-        weights=sorted({str(row["weights"]) for row in findings.rows if row["weights"]}),
-    )  # fmt: skip
+        headline=[
+            ("Tasks", ", ".join(sorted({str(row["episode"]) for row in findings.rows}))),
+            *(
+                ("Weights", one)
+                for one in sorted({str(row["weights"]) for row in findings.rows if row["weights"]})
+            ),
+        ],
+    )
 
 
 def _point(line: Line, accounting: str) -> tuple[float, Mean] | None:
