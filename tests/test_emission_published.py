@@ -126,7 +126,7 @@ def test_features_are_near_those_of_the_float_network(shared: Path, name: str) -
     x = images(shared, 4, 96)
     a = scales.values[graph.output]
     with torch.no_grad():
-        wanted = network(torch.from_numpy(x)).numpy()
+        wanted = network(torch.tensor(x)).numpy()
     found = []
     for image in x:
         reference.step(image[None], np.array([0]))
