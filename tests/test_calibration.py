@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,16 @@ from hypothesis import strategies as st
 
 from costsim.calibration.choose import Doubt, next_probe, rows_of
 from costsim.calibration.device_file import machine_spec, write_device
-from costsim.calibration.fit import KernelSample, fit_laws
-from costsim.calibration.probes import Probe, _compiled, candidates, checks, parse_probe, references
+from costsim.calibration.fit import KernelSample, family, fit_laws
+from costsim.calibration.probes import (
+    Probe,
+    _compiled,
+    assorted,
+    candidates,
+    checks,
+    parse_probe,
+    references,
+)
 from costsim.calibration.refine import MeasuredStep, refine
 from costsim.calibration.samples import SampleFile, noise_floor, read_samples, seen
 from costsim.calibration.session import Calibrated, CalibrationRequest, calibrate, conclude
@@ -29,11 +37,13 @@ from costsim.cost import operation_work, step_seconds
 from costsim.device import Calibration, DeviceSpec, Interval, Law, load_device
 from costsim.device.calibration import QUANTILE, around
 from costsim.errors import InputError
+from costsim.networks.architectures import NETWORKS
 from costsim.networks.graph import architecture_graph
+from costsim.operators import OPERATORS
 from costsim.plan import UpdatePlan
-from costsim.program import compile_program
+from costsim.program import TrainingProgram, compile_program
 from costsim.report.drift import drift_svg, sentence
-from costsim.step import TrainingStep
+from costsim.step import OPTIMIZER_STATES, TrainingStep
 from costsim.tabulate import build_table
 
 BASE = machine_spec(CONDITIONS)
@@ -223,6 +233,17 @@ def test_what_was_not_measured_is_priced_as_before() -> None:
     assert spec.target().operation_seconds(*work) == plain.operation_seconds(*work)
 
 
+def test_what_was_not_measured_has_a_wide_interval() -> None:
+    """A kernel without a law is priced at the rate of its kind and direction, give or take two."""
+    target = calibrated(noise=0.01).spec.target()
+    for kind, direction in (("elementwise", "forward"), ("convolution", "weight_gradient")):
+        work = (kind, direction, 0.0 if kind == "elementwise" else 1e8, 1e7)
+        found = target.operation_interval(*work, kernel="one that was not measured")
+        rest = found.value - target.overhead.value
+        assert found.high > target.overhead.value + 1.5 * rest
+        assert found.low < target.overhead.value + rest / 1.5
+
+
 # Choosing.
 
 
@@ -246,6 +267,50 @@ def test_probes_reach_every_kind_and_direction() -> None:
         for direction in ("forward", "input_gradient", "weight_gradient"):
             assert (kind, direction) in reached
     assert {("matmul", "forward"), ("elementwise", "update"), ("elementwise", "keep")} <= reached
+
+
+FREE = {"input", "reshape"}
+"""Kinds that a step has no operation of."""
+
+
+def _families(programs: Iterable[TrainingProgram]) -> set[str]:
+    return {
+        family(operation_work(program, op)[4]) for program in programs for op in program.operations
+    }
+
+
+PROBED = frozenset(_families(p.program() for p in (*candidates(160), *checks(), *assorted())))
+
+
+def test_every_kind_of_operator_has_a_probe() -> None:
+    """Enumerated: whoever adds an operator is told that no probe has it."""
+    kinds = {name.partition(" ")[0] for name in PROBED}
+    assert OPERATORS.keys() - FREE <= kinds
+    for optimizer in OPTIMIZER_STATES:
+        assert any(f"update, {optimizer}" == work[4] for p in candidates(40) for work in _works(p))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_every_operation_of_any_plan_has_a_probe_of_its_kind_and_direction(
+    data: st.DataObject,
+) -> None:
+    graph = data.draw(graphs())
+    step = data.draw(steps(graph))
+    assert _families([compile_program(graph, data.draw(plans(graph)), step)]) <= PROBED
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_every_operation_of_a_built_in_network_has_a_probe(network: str) -> None:
+    graph = architecture_graph(network)
+    program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(optimizer="adam"))
+    assert _families([program]) <= PROBED
+
+
+def test_a_calibration_runs_the_rare_kinds_too(tmp_path: Path) -> None:
+    found = calibrate(request(tmp_path / "s.json", probes=6))
+    assert any(one.probe.family == "assorted" for one in seen(found.samples))
+    assert "tanh forward" in found.calibration.kernels
 
 
 def _works(probe: Probe) -> list[tuple[str, str, float, float, str]]:

@@ -8,7 +8,7 @@ import torch
 
 from costsim.calibration.conditions import describe_conditions
 from costsim.calibration.device_file import machine_spec
-from costsim.calibration.probes import YARDSTICK, Probe, candidates
+from costsim.calibration.probes import YARDSTICK, Probe, assorted, candidates
 from costsim.calibration.remote import target_runner
 from costsim.calibration.samples import SampleFile, seen
 from costsim.calibration.session import CalibrationRequest, calibrate, local_runner
@@ -17,7 +17,7 @@ from costsim.cost import step_seconds
 from costsim.execution.forward import evaluate
 from costsim.targets.base import Watch, parse_target
 
-SMALL = [Probe("residual", 7, 1), Probe("attention", 41, 1)]
+SMALL = [Probe("residual", 7, 1), Probe("attention", 41, 1), assorted()[0]]
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -40,7 +40,9 @@ def test_readings_fit_the_program_they_are_of() -> None:
         assert (one.operation_s > 0).mean() > 0.9
 
 
-@pytest.mark.parametrize("probe", [*candidates(6), YARDSTICK], ids=lambda probe: probe.name)
+@pytest.mark.parametrize(
+    "probe", [*candidates(6), *assorted()[:3], YARDSTICK], ids=lambda probe: probe.name
+)
 def test_probes_compute_finite_numbers(probe: Probe) -> None:
     graph = probe.program().graph
     images = torch.randn(graph[graph.input].shape, generator=torch.Generator().manual_seed(0))

@@ -27,7 +27,8 @@ def calibrated_spec(
 
     The laws go into `calibration`. The plain rates, which price kernels that were not measured,
     are those of everything measured of a kind and direction together, with the middle nine tenths
-    of single operations as their range; what was not measured at all stays as it was.
+    of single operations as their range, and never less than `UNSEEN` times either way; what was not
+    measured at all stays as it was.
     """
     document = base.to_json()
     place: dict[str, Any] = document["targets"][target]
@@ -46,6 +47,9 @@ def calibrated_spec(
             "source": source,
         }
 
+    def wide(value: float, low: float, high: float) -> dict[str, Any]:
+        return number(value, min(low, value / UNSEEN), max(high, value * UNSEEN))
+
     overheads = [law.overhead_s for law in calibration.kernels.values() if law.overhead_s > 0]
     if overheads:
         low, middle, high = np.quantile(overheads, (0.05, 0.5, 0.95))
@@ -55,12 +59,12 @@ def calibrated_spec(
     fastest = 0.0
     for (kind, direction), found in macs.items():
         value, low, high = _rate(found, overhead)
-        place["throughput"][kind][direction] = number(value, low, high)
+        place["throughput"][kind][direction] = wide(value, low, high)
         fastest = max(fastest, value)
     widest = 0.0
     for direction, found in moved.items():
         value, low, high = _rate(found, overhead)
-        place["throughput"]["elementwise"][direction] = number(value, low, high)
+        place["throughput"]["elementwise"][direction] = wide(value, low, high)
         widest = max(widest, value, high)
     if fastest > place["peak"]["fp32"]["value"]:
         place["peak"]["fp32"] = number(fastest, fastest, fastest)
@@ -73,6 +77,9 @@ def calibrated_spec(
     place["calibration"] = calibration.model_dump(mode="json", exclude_none=True)
     return DeviceSpec.from_json(document, "the calibrated device")
 
+
+UNSEEN = 2.0
+"""How far off the rate of a kind and direction may be, either way, for a kernel never measured."""
 
 Amounts = dict[Any, list[tuple[float, float]]]
 

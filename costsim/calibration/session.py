@@ -13,7 +13,7 @@ from typing import Any
 from costsim.calibration.choose import Doubt, next_probe, rows_of
 from costsim.calibration.device_file import calibrated_spec
 from costsim.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_samples
-from costsim.calibration.probes import Probe, candidates, checks, references
+from costsim.calibration.probes import Probe, assorted, candidates, checks, references
 from costsim.calibration.samples import SampleFile, check_conditions, read_samples, seen
 from costsim.data.source import Progress
 from costsim.device import Calibration, ComputeTarget, Conditions, DeviceSpec
@@ -27,6 +27,8 @@ POOL = 160
 """Probes that are chosen from."""
 CHECK_EVERY = 4
 """One probe in so many is as deep as a real network."""
+RARE_EVERY, FIRST_RARE = 12, 5
+"""One in so many has the kinds of operators that the candidates lack, from the sixth on."""
 NOISY = 0.05
 """A noise floor above which a calibration should not be trusted."""
 
@@ -201,8 +203,9 @@ class _Session:
         doubt = Doubt([rows_of(probe, plain) for probe in references()])
         pool = {p: rows_of(p, plain) for p in candidates(request.pool) if self._fits(p)}
         deep = {p: rows_of(p, plain) for p in checks() if self._fits(p)}
+        rare = {p: rows_of(p, plain) for p in assorted() if self._fits(p)}
         done = {one.probe for one in seen(self.samples)} if self.samples else set()
-        for known in (pool, deep):
+        for known in (pool, deep, rare):
             for probe in done & known.keys():
                 doubt.learn(known.pop(probe))
         tried = len(done)
@@ -212,15 +215,19 @@ class _Session:
             chosen: list[Probe] = []
             while len(chosen) < min(self._batch(len(done)), request.probes - tried):
                 longest = request.seconds_each / 10 / self.speed
-                found: Probe | None = None
-                if (tried + len(chosen)) % CHECK_EVERY == CHECK_EVERY - 1:
-                    found = next((p for p, rows in deep.items() if rows.total_s <= longest), None)
+                number, known = tried + len(chosen), pool
+                if number % RARE_EVERY == FIRST_RARE:
+                    known = rare
+                elif number % CHECK_EVERY == CHECK_EVERY - 1:
+                    known = deep
+                short = (p for p, rows in known.items() if rows.total_s <= longest)
+                found = None if known is pool else next(short, None)
                 found = found or next_probe(doubt, pool, longest, 1e-3 / self.speed)
                 if found is None and pool and len(done) + len(chosen) < FEWEST_PROBES:
                     found = min(pool, key=lambda probe: pool[probe].total_s)
                 if found is None:
                     break
-                doubt.learn((pool if found in pool else deep).pop(found))
+                doubt.learn(next(some for some in (pool, deep, rare) if found in some).pop(found))
                 chosen.append(found)
             if not chosen:
                 break
