@@ -1,6 +1,7 @@
 """Emitted C in 8 bits: bit-exact to the numpy reference, close to floats, honest about both."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -158,7 +159,9 @@ def test_saturated_outputs_pass_no_gradient():
 def test_what_has_no_8_bit_kernel_is_named():
     g = GraphBuilder()
     g.add(Sigmoid(), (g.conv(g.input(1, 2, 4, 4), 3),))
-    with pytest.raises(UnsupportedOperator, match=r"'sigmoid2': operator 'sigmoid' has no 8-bit"):
+    with pytest.raises(
+        UnsupportedOperator, match="after layer 'convolution1'.*'sigmoid' has no 8-bit"
+    ):
         quantize_ranges(g.graph(), {}, {})
     g = GraphBuilder()
     g.add(Mean((1,)), (g.conv(g.input(1, 2, 4, 4), 3),))
@@ -193,10 +196,26 @@ def test_a_plan_of_the_devices_usual_bits_becomes_a_folder(tmp_path, capsys):
     assert "8-bit" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("bits", "said"), [("8,gradients=32,optimizer=32", True), ("32", False)])
-def test_a_plan_for_a_microcontroller_names_what_there_is_no_kernel_for(bits, said, capsys):
-    arguments = ["plan", "--device", "stm32h743", "--model", "zoo:mobilenet_v3_like"]
-    arguments += ["--resolution", "32", "--criterion", "l2_norm", "--memory", "1MiB"]
-    main([*arguments, "--bits", bits, "--json"])
-    note = "cannot be exported as C: call '"
-    assert (note in capsys.readouterr().err) is said
+@pytest.mark.parametrize(
+    ("model", "more", "status", "told"),
+    [
+        ("zoo:mobilenet_v3_like", (), 2, r"on stm32h743, a microcontroller: call '.*8-bit kernel"),
+        ("zoo:mobilenet_v3_like", ("--bits", "32"), 0, None),
+        ("mcunet-5fps", (), 0, None),
+        ("mcunet-5fps", ("--bits", "8"), 0, "cannot be exported as C: the step has 8-bit weights"),
+        ("mcunet-5fps", ("--optimizer", "adam"), 0, "exported as C: optimizer 'adam' has no C"),
+    ],
+)
+def test_a_plan_for_a_microcontroller_says_what_there_is_no_kernel_for(
+    model, more, status, told, capsys
+):
+    arguments = ["plan", "--device", "stm32h743", "--model", model, "--resolution", "32"]
+    arguments += ["--criterion", "l2_norm", "--memory", "1MiB", "--solver", "greedy", "--json"]
+    assert main([*arguments, *more]) == status
+    captured = capsys.readouterr()
+    if told is None:
+        assert "kernel for" not in captured.err
+        assert "exported" not in captured.err
+    else:
+        assert re.search(told, captured.err)
+    assert (captured.out == "") is (status == 2)
