@@ -35,7 +35,8 @@ from costsim.adaptation import (
     method_cost,
 )
 from costsim.adaptation import backbone as backbone_module
-from costsim.adaptation.guard import divide, leave_one_out_similarity
+from costsim.adaptation import guard as guards
+from costsim.adaptation.guard import Judged, divide, leave_one_out_similarity
 from costsim.adaptation.loop import train
 from costsim.adaptation.method import Choice, Method
 from costsim.adaptation.prefix import between, cuts, last_frozen_cut
@@ -375,7 +376,12 @@ def test_leaving_one_out_by_hand():
             assert float(found[i, c]) == pytest.approx(float(wanted))
 
 
-GUARDS = [LeaveOneOut(), CrossValidation(), CrossValidation(folds=3)]
+GUARDS = [
+    LeaveOneOut(),
+    CrossValidation(),
+    CrossValidation(folds=3),
+    CrossValidation(rate_factors=(1.0, 4.0)),
+]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
@@ -411,8 +417,11 @@ def test_what_a_guard_keeps_is_a_share_of_the_change(guard):
     for share in (0.0, 1.0):
         adapted = adapt(small_situation(), Fixed(), guard=replace(guard, shares=(share,)))
         assert adapted.kept == share
-        assert adapted.losses == whole.losses
-        wanted = whole.accuracy_after if share else whole.accuracy_before
+        trained = whole
+        if adapted.learning_rate != whole.learning_rate:
+            trained = adapt(small_situation(), Fixed(), learning_rate=adapted.learning_rate)
+        assert adapted.losses == trained.losses
+        wanted = trained.accuracy_after if share else whole.accuracy_before
         assert adapted.accuracy_after == wanted
 
 
@@ -428,6 +437,24 @@ def test_cross_validation_turns_harm_away():
     assert guarded.accuracy_after >= harmed.accuracy_after
 
 
+def test_a_guard_turns_to_the_rate_at_which_held_out_images_do_best():
+    """Of a rate that ruins and one that does nothing to speak of, the harmless one."""
+    guard = CrossValidation(shares=(1.0,), rate_factors=(1.0, 3e6))
+    found = adapt(small_situation(iterations=15), Fixed(), learning_rate=1e-6, guard=guard)
+    assert found.learning_rate == 1e-6
+    assert guard.extra_training == 2.0
+
+
+def test_a_guard_does_not_mind_how_sharp_similarities_are():
+    """Halved similarities, and no temperature to make up for it, would look like harm."""
+    similarity = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    labels = torch.arange(40) % 5
+    plain, halved = (guards._log_likelihoods(part, labels) for part in (similarity, similarity / 2))
+    assert plain[:-1] == pytest.approx(halved[1:])
+    scores = Judged.of((0.0, 1.0), np.array([plain, halved]), 40).log_likelihoods
+    assert scores[0] == pytest.approx(max(plain) / 40)
+
+
 def test_a_guard_of_one_image_a_class_has_nothing_to_say():
     situation = small_situation(small_task(shots=1))
     for guard in GUARDS:
@@ -441,6 +468,8 @@ def test_guards_by_name():
         make_guard("luck")
     with pytest.raises(InputError, match="folds is 1; at least 2"):
         CrossValidation(folds=1)
+    with pytest.raises(InputError, match="rate factors are"):
+        CrossValidation(rate_factors=(0.0,))
 
 
 # What cannot be used.

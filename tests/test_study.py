@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from costsim.adaptation import Backbone, Method, Place, Settings, Situation, adapt, load_backbone
+from costsim.adaptation.guard import GUARDS
 from costsim.cells import run_cells
 from costsim.cli import main
 from costsim.data import digits, sample_episode
@@ -47,7 +48,13 @@ DOCUMENT: dict[str, Any] = {
 
 
 def study(**changes: Any) -> Study:
-    return parse_study({**DOCUMENT, **changes}, "study.yaml", methods=tuple(METHODS), folder=Path())
+    return parse_study(
+        {**DOCUMENT, **changes},
+        "study.yaml",
+        methods=tuple(METHODS),
+        guards=tuple(GUARDS),
+        folder=Path(),
+    )
 
 
 def yaml(path: Path, **changes: Any) -> Path:
@@ -85,6 +92,7 @@ def test_cells_are_the_product_of_the_lists_with_the_first_seeds_first() -> None
         ({"budget": {"memory": "64KiB"}}, False),
         ({"devices": ["stm32f746"]}, False),
         ({"methods": [{"method": "None", "learning-rate": 0.5}]}, False),
+        ({"methods": [{"method": "None", "guard": "2-fold"}]}, False),
     ],
 )
 def test_a_key_is_of_what_the_answer_depends_on(change: dict[str, Any], same: bool | None) -> None:
@@ -138,6 +146,10 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         (
             {"methods": [{"method": "LastLayer", "learning-rate": []}]},
             r"methods\[0\]\.learning-rate: is \[\]; a number above 0, or a list of them",
+        ),
+        (
+            {"methods": [{"method": "LastLayer", "guard": "dog"}]},
+            r"methods\[0\]\.guard: 'dog' is unknown; known are none, leave-one-out",
         ),
         (
             {"methods": [{"method": "LastLayer", "learning-rate": [0.1, 0.1]}]},

@@ -146,10 +146,16 @@ def adapt(
         base = {name: t.detach().clone() for name, t in situation.backbone.tensors.items()}
     trained: list[Trained] = []
 
-    def fit(samples: Tensor | None) -> Trained:
+    def fit(samples: Tensor | None, rate_factor: float = 1.0) -> Trained:
         for earlier in trained:
             earlier.update.restore()
-        found = train(hidden, choice.plan, rate, transductive=method.transductive, samples=samples)
+        found = train(
+            hidden,
+            choice.plan,
+            rate * rate_factor,
+            transductive=method.transductive,
+            samples=samples,
+        )
         trained[:] = [found]
         return found
 
@@ -158,7 +164,7 @@ def adapt(
     try:
         if choice.plan.subsets or choice.plan.biases:
             outcome, kept = guard.run(hidden, fit)
-            losses, diverged = outcome.losses, outcome.diverged
+            losses, diverged, rate = outcome.losses, outcome.diverged, outcome.learning_rate
             kept = 0.0 if diverged else kept
             update = outcome.update
             if kept < 1:

@@ -5,10 +5,11 @@ of the change to keep: with `w0` the base and `w` what the training made of it, 
 for a share s of 0 to 1. It is handed the task without its query images.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,22 +22,31 @@ from costsim.adaptation.situation import Situation, cosine
 from costsim.criteria.loss import prototypes
 from costsim.errors import InputError
 
-Fit: TypeAlias = Callable[[Tensor | None], Trained]
-"""Trains from the base on some of the support images (all for None); the network is left trained.
 
-What was trained before is put back first.
-"""
+class Fit(Protocol):
+    """Trains from the base; the network is left trained. What was trained before is put back."""
+
+    def __call__(self, samples: Tensor | None, rate_factor: float = 1.0) -> Trained:
+        """On `samples` of the support images (all for None), at so many times the learning rate."""
+
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+TEMPERATURES = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+"""Likelihoods are at the best of these: sharper similarities alone are no merit, and no harm."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """How well each share does on images it did not learn from: mean log-likelihood, accuracy."""
+    """How well each share does: the mean log-likelihood of the images it is judged by."""
 
     shares: tuple[float, ...]
     log_likelihoods: tuple[float, ...]
-    accuracies: tuple[float, ...]
+
+    @classmethod
+    def of(cls, shares: tuple[float, ...], totals: NDArray[np.float64], count: int) -> "Judged":
+        """From log-likelihoods `[shares, TEMPERATURES]` added up over `count` images."""
+        return cls(shares, tuple((totals.max(axis=1) / count).tolist()))
 
     def best(self) -> float:
         """The share with the highest likelihood; of equal ones the smallest."""
@@ -114,15 +124,14 @@ class LeaveOneOut(Guard):
         if not bool(judged.any()):
             return trained, 1.0
         after = trained.update.read()
-        found = []
+        totals = []
         for share in self.shares:
             trained.update.write(trained.update.mix(after, share))
             features = _support_features(situation, trained)
-            logits = situation.settings.temperature * leave_one_out_similarity(features, labels)
-            found.append(_judge(logits[judged], labels[judged]))
+            similarity = leave_one_out_similarity(features, labels)
+            totals.append(_log_likelihoods(similarity[judged], labels[judged]))
         trained.update.write(after)
-        likelihoods, accuracies = zip(*found, strict=True)
-        return trained, Judged(self.shares, likelihoods, accuracies).best()
+        return trained, Judged.of(self.shares, np.array(totals), int(judged.sum())).best()
 
 
 @dataclass(frozen=True)
@@ -130,52 +139,72 @@ class CrossValidation(Guard):
     """The share that does best on support images held out: each class is divided into `folds`.
 
     It trains once more for each fold, on the images outside it, and is the honest one: what is
-    judged was not learnt from. A class with one image is always learnt from.
+    judged was not learnt from. A class with one image is always learnt from. With several
+    `rate_factors` the learning rate is chosen by the same images: each fold is trained at so many
+    times the rate given, for each of them.
     """
 
     folds: int = 2
     shares: tuple[float, ...] = SHARES
+    rate_factors: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise InputError(f"folds is {self.folds}; at least 2 is needed")
+        if not self.rate_factors or not all(0 < f < math.inf for f in self.rate_factors):
+            raise InputError(f"rate factors are {self.rate_factors}; numbers above 0 are needed")
 
     @property
     def name(self) -> str:
         """For a table."""
-        return f"{self.folds}-fold"
+        rates = len(self.rate_factors)
+        return f"{self.folds}-fold" + (f", {rates} rates" if rates > 1 else "")
 
     @property
     def extra_training(self) -> float:
-        """Each fold trains on the images of the others."""
-        return self.folds - 1.0
+        """Each fold trains on the images of the others, at each rate."""
+        return (self.folds - 1.0) * len(self.rate_factors)
 
     def run(self, situation: Situation, fit: Fit) -> tuple[Trained, float]:
         """See `Guard.run`."""
-        totals = np.zeros((len(self.shares), 2))
-        count = 0
-        for held in divide(situation.task.labels, self.folds, situation.settings.seed):
+        folds = divide(situation.task.labels, self.folds, situation.settings.seed)
+        if not folds:
+            return fit(None, min(self.rate_factors)), 1.0
+        judged = {}
+        for factor in self.rate_factors:
+            held_out = self._judge_at(factor, folds, situation, fit)
+            if held_out is not None:
+                judged[factor] = held_out
+        if not judged:
+            return fit(None, min(self.rate_factors)), 0.0
+        factor = max(judged, key=lambda f: (max(judged[f].log_likelihoods), -f))
+        return fit(None, factor), judged[factor].best()
+
+    def _judge_at(
+        self,
+        factor: float,
+        folds: list[NDArray[np.int64]],
+        situation: Situation,
+        fit: Fit,
+    ) -> Judged | None:
+        """Each share at a learning rate, on the images held out; None if a training diverged."""
+        totals = np.zeros((len(self.shares), len(TEMPERATURES)))
+        for held in folds:
             out = torch.from_numpy(held)
             rest = torch.tensor(np.setdiff1d(np.arange(situation.samples), held))
-            trained = fit(rest)
+            trained = fit(rest, factor)
             if trained.diverged:
                 trained.update.restore()
-                return fit(None), 0.0
+                return None
             after = trained.update.read()
             labels = situation.labels
             for row, share in enumerate(self.shares):
                 trained.update.write(trained.update.mix(after, share))
                 features = _support_features(situation, trained)
                 means = prototypes(features[rest], labels[rest])
-                logits = situation.settings.temperature * cosine(features[out], means)
-                totals[row] += np.array(_judge(logits, labels[out])) * len(out)
-            count += len(out)
+                totals[row] += _log_likelihoods(cosine(features[out], means), labels[out])
             trained.update.restore()
-        trained = fit(None)
-        if not count:
-            return trained, 1.0
-        likelihoods, accuracies = (totals / count).T.tolist()
-        return trained, Judged(self.shares, tuple(likelihoods), tuple(accuracies)).best()
+        return Judged.of(self.shares, totals, sum(map(len, folds)))
 
 
 def divide(labels: NDArray[np.int64], folds: int, seed: int) -> list[NDArray[np.int64]]:
@@ -214,10 +243,13 @@ def _support_features(situation: Situation, trained: Trained) -> Tensor:
     return situation.advance(situation.values_at(cut)[0], cut).flatten(1)
 
 
-def _judge(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    likelihood = logits.log_softmax(1).gather(1, labels.unsqueeze(1)).mean()
-    accuracy = (logits.argmax(1) == labels).to(logits).mean()
-    return float(likelihood), float(accuracy)
+def _log_likelihoods(similarity: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """Of the labels, the images added up: one for each of `TEMPERATURES`."""
+    found = [
+        (temperature * similarity).log_softmax(1).gather(1, labels.unsqueeze(1)).sum()
+        for temperature in TEMPERATURES
+    ]
+    return np.array([float(value) for value in found])
 
 
 GUARDS: Mapping[str, Callable[[], Guard]] = {
@@ -225,6 +257,7 @@ GUARDS: Mapping[str, Callable[[], Guard]] = {
     "leave-one-out": LeaveOneOut,
     "2-fold": CrossValidation,
     "5-fold": lambda: CrossValidation(folds=5),
+    "2-fold, 3 rates": lambda: CrossValidation(rate_factors=(1.0, 3.0, 10.0)),
 }
 
 

@@ -68,6 +68,7 @@ class Trained:
     update: Update
     losses: tuple[float, ...]
     diverged: bool
+    learning_rate: float = 0.0
 
 
 def train(
@@ -115,7 +116,7 @@ def train(
         if not math.isfinite(loss) or (watch is not None and not watch(iteration + 1, loss)):
             break
     diverged = not math.isfinite(losses[-1]) or not batch.update.finite
-    return Trained(batch.update, tuple(losses), diverged)
+    return Trained(batch.update, tuple(losses), diverged, learning_rate)
 
 
 class _Batch:

@@ -72,13 +72,14 @@ def command(**given: Any) -> int:
     if given["show"] and given["scheduler"]:
         raise InputError("--show computes nothing; leave --scheduler out")
 
+    from costsim.adaptation.guard import GUARDS
     from costsim.methods import METHODS, make_method
     from costsim.study import read_study
     from costsim.study.analysis import analyse
     from costsim.study.runner import finished_rows, run_study
     from costsim.study.store import open_store
 
-    study = read_study(file, methods=tuple(METHODS))
+    study = read_study(file, methods=tuple(METHODS), guards=tuple(GUARDS))
     labels = [method.label for method in study.methods]
     if given["reference"] is not None and given["reference"] not in labels:
         raise InputError(f"--reference {given['reference']!r}: the study has {', '.join(labels)}")

@@ -29,11 +29,12 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method of `costsim.methods`; `learning_rate` None is its own."""
+    """A method of `costsim.methods`; `learning_rate` and `guard` None are its own."""
 
     method: str
     label: str
     learning_rate: float | None = None
+    guard: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ class Cell:
     @property
     def key(self) -> str:
         """Digest of what the answer depends on."""
-        method = [self.method.method, self.method.learning_rate]
+        method: list[Any] = [self.method.method, self.method.learning_rate]
+        if self.method.guard is not None:
+            method.append(self.method.guard)
         return digest({"situation": self._situation, "method": method})
 
 

@@ -1,7 +1,7 @@
 """What a study runs, from YAML.
 
     models: [mcunet-5fps, {model: mbv2-w0.35, weights: mbv2.pkl, name: ImageNet}]
-    methods: [None, LastLayer, {method: TinyTrain, learning-rate: [0.001, 0.003], name: tuned}]
+    methods: [None, {method: TinyTrain, learning-rate: [0.001, 0.003], guard: 2-fold, name: safe}]
     domains: [digits, {data: signs.zip, split: test, name: signs}]
     seeds: 20
     devices: [jetson-nano]
@@ -31,18 +31,27 @@ KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget",
 T = TypeVar("T")
 
 
-def read_study(path: Path, *, methods: Sequence[str]) -> Study:
-    """The study in the YAML file at `path`; `methods` are the known names.
+def read_study(path: Path, *, methods: Sequence[str], guards: Sequence[str] = ()) -> Study:
+    """The study in the YAML file at `path`; `methods` and `guards` are the known names.
 
     Paths in it are relative to its folder. Raises `InputError` naming the file and the key.
     """
     document = read_document(path)
-    return parse_study(document, str(path), methods=methods, folder=path.resolve().parent)
+    return parse_study(
+        document, str(path), methods=methods, guards=guards, folder=path.resolve().parent
+    )
 
 
-def parse_study(document: object, source: str, *, methods: Sequence[str], folder: Path) -> Study:
+def parse_study(
+    document: object,
+    source: str,
+    *,
+    methods: Sequence[str],
+    guards: Sequence[str] = (),
+    folder: Path,
+) -> Study:
     """A study from a parsed YAML document; see the head of this file. Raises `InputError`."""
-    return _Reader(source, folder, tuple(methods)).study(document)
+    return _Reader(source, folder, tuple(methods), tuple(guards)).study(document)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class _Method:
 @dataclass(frozen=True)
 class _Reader(FileReader):
     methods: tuple[str, ...]
+    guards: tuple[str, ...]
 
     def study(self, document: object) -> Study:
         entry = self.mapping(document, "", KEYS)
@@ -105,7 +115,7 @@ class _Reader(FileReader):
     def method(self, given: object, key: str) -> _Method:
         if given is None:  # `None` is a string in YAML, but `null` and `~` are not
             given = "None"
-        entry = self.entry(given, key, "method", ("learning-rate", "name"))
+        entry = self.entry(given, key, "method", ("learning-rate", "guard", "name"))
         name = self.text(entry["method"], f"{key}.method")
         if name not in self.methods:
             raise InputError(
@@ -125,7 +135,13 @@ class _Reader(FileReader):
         several = rates if isinstance(rates, list) else [rates]
         if len(set(several)) < len(several):
             raise InputError(f"{self.where(f'{key}.learning-rate')}: a rate is there twice")
-        return _Method(label, tuple(MethodChoice(name, label, rate) for rate in several))
+        guard = entry.get("guard")
+        if guard is not None and guard not in self.guards:
+            raise InputError(
+                f"{self.where(f'{key}.guard')}: {guard!r} is unknown; known are "
+                f"{', '.join(self.guards)}"
+            )
+        return _Method(label, tuple(MethodChoice(name, label, rate, guard) for rate in several))
 
     def domain(self, given: object, key: str) -> DomainChoice:
         entry = self.entry(given, key, "data", ("split", "name"))

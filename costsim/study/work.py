@@ -43,11 +43,15 @@ class Workshop:
             "queries": len(situation.task.query_labels),
             "weights": situation.backbone.provenance,
         }
-        from costsim.adaptation import adapt
+        from costsim.adaptation import adapt, make_guard
 
+        method, rate = make_method(cell.method.method), cell.method.learning_rate
         try:
             found = adapt(
-                situation, make_method(cell.method.method), learning_rate=cell.method.learning_rate
+                situation,
+                method,
+                learning_rate=rate,
+                guard=None if cell.method.guard is None else make_guard(cell.method.guard),
             )
         except InputError as error:  # the method says no; that is an answer
             reason = " ".join(str(error).split())
@@ -56,7 +60,9 @@ class Workshop:
             self._situation = None  # who knows in which state it is
             self._backbones.clear()
             return {**failed(cell, error), **task}
-        return {**head(cell), **task, "status": "done", **_answer(found, situation)}
+        # The rate that was asked for: a guard may train at another.
+        asked = {"learning_rate": method.learning_rate if rate is None else rate}
+        return {**head(cell), **task, "status": "done", **_answer(found, situation), **asked}
 
     def situation(self, cell: Cell) -> "Situation":
         """The cell's task on its model and device; raises `InputError` where there is none."""
@@ -123,7 +129,6 @@ def _answer(found: "Adapted", situation: "Situation") -> dict[str, Any]:
     return {
         "accuracy_before": found.accuracy_before,
         "accuracy": found.accuracy_after,
-        "learning_rate": found.learning_rate,
         "kept_share": found.kept,
         "diverged": int(found.diverged),
         "layers": len(names | set(plan.biases)),
