@@ -118,6 +118,18 @@ class AllocatorSummary(_Record):
     start_bytes: Count
     net_bytes: int
 
+    @classmethod
+    def of_an_arena(cls) -> "AllocatorSummary":
+        """Of a step whose buffers are all at planned offsets: nothing is allocated."""
+        return cls(
+            events=0,
+            allocated_bytes=0,
+            freed_bytes=0,
+            numpy_allocated_bytes=0,
+            start_bytes=0,
+            net_bytes=0,
+        )
+
 
 class Measurement(_Document):
     """One training step measured: raw samples, and where they were taken.

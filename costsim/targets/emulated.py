@@ -204,14 +204,7 @@ class EmulatedStep:
             updated_weight_bytes=weights,
             operations=operations,
             buffers=buffers,
-            allocator=AllocatorSummary(
-                events=0,
-                allocated_bytes=0,
-                freed_bytes=0,
-                numpy_allocated_bytes=0,
-                start_bytes=0,
-                net_bytes=0,
-            ),
+            allocator=AllocatorSummary.of_an_arena(),
         )
 
     def counts(self) -> dict[str, float]:

@@ -20,9 +20,15 @@ from costsim.files import write_atomically
 from costsim.measurement.record import AllocatorSummary, Machine, Measurement, spread_warnings
 from costsim.program import TrainingProgram, plan_arena
 from costsim.targets.base import Session, Target, TargetError, TargetOptions, Watch
+from costsim.targets.firmware import (
+    FirmwareChoices,
+    does_not_fit,
+    noise,
+    program_of,
+    scales_of,
+)
 from costsim.targets.job import Job, PlanJob
 from costsim.targets.outcome import Outcome
-from costsim.targets.unicorn import FirmwareChoices, does_not_fit, noise, program_of, scales_of
 
 LEARNING_RATE = 1e-6
 """Small: the step is measured, nothing is to be learnt from noise."""
@@ -192,14 +198,7 @@ class LineSession(Session):
             updated_weight_bytes=0,
             operations=(),
             buffers=(),
-            allocator=AllocatorSummary(
-                events=0,
-                allocated_bytes=0,
-                freed_bytes=0,
-                numpy_allocated_bytes=0,
-                start_bytes=0,
-                net_bytes=0,
-            ),
+            allocator=AllocatorSummary.of_an_arena(),
             warnings=spread_warnings(seconds) if seconds else (),
         )
 

@@ -5,24 +5,17 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from costsim.emulation.build import Firmware
 from costsim.emulation.lines import Line, SocketLine
 from costsim.emulation.memory_map import MemoryMap
 from costsim.errors import InputError
-from costsim.targets.base import (
-    How,
-    Target,
-    TargetOptions,
-    Watch,
-    refuse_parameters,
-)
+from costsim.targets.base import Watch
+from costsim.targets.firmware import EmulatorTarget
 from costsim.targets.line import LineSession
-from costsim.targets.unicorn import FirmwareChoices
 
 MACHINE = "mps2-an500"
 QEMU = "qemu-system-arm"
@@ -33,28 +26,10 @@ START_S = 20.0
 
 
 @dataclass(frozen=True)
-class QemuTarget(Target):
+class QemuTarget(EmulatorTarget):
     """QEMU's `mps2-an500`, with the sizes of a device's memories."""
 
-    choices: FirmwareChoices = field(default_factory=FirmwareChoices)
-    options: TargetOptions = field(default_factory=TargetOptions)
-    how: ClassVar[How] = "emulated"
-    own_bits: ClassVar[bool] = True
-
-    @property
-    def name(self) -> str:
-        """`qemu:mps2-an500`, with the parameters that were given."""
-        return f"qemu:{MACHINE}{self.choices.given}"
-
-    @classmethod
-    def parse(
-        cls, place: str, parameters: Mapping[str, str], options: TargetOptions
-    ) -> "QemuTarget":
-        """See `Target.parse`: the place is the machine."""
-        if place != MACHINE:
-            raise InputError(f"target 'qemu:{place}': no such machine; allowed is qemu:{MACHINE}")
-        refuse_parameters(f"qemu:{place}", parameters, FirmwareChoices.NAMES)
-        return cls(FirmwareChoices.parse(f"qemu:{place}", parameters), options)
+    place: ClassVar[str] = f"qemu:{MACHINE}"
 
     def session(self, watch: Watch) -> "QemuSession":
         """See `Target.session`."""

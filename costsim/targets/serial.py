@@ -10,9 +10,9 @@ from costsim.emulation.lines import Line, SerialLine
 from costsim.emulation.memory_map import MemoryMap
 from costsim.errors import InputError
 from costsim.targets.base import How, Target, TargetOptions, Watch, refuse_parameters
+from costsim.targets.firmware import FirmwareChoices
 from costsim.targets.job import Job
 from costsim.targets.line import LineSession, write_project
-from costsim.targets.unicorn import FirmwareChoices
 
 BAUD = 115_200
 

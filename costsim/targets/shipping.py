@@ -6,7 +6,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from costsim.errors import InputError
 from costsim.planfile import PlanFile
 from costsim.targets.job import WEIGHTS_NAME, PlanJob, RunOptions
 
@@ -53,24 +52,10 @@ def plan_job(
     `weights` replaces where the plan says they are. Raises `InputError`, naming `source`, for a
     plan without an answer and for a model that is not the plan's.
     """
-    if plan.predicted is None:
-        raise InputError(f"{source}: holds no plan: {plan.solver.sentence}")
-    from costsim.training.loading import load_subject
+    from costsim.training.loading import load_subject_of
     from costsim.training.tensorfile import write_tensors
 
-    if weights is None and plan.model.weights is not None:
-        weights = Path(plan.model.weights)
-    subject = load_subject(
-        plan.model.spec,
-        weights=weights,
-        resolution=plan.model.resolution,
-        seed=plan.seed,
-        batch=plan.step.samples_a_pass,
-    )
-    try:
-        plan.plan.check(subject.graph)
-    except InputError as error:
-        raise InputError(f"{source}: layers: {error}") from error
+    subject, weights = load_subject_of(plan, source, weights)
     path = folder / WEIGHTS_NAME
     write_tensors(path, subject.tensors)
     # Paths of this machine mean nothing on another.

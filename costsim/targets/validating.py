@@ -32,8 +32,9 @@ from costsim.targets.emulated import (
     compare_emulated,
     emulated_machine,
 )
+from costsim.targets.firmware import does_not_fit
 from costsim.targets.scales import find_scales
-from costsim.targets.unicorn import UnicornTarget, does_not_fit, target_error
+from costsim.targets.unicorn import UnicornTarget, target_error
 from costsim.units import format_seconds
 
 LEARNING_RATE, NARROW_LEARNING_RATE = 1e-3, 0.05

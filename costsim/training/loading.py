@@ -69,14 +69,13 @@ def load_subject(
     return Subject(loaded.name, module, traced.graph, traced.tensors, spec.endswith(".pt2"))
 
 
-def load_planned(
+def load_subject_of(
     file: PlanFile, source: str = "plan", weights: Path | None = None
-) -> tuple[Subject, TrainingProgram]:
-    """The model that a plan was made for, and the plan's compiled training step.
+) -> tuple[Subject, Path | None]:
+    """The model that a plan names, and its weights file: `weights`, else what the plan says.
 
-    `weights` replaces where the plan says they are, not what they are. Raises `InputError`,
-    naming `source`, for a plan without an answer, one whose layers, channels or MACs are not
-    those of the model (another model, another input size), and for other parameters.
+    Raises `InputError`, naming `source`, for a plan without an answer and for one whose layers or
+    channels are not those of the model.
     """
     if file.predicted is None:
         raise InputError(f"{source}: holds no plan: {file.solver.sentence}")
@@ -93,6 +92,20 @@ def load_planned(
         file.plan.check(subject.graph)
     except InputError as error:
         raise InputError(f"{source}: layers: {error}") from error
+    return subject, weights
+
+
+def load_planned(
+    file: PlanFile, source: str = "plan", weights: Path | None = None
+) -> tuple[Subject, TrainingProgram]:
+    """The model that a plan was made for, and the plan's compiled training step.
+
+    `weights` replaces where the plan says they are, not what they are. Raises `InputError`,
+    naming `source`, for a plan without an answer, one whose layers, channels or MACs are not
+    those of the model (another model, another input size), and for other parameters.
+    """
+    subject, weights = load_subject_of(file, source, weights)
+    assert file.predicted is not None
     program = compile_program(subject.graph, file.plan, file.step)
     found, planned = mac_cost(program), file.predicted.macs
     for name in ("forward", "input_gradient", "weight_gradient"):
