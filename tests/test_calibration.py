@@ -154,10 +154,10 @@ def test_errors_of_single_operations_average_out_and_shared_ones_do_not() -> Non
     law = Law(overhead_s=1e-5, s_per_mac=0.0, s_per_byte=0.0, spread=0.2)
     c = Calibration(
         conditions=CONDITIONS, taken="now", step_factor=1.0, common=0.03, noise_floor=0.01,
-        yardstick_s=1e-3, probes=9, kernels={"k": law},
+        yardstick_s=1e-3, probes=9, kernels={"loss": law},
     )  # fmt: skip
     for n in (1, 4, 100):
-        times = {"k": np.full(n, 1e-5)}
+        times = {"loss": np.full(n, 1e-5)}
         deviation = math.sqrt(0.03**2 + 0.2**2 / n)
         assert c.deviation(times) == pytest.approx(deviation)
         assert c.interval(times).value == pytest.approx(n * 1e-5)
@@ -471,8 +471,14 @@ def test_a_calibrated_device_round_trips(tmp_path: Path) -> None:
         ("kernels.loss", {"overhead_s": 0.0, "s_per_mac": 0.0, "s_per_byte": 0.0, "spread": 0.1},
          "all three terms are zero"),
         ("kernels", {}, "at least one kernel"),
+        ("kernels.loss.overhead_s", 1.0, "times the seconds of its own samples"),
+        ("kernels.los", {"overhead_s": 1e-5, "s_per_mac": 0.0, "s_per_byte": 0.0, "spread": 0.1},
+         "'los' is no kernel; did you mean 'loss'?"),
         ("step_factor", 0.0, "greater than 0"),
+        ("step_factor", 1e30, "less than 1000"),
+        ("common", 50.0, "less than or equal to 10"),
         ("conditions.threads", 0, "greater than or equal to 1"),
+        ("conditions.threads", 3, "3, but the target has 1 threads"),
         ("kernals", 3, "did you mean 'kernels'"),
     ],
 )  # fmt: skip

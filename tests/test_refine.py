@@ -116,7 +116,9 @@ def laws(spread: float = 0.02) -> DeviceSpec:
         yardstick_s=1e-3, probes=50, kernels=kernels,
     )  # fmt: skip
     document = PI.to_json()
-    document["targets"][PI.default_target]["calibration"] = calibration.model_dump(mode="json")
+    target = document["targets"][PI.default_target]
+    target["calibration"] = calibration.model_dump(mode="json")
+    target["threads"] = target["threads"] | {"value": CONDITIONS.threads}
     return DeviceSpec.from_json(document, "laws")
 
 

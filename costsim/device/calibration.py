@@ -15,7 +15,9 @@ has the relative variance
 and its 90 % interval is T exp(-z r) to T exp(z r), r the root of that, z = 1.645.
 """
 
+import difflib
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -25,6 +27,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from costsim.device.base import Named, Part, refuse
 from costsim.device.interval import Interval
+from costsim.operators import OPERATORS, WORK_KINDS
 
 Floats = NDArray[np.float64]
 Amount = Annotated[float, Field(ge=0)]
@@ -34,6 +37,17 @@ QUANTILE = 1.6448536269514722
 
 SAMPLE = "MACs bytes seconds"
 """What each sample of a law is, in the text that holds them all."""
+ASTRAY = 50.0
+"""A law further off its own samples (median) than this was not fitted to them: refining by real
+plans moves a part by no more than 20 times."""
+MOST_FACTOR, MOST_COMMON = 1e3, 10.0
+
+DIRECTIONS = ("forward", "input_gradient", "weight_gradient", "bias_gradient")
+FAMILIES = frozenset(
+    {"keep", "loss", "accumulate", "update"}
+    | {f"{kind} {direction}" for kind in (*OPERATORS, *WORK_KINDS) for direction in DIRECTIONS}
+)
+"""What kernels are called before the first comma; see `costsim.device.kernels`."""
 
 
 class _Numbers(Part):
@@ -90,18 +104,36 @@ class Law(_Numbers):
     @field_validator("samples")
     @classmethod
     def _readable(cls, text: str) -> str:
-        for sample in filter(None, (part.strip() for part in text.split(","))):
-            try:
-                values = [float(word) for word in sample.split()]
-            except ValueError:
-                values = []
-            if len(values) != 3 or not all(0 <= v < math.inf for v in values) or values[2] == 0:
-                raise refuse(f"sample {sample!r} is not {SAMPLE!r}, none below zero")
+        list(_samples(text))
         return text
+
+    @model_validator(mode="after")
+    def _describes_its_samples(self) -> "Law":
+        ratios = [
+            self.seconds(macs, moved) / seconds for macs, moved, seconds in _samples(self.samples)
+        ]
+        if ratios and not 1 / ASTRAY < (middle := statistics.median(ratios)) < ASTRAY:
+            raise refuse(
+                f"the law gives {middle:.3g} times the seconds of its own samples: it was changed "
+                "by hand; calibrate again"
+            )
+        return self
 
     def seconds(self, macs: Any, moved_bytes: Any) -> Any:
         """Seconds of operations of these sizes; numbers or arrays."""
         return self.overhead_s + self.s_per_mac * macs + self.s_per_byte * moved_bytes
+
+
+def _samples(text: str) -> Iterator[tuple[float, float, float]]:
+    """The samples in a text; raises pydantic's error for one that is none."""
+    for sample in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            values = [float(word) for word in sample.split()]
+        except ValueError:
+            values = []
+        if len(values) != 3 or not all(0 <= v < math.inf for v in values) or values[2] == 0:
+            raise refuse(f"sample {sample!r} is not {SAMPLE!r}, none below zero")
+        yield values[0], values[1], values[2]
 
 
 class Calibration(_Numbers):
@@ -116,8 +148,8 @@ class Calibration(_Numbers):
 
     conditions: Conditions
     taken: str
-    step_factor: Annotated[float, Field(gt=0)]
-    common: Amount
+    step_factor: Annotated[float, Field(gt=1 / MOST_FACTOR, lt=MOST_FACTOR)]
+    common: Annotated[float, Field(ge=0, le=MOST_COMMON)]
     noise_floor: Amount
     yardstick_s: Annotated[float, Field(gt=0)]
     probes: Annotated[int, Field(ge=1)]
@@ -128,6 +160,11 @@ class Calibration(_Numbers):
     def _says_something(self) -> "Calibration":
         if not self.kernels:
             raise refuse("empty; at least one kernel is needed", "kernels")
+        for name in self.kernels:
+            if name.partition(",")[0] not in FAMILIES:
+                near = difflib.get_close_matches(name.partition(",")[0], FAMILIES, 1)
+                told = f"did you mean {near[0]!r}?" if near else "one is called 'linear forward'"
+                raise refuse(f"{name!r} is no kernel; {told}", "kernels")
         return self
 
     def seconds(self, kernel: str | None, macs: Any, moved_bytes: Any) -> Any:

@@ -119,6 +119,18 @@ class ComputeTarget(Part):
             self._check_rates("throughput_int8", self.peak.int8)
         return self
 
+    @model_validator(mode="after")
+    def _calibrated_on_its_threads(self) -> "ComputeTarget":
+        if self.calibration is not None:
+            found, wanted = self.calibration.conditions.threads, int(self.threads.value)
+            if found != wanted:
+                raise refuse(
+                    f"{found}, but the target has {wanted} threads: a calibration holds for the "
+                    "number that it was taken on",
+                    "calibration.conditions.threads",
+                )
+        return self
+
     def _check_rates(self, table: str, peak: MacsPerSecond) -> None:
         for kind in WORK_KINDS:
             rates: Part = getattr(getattr(self, table), kind)
