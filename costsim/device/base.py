@@ -1,7 +1,7 @@
 """What all parts of a device file share: strict, frozen, and errors that say what is allowed."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import (
@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
+    ValidationError,
     WrapSerializer,
     model_validator,
 )
@@ -22,6 +23,31 @@ def refuse(message: str, key: str | None = None) -> PydanticCustomError:
     # Braces would be read as a template by pydantic.
     text = message.replace("{", "{{").replace("}", "}}")
     return PydanticCustomError("device", text, {"key": key} if key else None)
+
+
+def first_mistake(
+    error: ValidationError,
+    whole: str,
+    needed: Callable[[tuple[int | str, ...]], str] | None = None,
+) -> str:
+    """The first mistake as `dotted.key: what is wrong`, and how many more there are.
+
+    `whole` is what a mistake without a key is in; `needed` says what belongs at a missing key.
+    """
+    errors = error.errors(include_url=False)
+    # An unknown key is usually the misspelt cause of a missing one.
+    first = min(errors, key=lambda item: item["type"] != "device")
+    parts = [str(part) for part in first["loc"] if part != "[key]"]
+    if key := first.get("ctx", {}).get("key"):
+        parts.append(key)
+    given, message = first["input"], first["msg"]
+    if first["type"] == "missing":
+        message = "missing" if needed is None else f"missing; {needed(first['loc'])} is needed"
+    elif first["type"] != "device":
+        told = repr(given) if isinstance(given, str | bool | int | float) else type(given).__name__
+        message = f"{told}: {message[0].lower()}{message[1:]}"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{'.'.join(parts) or whole}: {message}{more}"
 
 
 class Part(BaseModel):

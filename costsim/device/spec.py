@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
-from costsim.device.base import Named, Part, refuse
+from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.device.interval import Interval
 from costsim.device.quantity import (
     Address,
@@ -237,7 +236,7 @@ class DeviceSpec(Part):
         try:
             return cls.model_validate({k: v for k, v in document.items() if k != "schema"})
         except ValidationError as error:
-            raise InputError(f"{source}: {_first(error)}") from error
+            raise InputError(f"{source}: {first_mistake(error, 'device', _needed)}") from error
 
 
 def _quantities(key: str, node: object) -> Iterator[tuple[str, Quantity]]:
@@ -249,32 +248,6 @@ def _quantities(key: str, node: object) -> Iterator[tuple[str, Quantity]]:
     elif isinstance(node, Mapping):
         for name, item in node.items():
             yield from _quantities(f"{key}.{name}", item)
-
-
-def _first(error: ValidationError) -> str:
-    """The first mistake as `dotted.key: what is wrong`, and how many more there are."""
-    errors = error.errors(include_url=False)
-    # An unknown key is usually the misspelt cause of a missing one.
-    first = min(errors, key=lambda item: item["type"] != "device")
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{_key(first)}: {_message(first)}{more}"
-
-
-def _key(item: ErrorDetails) -> str:
-    parts = [str(part) for part in item["loc"] if part != "[key]"]
-    if key := item.get("ctx", {}).get("key"):
-        parts.append(key)
-    return ".".join(parts) or "device"
-
-
-def _message(item: ErrorDetails) -> str:
-    if item["type"] == "device":
-        return item["msg"]
-    if item["type"] == "missing":
-        return f"missing; {_needed(item['loc'])} is needed"
-    given = item["input"]
-    told = repr(given) if isinstance(given, str | bool | int | float) else type(given).__name__
-    return f"{told}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _needed(loc: tuple[int | str, ...]) -> str:

@@ -1,0 +1,25 @@
+"""The plan file: what was asked, what was chosen, what it will cost. Schema `costsim.plan/1`.
+
+The document is everything a later command needs to train, check or show the plan with the same
+model and device again. Numbers in it are in base units; `predicted` is null where no plan is
+within the budgets.
+"""
+
+from costsim.planfile.asked import ExplanationRecord, SoughtRecord
+from costsim.planfile.document import PlanFile, read_plan, write_plan
+from costsim.planfile.making import plan_file
+from costsim.planfile.records import FleetRecord, ModelRecord, Prediction, Range, SolverRecord
+
+__all__ = [
+    "ExplanationRecord",
+    "FleetRecord",
+    "ModelRecord",
+    "PlanFile",
+    "Prediction",
+    "Range",
+    "SolverRecord",
+    "SoughtRecord",
+    "plan_file",
+    "read_plan",
+    "write_plan",
+]

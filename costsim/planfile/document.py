@@ -1,0 +1,167 @@
+"""A plan file as a value, as JSON and on disk. Schema `costsim.plan/1`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import ValidationError, model_validator
+
+from costsim.device.base import Named, Part, first_mistake, refuse
+from costsim.errors import InputError
+from costsim.files import read_json, write_json
+from costsim.plan import UpdatePlan
+from costsim.planfile.asked import ExplanationRecord, SoughtRecord
+from costsim.planfile.records import (
+    BudgetRecord,
+    DeviceRecord,
+    FleetRecord,
+    ImportanceRecord,
+    LayerRecord,
+    Listed,
+    ModelRecord,
+    Prediction,
+    Record,
+    SolverRecord,
+    StepRecord,
+)
+from costsim.problem import Budget
+from costsim.step import TrainingStep
+
+SCHEMA = "costsim.plan/1"
+
+T = TypeVar("T")
+
+
+class _Document(Record):
+    model: ModelRecord
+    device: DeviceRecord | None
+    step: StepRecord
+    budgets: BudgetRecord
+    layers: Annotated[tuple[LayerRecord, ...], Listed]
+    predicted: Prediction | None
+    solver: SolverRecord
+    importance: ImportanceRecord
+    explanation: ExplanationRecord | None = None
+    sought: SoughtRecord | None = None
+    fleet: Annotated[tuple[FleetRecord, ...], Listed] = ()
+    seed: int
+    versions: Named[str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [layer.name for layer in self.layers]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise refuse(f"{twice[0]!r} is listed twice", "layers")
+        status = self.solver.status
+        if status not in ("infeasible", "time_limit") and self.predicted is None:
+            raise refuse(f"is null, but the solver's status is {status}", "predicted")
+        if status == "infeasible" and self.predicted is not None:
+            raise refuse("must be null where the solver's status is infeasible", "predicted")
+        if self.predicted is None and self.layers:
+            raise refuse("must be empty where predicted is null", "layers")
+        return self
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """One plan with everything around it. `order` names the chosen layers in the model's order.
+
+    A value: two plan files with the same content are equal. `plan` is empty and `predicted` None
+    where the solver found nothing within the budgets. `fleet`: the devices that it is for besides
+    `device`.
+    """
+
+    model: ModelRecord
+    device: DeviceRecord | None
+    step: TrainingStep
+    budget: Budget
+    plan: UpdatePlan
+    order: tuple[str, ...]
+    predicted: Prediction | None
+    solver: SolverRecord
+    importance: ImportanceRecord
+    seed: int
+    versions: Mapping[str, str]
+    explanation: ExplanationRecord | None = None
+    sought: SoughtRecord | None = None
+    fleet: tuple[FleetRecord, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan file as one JSON document, layers in the model's order."""
+        asked = {
+            "explanation": _dump(self.explanation),
+            "sought": _dump(self.sought),
+            "fleet": [_dump(one) for one in self.fleet] or None,
+        }
+        return {
+            "schema": SCHEMA,
+            "model": _dump(self.model),
+            "device": _dump(self.device),
+            "step": self.step.to_json(),
+            "budgets": self.budget.to_json(),
+            "layers": self.plan.to_json(self.order),
+            "predicted": _dump(self.predicted),
+            "solver": _dump(self.solver),
+            "importance": _dump(self.importance),
+            **{key: value for key, value in asked.items() if value is not None},
+            "seed": self.seed,
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_json(cls, document: object, source: str = "plan") -> "PlanFile":
+        """The plan file that `to_json` wrote; `source` names it in errors.
+
+        Raises `InputError` for an unknown schema, a key that is missing, unknown or of the wrong
+        kind, and for content that contradicts itself: one line with the source and the key.
+        """
+        if not isinstance(document, Mapping):
+            kind = "empty" if document is None else f"a {type(document).__name__}"
+            raise InputError(f"{source}: is {kind}; a mapping with the keys of a plan is needed")
+        if (schema := document.get("schema")) != SCHEMA:
+            told = "is missing" if schema is None else f"{schema!r} is unknown"
+            raise InputError(f"{source}: schema: {told}; allowed is {SCHEMA}")
+        try:
+            read = _Document.model_validate({k: v for k, v in document.items() if k != "schema"})
+        except ValidationError as error:
+            raise InputError(f"{source}: {first_mistake(error, 'plan')}") from error
+        step, layers = read.step.model_dump(), [_dump(layer) for layer in read.layers]
+        return cls(
+            model=read.model,
+            device=read.device,
+            step=_made(f"{source}: step", lambda: TrainingStep.from_json(step)),
+            budget=_made(f"{source}: budgets", lambda: Budget(**read.budgets.model_dump())),
+            plan=_made(f"{source}: layers", lambda: UpdatePlan.from_json(layers)),
+            order=tuple(layer.name for layer in read.layers),
+            predicted=read.predicted,
+            solver=read.solver,
+            importance=read.importance,
+            seed=read.seed,
+            versions=read.versions,
+            explanation=read.explanation,
+            sought=read.sought,
+            fleet=tuple(read.fleet),
+        )
+
+
+def read_plan(path: Path) -> PlanFile:
+    """The plan file at `path`; raises `InputError` naming the file and the key."""
+    return PlanFile.from_json(read_json(path), str(path))
+
+
+def write_plan(path: Path, plan: PlanFile) -> None:
+    """Write `plan` to `path`, whole or not at all."""
+    write_json(path, plan.to_json())
+
+
+def _dump(record: Part | None) -> Any:
+    return None if record is None else record.model_dump(mode="json")
+
+
+def _made(where: str, make: Callable[[], T]) -> T:
+    """What `make` returns; its `InputError` says where in the document the mistake is."""
+    try:
+        return make()
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error

@@ -1,0 +1,111 @@
+"""From a solution to its plan file."""
+
+import platform
+from importlib.metadata import version
+
+from costsim import __version__
+from costsim.accounting.autograd import autograd_memory
+from costsim.cost import full_backward_macs
+from costsim.device import DeviceSpec, TaskEstimate
+from costsim.explain import Explanation
+from costsim.graph import LayerGraph
+from costsim.importance import Importance
+from costsim.plan import UpdatePlan
+from costsim.planfile.asked import ExplanationRecord
+from costsim.planfile.document import PlanFile
+from costsim.planfile.records import (
+    DeviceRecord,
+    ImportanceRecord,
+    InspectedLayer,
+    ModelRecord,
+    Prediction,
+    SolverRecord,
+)
+from costsim.problem import Budget
+from costsim.program import plan_atoms
+from costsim.solution import Solution
+from costsim.step import TrainingStep
+
+
+def plan_file(
+    *,
+    model: ModelRecord,
+    graph: LayerGraph,
+    step: TrainingStep,
+    budget: Budget,
+    solution: Solution,
+    importance: Importance,
+    seed: int,
+    device: DeviceSpec | None = None,
+    target: str | None = None,
+    task: TaskEstimate | None = None,
+    explanation: Explanation | None = None,
+) -> PlanFile:
+    """The plan file of a solution. `target` None is the default one of `device`."""
+    plan = solution.plan or UpdatePlan()
+    predicted = None
+    if solution.plan is not None and solution.cost is not None:
+        costs = solution.cost.to_json(budget.accounting)
+        costs["memory"]["autograd_kept_bytes"] = autograd_memory(graph, plan).kept_bytes
+        costs["macs"]["full_backward"] = full_backward_macs(graph, step)
+        costs["task"] = None if task is None else task.to_json()
+        predicted = Prediction.model_validate(costs)
+    named = plan.by_layer.keys() | plan.biases
+    return PlanFile(
+        model=model,
+        device=None if device is None else _device_record(device, target),
+        step=step,
+        budget=budget,
+        plan=plan,
+        order=tuple(name for name in graph.layers if name in named),
+        predicted=predicted,
+        solver=SolverRecord(
+            **solution.to_json(), sentence=solution.status.sentence, reason=solution.reason
+        ),
+        importance=_importance_record(importance, plan),
+        seed=seed,
+        versions=_versions(),
+        explanation=(
+            None if explanation is None else ExplanationRecord.model_validate(explanation.to_json())
+        ),
+    )
+
+
+def _device_record(device: DeviceSpec, target: str | None) -> DeviceRecord:
+    return DeviceRecord(
+        name=device.name,
+        target=target or device.default_target,
+        title=device.title,
+        target_title=device.target(target).title,
+        frozen_weights=device.placement.frozen_weights,
+        room_bytes=device.largest_block_bytes,
+    )
+
+
+def _importance_record(importance: Importance, plan: UpdatePlan) -> ImportanceRecord:
+    layers, updated = [], plan_atoms(plan)
+    for entry in importance.channels:
+        chosen = updated.get((entry.axis, entry.layer), ())
+        layers.append(
+            InspectedLayer(
+                name=entry.layer,
+                axis=entry.axis,
+                potential=float(sum(entry.scores)),
+                gain=float(sum(entry.scores[channel] for channel in chosen)),
+            )
+        )
+    return ImportanceRecord(
+        criterion=importance.criterion,
+        samples=importance.samples,
+        source=importance.source,
+        layers=tuple(layers),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "costsim": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+    }

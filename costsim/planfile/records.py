@@ -1,0 +1,248 @@
+"""The parts of a plan file: what is in each, and which values it takes."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from costsim.device.base import Named, Part, refuse
+from costsim.operators import UpdateKind
+from costsim.problem import Budget
+
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Number = Count | Amount
+"""Whole where the unit is: bytes and MACs."""
+Name = Annotated[str, Field(min_length=1)]
+Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
+
+
+class Record(Part):
+    """A mapping of a plan file: known keys only, no coercion, finite numbers."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class ModelRecord(Record):
+    """The model planned for: how a person named it, and where its weights come from.
+
+    `spec` and `weights` are what was typed; `provenance` says in words what the weights are.
+    """
+
+    name: Name
+    spec: Name
+    weights: str | None = None
+    resolution: Annotated[int, Field(ge=1)]
+    provenance: Name
+    parameters_sha256: str | None = None
+
+
+class DeviceRecord(Record):
+    """The device and compute target planned for, and the memory it has for a step."""
+
+    name: Name
+    target: Name
+    title: Name
+    target_title: Name
+    frozen_weights: Literal["ram", "flash"]
+    room_bytes: Count
+
+
+class Range(Record):
+    """A predicted number and the range it is believed to lie in."""
+
+    value: Amount
+    low: Amount
+    high: Amount
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_order(self.low, self.value, self.high)
+        return self
+
+
+class StepLatency(Record):
+    """Seconds of one step: the believed value and its range."""
+
+    step: Amount
+    low: Amount
+    high: Amount
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_order(self.low, self.step, self.high)
+        return self
+
+
+def _check_order(low: float, value: float, high: float) -> None:
+    if not low <= value <= high:
+        raise refuse(f"low {low:g}, value {value:g}, high {high:g}: not in order")
+
+
+class MemoryRecord(Record):
+    """Bytes of one step in every accounting; see `costsim.cost.MemoryCost`.
+
+    `autograd_kept_bytes` is what stock PyTorch would keep for the backward pass of the same step.
+    """
+
+    accounting: Literal["peak", "arena", "paper", "tiny-training"]
+    peak_bytes: Count
+    arena_bytes: Count
+    paper_bytes: Count
+    tiny_training_bytes: Count
+    kept_bytes: Count
+    gradient_bytes: Count
+    optimizer_bytes: Count
+    updated_weight_bytes: Count
+    frozen_weight_bytes: Count
+    peak_operation: str
+    at_peak: Named[Count]
+    autograd_kept_bytes: Count
+
+
+class MacRecord(Record):
+    """MACs of one step by cause; `full_backward` is the backward pass that updates everything."""
+
+    forward: Count
+    recompute: Count
+    input_gradient: Count
+    weight_gradient: Count
+    unpadded: Count
+    full_backward: Count
+
+    @property
+    def backward(self) -> int:
+        """Input gradients, weight gradients, and what is computed a second time for them."""
+        return self.recompute + self.input_gradient + self.weight_gradient
+
+    @property
+    def backward_share(self) -> float:
+        """The backward pass as a share of the one that updates everything."""
+        return self.backward / self.full_backward if self.full_backward else 0.0
+
+
+class TaskRecord(Record):
+    """Seconds and joules of the whole task: selection, then `steps` optimiser steps."""
+
+    steps: Count
+    selection_s: Range
+    training_s: Range
+    latency_s: Range
+    energy_j: Range
+
+
+class Prediction(Record):
+    """What one step, and the whole task, is predicted to cost; time and energy on the device."""
+
+    memory: MemoryRecord
+    macs: MacRecord
+    moved_bytes: Count
+    latency_s: StepLatency | None = None
+    swap_s: Range | None = None
+    energy_j: Amount | None = None
+    energy_interval_j: Range | None = None
+    fits: bool | None = None
+    task: TaskRecord | None = None
+
+
+class SolverRecord(Record):
+    """Who chose, how far the answer can be trusted (`sentence`, for a person), and how long."""
+
+    name: Name
+    status: Literal["optimal", "feasible", "infeasible", "time_limit"]
+    sentence: str
+    reason: str
+    objective: float | None
+    bound: float | None
+    gap: Amount | None
+    seconds: Amount
+
+
+class InspectedLayer(Record):
+    """A layer scored along one axis, or its bias: the sum of all scores, and of those chosen."""
+
+    name: Name
+    axis: UpdateKind
+    potential: Amount
+    gain: Amount
+
+
+class ImportanceRecord(Record):
+    """What the plan was chosen by: the criterion, its samples, and the layers it inspected."""
+
+    criterion: Name
+    samples: Count
+    source: str
+    layers: Annotated[tuple[InspectedLayer, ...], Listed]
+
+    def gain(self, layer: str, axis: str | None) -> float | None:
+        """The sum of the scores of the channels chosen, None if the layer was not inspected."""
+        found = (e.gain for e in self.layers if (e.name, e.axis) == (layer, axis))
+        return next(found, None)
+
+
+class BitsRecord(Record):
+    """Bits an element."""
+
+    weights: int
+    activations: int
+    gradients: int
+    optimizer: int
+
+
+class StepRecord(Record):
+    """One training step; see `costsim.step.TrainingStep`."""
+
+    batch: int
+    micro_batch: int | None
+    optimizer: str
+    update: str
+    bits: BitsRecord
+    recompute: Annotated[tuple[Name, ...], Listed]
+
+
+class BudgetRecord(Record):
+    """The budgets of a step; see `costsim.problem.Budget`."""
+
+    memory_bytes: int | None
+    accounting: str
+    macs: int | None
+    latency_s: float | None
+    energy_j: float | None
+    working_bytes: int | None
+
+
+class FleetRecord(Record):
+    """Another device that the plan is for as well: its budgets, and what a step takes there."""
+
+    device: DeviceRecord
+    budgets: BudgetRecord
+    predicted: Prediction | None
+
+    @classmethod
+    def of(
+        cls, device: DeviceRecord, budget: Budget, predicted: Prediction | None
+    ) -> "FleetRecord":
+        """The record of a plan on `device`."""
+        return cls(device=device, budgets=BudgetRecord(**budget.to_json()), predicted=predicted)
+
+    @property
+    def budget(self) -> Budget:
+        """The budgets as a value."""
+        return Budget(**self.budgets.model_dump())
+
+
+class LayerRecord(Record):
+    """What is updated of one layer."""
+
+    name: Name
+    axis: Literal["output", "input"] | None
+    channels: Annotated[tuple[Count, ...], Listed]
+    bias: bool
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if (self.axis is None) != (not self.channels):
+            raise refuse("axis and channels come together: both, or null and an empty list")
+        if not self.channels and not self.bias:
+            raise refuse("updates neither channels nor the bias; leave the layer out")
+        return self
