@@ -23,8 +23,11 @@ from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file
 from costsim.problem import Budget
 from costsim.program import memory_timeline
+from costsim.report.amounts import interval, percent
+from costsim.report.costs import cost_rows
+from costsim.report.layers import layer_kind
 from costsim.report.page import render_page
-from costsim.report.summary import Summary, cost_rows, interval, layer_kind, percent
+from costsim.report.summary import Summary
 from costsim.report.table import render_plan
 from costsim.solution import Solution, Status
 from costsim.step import TrainingStep

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from costsim.pareto import Frontier, Point
-from costsim.report.summary import percent
+from costsim.report.amounts import percent
 from costsim.report.svg import COLOURS, STYLE, drawing
 from costsim.units import format_bytes, format_macs, format_seconds
 

@@ -6,8 +6,11 @@ from markupsafe import Markup
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
 from costsim.planfile import PlanFile
+from costsim.report.amounts import percent
+from costsim.report.costs import cost_rows
+from costsim.report.layers import GROUP_COLOURS, GROUPS
 from costsim.report.rendering import Picture, render_template
-from costsim.report.summary import GROUP_COLOURS, GROUPS, Summary, cost_rows, percent
+from costsim.report.summary import Summary
 from costsim.units import format_bytes, format_macs
 
 

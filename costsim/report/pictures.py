@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from costsim.importance import Importance
 from costsim.program import Direction
-from costsim.report.summary import GROUP_COLOURS, GROUPS, Summary
+from costsim.report.layers import GROUP_COLOURS, GROUPS
+from costsim.report.summary import Summary
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.units import format_bytes, format_macs
 

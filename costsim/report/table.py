@@ -9,7 +9,9 @@ from rich.text import Text
 
 from costsim.graph import LayerGraph
 from costsim.planfile import PlanFile
-from costsim.report.summary import ChosenLayer, Summary, cost_rows, percent
+from costsim.report.amounts import percent
+from costsim.report.costs import cost_rows
+from costsim.report.summary import ChosenLayer, Summary
 from costsim.units import format_bytes, format_macs
 
 BAR_CELLS = 20

@@ -1,0 +1,75 @@
+"""What a plan uses of each budget."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from costsim.planfile import Prediction
+from costsim.problem import Budget
+from costsim.units import format_bytes, format_joules, format_macs, format_seconds
+
+BUDGETS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "memory_bytes": ("memory", format_bytes),
+    "working_bytes": ("room on the device (peak)", format_bytes),
+    "macs": ("backward MACs", format_macs),
+    "latency_s": ("latency", format_seconds),
+    "energy_j": ("energy", format_joules),
+}
+"""What a person reads for each limit of a budget, and how its amounts are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """One budget: its name for a person, what is used of it and what is allowed, with units.
+
+    `used` and `share` are None where there is no plan.
+    """
+
+    name: str
+    used: str | None
+    allowed: str
+    share: float | None
+
+
+def budget_uses(budget: Budget, predicted: Prediction | None) -> tuple[BudgetUse, ...]:
+    """The limits that are set, with what a plan uses of them; `predicted` is None without one."""
+    rows = []
+    for key, (name, show) in BUDGETS.items():
+        limit = getattr(budget, key)
+        if limit is None:
+            continue
+        label = f"{name} ({budget.accounting})" if key == "memory_bytes" else name
+        used = None if predicted is None else _used(predicted, key)
+        rows.append(
+            BudgetUse(
+                label,
+                None if used is None else show(used),
+                show(limit),
+                None if used is None else _share(used, limit),
+            )
+        )
+    return tuple(rows)
+
+
+def _share(used: float, limit: float) -> float:
+    """`used` over `limit`; nothing used of nothing allowed is all of it."""
+    return used / limit if limit else 1.0
+
+
+def _used(predicted: Prediction, key: str) -> float | None:
+    memory = predicted.memory
+    match key:
+        case "memory_bytes":
+            return {
+                "peak": memory.peak_bytes,
+                "arena": memory.arena_bytes,
+                "paper": memory.paper_bytes,
+                "tiny-training": memory.tiny_training_bytes,
+            }[memory.accounting]
+        case "working_bytes":
+            return memory.peak_bytes
+        case "macs":
+            return predicted.macs.backward
+        case "latency_s":
+            return None if predicted.latency_s is None else predicted.latency_s.step
+        case _:
+            return predicted.energy_j

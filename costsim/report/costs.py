@@ -1,0 +1,79 @@
+"""Every predicted cost of a plan as rows of words and amounts."""
+
+from costsim.planfile import PlanFile, Prediction
+from costsim.report.amounts import interval, joules, percent, seconds
+from costsim.units import format_bytes, format_macs
+
+Section = tuple[str, list[tuple[str, str]]]
+
+
+def cost_rows(file: PlanFile) -> list[Section]:
+    """Every predicted cost: sections of (what, amount), amounts with units."""
+    predicted = file.predicted
+    if predicted is None:
+        return []
+    sections = [
+        ("memory of a step", _memory_rows(predicted, file)),
+        ("MACs of a step", _mac_rows(predicted)),
+    ]
+    if timed := _time_rows(predicted):
+        sections.append(("time and energy of a step", timed))
+    if (task := predicted.task) is not None:
+        rows = [
+            ("choosing what to update", seconds(task.selection_s)),
+            ("training", seconds(task.training_s)),
+            ("together", seconds(task.latency_s)),
+            ("energy", joules(task.energy_j)),
+        ]
+        sections.append((f"whole task, {task.steps:,} steps", rows))
+    return sections
+
+
+def _memory_rows(predicted: Prediction, file: PlanFile) -> list[tuple[str, str]]:
+    memory = predicted.memory
+    frozen = "frozen weights, beside all of these"
+    if file.device is not None:
+        where = "RAM" if file.device.frozen_weights == "ram" else "flash"
+        frozen = f"frozen weights, in {where} beside all of these"
+    amounts = (
+        ("peak: most bytes live at once", memory.peak_bytes),
+        ("arena: the same with offsets assigned", memory.arena_bytes),
+        ("paper: updated weights, their state, kept", memory.paper_bytes),
+        ("tiny-training: int8, as published", memory.tiny_training_bytes),
+        ("kept for the backward pass", memory.kept_bytes),
+        ("kept by stock PyTorch (autograd)", memory.autograd_kept_bytes),
+        ("updated weights", memory.updated_weight_bytes),
+        ("their gradients", memory.gradient_bytes),
+        ("optimiser state", memory.optimizer_bytes),
+        (frozen, memory.frozen_weight_bytes),
+    )
+    return [(what, format_bytes(size)) for what, size in amounts]
+
+
+def _mac_rows(predicted: Prediction) -> list[tuple[str, str]]:
+    macs = predicted.macs
+    recompute = ("backward, computed a second time", format_macs(macs.recompute))
+    return [
+        ("forward", format_macs(macs.forward)),
+        ("backward", format_macs(macs.backward)),
+        *([recompute] if macs.recompute else []),
+        ("backward, of input gradients", format_macs(macs.input_gradient)),
+        ("backward, of weight gradients", format_macs(macs.weight_gradient)),
+        ("backward, if everything were updated", format_macs(macs.full_backward)),
+        ("backward, share of that", percent(macs.backward_share)),
+        ("forward and backward, no padding taps", format_macs(macs.unpadded)),
+    ]
+
+
+def _time_rows(predicted: Prediction) -> list[tuple[str, str]]:
+    if predicted.latency_s is None:
+        return []
+    latency = predicted.latency_s
+    rows = [("latency", interval(latency.step, latency.low, latency.high))]
+    if predicted.swap_s is None:
+        rows.append(("swapping", "does not fit at all"))
+    elif predicted.swap_s.value:
+        rows.append(("swapping", seconds(predicted.swap_s)))
+    if predicted.energy_interval_j is not None:
+        rows.append(("energy", joules(predicted.energy_interval_j)))
+    return rows
