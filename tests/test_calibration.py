@@ -520,9 +520,46 @@ def test_readings_edited_into_nonsense_are_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("steps", [float("nan")], "steps.0: Input should be a valid integer"),
+        ("steps", [0], "steps.0: Input should be greater than 0"),
+        ("steps", [10**30], "steps.0: Input should be less than"),
+        ("steps", [], "steps: "),
+        ("yardstick", [0], "yardstick.0: Input should be greater than 0"),
+        ("yardstick", [-3], "yardstick.0"),
+        ("operations", [[0] * 99], "operations: operations of 0 ns do not make a step of"),
+        ("operations", [[-1]], "operations.0.0"),
+        ("operations", [], "operations"),
+        ("operations", "fast", "operations"),
+        ("name", 3, "name"),
+        ("mood", 3, "mood"),
+    ],
+)
+def test_readings_that_no_clock_shows_are_refused(
+    tmp_path: Path, key: str, value: Any, words: str
+) -> None:
+    document = samples_of(PROBES[:1]).to_json()
+    document["probes"][0][key] = value
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"s\.json: probes\.0\.") as caught:
+        calibrate(request(path, resume=True))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_no_readings_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({**samples_of(PROBES[:1]).to_json(), "probes": []}))
+    assert calibrate(request(path, resume=True, probes=6)).calibration.probes == 6
+
+
 def test_readings_of_another_program_are_refused(tmp_path: Path) -> None:
     document = samples_of(PROBES[:1]).to_json()
-    document["probes"][0]["operations"] = [[1, 2, 3]]
+    step = document["probes"][0]["steps"][0]
+    document["probes"][0]["operations"] = [[step, 2, 3]]
     path = tmp_path / "s.json"
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match=r"s\.json: probes: .* operations"):

@@ -13,16 +13,24 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from costsim.calibration.probes import Probe, parse_probe
+from costsim.device.base import refuse
 from costsim.device.calibration import Conditions
 from costsim.errors import InputError
 from costsim.measurement.record import _Document, _Listed, _Record
 
 Floats = NDArray[np.float64]
-Nanoseconds = Annotated[int, Field(ge=0)]
-Readings = Annotated[tuple[Nanoseconds, ...], _Listed, Field(min_length=1)]
+LONGEST_NS = 10**13
+"""No step that a person waits for takes hours."""
+APART = 100.0
+"""A step this many times longer or shorter than the sum of its operations is no reading of it."""
+
+Nanoseconds = Annotated[int, Field(ge=0, le=LONGEST_NS)]
+Readings = Annotated[
+    tuple[Annotated[int, Field(gt=0, le=LONGEST_NS)], ...], _Listed, Field(min_length=1)
+]
 
 
 def _rows(given: Any) -> Any:
@@ -43,6 +51,16 @@ class ProbeReadings(_Record):
     operations: Annotated[
         tuple[tuple[Nanoseconds, ...], ...], BeforeValidator(_rows), Field(min_length=1)
     ]
+
+    @model_validator(mode="after")
+    def _add_up(self) -> "ProbeReadings":
+        step = statistics.median(self.steps)
+        parts = statistics.median(sum(row) for row in self.operations)
+        if not step / APART < parts < step * APART:
+            raise refuse(
+                f"operations of {parts:g} ns do not make a step of {step:g} ns", "operations"
+            )
+        return self
 
     @property
     def probe(self) -> Probe:

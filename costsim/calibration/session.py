@@ -169,9 +169,10 @@ class _Session:
                     f"{path}: holds measurements of an earlier run; give --resume to go on with "
                     "them, or move the file away"
                 )
-            self.samples = read_samples(path)
+            kept = read_samples(path)
             if self.request.conditions is not None:
-                check_conditions(self.samples.conditions, self.request.conditions, str(path))
+                check_conditions(kept.conditions, self.request.conditions, str(path))
+            self.samples = kept if kept.probes else None
 
     @property
     def _remaining_s(self) -> float:
