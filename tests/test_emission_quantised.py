@@ -160,7 +160,7 @@ def test_what_has_no_8_bit_kernel_is_named():
     g = GraphBuilder()
     g.add(Sigmoid(), (g.conv(g.input(1, 2, 4, 4), 3),))
     with pytest.raises(
-        UnsupportedOperator, match="after layer 'convolution1'.*'sigmoid' has no 8-bit"
+        UnsupportedOperator, match=r"after layer 'convolution1'.*'sigmoid' has no 8-bit"
     ):
         quantize_ranges(g.graph(), {}, {})
     g = GraphBuilder()

@@ -181,9 +181,9 @@ def test_a_program_at_the_limit_runs_and_one_byte_less_is_refused_twice() -> Non
     arena_address, arena_bytes = read_image(trial.firmware.elf).arena
     assert arena_address + arena_bytes == memory.arena.end
     # The linker refuses,
-    with pytest.raises(DoesNotFit, match="overflowed by 1 bytes"):
+    with pytest.raises(DoesNotFit, match=r"fit in region 'RAM'(: overflowed by 1 bytes)?$"):
         trial_of(program, tensors, memory.limited(limit - 1), stack_bytes=stack)
-    with pytest.raises(DoesNotFit, match="overflowed by 8 bytes"):
+    with pytest.raises(DoesNotFit, match=r"fit in region 'RAM'(: overflowed by 8 bytes)?$"):
         trial_of(program, tensors, stack_bytes=stack + 8)
     # and, linked for more, so does the memory: by the page of the emulator and by the byte.
     roomy = trial_of(program, tensors, memory.limited(limit + 4096), stack_bytes=stack + 8)
@@ -297,8 +297,9 @@ def test_a_firmware_that_goes_wrong_is_stopped_with_its_state(body, kind) -> Non
 
 
 def test_c_that_does_not_compile_is_refused_in_one_line() -> None:
-    with pytest.raises(InputError, match=r"zig cc .* cannot compile the firmware: .*error") as told:
-        build_firmware(broken("nonsense"), board()[1], compiler=find_compiler("zig"))
+    with pytest.raises(InputError, match=r" cannot compile the firmware: .*error") as told:
+        build_firmware(broken("nonsense"), board()[1])
+    assert str(told.value).startswith(find_compiler().title)
     assert "\n" not in str(told.value)
 
 
@@ -386,22 +387,24 @@ def test_every_instruction_of_a_firmware_is_read_as_another_tool_reads_it() -> N
         "store": r"str",
         "load_many": r"ldm|ldrd|pop|vpop|vldm",
         "store_many": r"stm|strd|push|vpush|vstm",
-        "int_mac": r"ml[as]|sml",
+        "int_mac": r"ml[as]|[su]mlal",
+        "dsp_mac": r"smla[bt][bt]|smlad",
         "call": r"bl",
     }
     checked = 0
     for function in image.functions:
         if not function.size_bytes or function.name.startswith("Reset"):
             continue
-        code, at = image.code(function.address, function.size_bytes), function.address
-        for one in decode(code):
-            if at in rows and not re.fullmatch(r"[0-9a-f]{2}|[.<].*", rows[at]):
-                if one.kind in kinds:
-                    assert re.match(kinds[one.kind], rows[at]), (hex(at), rows[at], one)
-                elif one.kind not in ("branch", "system"):
-                    assert not re.match("|".join(kinds.values()), rows[at]), (rows[at], one)
-                checked += 1
-            at += one.size
+        for start, code in image.instructions(function):
+            at = start
+            for one in decode(code):
+                if at in rows and not re.fullmatch(r"[0-9a-f]{2}|[.<].*", rows[at]):
+                    if one.kind in kinds:
+                        assert re.match(kinds[one.kind], rows[at]), (hex(at), rows[at], one)
+                    elif one.kind not in ("branch", "system"):
+                        assert not re.match("|".join(kinds.values()), rows[at]), (rows[at], one)
+                    checked += 1
+                at += one.size
     assert checked > 1000
 
 

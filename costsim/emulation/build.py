@@ -163,9 +163,14 @@ def _built(
 
 def _refusal(compiler: str, told: str) -> CostsimError:
     lines = [line.strip() for line in told.splitlines() if line.strip()]
-    for line in lines:
-        if "will not fit in region" in line or "overflowed by" in line:
-            words = line.removeprefix("ld.lld: ").removeprefix("error: ")
-            return DoesNotFit(f"{compiler}: {words}")
+    # The same words from LLVM's linker, in one line, and from GNU's, in two.
+    if section := re.search(r"section [`'](\S+)' will not fit in region [`'](\w+)'", told):
+        region = section[2]
+        one_line = re.search(rf"region '{region}': overflowed by (\d+) bytes", told)
+        found = one_line or re.search(rf"region [`']{region}' overflowed by (\d+) bytes", told)
+        more = f": overflowed by {found[1]} bytes" if found else ""
+        return DoesNotFit(
+            f"{compiler}: section '{section[1]}' will not fit in region '{region}'{more}"
+        )
     first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
     return InputError(f"{compiler} cannot compile the firmware: {first}")

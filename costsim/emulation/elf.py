@@ -1,7 +1,7 @@
 """Reading a firmware: what is loaded where, its symbols, and what it takes of flash and RAM."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +27,14 @@ class Image:
     """A firmware as an ELF says it.
 
     `segments` are (load address, bytes) of what goes into flash; `sections` (address, bytes) of
-    what takes room while it runs.
+    what takes room while it runs. `marks` are (address, whether code begins there, else data), in
+    order: compilers put constants between instructions.
     """
 
     segments: tuple[tuple[int, bytes], ...]
     sections: Mapping[str, tuple[int, int]]
     symbols: Mapping[str, Symbol]
+    marks: tuple[tuple[int, bool], ...] = ()
 
     @property
     def flash_bytes(self) -> int:
@@ -82,6 +84,20 @@ class Image:
                 return symbol
         return None
 
+    def instructions(self, function: Symbol) -> Iterator[tuple[int, bytes]]:
+        """The parts of a function that are instructions: address and bytes of each."""
+        start, end = function.address, function.address + function.size_bytes
+        at, is_code = start, True
+        for address, code in (*self.marks, (end, True)):
+            if address > start:
+                until = min(address, end)
+                if is_code and at < until:
+                    yield at, self.code(at, until - at)
+                at = max(at, until)
+            is_code = code
+            if address >= end:
+                return
+
     def code(self, address: int, size_bytes: int) -> bytes:
         """Bytes of flash. Raises `InputError` outside of it."""
         for start, content in self.segments:
@@ -110,9 +126,20 @@ def read_image(path: Path) -> Image:
             }
             table = elf.get_section_by_name(".symtab")
             symbols = {} if table is None else _symbols(table)
+            marks = () if table is None else _marks(table)
     except (OSError, ELFError) as error:
         raise InputError(f"{path}: is no firmware: {error}") from error
-    return Image(segments, sections, symbols)
+    return Image(segments, sections, symbols, marks)
+
+
+def _marks(table: object) -> tuple[tuple[int, bool], ...]:
+    """Mapping symbols of the Arm ELF: `$t` where code begins, `$d` where data does."""
+    found = {
+        int(entry["st_value"]) & ~1: entry.name.startswith("$t")
+        for entry in table.iter_symbols()  # type: ignore[attr-defined]
+        if re.match(r"\$[td](\.|$)", entry.name)
+    }
+    return tuple(sorted(found.items()))
 
 
 def _symbols(table: object) -> dict[str, Symbol]:

@@ -4,6 +4,7 @@ Generated code has no recursion and no variable-length arrays, and the only call
 are those of the operations, so that the longest path through the calls is the bound.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -44,27 +45,35 @@ def stack_bound(image: Image, function: str) -> int:
 
 
 def _frame(image: Image, symbol: Symbol) -> _Frame:
-    code = image.code(symbol.address, symbol.size_bytes)
-    size, most, at = 0, 0, 0
+    size, most = 0, 0
     calls = set()
-    while at + 2 <= len(code):
-        first = int.from_bytes(code[at : at + 2], "little")
-        if first >> 11 not in (0b11101, 0b11110, 0b11111):
-            size += _pushed_narrow(first)
-            if first & 0xFF87 == 0x4780:
+    end = symbol.address + symbol.size_bytes
+    for address, word, second in _words(image, symbol):
+        if second is None:
+            size += _pushed_narrow(word)
+            if word & 0xFF87 == 0x4780:
                 calls |= {operation.address for operation in image.operations.values()}
-            at += 2
         else:
-            second = int.from_bytes(code[at + 2 : at + 4], "little")
-            size += _pushed_wide(first, second)
-            target = _target(first, second, symbol.address + at)
-            if target is not None and not (
-                symbol.address <= target < symbol.address + symbol.size_bytes
-            ):
+            size += _pushed_wide(word, second)
+            target = _target(word, second, address)
+            if target is not None and not symbol.address <= target < end:
                 calls.add(target)
-            at += 4
         most = max(most, size)
     return _Frame(most, frozenset(calls))
+
+
+def _words(image: Image, symbol: Symbol) -> Iterator[tuple[int, int, int | None]]:
+    """Address, first and second halfword (None: there is one) of every instruction."""
+    for start, code in image.instructions(symbol):
+        at = 0
+        while at + 2 <= len(code):
+            first = int.from_bytes(code[at : at + 2], "little")
+            if first >> 11 not in (0b11101, 0b11110, 0b11111):
+                yield start + at, first, None
+                at += 2
+            else:
+                yield start + at, first, int.from_bytes(code[at + 2 : at + 4], "little")
+                at += 4
 
 
 def _pushed_narrow(word: int) -> int:
