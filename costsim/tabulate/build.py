@@ -1,0 +1,73 @@
+"""The cost table of a model under a training step, put together."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from costsim.graph import LayerGraph
+from costsim.program import Atom, Category, Schedule, build_schedule
+from costsim.step import TrainingStep
+from costsim.table import CostTable, Floats, Linear, OperationTimer
+from costsim.tabulate.coefficients import Clauses, Coefficients
+from costsim.tabulate.dominance import without_dominated_positions
+from costsim.tabulate.macs import mac_rows
+from costsim.tabulate.memory import MemoryRows
+from costsim.tabulate.scheduled import Scheduled
+from costsim.tabulate.seconds import Seconds
+
+
+def build_table(
+    graph: LayerGraph,
+    step: TrainingStep,
+    *,
+    timer: OperationTimer | None = None,
+    orders: Mapping[Atom, Sequence[int]] | None = None,
+    schedule: Schedule | None = None,
+) -> CostTable:
+    """Derive the cost table of `graph` under `step`.
+
+    `orders` names, for some atoms, the order in which channels are taken (ascending otherwise).
+    Without a `timer` the table has no seconds.
+    """
+    of = Scheduled(schedule or build_schedule(graph, step), step)
+    clauses = Clauses()
+    rows = MemoryRows(of, clauses)
+    recompute, input_gradient, weight_gradient, forward_macs = mac_rows(of, clauses)
+    timed = Seconds(of, timer)
+    seconds: Coefficients | None = None
+    count_seconds: tuple[Floats, ...] = ()
+    if timer is not None:
+        seconds, count_seconds = timed.rows(clauses, [keep.value for keep in rows.shared])
+    membership = np.zeros((len(clauses.numbers), len(of.atoms)), dtype=bool)
+    for guard, row in clauses.numbers.items():
+        membership[row, [of.index[atom] for atom in guard]] = True
+
+    def linear(found: Coefficients) -> Linear:
+        return found.linear(of.index)
+
+    given = orders or {}
+    table = CostTable(
+        atoms=of.atoms,
+        sizes=of.sizes,
+        orders=tuple(
+            tuple(given.get(atom, range(size)))
+            for atom, size in zip(of.atoms, of.sizes, strict=True)
+        ),
+        clauses=tuple(clauses.numbers),
+        membership=membership,
+        memory=linear(rows.memory),
+        conjunctions=rows.conjunctions,
+        shared_keeps=tuple(rows.shared),
+        kept=linear(rows.kept),
+        gradients=linear(rows.of_category(Category.WEIGHT_GRADIENT)),
+        optimizer=linear(rows.of_category(Category.OPTIMIZER)),
+        updated_weights=linear(rows.of_category(Category.UPDATED_WEIGHTS)),
+        recompute=linear(recompute),
+        input_gradient=linear(input_gradient),
+        weight_gradient=linear(weight_gradient),
+        forward_macs=forward_macs,
+        seconds=None if seconds is None else linear(seconds),
+        count_seconds=count_seconds,
+        keep_seconds=timed.of_keeps(),
+    )
+    return without_dominated_positions(table)

@@ -1,0 +1,167 @@
+"""The bytes of a table: what is live at each position, and kept for the backward pass."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from costsim.program import Category, Direction, Guard
+from costsim.program.schedule import Storage
+from costsim.table import Conjunction, Floats, SharedKeep
+from costsim.tabulate.coefficients import Clauses, Coefficients
+from costsim.tabulate.scheduled import Reader, Scheduled, exclude_each_other, union_of_guards
+
+
+class MemoryRows:
+    """Collects them, storage by storage."""
+
+    def __init__(self, of: Scheduled, clauses: Clauses) -> None:
+        self.of, self.clauses = of, clauses
+        self.memory = Coefficients(clauses, of.positions)
+        self.kept = Coefficients(clauses)
+        self._conjunctions: dict[tuple[int, int], Floats] = {}
+        self.shared: list[SharedKeep] = []
+        self._persistent()
+        for storage in of.schedule.storages.values():
+            if storage.category in (Category.INPUT, Category.ACTIVATION):
+                self._activation(storage)
+            elif storage.category in (Category.SAVED, Category.GRADIENT):
+                self._guarded(storage)
+        for value in of.schedule.partial_keeps:
+            self._partial_keep(value)
+
+    @property
+    def conjunctions(self) -> tuple[Conjunction, ...]:
+        """Bytes that are live only if an update of each of two clauses is done."""
+        return tuple(Conjunction(*both, row) for both, row in self._conjunctions.items())
+
+    def of_category(self, category: Category) -> Coefficients:
+        """The bytes of one category, which come by the channel."""
+        total = Coefficients(self.clauses)
+        for storage in self.of.schedule.storages.values():
+            if storage.category is category and storage.channels_of is not None:
+                total.add_channels(storage.channels_of, storage.bytes)
+        return total
+
+    def _persistent(self) -> None:
+        everywhere = self.of.span(0, self.of.positions)
+        for storage in self.of.schedule.storages.values():
+            size = storage.bytes
+            match storage.category:
+                case Category.UPDATED_WEIGHTS | Category.OPTIMIZER:
+                    assert storage.channels_of is not None
+                    self.memory.add_channels(storage.channels_of, size * everywhere)
+                case Category.WEIGHT_GRADIENT:
+                    assert storage.channels_of is not None
+                    span = everywhere
+                    if self.of.step.passes == 1:
+                        last = self.of.readers(storage.name)[-1][0]
+                        span = self.of.span(self.of.written_at[storage.name], last)
+                    self.memory.add_channels(storage.channels_of, size * span)
+
+    def _activation(self, storage: Storage) -> None:
+        """Live through the forward pass; after it, while something that needs it is to come."""
+        readers = self.of.readers(storage.name)
+        backward = [reader for reader in readers if reader[2].keeps]
+        forward = [reader for reader in readers if not reader[2].keeps]
+        birth = 0 if storage.category is Category.INPUT else self.of.written_at[storage.name]
+        end = max((position for position, _, _ in forward), default=birth)
+        if storage.in_place_at is not None:
+            end = storage.in_place_at - 1
+        whole = self.of.whole_guard(storage.name)
+        if storage.guard is None:
+            self.memory.constant += storage.bytes * self.of.span(birth, end)
+        else:
+            self._computed_again(storage, forward, birth, end, whole)
+        if not whole:
+            return
+        if storage.guard is None:
+            self.kept.add_clause(whole, storage.bytes)
+        self.clauses.number(whole)
+        start = end + 1
+        for position in sorted({position for position, _, _ in backward}):
+            later = [reader for reader in backward if reader[0] >= position]
+            needs_whole = union_of_guards(r for r in later if not r[2].selected_only)
+            needs_part = union_of_guards(r for r in later if r[2].selected_only)
+            self._live_while(
+                whole, needs_whole, needs_part, storage.bytes * self.of.span(start, position)
+            )
+            start = position + 1
+
+    def _computed_again(
+        self,
+        storage: Storage,
+        forward: Sequence[Reader],
+        birth: int,
+        end: int,
+        whole: Guard,
+    ) -> None:
+        """An activation of a second pass: live while that pass or a gradient has yet to read it."""
+        assert storage.guard is not None
+        self.memory.add_clause(storage.guard, storage.bytes * self.of.span(birth, birth))
+        start = birth + 1
+        for position in sorted({min(position, end) for position, _, _ in forward} | {end}):
+            later = whole
+            for at, step, access in forward:
+                if min(at, end) >= position:
+                    is_keep = step.direction is Direction.KEEP
+                    later |= self.of.keep_guard(access) if is_keep else (step.guard or later)
+            if later and position >= start:
+                self.memory.add_clause(later, storage.bytes * self.of.span(start, position))
+            start = position + 1
+
+    def _live_while(self, whole: Guard, needs_whole: Guard, needs_part: Guard, row: Floats) -> None:
+        """Add bytes that are live while the storage is kept whole and a reader is to come.
+
+        A reader of some channels alone matters only if it can be in a plan together with a
+        reader of the whole: not if both are the two axes of one layer.
+        """
+        if exclude_each_other(whole, needs_part):
+            if needs_whole:
+                self.memory.add_clause(needs_whole, row)
+            return
+        key = self.clauses.number(whole), self.clauses.number(needs_whole | needs_part)
+        self._conjunctions[key] = self._conjunctions.get(key, np.zeros(self.of.positions)) + row
+
+    def _guarded(self, storage: Storage) -> None:
+        """A saved buffer or a gradient: live from its first writing to its last active reader."""
+        start = self.of.written_at[storage.name]
+        readers = self.of.readers(storage.name)
+        if storage.channels_of is not None:
+            span = self.of.span(start, max(position for position, _, _ in readers))
+            self.memory.add_channels(storage.channels_of, storage.bytes * span)
+            return
+        if storage.category is Category.SAVED and start < self.of.schedule.loss_position:
+            guard = union_of_guards(readers)
+            self.kept.add_clause(guard, storage.bytes)
+        for position in sorted({position for position, _, _ in readers}):
+            guard = union_of_guards(r for r in readers if r[0] >= position)
+            self.memory.add_clause(guard, storage.bytes * self.of.span(start, position))
+            start = position + 1
+
+    def _partial_keep(self, value: str) -> None:
+        keep = self.of.schedule.partial_keeps[value]
+        readers = self.of.part_readers(value)
+        atoms = sorted({atom for _, atom in readers}, key=self.of.index.__getitem__)
+        whole = self.of.whole_guard(keep.storage)
+        alone = len(atoms) == 1 and exclude_each_other(whole, atoms)
+        start, segments = keep.position, []
+        for position in sorted({position for position, _ in readers}):
+            guard: Guard = frozenset(atom for at, atom in readers if at >= position)
+            segments.append((guard, self.of.span(start, position)))
+            start = position + 1
+        if alone:
+            for _, span in segments:
+                self.memory.add_channels(atoms[0], keep.channel_bytes * span)
+            if keep.position < self.of.schedule.loss_position:
+                self.kept.add_channels(atoms[0], keep.channel_bytes)
+            return
+        self.shared.append(
+            SharedKeep(
+                value,
+                keep.channel_bytes,
+                tuple(self.of.index[atom] for atom in atoms),
+                self.clauses.number(whole),
+                tuple((self.clauses.number(guard), span) for guard, span in segments),
+                keep.position < self.of.schedule.loss_position,
+            )
+        )
