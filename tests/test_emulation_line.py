@@ -15,18 +15,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from emulating import LEARNING_RATE, arrays, batches, board, needs_emulator, trial_of
+from emulating import (
+    LEARNING_RATE,
+    NARROW,
+    NARROW_RATE,
+    arrays,
+    batches,
+    board,
+    needs_emulator,
+    scales_of,
+    trial_of,
+)
 from graphs import chain
 from running import random_tensors
+from test_emission_quantised import every_other_channel, inverted_bottleneck
 from training import MODEL, write_network
 
 from costsim.cli import main
-from costsim.emission import EmissionOptions, emit
+from costsim.emission import EmissionOptions, emit, integers, read_weights
+from costsim.emission.reference import Reference
 from costsim.emulation.build import build_firmware, source_digest
 from costsim.emulation.elf import read_image
-from costsim.emulation.frames import Frame, Region, Type
+from costsim.emulation.frames import MAX_PAYLOAD_BYTES, Frame, Region, Type
 from costsim.emulation.lines import LineLost, SerialLine, SocketLine
-from costsim.emulation.link import BoardFault, Link, LinkError
+from costsim.emulation.link import BoardFault, Link, LinkError, encoding
 from costsim.emulation.worker import map_to_json
 from costsim.errors import InputError
 from costsim.plan import UpdatePlan
@@ -318,8 +330,7 @@ def test_another_plans_firmware_is_noticed(job, small, tmp_path) -> None:
 
 
 def test_qemu_steps_as_the_other_emulator_does(job) -> None:
-    if shutil.which("qemu-system-arm") is None:
-        pytest.skip("qemu-system-arm is not installed (Debian: qemu-system-arm)")
+    needs_qemu()
     target = parse_target("qemu:mps2-an500", TargetOptions(time_limit_s=60.0))
     with target.session(Watch()) as session:
         outcome = session.perform(job)
@@ -329,10 +340,76 @@ def test_qemu_steps_as_the_other_emulator_does(job) -> None:
     assert outcome.counts["arena_bytes"] == plan_arena(session.program).size_bytes
 
 
-def test_qemu_gives_the_same_bits(small) -> None:
-    """Losses and weights of three steps, by two emulators that share no translation."""
+@pytest.fixture(scope="module")
+def narrow():
+    """A program in 8 bits, its sources, the bytes of an input, and the numpy reference."""
+    needs_emulator()
+    graph = inverted_bottleneck()
+    step = TrainingStep(4, micro_batch=2, optimizer="momentum", bits=NARROW)
+    program = compile_program(graph, every_other_channel(graph), step)
+    tensors = random_tensors(graph, torch.float32)
+    images = batches(program, 1)[0][0][:2]
+    scales = scales_of(graph, tensors, torch.from_numpy(images))
+    options = EmissionOptions(learning_rate=NARROW_RATE)
+    sources = emit(program, arrays(tensors), options=options, quantization=scales)
+    stored = integers(graph, arrays(tensors), scales)
+    reference = Reference(program, stored, scales, options, fused=True)
+    feed = batches(program, 3)
+    losses = [reference.step(*batch) for batch in feed]
+    return program, sources, encoding(scales.values[graph.input]), feed, losses, stored
+
+
+def check_narrow_line(link: Link, narrow) -> None:
+    """Integers go over the line, not floats, and what comes back is the reference's."""
+    program, sources, _, feed, losses, stored = narrow
+    assert link.connect(30.0).digest == source_digest(sources)
+    found = []
+    for batch in feed:
+        before = link.traffic.asked
+        found.append(link.step(*batch))
+        sent = program.step.passes * -(-feed[0][0][:2].size // (MAX_PAYLOAD_BYTES - 5))
+        others = 2 + 2 * program.step.passes  # begin and end; labels and work of each pass
+        assert link.traffic.asked - before == sent + others
+    assert [np.float32(loss) for loss in found] == [np.float32(loss) for loss in losses]
+    arena = link.read(Region.ARENA, 0, plan_arena(program).size_bytes)
+    for name, value in read_weights(program, stored, arena).items():
+        assert np.array_equal(value, stored[name]), name
+
+
+def test_steps_in_8_bits_over_a_line_are_the_references(narrow, tmp_path) -> None:
+    firmware = build_firmware(narrow[1], board()[1], stack_bytes=STACK_BYTES, port="uart")
+    with running_board(tmp_path, firmware) as (name, _):
+        line = SerialLine(name, 115_200)
+        link = Link(line, timeout_s=5.0, encode=narrow[2])
+        check_narrow_line(link, narrow)
+        image = narrow[3][0][0][:2]
+        with pytest.raises(LinkError, match="WRITE was refused: the place is out of range"):
+            link.write(Region.INPUT, bytes(1), image.size)
+        line.close()
+
+
+def needs_qemu() -> None:
     if shutil.which("qemu-system-arm") is None:
         pytest.skip("qemu-system-arm is not installed (Debian: qemu-system-arm)")
+
+
+def test_qemu_computes_the_same_bits_in_8_bits(narrow) -> None:
+    needs_qemu()
+    session = parse_target("qemu:mps2-an500").session(Watch())
+    session.start()
+    memory = session.board_memory(board()[1])
+    firmware = build_firmware(narrow[1], memory, stack_bytes=STACK_BYTES, port="uart")
+    try:
+        line = session.open_line(firmware)
+        check_narrow_line(Link(line, timeout_s=10.0, encode=narrow[2]), narrow)
+        line.close()
+    finally:
+        session.clean_up()
+
+
+def test_qemu_gives_the_same_bits(small) -> None:
+    """Losses and weights of three steps, by two emulators that share no translation."""
+    needs_qemu()
     program, tensors, sources, firmware = small
     feed = batches(program, 3)
     with trial_of(program, tensors) as trial:
