@@ -5,6 +5,7 @@ import math
 import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ from costsim.networks.graph import architecture_graph
 from costsim.operators import OPERATORS
 from costsim.plan import UpdatePlan
 from costsim.program import TrainingProgram, compile_program
-from costsim.report.drift import drift_svg, sentence
+from costsim.report.drift import drift_svg, sentence, write_drift_page
+from costsim.report.svg import COLOURS, SVG
 from costsim.step import OPTIMIZER_STATES, TrainingStep
 from costsim.tabulate import build_table
 
@@ -608,18 +610,70 @@ def test_nothing_measured_refines_nothing() -> None:
 # Drift.
 
 
-def test_the_drift_is_drawn_and_told() -> None:
+def month(*ratios: float, target: str = "local") -> list[MeasuredStep]:
+    """A step a day."""
     pi = load_device("pi-zero-2")
-    steps_ = [measured(r, pi, 0.05, f"2026-0{n}") for n, r in enumerate((1.0, 1.02, 1.3, 1.4), 1)]
-    root = ET.fromstring(drift_svg(steps_))
-    circles = [e for e in root.iter() if e.tag.endswith("circle")]
-    assert [c.get("fill") for c in circles] == ["#2b6cb0"] * 2 + ["#c53030"] * 2
-    heights = [float(c.get("cy") or "nan") for c in circles]
-    assert heights == sorted(heights, reverse=True)  # slower is higher
-    told = sentence(steps_)
+    found = [measured(r, pi, 0.05, f"2026-01-{n:02}T12:00:00") for n, r in enumerate(ratios, 1)]
+    return [replace(step, target=target) for step in found]
+
+
+def test_the_drift_is_told() -> None:
+    told = sentence(month(1.0, 1.02, 1.3, 1.4))
     assert "2 within the predicted interval" in told
     assert "earlier half has 1.01, the later half 1.35" in told
     assert "Calibrate again" in told
+
+
+def test_what_was_off_once_and_is_right_now_needs_no_calibration() -> None:
+    assert "Calibrate again" not in sentence(month(1.5, 1.5, 1.5, 1.0, 1.01, 0.99))
+
+
+def test_one_device_that_drifts_is_not_hidden_by_the_others() -> None:
+    steps = [*month(*[1.0] * 20), *month(2.0, 2.0, target="ssh://pi@10.0.0.7")]
+    told = sentence(steps)
+    assert "ssh://pi@10.0.0.7: 2 measured steps: median ratio 2.00, 0 within" in told
+    assert "Calibrate again" in told
+
+
+def test_the_drift_is_drawn_over_time_a_panel_a_target() -> None:
+    """Marks as many as steps, further apart where more time went by; the same bytes each time."""
+    steps = [*month(1.0, 1.02, 1.3), *month(0.98, 1.4, target="ssh://pi@10.0.0.7")]
+    steps[2] = replace(steps[2], when="2026-01-11T12:00:00")
+    svg = drift_svg(steps)
+    assert svg == drift_svg(steps)
+    root = ET.fromstring(svg)
+    text = "".join(root.itertext())
+    assert all(target in text for target in ("local", "ssh://pi@10.0.0.7", "measured, outside"))
+    blue, red = (
+        [
+            (float(mark.get("x") or 0), float(mark.get("y") or 0))
+            for mark in root.iter(f"{{{SVG}}}use")
+            if colour in (mark.get("style") or "")
+        ]
+        for colour in (COLOURS["kept"], COLOURS["limit"])
+    )
+    assert (len(blue), len(red)) == (3 + 1, 2 + 1)  # those of the legend too
+    # The first panel: the first, the second a day later, and one outside after nine days more.
+    days = (red[0][0] - blue[0][0]) / (blue[1][0] - blue[0][0])
+    assert days == pytest.approx(10.0, rel=1e-2)
+    assert red[0][1] < blue[1][1] < blue[0][1]  # slower is higher
+
+
+def test_the_page_of_a_drift_needs_no_other_file(tmp_path: Path) -> None:
+    steps = [*month(1.0, 1.3), *month(0.98, target="<b>&")]
+    path = tmp_path / "drift.html"
+    write_drift_page(path, steps)
+    page = path.read_text()
+    assert page.count("<tr>") == 1 + len(steps)
+    assert "&lt;b&gt;&amp;" in page
+    assert "<b>&" not in page
+    assert "src=" not in page
+    assert "2026-01-02 12:00" in page
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match=r"m\.json: started: 'soon' is no time"):
+        drift_svg([measured(1.0, load_device("pi-zero-2"), 0.1, "soon")])
 
 
 # The command.
@@ -631,6 +685,8 @@ def test_the_drift_is_drawn_and_told() -> None:
         ([], "--out"),
         (["--out", "nowhere/x.yaml"], "nowhere"),
         (["--out", "x.yaml", "--threads", "0"], "--threads is 0"),
+        (["--out", "x.yaml", "--probes", "5"], "--probes is 5; at least 6 are needed"),
+        (["--out", "x.yaml", "--report", "y.html"], "--report: goes with --drift"),
         (["--out", "x.yaml", "--time-limit", "0s"], "--time-limit"),
         (["--out", "x.yaml", "--device", "toaster"], "toaster"),
         (["--on", "ssh://a", "--on", "ssh://b", "--out", "x.yaml"], "--out: one each"),

@@ -37,6 +37,18 @@ class MeasuredStep:
     machine: Machine | None = None
 
     @property
+    def time(self) -> datetime:
+        """`when`, in UTC; raises `InputError` for what is no time."""
+        try:
+            found = datetime.fromisoformat(self.when)
+        except ValueError as error:
+            raise InputError(
+                f"{self.source}: started: {self.when!r} is no time; one is written like "
+                "'2026-01-31T12:00:00+00:00'"
+            ) from error
+        return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+
+    @property
     def ratio(self) -> float:
         """Measured over predicted."""
         return self.measured_s / self.predicted.value
@@ -69,7 +81,7 @@ def measured_steps(
         else:
             file = MeasurementFile.from_json(document, str(path))
             found += _runs(path, file, device, target, programs)
-    return sorted(found, key=lambda step: step.when)
+    return sorted(found, key=lambda step: step.time)
 
 
 def _runs(

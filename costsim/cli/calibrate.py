@@ -84,6 +84,7 @@ SLOW_START_S = 120.0
 @click.option("--probes", type=int, default=50, show_default=True, help="Small steps to measure.")
 @click.option("--resume", is_flag=True, help="Go on with the readings beside --out.")
 @path_option("--picture", help="Draw the drift as SVG.")
+@path_option("--report", help="Write the drift as a page.")
 @reaching
 @json_option("Print what was found as JSON.")
 def command(**given: Any) -> int:
@@ -101,7 +102,7 @@ def command(**given: Any) -> int:
       costsim calibrate --on ssh://pi@10.0.0.7 --device pi-zero-2 --threads 4 --out my-pi.yaml
       costsim calibrate --on ssh://a --out a.yaml --on ssh://b --out b.yaml
       costsim calibrate --from measured.json more.json --device my-pi.yaml --out better.yaml
-      costsim calibrate --drift week1.json week2.json --device my-pi.yaml --picture drift.svg
+      costsim calibrate --drift week1.json week2.json --device my-pi.yaml --report drift.html
     """
     if given["refine"] and given["drift"]:
         raise InputError("--from and --drift: give one of them")
@@ -109,6 +110,9 @@ def command(**given: Any) -> int:
         if not given["files"]:
             raise InputError("give FILES that `costsim measure --out` wrote")
         return _refine(given) if given["refine"] else _drift(given)
+    for name in ("picture", "report"):
+        if given[name] is not None:
+            raise InputError(f"--{name}: goes with --drift")
     if given["files"]:
         raise InputError(f"{given['files'][0]}: measurements are read with --from or --drift")
     return _measure(given)
@@ -132,8 +136,11 @@ def _measure(given: dict[str, Any]) -> int:
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
 
+    from costsim.calibration.fit import FEWEST_PROBES
     from costsim.device import load_device
 
+    if given["probes"] < FEWEST_PROBES:
+        raise InputError(f"--probes is {given['probes']}; at least {FEWEST_PROBES} are needed")
     bases = [load_device(device) for device in devices]
     for base in bases:
         base.target(given["compute_target"])
@@ -316,14 +323,17 @@ def _refine(given: dict[str, Any]) -> int:
 
 
 def _drift(given: dict[str, Any]) -> int:
-    check_writable(given["picture"], "--picture")
+    for name in ("picture", "report"):
+        check_writable(given[name], f"--{name}")
 
     from costsim.calibration.refine import measured_steps
-    from costsim.report.drift import drift_svg, render_drift
+    from costsim.report.drift import drift_svg, render_drift, write_drift_page
 
     steps = measured_steps(given["files"], _device(given), given["compute_target"], given["plans"])
     if given["picture"] is not None:
         write_atomically(given["picture"], drift_svg(steps))
+    if given["report"] is not None:
+        write_drift_page(given["report"], steps)
     if given["as_json"]:
         rows = [
             {

@@ -1,8 +1,8 @@
-"""Predicted against measured steps over time: a table, and a picture beside it."""
+"""Predicted against measured steps over time: a table, a picture, and a page with both."""
 
-import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -10,12 +10,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from costsim.files import write_atomically
+from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.units import format_seconds
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from costsim.calibration.refine import MeasuredStep
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 720, 300, 64, 40, 24
+WIDE, NARROW, PANEL = 9.2, 4.4, 2.1
+"""Inches: a page, a telephone, and the height that each target takes."""
+LEAST_RANGE = 1.25
+DAY_S = 86400.0
+"""Dates are drawn as days since 1970."""
+RECENT = 5
 DRIFTED = 0.1
 """A median ratio this far from 1 means that a new calibration is due."""
 
@@ -30,7 +39,7 @@ def render_drift(console: Console, steps: Sequence["MeasuredStep"]) -> None:
         )
     for step in steps:
         table.add_row(
-            step.when[:16].replace("T", " "),
+            _moment(step),
             escape(step.target),
             escape(step.model),
             _range(step),
@@ -44,6 +53,19 @@ def render_drift(console: Console, steps: Sequence["MeasuredStep"]) -> None:
 
 def sentence(steps: Sequence["MeasuredStep"]) -> str:
     """How far off the predictions are now, in words."""
+    told = [_told(steps)]
+    targets = list(dict.fromkeys(step.target for step in steps))
+    if len(targets) > 1:
+        told += [
+            f"{target}: {_told([step for step in steps if step.target == target])}"
+            for target in targets
+        ]
+    if abs(_lately(steps) - 1) > DRIFTED:
+        told.append("Calibrate again, or refine the spec with these measurements.")
+    return " ".join(told)
+
+
+def _told(steps: Sequence["MeasuredStep"]) -> str:
     ratios = [step.ratio for step in steps]
     inside = sum(step.holds for step in steps)
     told = (
@@ -54,9 +76,19 @@ def sentence(steps: Sequence["MeasuredStep"]) -> str:
         half = len(steps) // 2
         before, after = statistics.median(ratios[:half]), statistics.median(ratios[half:])
         told += f" The earlier half has {before:.2f}, the later half {after:.2f}."
-    if abs(statistics.median(ratios) - 1) > DRIFTED:
-        told += " Calibrate again, or refine the spec with these measurements."
     return told
+
+
+def _lately(steps: Sequence["MeasuredStep"]) -> float:
+    """The median ratio of late steps, of the target where it is furthest from 1."""
+    by_target: dict[str, list[float]] = {}
+    for step in steps:
+        by_target.setdefault(step.target, []).append(step.ratio)
+    medians = [
+        statistics.median(ratios[len(ratios) // 2 :] if len(ratios) >= 4 else ratios)
+        for ratios in by_target.values()
+    ]
+    return max(medians, key=lambda ratio: max(ratio, 1 / ratio))
 
 
 def _range(step: "MeasuredStep") -> str:
@@ -64,56 +96,104 @@ def _range(step: "MeasuredStep") -> str:
     return f"{format_seconds(p.value)} ({format_seconds(p.low)} to {format_seconds(p.high)})"
 
 
-def drift_svg(steps: Sequence["MeasuredStep"]) -> str:
-    """Measured over predicted, one mark a step in order of time, in its predicted interval.
+def write_drift_page(path: Path, steps: Sequence["MeasuredStep"]) -> None:
+    """Write the steps as one HTML file, whole or not at all."""
+    write_atomically(path, render_drift_page(steps))
 
-    The scale is logarithmic, so that twice and half are as far from 1.
-    """
-    spans = [
-        (math.log2(step.predicted.low / step.predicted.value),
-         math.log2(step.predicted.high / step.predicted.value))
-        for step in steps
-    ]  # fmt: skip
-    marks = [math.log2(step.ratio) for step in steps]
-    most = max(0.25, *(abs(end) for span in spans for end in span), *map(abs, marks)) * 1.1
 
-    def x(number: int) -> float:
-        return LEFT + (WIDTH - LEFT - 16) * (number + 0.5) / len(steps)
+def render_drift_page(steps: Sequence["MeasuredStep"]) -> str:
+    """The page; it needs no script, no network and no other file."""
+    from markupsafe import Markup
 
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (most - value) / (2 * most)
+    from costsim.report.rendering import Picture, render_template
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="12" role="img" '
-        'aria-label="Measured over predicted step time, in order of time">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-    ]
-    ticks = [value for value in (-3, -2, -1, -0.5, 0, 0.5, 1, 2, 3) if abs(value) <= most]
-    for value in ticks:
-        color = "#555" if value == 0 else "#ddd"
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 16}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
-            f'stroke="{color}"/>'
-            f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{2**value:.2g}×</text>'
-        )
-    for number, (step, (low, high), mark) in enumerate(zip(steps, spans, marks, strict=True)):
-        color = "#2b6cb0" if step.holds else "#c53030"
-        title = f"{step.when}: {step.model} on {step.target}, {step.ratio:.2f} of predicted"
-        parts.append(
-            f"<g><title>{_escaped(title)}</title>"
-            f'<line x1="{x(number):.1f}" x2="{x(number):.1f}" y1="{y(high):.1f}" '
-            f'y2="{y(low):.1f}" stroke="#bbb" stroke-width="6"/>'
-            f'<circle cx="{x(number):.1f}" cy="{y(mark):.1f}" r="4" fill="{color}"/></g>'
-        )
-    parts.append(
-        f'<text x="{LEFT}" y="16">measured over predicted, grey: predicted interval</text>'
-        f'<text x="{LEFT}" y="{HEIGHT - 12}">{_escaped(steps[0].when)}</text>'
-        f'<text x="{WIDTH - 16}" y="{HEIGHT - 12}" text-anchor="end">'
-        f"{_escaped(steps[-1].when)}</text></svg>"
+    wide, narrow = (
+        Markup(drift_svg(steps, f"drift-{name}", width))
+        for name, width in (("wide", WIDE), ("narrow", NARROW))
     )
-    return "\n".join(parts) + "\n"
+    return render_template(
+        "drift.html",
+        filters={"seconds": format_seconds, "moment": _moment, "range": _range},
+        steps=steps,
+        sentence=sentence(steps),
+        picture=Picture(wide, narrow),
+    )
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def drift_svg(steps: Sequence["MeasuredStep"], name: str = "drift", width: float = WIDE) -> str:
+    """Measured over predicted over time, a panel a target, each mark in its predicted interval.
+
+    The scale is logarithmic, so that twice and half are as far from 1; the line is the median of
+    the last `RECENT` steps. `name` prefixes the ids of the picture, `width` is in inches.
+    """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    targets = list(dict.fromkeys(step.target for step in steps))
+    most = 1.15 * max(
+        max(*(max(ratio, 1 / ratio) for ratio in _ends(step)), LEAST_RANGE) for step in steps
+    )
+    with drawing(width, 0.7 + PANEL * len(targets)) as figure:
+        panels = figure.subplots(len(targets), 1, sharex=True, squeeze=False)[:, 0]
+        for target, axes in zip(targets, panels, strict=True):
+            _panel(axes, [step for step in steps if step.target == target])
+            axes.set_title(target, loc="left", fontsize=9, color=COLOURS["ink"])
+            axes.set_yscale("log", base=2)
+            axes.set_ylim(1 / most, most)
+            axes.yaxis.set_major_locator(LogLocator(base=2, numticks=7))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}×"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.axhline(1, color=COLOURS["quiet"], linewidth=0.8, zorder=0)
+        last = panels[-1]
+        last.xaxis.axis_date()
+        locator = AutoDateLocator(  # type: ignore[no-untyped-call]
+            minticks=2, maxticks=9 if width > NARROW else 4
+        )
+        last.xaxis.set_major_locator(locator)
+        last.xaxis.set_major_formatter(
+            ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+        )
+        last.legend(
+            loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.25), handletextpad=0.4, fontsize=8
+        )
+        return to_svg(figure, name, "Measured over predicted step time", sentence(steps))
+
+
+def _ends(step: "MeasuredStep") -> tuple[float, float, float]:
+    value = step.predicted.value
+    return step.ratio, step.predicted.low / value, step.predicted.high / value
+
+
+def _panel(axes: "Axes", steps: Sequence["MeasuredStep"]) -> None:
+    """The steps of one target, in order of time."""
+    times = [step.time.timestamp() / DAY_S for step in steps]
+    ratios = [step.ratio for step in steps]
+    _, lows, highs = zip(*map(_ends, steps), strict=True)
+    axes.vlines(
+        times, lows, highs, color=COLOURS["line"], linewidth=3, label="predicted to lie within"
+    )
+    recent = [
+        statistics.median(ratios[max(0, end - RECENT) : end]) for end in range(1, len(ratios) + 1)
+    ]
+    axes.plot(
+        times, recent, color=COLOURS["quiet"], linewidth=1, label=f"median of the last {RECENT}"
+    )
+    for holds, marker, colour, told in (
+        (True, "o", "kept", "measured, within"),
+        (False, "X", "limit", "measured, outside"),
+    ):
+        shown = [index for index, step in enumerate(steps) if step.holds is holds]
+        axes.scatter(
+            [times[index] for index in shown],
+            [ratios[index] for index in shown],
+            s=28,
+            marker=marker,
+            color=COLOURS[colour],
+            linewidths=0,
+            zorder=3,
+            label=told,
+        )
+
+
+def _moment(step: "MeasuredStep") -> str:
+    return f"{step.time:%Y-%m-%d %H:%M}"
