@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.errors import CostsimError, InputError
+from costsim.execution.binding import Binding, Buffers
 from costsim.execution.checks import check_operators, check_overlap, check_tensors, common_type
 from costsim.execution.dispatch import gradient_of, past_autograd
-from costsim.execution.instructions import Buffers, Compiler, updated_tensor
+from costsim.execution.instructions import Updates, compile_instructions, updated_tensor
 from costsim.execution.layout import input_format, memory_format, suits_channels_last
 from costsim.execution.selection import Selection
 from costsim.execution.update import Hyperparameters
@@ -110,18 +111,16 @@ class Executor:
         )
         self._input = self._index.get(self.graph.input)
         self._input_format = input_format(self.graph, self.channels_last)
-        compiler = Compiler(
-            program,
-            tensors,
+        binding = Binding(program, tensors, self.channels_last, self._input_format)
+        updates = Updates(
             self.selections,
             self.optimizer_state,
             lambda: (self.hyperparameters, self.steps_done + 1),
-            self.channels_last,
-            self._input_format,
         )
-        self._instructions = tuple(zip(compiler.compile(), self._releases(), strict=True))
+        compiled = compile_instructions(binding, updates)
+        self._instructions = tuple(zip(compiled, self._releases(), strict=True))
         (self._read_output,) = (
-            compiler.reader(read) for read in program.operations[program.loss_position].reads
+            binding.reader(read) for read in program.operations[program.loss_position].reads
         )
 
     def parameter(self, atom: Atom) -> Tensor:

@@ -28,6 +28,9 @@ def _clamp(o: Any, x: Any) -> Any:
     return (x > o.minimum) & (x < o.maximum)
 
 
+FLAT = (1,)
+"""The stride of a dense tensor's elements in the order of memory."""
+
 PASSES: Mapping[str, Passes] = MappingProxyType(
     {
         "relu": lambda o, x: x > 0,
