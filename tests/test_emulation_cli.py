@@ -79,7 +79,8 @@ def test_a_measurement_of_it_says_emulated_and_holds_no_seconds(plan, capsys) ->
     assert main(["measure", plan, "--on", UNICORN, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     (run,) = document["runs"]
-    outcome, (beside,) = run["outcome"], document["comparisons"]
+    outcome, (beside, arena) = run["outcome"], document["comparisons"]
+    assert (arena["quantity"], arena["predicted"]) == ("arena", arena["measured"])
     assert (outcome["how"], outcome["measurement"]["step_s"]) == ("emulated", [])
     assert beside["predicted"] == beside["measured"]
     assert 0 < outcome["counts"]["emulated_step_low_s"] <= outcome["counts"]["emulated_step_s"]
@@ -156,7 +157,8 @@ def test_a_plan_in_8_bits_is_confirmed_bit_by_bit(narrow, capsys, tmp_path) -> N
 def test_a_measurement_in_8_bits_is_beside_the_prediction_in_8_bits(narrow, capsys) -> None:
     assert main(["measure", narrow, "--on", UNICORN, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    (run,), (beside,) = document["runs"], document["comparisons"]
+    (run,), (beside, arena) = document["runs"], document["comparisons"]
+    assert (arena["quantity"], arena["predicted"]) == ("arena", arena["measured"])
     memory = read_plan(Path(narrow)).predicted.memory
     assert run["outcome"]["measurement"]["dtype"] == "int8"
     assert run["outcome"]["counts"]["arena_bytes"] == memory.arena_bytes

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from costsim.emulation.build import build_firmware, source_digest
 from costsim.emulation.elf import read_image
 from costsim.emulation.frames import MAX_PAYLOAD_BYTES, Frame, Region, Type
 from costsim.emulation.lines import LineLost, SerialLine, SocketLine
-from costsim.emulation.link import BoardFault, Link, LinkError, encoding
+from costsim.emulation.link import BoardFault, Link, LinkError, LinkTimeout, encoding
 from costsim.emulation.worker import map_to_json
 from costsim.errors import InputError
 from costsim.plan import UpdatePlan
@@ -47,6 +48,7 @@ from costsim.program import compile_program, plan_arena
 from costsim.step import TrainingStep
 from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
 from costsim.targets.job import RunOptions
+from costsim.targets.line import compared_losses
 from costsim.targets.shipping import plan_job
 
 STACK_BYTES = 4096
@@ -201,6 +203,41 @@ def test_a_firmware_that_hangs_is_given_up_with_its_state(small, tmp_path) -> No
         line.close()
 
 
+def test_all_of_it_takes_no_longer_than_its_limit(small, tmp_path) -> None:
+    """A question is not asked for hours, however patient each wait is; and a stop is noticed."""
+    program, _, _, firmware = small
+    with running_board(tmp_path, firmware) as (name, process):
+        line = SerialLine(name, 115_200)
+        link = Link(line, timeout_s=5.0, step_timeout_s=500.0, attempts=9)
+        link.connect(30.0)
+        os.kill(process.pid, signal.SIGSTOP)
+        link.limit_s = time.monotonic() - link._begun + 0.5
+        began = time.monotonic()
+        with pytest.raises(LinkTimeout, match=r"BEGIN is not answered and the .* are over \("):
+            link.step(*batches(program, 1)[0])
+        assert time.monotonic() - began < 5.0
+
+        class Stopped(Exception):
+            pass
+
+        def stop() -> None:
+            raise Stopped
+
+        link.limit_s, link.check = 1000.0, stop
+        with pytest.raises(Stopped):
+            link.init()
+        line.close()
+
+
+def test_losses_that_are_not_those_expected_are_called_wrong() -> None:
+    assert "bit by bit" in compared_losses([1.5], [1.5], exact=True)
+    nearly = float(np.nextafter(np.float32(1.5), np.float32(2)))
+    assert compared_losses([1.5, nearly], [1.5, 1.5], exact=True).startswith("WRONG: of the losses")
+    assert "PyTorch's" in compared_losses([nearly], [1.5], exact=False)
+    assert compared_losses([1.6], [1.5], exact=False).startswith("WRONG")
+    assert compared_losses([float("nan")], [1.5], exact=False).startswith("WRONG")
+
+
 def test_a_line_with_nobody_on_it_is_reported(tmp_path) -> None:
     ours, theirs = os.openpty()
     line = SerialLine(os.ttyname(theirs), 115_200)
@@ -316,6 +353,8 @@ def test_a_board_on_a_serial_line_is_a_target(job, tmp_path) -> None:
     assert len(outcome.measurement.step_s) == 4
     assert outcome.counts["arena_bytes"] == plan_arena(session.program).size_bytes
     assert outcome.counts["steps"] == 4
+    (told,) = [note for note in outcome.notes if "the losses of 4 steps" in note]
+    assert "are PyTorch's" in told
 
 
 def test_another_plans_firmware_is_noticed(job, small, tmp_path) -> None:
@@ -337,6 +376,7 @@ def test_qemu_steps_as_the_other_emulator_does(job) -> None:
         process = session.process
     assert process.poll() is not None
     assert (outcome.how, outcome.measurement.step_s) == ("emulated", ())
+    assert any("the losses of 1 step are PyTorch's" in note for note in outcome.notes)
     assert outcome.counts["arena_bytes"] == plan_arena(session.program).size_bytes
 
 

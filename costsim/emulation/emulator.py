@@ -6,7 +6,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from costsim.emulation.build import Firmware, build_watch
 from costsim.emulation.elf import Image, read_image
 from costsim.emulation.messages import Message, read_message
 from costsim.errors import CostsimError, InputError
+
+LOOK_S = 0.5
+"""How often a wait is interrupted to see whether somebody asked to stop."""
 
 GRACE_S = 10.0
 """How much longer than its own time limit the worker may take to answer."""
@@ -68,7 +71,8 @@ class Emulator:
     The memory is that of `memory`, by default the map the firmware was linked for: no byte more.
     `mailbox_bytes` of memory that the device does not have take the inputs. Every call raises
     `EmulatedFault` where the core stops elsewhere than at the end, also after `time_limit_s`, and
-    `EmulatorLost` where the process ends.
+    `EmulatorLost` where the process ends. While it waits it calls `check` now and then, which may
+    raise: then the process is ended.
     """
 
     def __init__(
@@ -78,11 +82,12 @@ class Emulator:
         memory: Any = None,
         mailbox_bytes: int = 0,
         time_limit_s: float = 60.0,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         from costsim.emulation.worker import map_to_json
 
         require_unicorn()
-        self.firmware, self.time_limit_s = firmware, time_limit_s
+        self.firmware, self.time_limit_s, self.check = firmware, time_limit_s, check
         self.memory = memory or firmware.memory
         self.image: Image = read_image(firmware.elf)
         self._load = {
@@ -202,16 +207,25 @@ class Emulator:
         except OSError as error:
             raise self._lost(process) from error
         limit = question.get("timeout_s", self.time_limit_s) + GRACE_S
-        ready, _, _ = select.select([process.stdout], [], [], limit)
-        if not ready:
-            self.close()
-            raise EmulatorLost(f"the emulator did not answer within {limit:g} s and was ended")
+        deadline = time.monotonic() + limit
+        while not self._answers(process, min(LOOK_S, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                self.close()
+                raise EmulatorLost(f"the emulator did not answer within {limit:g} s and was ended")
         answer = read_message(process.stdout)
         if answer is None:
             raise self._lost(process)
         if "error" in answer.content:
             raise EmulatorLost(f"the emulator failed: {answer.content['error']}")
         return answer
+
+    def _answers(self, process: subprocess.Popen[bytes], wait_s: float) -> bool:
+        try:
+            self.check()
+            return bool(select.select([process.stdout], [], [], wait_s)[0])
+        except BaseException:
+            self.close()
+            raise
 
     def _lost(self, process: subprocess.Popen[bytes]) -> EmulatorLost:
         deadline = time.monotonic() + 5

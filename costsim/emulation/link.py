@@ -24,11 +24,18 @@ PROTOCOL = 1
 PATIENCE = 16
 """The longest wait for an answer, in those that a question is first given."""
 
+LOOK_S = 0.5
+"""How often a wait is interrupted to see whether somebody asked to stop."""
+
 _WORK = frozenset({Type.BEGIN, Type.PASS, Type.END})
 
 
 class LinkError(CostsimError):
     """No usable answer; the text says what was asked and in which state the line is."""
+
+
+class LinkTimeout(LinkError):
+    """No answer in time: a firmware that hangs, or nobody on the line."""
 
 
 class BoardFault(LinkError):
@@ -88,15 +95,18 @@ class Link:
     """A firmware on a line.
 
     `timeout_s` is for an answer without work, `step_timeout_s` for a step, both doubled each time
-    up to `PATIENCE`;
-    `attempts` how often a question is asked. `locate` names the code at an address, for faults;
-    `encode` makes the bytes of an input that the step reads.
+    up to `PATIENCE`; `attempts` how often a question is asked. After `limit_s` since the first
+    question nothing is waited for any more; while it waits `check` is called, which may raise.
+    `locate` names the code at an address, for faults; `encode` makes the bytes of an input that the
+    step reads.
     """
 
     line: Line
     timeout_s: float = 1.0
     step_timeout_s: float = 60.0
     attempts: int = 5
+    limit_s: float = math.inf
+    check: Callable[[], None] = lambda: None
     locate: Callable[[int], str] = lambda address: ""
     encode: Callable[[NDArray[Any]], bytes] = field(default_factory=lambda: encoding(None))
     board: Board | None = None
@@ -105,6 +115,7 @@ class Link:
     """Seconds from the last byte of a question that is work to its answer, summed up."""
     _reader: Reader = field(default_factory=Reader)
     _sequence: int = 0
+    _begun: float | None = None
 
     def connect(self, timeout_s: float = 10.0) -> Board:
         """Wait for the banner, or for the answer to a greeting if it is long gone."""
@@ -122,7 +133,7 @@ class Link:
                     return board
                 if frame.type == Type.FAULT:
                     raise self._fault(frame)
-        raise LinkError(
+        raise LinkTimeout(
             f"{self.line.name}: no firmware answered within {timeout_s:g} s"
             f" ({self._state()}): is it flashed, reset and at the right speed?"
         )
@@ -206,6 +217,11 @@ class Link:
         question = Frame(kind, self._next_sequence(), payload)
         refused = 0
         for attempt in range(self.attempts):
+            if time.monotonic() > self._end():
+                raise LinkTimeout(
+                    f"{self.line.name}: {kind.name} is not answered and the {self.limit_s:g} s for "
+                    f"all are over ({self._state()})"
+                )
             self.traffic.asked += 1
             self.traffic.asked_again += attempt > 0
             self.line.write(question.to_bytes())
@@ -231,19 +247,22 @@ class Link:
                     if kind in _WORK:
                         self.working_s += time.monotonic() - asked
                     return frame.payload
-        raise LinkError(
+        raise LinkTimeout(
             f"{self.line.name}: no answer to {kind.name} after {self.attempts} attempts, the first "
             f"of {timeout_s:g} s ({self._state()})"
         )
 
+    def _end(self) -> float:
+        if self._begun is None:
+            self._begun = time.monotonic()
+        return self._begun + self.limit_s
+
     def _frames(self, timeout_s: float) -> Iterator[Frame]:
         """Frames as they come, until the time is over."""
-        deadline = time.monotonic() + timeout_s
+        deadline = min(time.monotonic() + timeout_s, self._end())
         while (left := deadline - time.monotonic()) > 0:
-            content = self.line.read(left)
-            yield from self._reader.feed(content)
-            if not content:
-                break
+            self.check()
+            yield from self._reader.feed(self.line.read(min(left, LOOK_S)))
         # What looked like the head of a long frame may have been garbage.
         self._reader.restart()
         yield from self._reader.feed(b"")

@@ -1,8 +1,8 @@
 """Targets that run the firmware of a plan: what a person may choose, and what goes into it."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from costsim.emulation.toolchain import CompilerName
 from costsim.errors import InputError
 from costsim.planfile import PlanFile
 from costsim.program import TrainingProgram, compile_program, plan_arena
+from costsim.step import BitWidths
 from costsim.targets.base import How, Target, TargetError, TargetOptions, refuse_parameters
 from costsim.targets.job import PlanJob
 from costsim.units import format_bytes, parse_bytes
@@ -137,6 +138,28 @@ def noise(program: TrainingProgram) -> tuple[Any, Any]:
     generator = np.random.default_rng(SEED)
     x = generator.uniform(-1, 1, (batch, *shape[1:])).astype(np.float32)
     return x, np.arange(batch) % classes
+
+
+def losses_in_pytorch(
+    program: TrainingProgram,
+    tensors: dict[str, Any],
+    batches: Sequence[tuple[Any, Any]],
+    learning_rate: float,
+) -> list[float]:
+    """Losses of the steps of `program` in 32 bits by the executor, which updates `tensors`."""
+    import torch
+
+    from costsim.execution.executor import Executor
+    from costsim.measurement.planned import classification_loss
+
+    floats = program
+    if program.step.bits != BitWidths():
+        step = replace(program.step, bits=BitWidths())
+        floats = compile_program(program.graph, program.plan, step)
+    executor = Executor(floats, tensors, learning_rate=learning_rate, loss=classification_loss)
+    return [
+        float(executor.step(torch.from_numpy(x), torch.from_numpy(labels))) for x, labels in batches
+    ]
 
 
 def does_not_fit(

@@ -1,7 +1,7 @@
 """A firmware on a line, as a session: a real board, or an emulated one behind a socket."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,23 @@ import numpy as np
 
 from costsim import __version__
 from costsim.device import DeviceSpec
-from costsim.emission import EmissionOptions, Quantization, emit
+from costsim.emission import EmissionOptions, Quantization, emit, integers
+from costsim.emission.reference import Reference
 from costsim.emulation.build import DoesNotFit, Firmware, build_firmware, source_digest
 from costsim.emulation.elf import Image, read_image
 from costsim.emulation.lines import Line, LineLost
-from costsim.emulation.link import Link, LinkError, encoding
+from costsim.emulation.link import BoardFault, Link, LinkError, LinkTimeout, encoding
 from costsim.emulation.memory_map import MemoryMap
 from costsim.emulation.toolchain import Compiler, find_compiler
 from costsim.files import write_atomically
 from costsim.measurement.record import AllocatorSummary, Machine, Measurement, spread_warnings
 from costsim.program import TrainingProgram, plan_arena
 from costsim.targets.base import Session, Target, TargetError, TargetOptions, Watch
+from costsim.targets.emulated import LOSS_TOLERANCE
 from costsim.targets.firmware import (
     FirmwareChoices,
     does_not_fit,
+    losses_in_pytorch,
     noise,
     program_of,
     scales_of,
@@ -32,6 +35,9 @@ from costsim.targets.outcome import Outcome
 
 LEARNING_RATE = 1e-6
 """Small: the step is measured, nothing is to be learnt from noise."""
+
+PATIENCE, LEAST_PATIENCE_S = 10, 30.0
+"""A step is first waited for so many times its predicted time, and at least so many seconds."""
 
 LINE_STACK_BYTES = 4096
 """Stack of a firmware that speaks on a line: the protocol's frames are on it too."""
@@ -122,7 +128,9 @@ class LineSession(Session):
             given = self.scales.values[self.program.graph.input]
         link = Link(
             self.line,
-            step_timeout_s=self.options.time_limit_s,
+            step_timeout_s=self._patience_s(),
+            limit_s=self.options.time_limit_s,
+            check=lambda: self.watch.check(self.target.name),
             locate=self._symbol,
             encode=encoding(given),
         )
@@ -141,7 +149,6 @@ class LineSession(Session):
             link.init()
             steps = self.job.options.steps if self.timed else 1
             for number in range(steps):
-                self.watch.check(self.target.name)
                 self.watch.report("stepping", number, steps)
                 before = link.working_s
                 losses.append(link.step(x, labels))
@@ -149,15 +156,17 @@ class LineSession(Session):
             status = link.status()
         except LineLost as error:
             raise TargetError(self.target.name, "unreachable", str(error)) from error
+        except LinkTimeout as error:
+            raise TargetError(self.target.name, "time limit", str(error)) from error
+        except BoardFault as error:
+            told = f"{error}{self._operation(error.operation)}"
+            raise TargetError(self.target.name, "failed", told) from error
         except LinkError as error:
-            slow = "no answer" in str(error)
-            raise TargetError(
-                self.target.name, "time limit" if slow else "failed", str(error)
-            ) from error
+            raise TargetError(self.target.name, "failed", str(error)) from error
         arena = plan_arena(self.program).size_bytes
         notes = [f"the arena is painted over to byte {status.arena_bytes:,} of {arena:,} planned"]
-        if not np.isfinite(losses).all():
-            notes.append(f"the loss became {losses[-1]}")
+        expected = self._expected(len(losses))
+        notes.append(compared_losses(losses, expected, exact=self.scales is not None))
         if self.timed:
             notes.append("seconds are from the last byte of the question to the answer")
         return Outcome(
@@ -174,6 +183,42 @@ class LineSession(Session):
             conditions={"compiler": self.firmware.compiler.title if self.firmware else None},
             notes=tuple(notes),
         )
+
+    def _patience_s(self) -> float:
+        """How long a step is first waited for: generous, and a fraction of the whole time."""
+        assert self.job is not None
+        predicted = self.job.plan.predicted
+        limit_s = self.options.time_limit_s
+        if predicted is None or predicted.latency_s is None:
+            return limit_s / PATIENCE
+        return min(max(LEAST_PATIENCE_S, PATIENCE * predicted.latency_s.high), limit_s)
+
+    def _expected(self, steps: int) -> list[float]:
+        """Losses of the same steps in PyTorch, or in 8 bits by the numpy reference."""
+        assert self.job is not None
+        assert self.program is not None
+        from safetensors.torch import load_file
+
+        x, labels = noise(self.program)
+        self.watch.report("the same steps here", 0, 0)
+        batches = [(x, labels)] * steps
+        tensors = load_file(self.job.weights)
+        if self.scales is None:
+            return losses_in_pytorch(self.program, tensors, batches, LEARNING_RATE)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        options = EmissionOptions(learning_rate=LEARNING_RATE)
+        stored = integers(self.program.graph, arrays, self.scales)
+        reference = Reference(self.program, stored, self.scales, options, fused=True)
+        return [reference.step(*batch) for batch in batches]
+
+    def _operation(self, index: int | None) -> str:
+        """What the program calls an operation, and its layer."""
+        assert self.program is not None
+        if index is None or index >= len(self.program.operations):
+            return ""
+        operation = self.program.operations[index]
+        layer = None if operation.call is None else self.program.graph[operation.call].layer
+        return f": {operation.name!r}" + ("" if layer is None else f", layer {layer!r}")
 
     def _symbol(self, address: int) -> str:
         found = None if self.image is None else self.image.function_at(address & ~1)
@@ -210,6 +255,21 @@ class LineSession(Session):
     def clean_up(self) -> None:
         """Close the line."""
         self._close()
+
+
+def compared_losses(found: Sequence[float], expected: Sequence[float], *, exact: bool) -> str:
+    """A sentence on whether a firmware computed what it should."""
+    pairs = list(zip(found, expected, strict=True))
+    count = f"{len(pairs)} {'step' if len(pairs) == 1 else 'steps'}"
+    if exact:
+        equal = sum(np.float32(a) == np.float32(b) for a, b in pairs)
+        if equal == len(pairs):
+            return f"the losses of {count} are the numpy reference's, bit by bit"
+        return f"WRONG: of the losses of {count} only {equal} are the numpy reference's"
+    furthest = max(abs(a - b) / max(abs(b), 1e-6) for a, b in pairs)
+    if furthest <= LOSS_TOLERANCE:
+        return f"the losses of {count} are PyTorch's, to {furthest:.1g} of them"
+    return f"WRONG: the losses of {count} are up to {furthest:.2g} of them off PyTorch's"
 
 
 def write_project(

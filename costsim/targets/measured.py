@@ -31,6 +31,7 @@ class PredictedStep(_Record):
     latency_s: Range | None = None
     energy_j: Range | None = None
     peak_bytes: Count
+    arena_bytes: Count | None = None
 
 
 class Run(_Record):
@@ -54,10 +55,10 @@ class Beside(_Record):
     """One quantity of one target, predicted beside measured (or emulated).
 
     `quantity` is `step` (by the clock on the wall), `processor` (see `Outcome`), `energy
-    (INSTRUMENT)` or `live peak`. `measured` is the median over all runs; `floor` how far the runs'
-    own medians lie apart, as a share of it (None for a single run); `ratio` measured over
-    predicted; `holds` whether the measured value is within the predicted range. None where there
-    was no prediction.
+    (INSTRUMENT)`, `live peak`, or `arena` (as touched on a microcontroller). `measured` is the
+    median over all runs; `floor` how far the runs' own medians lie apart, as a share of it (None
+    for a single run); `ratio` measured over predicted; `holds` whether the measured value is within
+    the predicted range. None where there was no prediction.
     """
 
     target: str
@@ -131,6 +132,11 @@ class MeasurementFile(_Document):
                 high=float(asked.peak_bytes),
             )
             yield _beside(target, how, "live peak", "bytes", exact, peaks)
+        arenas = [[one.counts["arena_bytes"]] for one in outcomes if "arena_bytes" in one.counts]
+        if arenas:
+            size = asked.arena_bytes
+            planned = None if size is None else Range(value=size, low=size, high=size)
+            yield _beside(target, how, "arena", "bytes", planned, arenas)
 
 
 def _beside(
@@ -188,6 +194,7 @@ def predict(
             latency_s=_range(latency),
             energy_j=_range(on.energy_j),
             peak_bytes=cost.memory.peak_bytes,
+            arena_bytes=cost.memory.arena_bytes,
         ), tuple(notes)
     assert plan.predicted is not None
     step_s, joules = plan.predicted.latency_s, plan.predicted.energy_interval_j
@@ -211,6 +218,7 @@ def predict(
         ),
         energy_j=joules,
         peak_bytes=cost.memory.peak_bytes,
+        arena_bytes=cost.memory.arena_bytes,
     ), tuple(notes)
 
 

@@ -108,6 +108,7 @@ class UnicornSession(Session):
         self.watch.report("emulating a step", 0, 0)
         trial = self.trial
         x, labels = noise(trial.program)
+        trial.emulator.check = lambda: self.watch.check(self.target.name)
         try:
             with trial:
                 observed = trial.observe(x, labels)

@@ -6,7 +6,7 @@ in 8 bits to those of the numpy reference, bit by bit, and how far the losses ar
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from costsim.errors import InputError
 from costsim.measurement.record import Measurement, Validation
 from costsim.planfile import PlanFile
 from costsim.program import TrainingProgram, compile_program
-from costsim.step import BitWidths
 from costsim.targets.emulated import (
     EmulatedStep,
     ToPyTorch,
@@ -32,7 +31,7 @@ from costsim.targets.emulated import (
     compare_emulated,
     emulated_machine,
 )
-from costsim.targets.firmware import does_not_fit
+from costsim.targets.firmware import does_not_fit, losses_in_pytorch
 from costsim.targets.scales import find_scales
 from costsim.targets.unicorn import UnicornTarget, target_error
 from costsim.units import format_seconds
@@ -129,7 +128,7 @@ def validate_emulated(
     except (EmulatedFault, EmulatorLost) as error:
         raise target_error(target.name, error) from error
     report("the same steps in PyTorch", 0, 0)
-    in_floats = _in_pytorch(program, tensors, batches, options.learning_rate)
+    in_floats = losses_in_pytorch(program, tensors, batches, options.learning_rate)
     oracle: ToPyTorch | ToReference
     if scales is None:
         furthest, scale = _furthest(updated, tensors)
@@ -235,28 +234,6 @@ def _batch(feed: Any, number: int, program: TrainingProgram, classes: int) -> tu
     x = np.concatenate([np.asarray(images, dtype=np.float32) for images, _ in passes])
     labels = np.concatenate([np.asarray(labels) for _, labels in passes])
     return x, labels % classes
-
-
-def _in_pytorch(
-    program: TrainingProgram,
-    tensors: dict[str, Any],
-    batches: Sequence[tuple[Any, Any]],
-    learning_rate: float,
-) -> list[float]:
-    """Losses of the same steps in 32 bits by the executor, which updates `tensors`."""
-    import torch
-
-    from costsim.execution.executor import Executor
-    from costsim.measurement.planned import classification_loss
-
-    floats = program
-    if program.step.bits != BitWidths():
-        step = replace(program.step, bits=BitWidths())
-        floats = compile_program(program.graph, program.plan, step)
-    executor = Executor(floats, tensors, learning_rate=learning_rate, loss=classification_loss)
-    return [
-        float(executor.step(torch.from_numpy(x), torch.from_numpy(labels))) for x, labels in batches
-    ]
 
 
 def _furthest(found: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[float, float]:
