@@ -1,0 +1,38 @@
+"""From a model, a device and a few samples to a plan: everything `costsim plan` does.
+
+    model ──► LayerGraph ┐
+    data ──► Importance ─┼─► Problem ──solve──► Solution ──► PlanFile
+    device ──► Budget ───┘
+
+torch is imported when a plan is made, not with this file.
+"""
+
+from costsim.planner.concluding import Planned, conclude
+from costsim.planner.making import make_plan
+from costsim.planner.preparing import Prepared, Scored, parameters_digest, prepare
+from costsim.planner.request import (
+    DEFAULT_ITERATIONS,
+    DEFAULT_MODEL,
+    DEFAULT_SHOTS,
+    DEFAULT_WAYS,
+    BudgetRequest,
+    PlanRequest,
+    default_solver,
+)
+
+__all__ = [
+    "DEFAULT_ITERATIONS",
+    "DEFAULT_MODEL",
+    "DEFAULT_SHOTS",
+    "DEFAULT_WAYS",
+    "BudgetRequest",
+    "PlanRequest",
+    "Planned",
+    "Prepared",
+    "Scored",
+    "conclude",
+    "default_solver",
+    "make_plan",
+    "parameters_digest",
+    "prepare",
+]

@@ -1,0 +1,128 @@
+"""From a solution to its plan file, and what a person should know of it."""
+
+from dataclasses import dataclass
+
+from costsim.cost import selection_seconds
+from costsim.criteria import CRITERIA
+from costsim.data import Progress
+from costsim.device import TaskEstimate, estimate_task
+from costsim.emission.support import why_not_emitted
+from costsim.explain import explain
+from costsim.graph import LayerGraph
+from costsim.importance import Importance
+from costsim.models import LoadedModel
+from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.planfile import ModelRecord, PlanFile, plan_file
+from costsim.planner.preparing import Prepared, is_microcontroller, parameters_digest, silent
+from costsim.planner.request import PlanRequest
+from costsim.problem import Problem
+from costsim.program import compile_program
+from costsim.solution import Solution
+from costsim.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what it was made from. `warnings` are sentences for a person."""
+
+    file: PlanFile
+    graph: LayerGraph
+    importance: Importance
+    solution: Solution
+    warnings: tuple[str, ...]
+
+
+def conclude(prepared: Prepared, solution: Solution, progress: Progress | None = None) -> Planned:
+    """The plan file of a solution of what was prepared, and what a person should know of it."""
+    request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
+    layers, samples = prepared.scored.layers, prepared.scored.samples
+    explanation = None
+    if request.explain_with is not None:
+        explanation = explain(problem, solution, request.explain_with, progress)
+    (progress or silent)("pricing the whole task", 0, 0)
+    file = plan_file(
+        model=ModelRecord(
+            name=loaded.name,
+            spec=request.model,
+            weights=None if request.weights is None else str(request.weights),
+            resolution=int(loaded.example_input.shape[-1]),
+            provenance=loaded.provenance,
+            parameters_sha256=parameters_digest(prepared.tensors),
+        ),
+        graph=problem.graph,
+        step=problem.step,
+        budget=problem.budget,
+        solution=solution,
+        importance=problem.importance,
+        seed=request.seed,
+        device=request.device,
+        target=request.target,
+        task=_task_estimate(request, problem.step, problem.graph, layers, solution, samples),
+        explanation=explanation,
+    )
+    warnings = _warnings(request, loaded, solution, problem)
+    return Planned(file, problem.graph, problem.importance, solution, warnings)
+
+
+def _task_estimate(
+    request: PlanRequest,
+    step: TrainingStep,
+    graph: LayerGraph,
+    layers: tuple[str, ...],
+    solution: Solution,
+    samples: int,
+) -> TaskEstimate | None:
+    """Selection and all iterations on the device; None where a step does not fit or is missing."""
+    cost = solution.cost
+    if cost is None or cost.on_device is None or cost.on_device.swap_s is None:
+        return None
+    target = request.device.target(request.target)
+    selection = None
+    if CRITERIA[request.criterion].uses_samples:
+        inspected = UpdatePlan(tuple(ChannelSubset(name, "output", (0,)) for name in layers))
+        program = compile_program(graph, inspected, step)
+        selection = selection_seconds(program, target, layers, samples)
+    return estimate_task(
+        target,
+        step_s=cost.on_device.latency_s,
+        iterations=request.iterations,
+        samples=samples,
+        batch=step.batch,
+        selection_s=selection,
+        swap_s=cost.on_device.swap_s,
+    )
+
+
+def _warnings(
+    request: PlanRequest, loaded: LoadedModel, solution: Solution, problem: Problem
+) -> tuple[str, ...]:
+    importance = problem.importance
+    found = []
+    if "no pretrained weights" in loaded.provenance:
+        found.append(
+            f"{loaded.name} is {loaded.provenance}: its costs are right, its channel scores are "
+            "those of an untrained network; give --weights for a real choice"
+        )
+    target = request.device.target(request.target)
+    if request.step.bits.activations < 32 and target.at(request.step.bits) is target:
+        found.append(
+            f"time and energy are estimated at the rates of 32-bit kernels; those for "
+            f"{request.step.bits.activations}-bit activations may be faster"
+        )
+    if is_microcontroller(request.device):
+        reason = why_not_emitted(request.step)
+        if reason is not None:
+            found.append(f"this step cannot be exported as C: {reason}")
+    if not any(any(entry.scores) for entry in importance.channels):
+        found.append(
+            f"every {importance.criterion} score is 0: any plan within the budgets is as good as "
+            "another"
+        )
+    if solution.cost is not None:
+        memory, room = solution.cost.memory, request.device.largest_block_bytes
+        if memory.peak_bytes <= room < memory.arena_bytes:
+            found.append(
+                f"the arena needs {memory.arena_bytes} B, more than the {room} B that the device "
+                "has in one piece, though never that many are live"
+            )
+    return tuple(found)

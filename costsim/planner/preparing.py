@@ -1,0 +1,197 @@
+"""From a model, a device and a few samples to the problem that a solver is asked."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from costsim.criteria import CRITERIA
+from costsim.data import ImageSource, Progress, Task, digits, open_images, sample_task
+from costsim.device import DeviceSpec
+from costsim.emission.support import check_kernels
+from costsim.errors import InputError
+from costsim.graph import LayerGraph
+from costsim.importance import Importance, inspected_layers
+from costsim.models import LoadedModel, load_model
+from costsim.planner.request import DEFAULT_WAYS, PlanRequest
+from costsim.problem import Problem
+from costsim.program import even_cuts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCORING_BATCH = 10
+"""Samples in one pass of scoring, where the graph can be made for that many at no cost."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Channel scores, and the layers and how many samples they are of."""
+
+    importance: Importance
+    layers: tuple[str, ...]
+    samples: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with its scores, and what is asked of it: all that a solver's work needs."""
+
+    request: PlanRequest
+    loaded: LoadedModel
+    tensors: "Mapping[str, Tensor]"
+    scored: Scored
+    problem: Problem
+
+
+def prepare(
+    request: PlanRequest, progress: Progress | None = None, scored: Scored | None = None
+) -> Prepared:
+    """Load the model, score its channels (unless they were `scored` before), and pose the problem.
+
+    Raises `InputError` for anything in the request that cannot be used.
+    """
+    report = progress or silent
+    target = request.device.target(request.target)
+    _check(request)
+    source = None
+    if scored is None:
+        source = (
+            digits() if request.data is None else open_images(request.data, request.split, progress)
+        )
+    report("loading the model", 0, 0)
+    loaded = load_model(
+        request.model,
+        weights=request.weights,
+        seed=request.seed,
+        resolution=request.resolution,
+        batch=request.step.samples_a_pass,
+    )
+    report("tracing the model", 0, 0)
+    graph, scoring_graph, tensors = _graphs(request, loaded)
+    if request.needs_kernels and is_microcontroller(request.device):
+        try:
+            check_kernels(graph, request.step.bits)
+        except InputError as error:
+            raise InputError(
+                f"{loaded.name} on {request.device.name}, a microcontroller: {error}"
+            ) from error
+    step = replace(request.step, recompute=even_cuts(graph, request.segments))
+    if scored is None:
+        assert source is not None
+        scored = _score(request, source, loaded, scoring_graph, tensors, progress)
+    problem = Problem(
+        graph,
+        step,
+        scored.importance,
+        request.budget.resolve(request.device, graph, step),
+        with_bias=request.with_bias,
+        timer=target.at(step.bits),
+        compute_w=target.power.compute.value,
+        seed=request.seed,
+    )
+    return Prepared(request, loaded, tensors, scored, problem)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _score(
+    request: PlanRequest,
+    source: ImageSource,
+    loaded: LoadedModel,
+    graph: LayerGraph,
+    tensors: "Mapping[str, Tensor]",
+    progress: Progress | None,
+) -> Scored:
+    task = _sample(request, source, loaded, progress)
+    (progress or silent)(f"scoring channels: {request.criterion}", 0, 0)
+    layers = inspected_layers(graph, request.inspect)
+    importance = CRITERIA[request.criterion].score(
+        graph,
+        tensors,
+        task.images,
+        task.labels,
+        layers=layers,
+        axes=request.axes,
+        loss=request.loss,
+        seed=request.seed,
+        progress=progress,
+        source=task.description,
+    )
+    return Scored(importance, layers, len(task.labels))
+
+
+def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
+    """SHA-256 over the names, shapes, types and bytes of all parameters."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.shape} {array.dtype.str}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def is_microcontroller(device: DeviceSpec) -> bool:
+    """Whether a device runs C alone: frozen weights stay in the flash that the code is in."""
+    return device.placement.frozen_weights == "flash"
+
+
+def _check(request: PlanRequest) -> None:
+    if request.criterion not in CRITERIA:
+        raise InputError(f"criterion {request.criterion!r}; known are {', '.join(CRITERIA)}")
+    if request.with_bias and "bias" in request.axes:
+        raise InputError(
+            "biases either come with the chosen layers (--bias) or are chosen themselves "
+            "(--axis output+bias); give one of the two"
+        )
+    supported = request.device.bits
+    for name in ("weights", "activations", "gradients"):
+        bits, allowed = getattr(request.step.bits, name), getattr(supported, name)
+        if bits not in allowed:
+            raise InputError(
+                f"{name} of {bits} bits; {request.device.name} has kernels for "
+                f"{', '.join(map(str, allowed))}"
+            )
+
+
+def _graphs(
+    request: PlanRequest, loaded: LoadedModel
+) -> "tuple[LayerGraph, LayerGraph, Mapping[str, Tensor]]":
+    """The graph to price at the samples of a pass, one to score with, and the model's tensors."""
+    from costsim.networks.build import Network
+    from costsim.networks.graph import architecture_graph
+    from costsim.tracing import capture
+
+    passed = request.step.samples_a_pass
+    if isinstance(loaded.module, Network):
+        side = int(loaded.example_input.shape[-1])
+        graphs = [
+            architecture_graph(loaded.module.architecture, batch=batch, resolution=side)
+            for batch in (passed, SCORING_BATCH)
+        ]
+        return graphs[0], graphs[1], dict(loaded.module.state_dict())
+    traced = capture(loaded.module, loaded.example_input)
+    if passed == 1 or request.model.endswith(".pt2"):
+        return traced.graph, traced.graph, traced.tensors
+    alone = capture(loaded.module, loaded.example_input[:1])
+    return traced.graph, alone.graph, alone.tensors
+
+
+def _sample(
+    request: PlanRequest, source: ImageSource, loaded: LoadedModel, progress: Progress | None
+) -> Task:
+    ways = request.ways
+    if ways is None:
+        ways = min(DEFAULT_WAYS, len(source.classes))
+    _, channels, height, width = loaded.example_input.shape
+    return sample_task(
+        source,
+        ways=ways,
+        shots=request.shots,
+        seed=request.seed,
+        resolution=(int(height), int(width)),
+        channels=int(channels),
+        progress=progress,
+    )

@@ -1,0 +1,104 @@
+"""What is asked of the planner."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from costsim.cost import full_backward_macs
+from costsim.device import DeviceSpec
+from costsim.graph import LayerGraph
+from costsim.importance import DEFAULT_INSPECTED_LAYERS
+from costsim.operators import UpdateKind
+from costsim.problem import Budget
+from costsim.solution import Solver
+from costsim.step import TrainingStep
+
+DEFAULT_MODEL = "mcunet-5fps"
+DEFAULT_WAYS = 10
+DEFAULT_SHOTS = 5
+DEFAULT_ITERATIONS = 40
+"""Passes over the support set when adapting, as in the paper."""
+
+PLANNING_S = 10.0
+"""How long the solver may take if none is asked for; then it says how good its plan surely is."""
+
+Number = TypeVar("Number", int, float)
+
+
+def _first(given: Number | None, otherwise: Number | None) -> Number | None:
+    """`given`, which may be 0, or what is taken where nothing is given."""
+    return otherwise if given is None else given
+
+
+@dataclass(frozen=True)
+class BudgetRequest:
+    """Limits as a person gave them; what is None comes from the device's recommendation.
+
+    MACs are either a number or a share of the full backward pass.
+    """
+
+    memory_bytes: int | None = None
+    accounting: str | None = None
+    macs: int | None = None
+    macs_share: float | None = None
+    latency_s: float | None = None
+    energy_j: float | None = None
+
+    def resolve(self, device: DeviceSpec, graph: LayerGraph, step: TrainingStep) -> Budget:
+        """The limits of one step of `graph` on `device`."""
+        recommended = device.training_budget
+        full = full_backward_macs(graph, step)
+        macs = self.macs
+        if macs is None:
+            share = recommended.macs_share.value if self.macs_share is None else self.macs_share
+            macs = int(share * full)
+        latency, energy = recommended.latency, recommended.energy
+        return Budget(
+            memory_bytes=_first(self.memory_bytes, recommended.memory_bytes),
+            accounting=self.accounting or recommended.accounting,
+            macs=macs,
+            latency_s=_first(self.latency_s, latency.value if latency else None),
+            energy_j=_first(self.energy_j, energy.value if energy else None),
+            working_bytes=device.largest_block_bytes,
+        )
+
+
+def default_solver() -> Solver:
+    """The exact solver, with a time limit that a person waits for."""
+    from costsim.solvers import make_solver
+
+    solver: Solver = make_solver("exact", time_limit_s=PLANNING_S)
+    return solver
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What is asked of `make_plan`; the defaults are those of the command line.
+
+    `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
+    a solver that proves its answers, if the plan is to be explained. `needs_kernels`: refuse an
+    operator without a C kernel on a microcontroller, where nothing else could run it.
+    """
+
+    device: DeviceSpec
+    solver: Solver = field(default_factory=default_solver)
+    target: str | None = None
+    model: str = DEFAULT_MODEL
+    weights: Path | None = None
+    resolution: int | None = None
+    data: Path | None = None
+    split: str | None = None
+    ways: int | None = None
+    shots: int = DEFAULT_SHOTS
+    criterion: str = "fisher"
+    loss: str = "prototype"
+    axes: tuple[UpdateKind, ...] = ("output",)
+    inspect: int | None = DEFAULT_INSPECTED_LAYERS
+    with_bias: bool = False
+    step: TrainingStep = field(default_factory=TrainingStep)
+    segments: int = 1
+    budget: BudgetRequest = field(default_factory=BudgetRequest)
+    iterations: int = DEFAULT_ITERATIONS
+    seed: int = 0
+    explain_with: Solver | None = None
+    needs_kernels: bool = True
