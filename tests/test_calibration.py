@@ -410,6 +410,33 @@ def test_load_and_temperature_may_differ() -> None:
     assert list(CONDITIONS.differences(warm)) == []
 
 
+def test_the_worst_clock_and_temperature_are_kept_and_told() -> None:
+    cool = CONDITIONS.model_copy(update={"clock_hz": 1.4e9, "temperature_c": 50.0})
+    hot = CONDITIONS.model_copy(update={"clock_hz": 0.6e9, "temperature_c": 84.0})
+    samples = samples_of()
+    ends = [samples.model_copy(update={"conditions": each}) for each in (cool, hot, cool)]
+    whole = ends[0]
+    for more in ends[1:]:
+        whole = whole.with_readings(more, "s.json")
+    conditions = whole.conditions
+    assert (conditions.clock_hz, conditions.temperature_c) == (1.4e9, 50.0)
+    assert (conditions.slowest_clock_hz, conditions.hottest_c) == (0.6e9, 84.0)
+    (told,) = conclude(BASE, None, whole).warnings
+    assert "the clock fell from 1400 to 600 MHz" in told
+
+
+def test_the_residuals_behind_the_intervals_are_in_the_file(tmp_path: Path) -> None:
+    """Of probes left out, by name; from them comes what all operations of a step share."""
+    found = calibrated(noise=0.01, common=0.2)
+    path = tmp_path / "mine.yaml"
+    write_device(path, found.spec)
+    residuals = yaml.safe_load(path.read_text())["targets"]["cpu"]["calibration"]["left_out"]
+    assert residuals.keys() == {probe.name for probe in checks()[:8]}
+    assert statistics.pstdev(residuals.values()) == pytest.approx(0.2, rel=0.7)
+    quiet = calibrated(noise=0.01).calibration.left_out
+    assert statistics.pstdev(quiet.values()) < 0.5 * statistics.pstdev(residuals.values())
+
+
 def test_a_noisy_machine_is_told() -> None:
     assert calibrated().warnings == ()
     samples = samples_of()

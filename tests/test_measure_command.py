@@ -9,12 +9,14 @@ import threading
 import time
 
 import pytest
+from calibrating import CONDITIONS
 from ssh_device import device
 from targeting import write_plan
 
+from costsim.calibration.device_file import write_device
 from costsim.cli import main
 from costsim.cost import price
-from costsim.device import load_device
+from costsim.device import Calibration, DeviceSpec, Law, load_device
 from costsim.errors import InputError
 from costsim.planfile import read_plan
 from costsim.program import compile_program
@@ -272,3 +274,21 @@ def test_a_file_of_measurements_edited_into_nonsense_is_refused(plan, tmp_path):
         with pytest.raises(InputError, match=r"m\.json: ") as caught:
             MeasurementFile.read(path)
         assert told in str(caught.value)
+
+
+def test_a_run_unlike_the_calibration_is_said(plan, tmp_path, capsys):
+    """Calibrated on another processor, by its file: the run stands, with a warning."""
+    document = load_device("jetson-nano").to_json()
+    target = document["targets"][document["default_target"]]
+    law = Law(overhead_s=1e-5, s_per_mac=0.0, s_per_byte=1e-10, spread=0.1)
+    target["calibration"] = Calibration(
+        conditions=CONDITIONS.model_copy(update={"threads": int(target["threads"]["value"])}),
+        taken="2026-01-01", step_factor=1.0, common=0.1, noise_floor=0.01, yardstick_s=1e-3,
+        probes=6, kernels={"loss": law},
+    ).model_dump(mode="json")  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    write_device(path, DeviceSpec.from_json(document))
+    assert main(["measure", str(plan), "--steps", "2", "--device", str(path)]) == 0
+    told = capsys.readouterr().err
+    assert "local: the prediction is for other conditions: cpu " in told
+    assert f", not {CONDITIONS.cpu}" in told

@@ -106,7 +106,8 @@ def fit_calibration(samples: SampleFile, taken: str) -> Calibration:
         )
     laws = fit_laws([s for p in probes for s in p.samples])
     factor = _step_factor(probes)
-    errors, own = _held_out(probes, factor)
+    left_out, own = _held_out(probes, factor)
+    errors = np.array(list(left_out.values()))
     # Of few probes the spread is itself uncertain: Student's t.
     if len(errors) < 2:
         raise InputError("the probes have no kernel in common; measure more of them")
@@ -122,6 +123,7 @@ def fit_calibration(samples: SampleFile, taken: str) -> Calibration:
         yardstick_s=yardstick_seconds(samples),
         probes=len(probes),
         kernels=laws,
+        left_out={name: round(error, 5) for name, error in left_out.items()},
     )
 
 
@@ -216,14 +218,15 @@ def _step_factor(probes: Sequence[ProbeSamples]) -> float:
     return float(np.median(ratios))
 
 
-def _held_out(probes: Sequence[ProbeSamples], factor: float) -> tuple[Floats, Floats]:
+def _held_out(probes: Sequence[ProbeSamples], factor: float) -> tuple[dict[str, float], Floats]:
     """Logarithm of measured over predicted step of each probe, by laws that never saw it.
 
-    The second array is the relative standard deviation that its operations' own errors explain.
+    The second is the relative standard deviation that its operations' own errors explain.
     Operations whose kernel no other probe has are left out on both sides.
     """
     asked = _asked(probes)
-    errors, own = [], []
+    errors: dict[str, float] = {}
+    own = []
     for fold in range(min(FOLDS, len(asked))):
         left_out = asked[fold::FOLDS]
         laws = fit_laws([s for p in probes if p not in left_out for s in p.samples])
@@ -235,7 +238,7 @@ def _held_out(probes: Sequence[ProbeSamples], factor: float) -> tuple[Floats, Fl
             total, rest = sum(seconds), probe.step_s / factor - unknown_s
             if total <= 0 or rest <= 0:
                 continue
-            errors.append(math.log(rest / total))
+            errors[probe.name] = math.log(rest / total)
             parts = np.array(seconds) * np.array(spread) / total
             own.append(math.sqrt(float((parts**2).sum())))
-    return np.array(errors), np.array(own)
+    return errors, np.array(own)

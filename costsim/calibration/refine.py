@@ -104,15 +104,11 @@ def check_alike(steps: Sequence[MeasuredStep], target: ComputeTarget) -> None:
         _refuse_mixing(known[0], step)
     if not known or target.calibration is None:
         return
-    machine, conditions = known[0].machine, target.calibration.conditions
-    assert machine is not None
-    for name in ("cpu", "cores", "threads"):
-        mine, theirs = getattr(machine, name), getattr(conditions, name)
-        if mine != theirs:
-            raise InputError(
-                f"{known[0].source}: measured under other conditions than the spec was calibrated "
-                f"under ({name} {mine} and {theirs}); they cannot be mixed"
-            )
+    if differences := list(target.calibration.conditions.unlike(known[0].machine)):
+        raise InputError(
+            f"{known[0].source}: measured under other conditions than the spec was calibrated "
+            f"under ({'; '.join(differences)}); they cannot be mixed"
+        )
 
 
 def _refuse_mixing(one: MeasuredStep, other: MeasuredStep) -> None:

@@ -79,7 +79,12 @@ class SampleFile(_Document):
     def with_readings(self, more: "SampleFile", source: str) -> "SampleFile":
         """Both together; raises `InputError` if they were taken under different conditions."""
         check_conditions(self.conditions, more.conditions, source)
-        return self.model_copy(update={"probes": (*self.probes, *more.probes)})
+        return self.model_copy(
+            update={
+                "conditions": self.conditions.until(more.conditions),
+                "probes": (*self.probes, *more.probes),
+            }
+        )
 
 
 def check_conditions(kept: Conditions, now: Conditions, source: str) -> None:

@@ -21,6 +21,7 @@ from costsim.errors import CostsimError, InputError
 from costsim.files import write_json
 from costsim.program import Category, memory_timeline
 from costsim.targets.base import TargetError
+from costsim.targets.conditions import SLOWED
 
 PROBES = 50
 POOL = 160
@@ -133,15 +134,23 @@ def conclude(
 
 def _warnings(calibration: Calibration, left_out: Sequence[str]) -> list[str]:
     found = []
+    first, worst = calibration.conditions.clock_hz, calibration.conditions.slowest_clock_hz
+    if first and worst and worst < SLOWED * first:
+        found.append(
+            f"the clock fell from {first / 1e6:.0f} to {worst / 1e6:.0f} MHz meanwhile: too hot, "
+            "or a governor that saves power; calibrate again with the clock held"
+        )
     if left_out:
         found.append(
             f"{len(left_out)} probes were left out, for which the device had no memory: "
             + ", ".join(left_out)
         )
     if calibration.noise_floor > NOISY:
+        load, cores = calibration.conditions.load, calibration.conditions.cores
+        busy = f", load {load:.1f} on {cores} cores when it began" if load else ""
         found.append(
             f"this machine is too noisy to trust: the same kernel measured twice differs by "
-            f"{calibration.noise_floor:.0%} (median); calibrate again when nothing else runs"
+            f"{calibration.noise_floor:.0%} (median{busy}); calibrate again when nothing else runs"
         )
     return found
 

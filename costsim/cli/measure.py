@@ -99,8 +99,7 @@ def command(**given: Any) -> int:
     device = None if given["device"] is None else load_device(given["device"])
     if device is None and given["compute_target"] is not None:
         raise InputError("--compute-target: give --device too")
-    if device is not None:
-        device.target(given["compute_target"])
+    calibration = None if device is None else device.target(given["compute_target"]).calibration
 
     from costsim.targets.job import RunOptions
     from costsim.targets.measured import Failure, MeasurementFile, predict
@@ -132,18 +131,27 @@ def command(**given: Any) -> int:
             plan=plan.to_json(), predicted=predicted, predicted_own=own, notes=notes
         )
 
+        unlike: set[str] = set()
+
         def keep(item: Found) -> None:
             nonlocal found
             if isinstance(item, Failure):
                 found = found.with_failure(item)
             else:
                 found = found.with_run(item)
+                if calibration is not None and (ran := item.outcome.measurement) is not None:
+                    unlike.update(
+                        f"{item.outcome.target}: the prediction is for other conditions: {told}"
+                        for told in calibration.conditions.unlike(ran.machine)
+                    )
             if given["out"] is not None:
                 found.write(given["out"])
 
         watch = Watch(report, warn=_warn)
         with ended_like_interrupted():
             measure_on(targets, job, repeats=given["repeats"], watch=watch, found=keep)
+    for told in sorted(unlike):
+        _warn(told)
     return _tell(found, as_json=given["as_json"])
 
 

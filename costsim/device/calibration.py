@@ -57,7 +57,8 @@ class _Numbers(Part):
 class Conditions(_Numbers):
     """Under which a calibration was taken; what the system does not tell is None.
 
-    `clock_hz`, `temperature_c` and `load` are what was seen at its start.
+    `clock_hz`, `temperature_c` and `load` are what was seen at its start, `slowest_clock_hz` and
+    `hottest_c` the worst that was seen until its end.
     """
 
     cpu: str
@@ -70,6 +71,26 @@ class Conditions(_Numbers):
     clock_hz: Amount | None = None
     temperature_c: float | None = None
     load: Amount | None = None
+    slowest_clock_hz: Amount | None = None
+    hottest_c: float | None = None
+
+    def until(self, later: "Conditions") -> "Conditions":
+        """These, with the worst of both."""
+        clocks = (self.slowest_clock_hz, self.clock_hz, later.slowest_clock_hz, later.clock_hz)
+        degrees = (self.hottest_c, self.temperature_c, later.hottest_c, later.temperature_c)
+        return self.model_copy(
+            update={
+                "slowest_clock_hz": min((hz for hz in clocks if hz is not None), default=None),
+                "hottest_c": max((c for c in degrees if c is not None), default=None),
+            }
+        )
+
+    def unlike(self, machine: Any) -> Iterator[str]:
+        """What keeps a step measured on `machine` (its cpu, cores, threads) from being compared."""
+        for name in ("cpu", "cores", "threads"):
+            mine, others = getattr(self, name), getattr(machine, name)
+            if mine != others:
+                yield f"{name} {others}, not {mine}"
 
     def differences(self, other: "Conditions") -> Iterator[str]:
         """What keeps measurements under the two from being mixed, one phrase each."""
@@ -143,7 +164,8 @@ class Calibration(_Numbers):
     `noise_floor` the relative difference between two measurements of the same kernel (median).
     `yardstick_s` is what one fixed small step took: by it a later measurement can tell whether the
     machine is as fast as it was. `refined`: by what measurements of real plans the laws were moved
-    since, if by any; their samples are those of before.
+    since, if by any; their samples are those of before. `left_out` are the residuals that `common`
+    is from: the logarithm of measured over predicted step for each probe left out of a fit.
     """
 
     conditions: Conditions
@@ -154,6 +176,7 @@ class Calibration(_Numbers):
     yardstick_s: Annotated[float, Field(gt=0)]
     probes: Annotated[int, Field(ge=1)]
     kernels: Named[Law]
+    left_out: Named[float] = Field(default_factory=dict, validate_default=True)
     refined: str | None = None
 
     @model_validator(mode="after")
