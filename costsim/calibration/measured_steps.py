@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from costsim.calibration.parts import Work
-from costsim.cost import operation_work
+from costsim.cost import operation_work, step_seconds
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
 from costsim.errors import InputError
@@ -91,13 +91,6 @@ def _runs(
     target: str | None,
     programs: "_Programs",
 ) -> list[MeasuredStep]:
-    if device is not None:
-        program = programs.of(path, file.plan_file(str(path)))
-        work, predicted = _work(program), _predict(program, device, target)
-    elif (latency := file.predicted.latency_s) is not None:
-        work, predicted = (), Interval(latency.value, latency.low, latency.high)
-    else:
-        raise InputError(f"{path}: predicted: no latency_s; give --device to predict it now")
     found = []
     for run in file.runs:
         measurement = run.outcome.measurement
@@ -105,6 +98,17 @@ def _runs(
         timed = run.outcome.processor_step_s or (measurement.step_s if measurement else ())
         if measurement is None or not timed:
             continue
+        work: tuple[Work, ...] = ()
+        if device is not None:
+            narrow = measurement.dtype != "float32"
+            program = programs.of(path, file.plan_file(str(path)), own_bits=narrow)
+            predicted = step_seconds(program, device.target(target))
+            if not narrow:  # 8-bit kernels have rates of their own, of which parts know nothing
+                work = _work(program)
+        elif (latency := file.predicted_for(run.outcome).latency_s) is not None:
+            predicted = Interval(latency.value, latency.low, latency.high)
+        else:
+            raise InputError(f"{path}: predicted: no latency_s; give --device to predict it now")
         found.append(
             MeasuredStep(
                 str(path),
@@ -136,7 +140,8 @@ def _validated(
         raise InputError(f"{path}: holds no prediction; give --device to predict it now")
     names = [operation.name for operation in measurement.operations]
     for plan_path in plans:
-        program = programs.of(plan_path, read_plan(plan_path))
+        own_bits = measurement.dtype != "float32"
+        program = programs.of(plan_path, read_plan(plan_path), own_bits=own_bits)
         if [operation.name for operation in program.operations] == names:
             break
     else:
@@ -154,7 +159,7 @@ def _validated(
         "local",
         when,
         _median(path, measurement.step_s),
-        _predict(program, device, target),
+        step_seconds(program, device.target(target)),
         _work(program),
         measurement.machine,
     )
@@ -167,10 +172,6 @@ def _median(path: Path, timed: Sequence[float]) -> float:
     return seconds
 
 
-def _predict(program: TrainingProgram, device: DeviceSpec, target: str | None) -> Interval:
-    return device.target(target).total_seconds(_work(program))
-
-
 def _work(program: TrainingProgram) -> tuple[Work, ...]:
     return tuple(
         operation_work(program, operation)
@@ -180,16 +181,16 @@ def _work(program: TrainingProgram) -> tuple[Work, ...]:
 
 
 class _Programs:
-    """The steps of plans in 32 bits, as they are measured; each is traced once."""
+    """The steps of plans; each is traced once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, TrainingProgram] = {}
+        self._known: dict[tuple[str, bool], TrainingProgram] = {}
 
-    def of(self, path: Path, plan: PlanFile) -> TrainingProgram:
-        """The step of `plan`, which stands in the file `path`."""
+    def of(self, path: Path, plan: PlanFile, *, own_bits: bool = False) -> TrainingProgram:
+        """The step of `plan`, which stands in the file `path`: in 32 bits, or in the plan's own."""
         from costsim.training.loading import load_subject
 
-        key = json.dumps(plan.to_json(), sort_keys=True)
+        key = json.dumps(plan.to_json(), sort_keys=True), own_bits
         if key not in self._known:
             try:
                 subject = load_subject(
@@ -199,7 +200,7 @@ class _Programs:
                     seed=plan.seed,
                     batch=plan.step.samples_a_pass,
                 )
-                step = replace(plan.step, bits=BitWidths())
+                step = plan.step if own_bits else replace(plan.step, bits=BitWidths())
                 self._known[key] = compile_program(subject.graph, plan.plan, step)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
