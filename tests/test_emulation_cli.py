@@ -65,6 +65,17 @@ def test_a_plan_is_confirmed_on_the_emulated_core(plan, tmp_path, capsys) -> Non
     assert "Planned and touched memory over one training step" in page
     assert "planned and found differ at 0." in page
     assert "http-equiv" not in page
+    by_layer = validation.by_owner()
+    for owner, found in by_layer.items():
+        if "forward MACs" in found:
+            seconds = found["seconds (emulated, not measured)"]
+            assert seconds.verdict == "informal"
+            assert seconds.measured > 0
+            assert f"<td>{owner}</td>" in page
+    (whole,) = [c for c in validation.totals() if c.quantity.startswith("step (emulated")]
+    layers = sum(found["seconds (emulated, not measured)"].measured for found in by_layer.values()
+                 if "seconds (emulated, not measured)" in found)  # fmt: skip
+    assert 0.9 * whole.measured < layers <= whole.measured
     assert "<script" not in page
 
 

@@ -33,7 +33,7 @@ class Affine:
 
     def quantise(self, values: NDArray[Any]) -> NDArray[np.int8]:
         """The integers that floats become, as `costsim_q_quantise` computes them."""
-        scaled = np.asarray(values, np.float32) / np.float32(self.scale)
+        scaled: NDArray[np.float32] = np.asarray(values, np.float32) / np.float32(self.scale)
         return saturated(scaled, self.zero)
 
     def bound(self, value: float) -> int:
@@ -44,7 +44,8 @@ class Affine:
 
 def saturated(units: NDArray[Any], zero: int) -> NDArray[np.int8]:
     """Floats in units of a scale as integers: to the nearest, halves to even, saturating."""
-    return np.clip(np.rint(units) + np.float32(zero), LOW, HIGH).astype(np.int8)
+    found: NDArray[np.int8] = np.clip(np.rint(units) + np.float32(zero), LOW, HIGH).astype(np.int8)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -222,6 +222,7 @@ class Emulator:
     def _answers(self, process: subprocess.Popen[bytes], wait_s: float) -> bool:
         try:
             self.check()
+            assert process.stdout is not None
             return bool(select.select([process.stdout], [], [], wait_s)[0])
         except BaseException:
             self.close()

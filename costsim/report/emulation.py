@@ -55,10 +55,12 @@ def render_emulation_page(validation: Validation, step: EmulatedStep) -> str:
         filters={
             "predicted": lambda one: _amount(one, one.predicted),
             "measured": lambda one: _amount(one, one.measured),
+            "seconds": format_seconds,
         },
         validation=validation,
         pictures=pictures,
         rows=list(validation.totals()),
+        layers=step.by_layer,
     )
 
 

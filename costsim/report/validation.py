@@ -72,12 +72,16 @@ def _amount(value: float, one: Comparison) -> str:
 
 def _layers(validation: Validation) -> Table:
     """Where a layer's two numbers are equal one is shown, else both."""
-    table = _table("layer", "kept B", "gradient B", "optimizer B", "backward MACs")
+    emulated = validation.how == "emulated"
+    headings = ("layer", "kept B", "gradient B", "optimizer B", "backward MACs")
+    table = _table(*headings, *(("emulated",) if emulated else ()))
     for owner, found in _shown(validation):
         cells = [_cell([found[what]] if what in found else []) for what in _BYTES]
         macs = [one for what, one in found.items() if one.unit == "MACs" and "forward" not in what]
+        seconds = [format_seconds(one.measured) for one in found.values() if one.unit == "s"]
         style = "bold red" if any(one.verdict == "outside" for one in found.values()) else ""
-        table.add_row(*(Text(cell) for cell in (owner, *cells, _cell(macs))), style=style)
+        cells = [owner, *cells, _cell(macs), *((seconds or ["-"]) if emulated else [])]
+        table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
 
 

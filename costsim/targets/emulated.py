@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim import __version__
-from costsim.cost import memory_cost
+from costsim.cost import memory_cost, operation_work
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
 from costsim.emission.memory import Memory
@@ -38,6 +38,21 @@ from costsim.program.program import KEPT_CATEGORIES
 
 LOSS_TOLERANCE = 1e-4
 """Share by which losses of several steps may differ from PyTorch's: 32-bit sums in other orders."""
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """What one layer (or call without one; None: all that belongs to none) took of a step.
+
+    `macs` are those executed, over all passes; `latency_s` emulated, `predicted_s` the device
+    file's estimate of the same operations.
+    """
+
+    owner: str | None
+    macs: int
+    instructions: int
+    latency_s: Interval
+    predicted_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +157,32 @@ class EmulatedStep:
     def latency_s(self) -> Interval:
         """Emulated seconds of the step: a model of the core, not a measurement."""
         return self.cycles.seconds(self.device.target())
+
+    @cached_property
+    def by_layer(self) -> tuple[LayerWork, ...]:
+        """Every layer's part, in the order of the model; what belongs to none is last."""
+        program, target = self.program, self.device.target()
+        parts: dict[str | None, list[int]] = defaultdict(list)
+        for position, op in enumerate(program.operations):
+            parts[operation_owner(program, op)].append(position)
+        parts[None].append(-1)
+        order = {call.layer or call.name: i for i, call in enumerate(program.graph.calls)}
+        found = []
+        for owner in sorted(parts, key=lambda name: order.get(name or "", len(order))):
+            cycles, macs, instructions = Cycles(0, 0, 0), 0, 0
+            for position in parts[owner]:
+                if (work := self.observed.work.get(position)) is not None:
+                    cycles, instructions = cycles + work.cycles, instructions + work.instructions
+                    macs += work.macs if position >= 0 and program.operations[position].macs else 0
+            estimate = target.at(program.step.bits).total_seconds(
+                operation_work(program, op)
+                for op in (program.operations[i] for i in parts[owner] if i >= 0)
+                for _ in range(program.times(op))
+            )
+            found.append(
+                LayerWork(owner, macs, instructions, cycles.seconds(target), estimate.value)
+            )
+        return tuple(found)
 
     def executed_macs(self, position: int) -> int:
         """Multiply-accumulates that an operation executed, over all passes."""
@@ -355,6 +396,16 @@ def compare_emulated(
             tolerance=None,
         )
     yield from _owners(step, measured)
+    for one in step.by_layer:
+        if one.owner is not None:
+            yield Comparison.of(
+                "seconds (emulated, not measured)",
+                one.predicted_s,
+                one.latency_s.value,
+                owner=one.owner,
+                unit="s",
+                tolerance=None,
+            )
 
 
 def _at_most(quantity: str, predicted: int, measured: int) -> Comparison:
