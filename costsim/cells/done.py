@@ -12,11 +12,6 @@ class Done:
     seconds: float
 
     @property
-    def rate(self) -> float:
-        """Cells a second so far."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
-
-    @property
     def remaining_s(self) -> float | None:
         """Seconds that are left at this rate; None while nothing is done."""
         return self.seconds * (self.total - self.done) / self.done if self.done else None

@@ -1,14 +1,12 @@
 """`costsim compare`: solvers on models, devices, budgets and tasks, kept in one file."""
 
-import csv
-import io
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
 from costsim.cli.options import (
     check_writable,
     jobs_option,
@@ -20,10 +18,8 @@ from costsim.cli.options import (
 from costsim.cli.progress import lines_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
-from costsim.units import format_seconds
 
 if TYPE_CHECKING:
-    from costsim.cells import Done
     from costsim.comparison.cells import Study
 
 
@@ -97,17 +93,15 @@ def command(**given: Any) -> int:
             store,
             make_solver,
             workers=given["jobs"],
-            progress=lambda what, done: say(_line(what, done)),
+            progress=lambda what, done: say(progress_line(what, done)),
         )
     rows = store.rows([cell.key for cell in cells])
-    print(
-        f"costsim: {computed} of {len(cells)} cells computed in "
-        f"{format_seconds(time.monotonic() - begun)}, {len(cells) - computed} were there",
-        file=sys.stderr,
-    )
+    tell_computed(computed, len(cells), begun)
     findings = Findings.of(rows)
     if given["table"]:
-        write_atomically(given["table"], _csv(findings))
+        from costsim.report.comparison import comparison_csv
+
+        write_atomically(given["table"], comparison_csv(findings))
     if given["report"]:
         from costsim.report.comparison import render_comparison
 
@@ -122,12 +116,7 @@ def command(**given: Any) -> int:
         from costsim.report.comparison import print_comparison
 
         print_comparison(Console(), findings)
-    for row in findings.errors[:5]:
-        where = f"{row['solver']}, {row['model']}, {row['device']}, {row['budget']}, "
-        where += f"{row['domain']} seed {row['seed']}"
-        print(f"costsim: {where}: {row['reason']}", file=sys.stderr)
-    if len(findings.errors) > 5:
-        print(f"costsim: {len(findings.errors)} cells broke in all", file=sys.stderr)
+    tell_failures(findings.errors, ("solver", "model", "device", "budget", "domain"))
     return 1 if findings.errors else 0
 
 
@@ -176,26 +165,3 @@ def _study(given: dict[str, Any]) -> "Study":
     if replaced:
         document["settings"] = {**settings, **replaced} if isinstance(settings, dict) else replaced
     return parse_study(document, source, make_solver=make_solver, folder=folder)
-
-
-def _line(what: str, done: "Done") -> str:
-    text = f"{what}: {done.done}/{done.total} cells"
-    if done.remaining_s is not None:
-        text += f", {done.rate:.2g} a second, {format_seconds(done.remaining_s)} left"
-    return text
-
-
-def _csv(findings: Any) -> str:
-    """The rows, with the loss against the optimum and the agreement where one is known."""
-    from costsim.comparison.store import COLUMNS
-
-    beside = {one.row["key"]: one for one in findings.compared}
-    names = [name for name in COLUMNS if name != "plan"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, "loss", "tightness", "agreement"])
-    for row in findings.rows:
-        one = beside.get(row["key"])
-        extra = [None] * 3 if one is None else [one.loss, one.tightness, one.agreement]
-        writer.writerow([*(row[name] for name in names), *extra])
-    return text.getvalue()

@@ -1,13 +1,13 @@
 """`costsim study`: methods on models, domains, seeds and devices, kept in one file."""
 
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from costsim.accounting import ACCOUNTINGS
+from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
 from costsim.cli.options import (
     check_writable,
     jobs_option,
@@ -19,10 +19,6 @@ from costsim.cli.options import (
 from costsim.cli.progress import lines_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
-from costsim.units import format_seconds
-
-if TYPE_CHECKING:
-    from costsim.cells import Done
 
 MEMORY = (*ACCOUNTINGS, "autograd")
 
@@ -94,20 +90,12 @@ def command(**given: Any) -> int:
                 make_method,
                 workers=given["jobs"],
                 scheduler=given["scheduler"],
-                watch=lambda done: say(_line(done)),
+                watch=lambda done: say(progress_line("adapting", done)),
             )
-        print(
-            f"costsim: {computed} of {len(cells)} cells computed in "
-            f"{format_seconds(time.monotonic() - begun)}, {len(cells) - computed} were there",
-            file=sys.stderr,
-        )
+        tell_computed(computed, len(cells), begun)
     findings = analyse(finished_rows(cells, store), len(cells), given["reference"])
     _write(given, findings)
-    for row in findings.failures[:5]:
-        where = f"{row['method']}, {row['model']}, {row['device']}, {row['domain']}"
-        print(f"costsim: {where} seed {row['seed']}: {row['reason']}", file=sys.stderr)
-    if len(findings.failures) > 5:
-        print(f"costsim: {len(findings.failures)} cells failed in all", file=sys.stderr)
+    tell_failures(findings.failures, ("method", "model", "device", "domain"))
     return 1 if findings.failures else 0
 
 
@@ -127,10 +115,3 @@ def _write(given: dict[str, Any], findings: Any) -> None:
         from rich.console import Console
 
         print_study(Console(), findings, accounting)
-
-
-def _line(done: "Done") -> str:
-    text = f"adapting: {done.done}/{done.total} cells"
-    if done.remaining_s is not None:
-        text += f", about {format_seconds(done.remaining_s)} left"
-    return text

@@ -1,5 +1,7 @@
 """A comparison study as one HTML file, on a terminal, and as JSON."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from costsim.comparison.analysis import (
     interval,
     overall,
 )
+from costsim.comparison.store import COLUMNS
 from costsim.report.rendering import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.units import format_seconds
@@ -52,6 +55,20 @@ def render_comparison(findings: Findings) -> str:
         ],
         settings=sorted({str(row["settings"]) for row in findings.rows}),
     )
+
+
+def comparison_csv(findings: Findings) -> str:
+    """The rows, with the loss against the optimum and the agreement where one is known."""
+    beside = {one.row["key"]: one for one in findings.compared}
+    names = [name for name in COLUMNS if name != "plan"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "loss", "tightness", "agreement"])
+    for row in findings.rows:
+        one = beside.get(row["key"])
+        extra = [None] * 3 if one is None else [one.loss, one.tightness, one.agreement]
+        writer.writerow([*(row[name] for name in names), *extra])
+    return text.getvalue()
 
 
 def print_comparison(console: Console, findings: Findings) -> None:

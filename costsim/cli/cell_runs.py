@@ -1,0 +1,39 @@
+"""What a person is told on stderr of a run of many cells."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from costsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from costsim.cells import Done
+
+FAILURES_SHOWN = 5
+
+
+def progress_line(what: str, done: "Done") -> str:
+    """How far a run has come."""
+    text = f"{what}: {done.done}/{done.total} cells"
+    if done.remaining_s is not None:
+        text += f", about {format_seconds(done.remaining_s)} left"
+    return text
+
+
+def tell_computed(computed: int, total: int, begun: float) -> None:
+    """How many cells were computed since `begun`, a time of `time.monotonic`."""
+    print(
+        f"costsim: {computed} of {total} cells computed in "
+        f"{format_seconds(time.monotonic() - begun)}, {total - computed} were there",
+        file=sys.stderr,
+    )
+
+
+def tell_failures(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """The first cells that failed, named by `columns` and their seed, and how many in all."""
+    for row in rows[:FAILURES_SHOWN]:
+        where = ", ".join(str(row[name]) for name in columns)
+        print(f"costsim: {where} seed {row['seed']}: {row['reason']}", file=sys.stderr)
+    if len(rows) > FAILURES_SHOWN:
+        print(f"costsim: {len(rows)} cells failed in all", file=sys.stderr)
