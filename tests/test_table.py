@@ -5,7 +5,7 @@ from graphs import GraphBuilder, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.operators import Add
+from costsim.operators import Add, Reshape
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.program import Category, Direction, compile_program, memory_timeline
 from costsim.step import TrainingStep
@@ -60,6 +60,20 @@ def test_table_and_program_agree_exactly(data):
             )
         assert priced.step_s is not None
         assert priced.step_s[0] == program_seconds(program, timer)
+
+
+def test_channels_of_a_view_of_a_kept_value_are_kept_from_the_first_pass():
+    """Nothing between two cuts is computed again for them, so that the whole need not wait."""
+    g = GraphBuilder()
+    first = g.conv(g.input(1, 2, 4, 4), 4, bias=False)
+    view = g.add(Reshape((1, 4, 2, 8)), (first,))
+    second = g.conv(view, 4, 3, groups=4, bias=False)
+    g.pool(g.conv(second, 4, bias=False))
+    graph, step = g.graph(), TrainingStep(recompute=(first, second))
+    plan = UpdatePlan((ChannelSubset(second, "output", (1,)),))
+    kept = sum(buffer.bytes for buffer in compile_program(graph, plan, step).kept())
+    assert kept == 16 * 4  # one channel of the view in 32 bits
+    assert build_table(graph, step).price_plan(plan).kept_bytes[0] == kept
 
 
 def test_a_value_cut_along_two_dimensions_is_kept_whole():

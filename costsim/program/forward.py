@@ -176,14 +176,17 @@ class ForwardWriter:
     def _is_recomputed(self, value: str) -> bool:
         """Whether the readers of a value, in the backward pass, find it computed a second time.
 
-        They do if it lies inside a segment that is; the value between two segments is kept.
+        They do if it lies inside a segment that is; the value between two segments is kept, and
+        with it its views.
         """
-        segment = self.segment_of[value]
-        if self.graph[value].operator.kind == "input":
+        call, segment = self.graph[value], self.segment_of[value]
+        if call.operator.kind == "input" or segment == self.last_segment:
             return False
         readers = [c for c in self.graph.calls if value in c.inputs]
         inside = all(self.segment_of[reader.name] == segment for reader in readers)
-        return segment < self.last_segment and inside
+        if not inside or not call.operator.is_view:
+            return inside
+        return self._is_recomputed(call.inputs[0])
 
     def _place(self, call: Call, guards: Mapping[str, Guard] | None) -> None:
         """Say which storage holds the value of `call`."""
