@@ -103,6 +103,8 @@ class _Decider:
             return 0
         groups = self._combined(whole, spare)
         program = pulp.LpProblem("case", pulp.LpMinimize)
+        # Rows relative to their room; without any, what costs something is out all the same.
+        scale = np.where(whole.room > 0, whole.room, 1.0)
         lost: Terms = []
         used: list[Terms] = [[] for _ in whole.room]
         chosen = []
@@ -113,12 +115,14 @@ class _Decider:
             chosen.append((taken, options))
             lost += zip(taken, (level.loss / most).tolist(), strict=True)
             for row, terms in enumerate(used):
-                terms += zip(taken, (level.costs[:, row] / whole.room[row]).tolist(), strict=True)
+                terms += zip(taken, (level.costs[:, row] / scale[row]).tolist(), strict=True)
             program += pulp.LpAffineExpression([(x, 1) for x in taken]) == 1
         for row, terms in enumerate(used):
             empty = program.add_variable(f"s{row}", 0, 1, "Continuous")
-            program += pulp.LpAffineExpression([*terms, (empty, 1)]) == 1
-            lost.append((empty, float(whole.price[row] * whole.room[row] / most)))
+            program += pulp.LpAffineExpression([*terms, (empty, 1)]) == float(
+                max(whole.room[row], 0.0) / scale[row]
+            )
+            lost.append((empty, float(whole.price[row] * scale[row] / most)))
         program += pulp.LpAffineExpression(lost) <= spare / most
         program.setObjective(pulp.LpAffineExpression(lost))
         program.solve(_backend(self.solver, max(self.deadline - time.perf_counter(), 0.01)))
@@ -131,7 +135,10 @@ class _Decider:
                 # Not within the limits to the last byte, as the solver's tolerance would have it.
                 whole.run()
         if program.sol_status != pulp.LpSolutionOptimal and not _infeasible(program):
-            raise OutOfTime
+            if time.perf_counter() > self.deadline:
+                raise OutOfTime
+            # The solver gave up, on numbers too close together for it.
+            whole.run()
         return 0
 
     def _combined(
