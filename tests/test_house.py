@@ -193,6 +193,30 @@ def test_imports_point_one_way() -> None:
     assert not against
 
 
+def described() -> dict[str, int]:
+    """The parts that docs/structure.md names, and in which row of its table."""
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {
+        name.removeprefix("costsim/").rstrip("/").replace("/", "."): number
+        for number, names in enumerate(rows)
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+
+
+def test_the_structure_page_names_every_part_in_the_order_of_imports() -> None:
+    rows = described()
+    assert set(rows) == set(ORDER) - {"__main__"}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in ours()
+        if (importer := part(module)) in rows
+        and (target := part(imported)) in rows
+        and rows[target] > rows[importer]
+    ]
+    assert not wrong
+
+
 def test_the_package_itself_imports_nothing() -> None:
     at_import = {imported.module for imported in imports("costsim") if imported.at_import}
     assert {module.partition(".")[0] for module in at_import} <= set(sys.stdlib_module_names)
