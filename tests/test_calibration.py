@@ -246,6 +246,15 @@ def test_what_was_not_measured_has_a_wide_interval() -> None:
         assert found.low < target.overhead.value + rest / 1.5
 
 
+def test_plain_rates_are_of_operations_that_are_mostly_work() -> None:
+    """Tiny operations are all overhead: they make no bandwidth that the device does not have."""
+    target = calibrated(noise=0.01).spec.target()
+    fastest = max(1 / true_law(kernel)[2] for kernel in target.calibration.kernels)
+    assert target.bandwidth.value < 1.2 * fastest
+    rates = target.throughput.elementwise
+    assert all(quantity.value <= target.bandwidth.value for _, quantity in rates)
+
+
 # Choosing.
 
 

@@ -61,15 +61,15 @@ def calibrated_spec(
         value, low, high = _rate(found, overhead)
         place["throughput"][kind][direction] = wide(value, low, high)
         fastest = max(fastest, value)
-    widest = 0.0
+    widest, beyond = 0.0, 0.0
     for direction, found in moved.items():
         value, low, high = _rate(found, overhead)
         place["throughput"]["elementwise"][direction] = wide(value, low, high)
-        widest = max(widest, value, high)
+        widest, beyond = max(widest, value), max(beyond, high)
     if fastest > place["peak"]["fp32"]["value"]:
         place["peak"]["fp32"] = number(fastest, fastest, fastest)
     if widest > place["bandwidth"]["value"]:
-        place["bandwidth"] = number(widest, widest, widest)
+        place["bandwidth"] = number(widest, widest, beyond)
     threads = float(calibration.conditions.threads)
     place["threads"] = number(threads, threads, threads)
     if (clock := calibration.conditions.clock_hz) is not None:
@@ -80,6 +80,9 @@ def calibrated_spec(
 
 UNSEEN = 2.0
 """How far off the rate of a kind and direction may be, either way, for a kernel never measured."""
+
+ENOUGH = 3
+"""Operations that are mostly work, from which on the others say nothing about a rate."""
 
 Amounts = dict[Any, list[tuple[float, float]]]
 
@@ -92,7 +95,9 @@ def _amounts(samples: list[KernelSample]) -> tuple[Amounts, Amounts]:
         if sample.work_kind != "elementwise" and sample.direction in MacRates.model_fields:
             if sample.macs:
                 macs[sample.work_kind, sample.direction].append((sample.macs, sample.seconds))
-        elif sample.moved_bytes:
+        elif (
+            sample.moved_bytes and sample.direction != "loss"
+        ):  # mostly Python, and always measured
             rate = ELEMENTWISE_RATE[sample.direction]
             assert rate in ByteRates.model_fields
             moved[rate].append((sample.moved_bytes, sample.seconds))
@@ -102,8 +107,12 @@ def _amounts(samples: list[KernelSample]) -> tuple[Amounts, Amounts]:
 def _rate(found: list[tuple[float, float]], overhead: float) -> tuple[float, float, float]:
     """Work a second beyond the overhead: of all together, and the range of single operations."""
     work, seconds = np.array(found).T
-    # Where the overhead is nearly all, a tenth of the time is taken for work.
+    # Where the overhead is nearly all, a tenth of the time is taken for work; such operations say
+    # little about a rate, and are left out where there are others.
     rest = np.maximum(seconds - overhead, 0.1 * seconds)
+    long = seconds > 2 * overhead
+    if long.sum() >= ENOUGH:
+        work, rest = work[long], rest[long]
     low, high = np.quantile(work / rest, (0.05, 0.95))
     return float(work.sum() / rest.sum()), float(low), float(high)
 
