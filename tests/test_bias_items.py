@@ -113,6 +113,18 @@ def test_biases_are_chosen_where_channels_are_not_worth_it():
     assert solve(without, Exact()).objective < 8.0
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [Exact(), IntegerProgram(), IntegerProgram(by_case=False), BruteForce(), Greedy()],
+    ids=["exact", "ilp", "one programme", "brute-force", "greedy"],
+)
+def test_without_a_single_mac_the_last_bias_is_trained(solver):
+    scores = {(axis, i): 1.0 for axis in ("output", "bias") for i in range(3)}
+    solution = solve(chain_problem(scores, Budget(macs=0, memory_bytes=10**6)), solver)
+    last = list(chain(channels=WIDTHS).layers)[-1]
+    assert solution.plan == UpdatePlan((), frozenset({last}))
+
+
 @settings(max_examples=30)
 @given(problems(max_layers=4))
 def test_a_choice_of_biases_never_lowers_the_optimum(problem):
