@@ -79,6 +79,17 @@ def test_a_plan_is_confirmed_on_the_emulated_core(plan, tmp_path, capsys) -> Non
     assert "<script" not in page
 
 
+@pytest.mark.parametrize("key", ["memory.arena_bytes", "memory.kept_bytes", "macs.unpadded"])
+def test_a_prediction_that_is_off_is_noticed(plan, tmp_path, key, capsys) -> None:
+    document = json.loads(Path(plan).read_text())
+    group, _, name = key.partition(".")
+    document["predicted"][group][name] += 4
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(document))
+    assert main(["validate", str(path), "--on", UNICORN, "--steps", "1"]) == 1
+    assert "1 of " in " ".join(capsys.readouterr().out.split())
+
+
 def test_json_is_one_document(plan, capsys) -> None:
     assert main(["validate", plan, "--on", UNICORN, "--steps", "1", "--json"]) == 0
     captured = capsys.readouterr()

@@ -33,6 +33,7 @@ from costsim.measurement.record import (
     MeasuredOperation,
     Measurement,
 )
+from costsim.planfile import Prediction
 from costsim.program import Category, Direction, TrainingProgram, memory_timeline, plan_arena
 from costsim.program.program import KEPT_CATEGORIES
 
@@ -350,16 +351,18 @@ def compare_emulated(
     *,
     losses: Sequence[float],
     oracle: "ToPyTorch | ToReference",
-    predicted_step_s: float | None,
+    promised: Prediction | None = None,
 ) -> Iterator[Comparison]:
-    """What was emulated beside what the program says: bytes and MACs must be equal.
+    """What was emulated beside what was predicted: bytes and MACs must be equal.
 
-    `oracle` is what the same steps give elsewhere. The stack may stay below its bound, and what
-    is alive below the plan, which keeps a buffer whole until its last reader.
+    `promised` is what the plan file says; without it, what its program does. `oracle` is what the
+    same steps give elsewhere. The stack may stay below its bound, and what is alive below the plan,
+    which keeps a buffer whole until its last reader.
     """
     program, observed = step.program, step.observed
-    memory, arena = memory_cost(program), plan_arena(program)
-    yield Comparison.of("arena", arena.size_bytes, observed.arena_end_bytes)
+    arena = plan_arena(program)
+    memory = memory_cost(program) if promised is None else promised.memory
+    yield Comparison.of("arena", memory.arena_bytes, observed.arena_end_bytes)
     yield Comparison.of("arena in use", step.planned_bytes, step.touched_bytes)
     yield _at_most("live peak", memory.peak_bytes, measured.program_peak_bytes)
     yield Comparison.of("kept", memory.kept_bytes, measured.kept_bytes)
@@ -385,12 +388,18 @@ def compare_emulated(
         tolerance=None,
     )
     yield from _macs(step)
+    if promised is not None:
+        positions = range(len(program.operations))
+        found = sum(step.executed_macs(i) for i in positions if program.operations[i].macs)
+        yield Comparison.of(
+            "MACs in all, padding apart", promised.macs.unpadded, found, unit="MACs"
+        )
     yield from _operations(step)
     yield from oracle.compare(losses)
-    if predicted_step_s is not None:
+    if promised is not None and promised.latency_s is not None:
         yield Comparison.of(
             "step (emulated, not measured)",
-            predicted_step_s,
+            promised.latency_s.step,
             step.latency_s.value,
             unit="s",
             tolerance=None,

@@ -140,13 +140,12 @@ def validate_emulated(
         notes += _about_weights(program, arrays, scales, updated)
     step = EmulatedStep(program, device, trial.firmware, observed)
     measurement = step.measurement(plan.model.name)
-    latency = plan.predicted.latency_s
     comparisons = compare_emulated(
         step,
         measurement,
         losses=losses,
         oracle=oracle,
-        predicted_step_s=None if latency is None else latency.step,
+        promised=plan.predicted,
     )
     return EmulatedValidation(
         measurement,
