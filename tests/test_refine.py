@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,16 +18,18 @@ from targeting import write_plan
 from costsim.calibration.apart import Row, shift, tell_apart
 from costsim.calibration.measured_steps import MeasuredStep, measured_steps
 from costsim.calibration.parts import rescaled, step_parts
+from costsim.calibration.power import Draw, draw_of
 from costsim.calibration.probes import random_plan
 from costsim.calibration.refine import refine
 from costsim.cli import main
-from costsim.cost import operation_work, step_seconds
+from costsim.cost import operation_work, price, step_seconds
 from costsim.device import Calibration, DeviceSpec, Law, load_device
 from costsim.errors import InputError
 from costsim.measurement.record import Machine
 from costsim.networks.graph import architecture_graph
 from costsim.program import TrainingProgram, compile_program
 from costsim.step import TrainingStep
+from costsim.targets.outcome import EnergyReading, Outcome
 
 PI = load_device("pi-zero-2")
 PARTS = (
@@ -297,6 +300,57 @@ def test_nonsense_rows_give_one_factor() -> None:
     alike = [Row({"a": 1.0, "b": 1.0}, 2.0, 2.0, f"n{i}") for i in range(8)]
     for rows in ([Row({}, 2.0, 1.0, "n")] * 8, alike):
         assert tell_apart(rows, 0.3).apart == {}
+
+
+# Power.
+
+
+def outcome(**watts: tuple[float, float]) -> Outcome:
+    """Readings over two seconds: at work and at rest, by source."""
+    return Outcome(
+        target="local",
+        how="measured",
+        energy=tuple(
+            EnergyReading(source=name.partition("_")[0], counter=name, total_j=2.0 * work,
+                          seconds=2.0, per_step_j=0.1, idle_w=idle)
+            for name, (work, idle) in watts.items()
+        ),
+    )  # fmt: skip
+
+
+def test_counters_of_one_instrument_are_added_and_a_meter_of_the_board_goes_first() -> None:
+    assert draw_of(outcome()) is None
+    assert draw_of(outcome(RAPL_package=(9.0, 3.0), RAPL_dram=(1.0, 0.5))) == Draw(
+        "RAPL", 10.0, 3.5
+    )
+    assert draw_of(outcome(RAPL_package=(9.0, 3.0), meter=(20.0, 12.0))) == Draw(
+        "meter", 20.0, 12.0
+    )
+
+
+def test_power_is_what_was_measured_of_it() -> None:
+    """Joules of a refined device are its seconds times the watts that the meter showed."""
+    steps = measured([0, 1], PI, PI)
+    draws = [Draw("meter", 2.0, 0.9), Draw("meter", 2.2, 0.9)]
+    found = refine(PI, [replace(s, draw=d) for s, d in zip(steps, draws, strict=True)])
+    power = found.spec.target().power
+    assert (power.compute.value, power.idle.value) == (2.1, 0.9)
+    assert (power.compute.low, power.compute.high) == (2.0, pytest.approx(max(2.2, 2.1 * 1.05)))
+    assert power.compute.provenance == "calibrated"
+    before = PI.target().power
+    assert power.memory.value / before.memory.value == pytest.approx(2.1 / before.compute.value)
+    assert found.sentence.endswith("The board draws 2.1 W at work (meter).")
+    cost = price(program(0), found.spec)
+    assert cost.on_device is not None
+    assert cost.on_device.energy_j.value == pytest.approx(2.1 * cost.on_device.latency_s.value)
+
+
+def test_a_counter_inside_the_processor_is_said_to_be_one() -> None:
+    (step,) = measured([0], PI, PI)
+    found = refine(PI, [replace(step, draw=Draw("RAPL", 1.5, None))])
+    assert "sees the processor and its memory alone" in found.sentence
+    assert found.spec.target().power.idle == PI.target().power.idle
+    assert refine(PI, [step]).spec.target().power == PI.target().power
 
 
 # What must not be mixed.

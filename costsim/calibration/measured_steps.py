@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from costsim.calibration.parts import Work
+from costsim.calibration.power import Draw, draw_of
 from costsim.cost import operation_work, step_seconds
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
@@ -24,7 +25,8 @@ from costsim.targets.measured import MeasurementFile
 class MeasuredStep:
     """The median step of one plan on one target, begun at `when` (ISO 8601), and its prediction.
 
-    `work` are its operations and `machine` is where it ran, where they are known.
+    `work` are its operations, `machine` is where it ran and `draw` what it drew meanwhile, where
+    they are known.
     """
 
     source: str
@@ -35,6 +37,7 @@ class MeasuredStep:
     predicted: Interval
     work: tuple[Work, ...] = ()
     machine: Machine | None = None
+    draw: Draw | None = None
 
     @property
     def time(self) -> datetime:
@@ -119,6 +122,7 @@ def _runs(
                 predicted,
                 work,
                 measurement.machine,
+                draw_of(run.outcome),
             )
         )
     if not found:

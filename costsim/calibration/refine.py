@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from costsim.calibration.apart import Factors, Row, tell_apart
 from costsim.calibration.measured_steps import MeasuredStep, measured_steps
 from costsim.calibration.parts import rescaled, step_parts
+from costsim.calibration.power import with_power
 from costsim.device import ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
 from costsim.errors import InputError
@@ -29,7 +30,7 @@ class Refined:
 
     `apart`: the factors of parts that the measurements tell apart, `factor` included, by their
     share of the measured time. `left_out`: errors on plans left out, see `Factors`. `plans` counts
-    the different plans among `steps`.
+    the different plans among `steps`. `power`: a sentence on what was measured of it, if anything.
     """
 
     spec: DeviceSpec
@@ -39,10 +40,15 @@ class Refined:
     plans: int
     apart: Mapping[str, float]
     left_out: tuple[float, float] | None
+    power: str | None = None
 
     @property
     def sentence(self) -> str:
         """What was done, for a person."""
+        return f"{self._durations} {self.power or ''}".strip()
+
+    @property
+    def _durations(self) -> str:
         told = (
             f"with {len(self.steps)} measured steps of {self.plans} plans every duration is "
             f"{self.factor:.2f} times what it was, known to {self.deviation:.0%}"
@@ -84,6 +90,8 @@ def refine(device: DeviceSpec, steps: Sequence[MeasuredStep], target: str | None
         plain = _apply(device, name, one, rows, len(steps))
         if _misfit(steps, spec.target(name)) > _misfit(steps, plain.target(name)):
             factors, spec = one, plain
+    draws = [step.draw for step in steps if step.draw is not None]
+    spec, power = with_power(spec, name, draws, f"{len(draws)} runs")
     return Refined(
         spec,
         factors.whole,
@@ -92,6 +100,7 @@ def refine(device: DeviceSpec, steps: Sequence[MeasuredStep], target: str | None
         len(rows),
         _notable(rows, factors),
         factors.left_out,
+        power,
     )
 
 

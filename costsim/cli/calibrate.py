@@ -313,6 +313,7 @@ def _refine(given: dict[str, Any]) -> int:
                     "deviation": refined.deviation,
                     "apart": dict(refined.apart),
                     "left_out": refined.left_out,
+                    "power": refined.power,
                     "out": str(out),
                 }
             )
