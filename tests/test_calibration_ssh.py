@@ -92,14 +92,14 @@ def test_unplugged_half_way_keeps_the_readings_and_resumes(there, tmp_path, caps
     out = tmp_path / "there.yaml"
     cut = later(samples_of(out).exists, lambda: there.drop(deaf=True))
     asked = ["calibrate", *keys(there), *QUICK, "--out", str(out)]
-    assert main([*asked, "--on", name_of(there, "?patience=2")]) == 2
+    assert main([*asked, "--on", name_of(there, "?patience=5")]) == 2
     cut.join()
     told = capsys.readouterr().err.strip().splitlines()
     assert told[0].startswith("costsim: warning: ssh://me@127.0.0.1")
     (line,) = [one for one in told if "warning" not in one]
     kept = read_samples(samples_of(out))
     number = len({one.name for one in kept.probes})
-    assert "the connection was lost and did not come back in 2 s" in line
+    assert "the connection was lost and did not come back in 5 s" in line
     assert f"the readings of {number} probes are kept in {samples_of(out)}" in line
     assert line.endswith("go on with --resume")
     assert not out.exists()
@@ -114,6 +114,7 @@ def test_unplugged_half_way_keeps_the_readings_and_resumes(there, tmp_path, caps
     assert_nothing_is_left(there)
 
 
+@pytest.mark.slow
 def test_two_devices_at_once_and_one_that_is_down(there, tmp_path, capsys):
     """The two that answer are calibrated, each into its own file; the third is said."""
     with device(tmp_path / "second") as second:
@@ -164,6 +165,13 @@ def test_the_first_look_says_how_it_is_there_and_what_starting_takes() -> None:
     assert conditions.threads == 1
     assert conditions.cores == os.cpu_count()
     assert 0.1 < start_s < 60
+
+
+def test_a_first_guess_is_named_after_the_place() -> None:
+    assert machine_spec(CONDITIONS).name == "this-machine"
+    found = machine_spec(CONDITIONS, "ssh://Pi@10.0.0.7:2222?patience=3")
+    assert found.name == "pi-10-0-0-7-2222"
+    assert machine_spec(CONDITIONS, "ssh://me@[fe80::1]").name == "me-fe80-1"
 
 
 @pytest.mark.parametrize("start_s", [0.0, 0.5, 5.0, 30.0, 200.0])

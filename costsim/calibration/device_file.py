@@ -1,5 +1,6 @@
 """A calibration written into a device spec, and a first spec of the machine this runs on."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,8 +126,14 @@ def write_device(path: Path, spec: DeviceSpec) -> None:
     write_atomically(path, HEADER + text)
 
 
-def machine_spec(conditions: Conditions) -> DeviceSpec:
-    """A first spec of the machine under `conditions`, to be calibrated: guesses but for sizes."""
+def machine_spec(conditions: Conditions, place: str = "local") -> DeviceSpec:
+    """A first spec of the machine under `conditions`, to be calibrated: guesses but for sizes.
+
+    `place` is the target that the machine was reached as; the spec is named after it.
+    """
+    here = place == "local"
+    where = "that costsim ran on" if here else f"at {place}"
+    words = re.findall(r"[a-z0-9]+", place.partition("?")[0].removeprefix("ssh://").lower())
     clock = conditions.clock_hz or 2e9
     peak = conditions.threads * clock * 16
     bandwidth = 10e9
@@ -151,9 +158,9 @@ def machine_spec(conditions: Conditions) -> DeviceSpec:
     throughput["elementwise"] = {name: guess(0.5 * bandwidth) for name in ByteRates.model_fields}
     return DeviceSpec.from_json(
         {
-            "name": "this-machine",
+            "name": "this-machine" if here else "-".join(words),
             "title": f"{conditions.cpu}, {conditions.threads} threads",
-            "description": "The machine that costsim ran on, as far as the system describes it.",
+            "description": f"The machine {where}, as far as its system describes it.",
             "memory": {
                 "ram": {
                     "kind": "ram",
@@ -188,5 +195,5 @@ def machine_spec(conditions: Conditions) -> DeviceSpec:
                 "macs_share": guess(0.15),
             },
         },
-        "this machine",
+        "this machine" if here else place,
     )

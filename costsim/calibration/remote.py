@@ -13,6 +13,7 @@ from costsim.calibration.session import (
     Calibrated,
     CalibrationRequest,
     Runner,
+    compile_probes,
     conclude,
     measure_probes,
 )
@@ -83,10 +84,12 @@ def calibrate_target(order: Order, watch: Watch) -> Calibrated:
     def report(what: str, done: int, total: int) -> None:
         watch.report(f"{order.target.name}: {what}", done, total)
 
+    report("compiling probes", 0, 0)
+    compile_probes()
     with order.target.session(replace(watch, report=report)) as session:
         report("looking at the device", 0, 0)
         conditions, start_s = look(session, order.threads)
-        base = order.base or machine_spec(conditions)
+        base = order.base or machine_spec(conditions, order.target.name)
         request = CalibrationRequest(
             base,
             target_runner(session, order.threads),

@@ -95,6 +95,12 @@ def calibrate(request: CalibrationRequest, progress: Progress | None = None) -> 
     return conclude(request.base, request.target, samples, left_out)
 
 
+def compile_probes(pool: int = POOL) -> None:
+    """Compile what probes are chosen from; done before a device waits for it."""
+    for probe in (*candidates(pool), *checks(), *references(), *assorted()):
+        probe.program()
+
+
 def measure_probes(
     request: CalibrationRequest, progress: Progress | None = None
 ) -> tuple[SampleFile, tuple[str, ...]]:
@@ -322,6 +328,7 @@ __all__ = [
     "Runner",
     "calibrate",
     "check_conditions",
+    "compile_probes",
     "conclude",
     "local_runner",
     "measure_probes",
