@@ -36,7 +36,7 @@ from costsim.targets.scales import find_scales
 from costsim.targets.unicorn import UnicornTarget, target_error
 from costsim.units import format_seconds
 
-LEARNING_RATE, NARROW_LEARNING_RATE = 1e-3, 0.05
+LEARNING_RATE, NARROW_LEARNING_RATE = 1e-3, 5e-3
 """Small, but enough for weights to move: in 8 bits a change below half a unit is lost."""
 
 SCALE_IMAGES = 20
