@@ -368,8 +368,8 @@ def machine(**change: object) -> Machine:
 def test_steps_of_other_conditions_are_not_mixed(change: dict[str, object], told: str) -> None:
     one, two = measured([0, 1], PI, PI)
     steps = [
-        MeasuredStep(**{**vars(one), "source": "a.json", "machine": machine()}),
-        MeasuredStep(**{**vars(two), "source": "b.json", "machine": machine(**change)}),
+        replace(one, source="a.json", machine=machine()),
+        replace(two, source="b.json", machine=machine(**change)),
     ]
     with pytest.raises(
         InputError, match=r"b\.json: measured under other conditions than"
@@ -382,9 +382,17 @@ def test_a_calibration_is_not_refined_by_another_machine() -> None:
     spec = laws()
     (one,) = measured([0], spec, spec)
     ours = machine(cpu=CONDITIONS.cpu, cores=CONDITIONS.cores)
-    refine(spec, [MeasuredStep(**{**vars(one), "machine": ours})])
+    refine(spec, [replace(one, machine=ours)])
     with pytest.raises(InputError, match="than the spec was calibrated under"):
-        refine(spec, [MeasuredStep(**{**vars(one), "machine": machine()})])
+        refine(spec, [replace(one, machine=machine())])
+
+
+def test_a_spec_of_four_threads_is_not_refined_by_one() -> None:
+    (one,) = measured([0], PI, PI)
+    threads = int(PI.target().threads.value)
+    refine(PI, [replace(one, machine=machine(threads=threads))])
+    with pytest.raises(InputError, match=f"on 1 threads, but the spec is of {threads}: measure"):
+        refine(PI, [replace(one, machine=machine())])
 
 
 # The command.
@@ -407,7 +415,7 @@ def test_both_commands_measurements_refine_a_spec(
 ) -> None:
     plan, measured_file, validated = files
     out = tmp_path / "refined.yaml"
-    asked = ["calibrate", "--from", str(measured_file), str(validated), "--device", "jetson-nano"]
+    asked = ["calibrate", "--from", str(measured_file), str(validated), "--device", "stm32h743"]
     assert main([*asked, "--out", str(out)]) == 2
     assert "v.json: written by costsim validate, without its plan: give that with --plan" in (
         capsys.readouterr().err
@@ -417,7 +425,7 @@ def test_both_commands_measurements_refine_a_spec(
     told = json.loads(capsys.readouterr().out)
     assert (told["steps"], told["plans"], told["apart"]) == (3, 1, {})
     steps = measured_steps([measured_file, validated], load_device(out), plans=[plan])
-    before = measured_steps([measured_file, validated], load_device("jetson-nano"), plans=[plan])
+    before = measured_steps([measured_file, validated], load_device("stm32h743"), plans=[plan])
     assert abs(math.log(steps[0].ratio)) < abs(math.log(before[0].ratio))
     assert [s.machine for s in steps] == [before[0].machine] * 3
 

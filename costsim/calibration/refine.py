@@ -19,6 +19,7 @@ from costsim.calibration.power import with_power
 from costsim.device import ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
 from costsim.errors import InputError
+from costsim.measurement.record import Machine
 
 NOTABLE = 0.01
 """Parts below this share of all measured time are not worth a word."""
@@ -106,28 +107,33 @@ def refine(device: DeviceSpec, steps: Sequence[MeasuredStep], target: str | None
 
 def check_alike(steps: Sequence[MeasuredStep], target: ComputeTarget) -> None:
     """Raise `InputError` where steps were measured on other machines or threads than one another,
-    or than the calibration that is to be refined.
+    or than the spec that is to be refined was calibrated on or is of.
     """
-    known = [step for step in steps if step.machine is not None]
-    for step in known[1:]:
-        _refuse_mixing(known[0], step)
-    if not known or target.calibration is None:
+    known = [(step.source, step.machine) for step in steps if step.machine is not None]
+    for one in known[1:]:
+        _refuse_mixing(known[0], one)
+    if not known:
         return
-    if differences := list(target.calibration.conditions.unlike(known[0].machine)):
+    source, machine = known[0]
+    if (calibration := target.calibration) is not None:
+        if differences := list(calibration.conditions.unlike(machine)):
+            raise InputError(
+                f"{source}: measured under other conditions than the spec was calibrated under "
+                f"({'; '.join(differences)}); they cannot be mixed"
+            )
+    elif machine.threads != (wanted := int(target.threads.value)):
         raise InputError(
-            f"{known[0].source}: measured under other conditions than the spec was calibrated "
-            f"under ({'; '.join(differences)}); they cannot be mixed"
+            f"{source}: measured on {machine.threads} threads, but the spec is of {wanted}: "
+            f"measure with --threads {wanted}, or correct the spec"
         )
 
 
-def _refuse_mixing(one: MeasuredStep, other: MeasuredStep) -> None:
-    assert one.machine is not None
-    assert other.machine is not None
+def _refuse_mixing(one: tuple[str, Machine], other: tuple[str, Machine]) -> None:
     for name in ("cpu", "cores", "threads"):
-        mine, theirs = getattr(one.machine, name), getattr(other.machine, name)
+        mine, theirs = getattr(one[1], name), getattr(other[1], name)
         if mine != theirs:
             raise InputError(
-                f"{other.source}: measured under other conditions than {one.source} "
+                f"{other[0]}: measured under other conditions than {one[0]} "
                 f"({name} {theirs} and {mine}); they cannot be mixed"
             )
 
