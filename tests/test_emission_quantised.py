@@ -12,6 +12,7 @@ from graphs import GraphBuilder, graphs, plans
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from running import random_images, random_tensors
+from torch.nn import functional as F  # noqa: N812
 
 from costsim.cli import main
 from costsim.emission import EmissionOptions, emit, integers, quantize_ranges
@@ -19,9 +20,18 @@ from costsim.emission.quantization import HIGH, LOW, Affine
 from costsim.emission.reference import Reference
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.execution.forward import evaluate
-from costsim.operators import Add, Clamp, Mean, Sigmoid, elements
+from costsim.operators import (
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    Clamp,
+    MaxPool,
+    Mean,
+    Sigmoid,
+    elements,
+)
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, compile_program
+from costsim.program import Category, Direction, compile_program
 from costsim.step import BitWidths, TrainingStep
 
 BITS = BitWidths(8, 8, 32, 32)
@@ -73,6 +83,76 @@ def inverted_bottleneck():
     x = g.relu(g.conv(x, 8, 3, groups=2))
     g.linear(g.pool(x), 5)
     return g.graph()
+
+
+POOLS = [
+    MaxPool((2, 2), (2, 2), (0, 0), (1, 1)),
+    MaxPool((3, 3), (2, 2), (1, 1), (1, 1), True),
+    MaxPool((3, 2), (1, 2), (1, 0), (2, 1)),
+    AveragePool((2, 2), (2, 2), (0, 0)),
+    AveragePool((3, 3), (2, 2), (1, 1), True, True),
+    AveragePool((3, 3), (1, 1), (1, 1), False, False),
+    AdaptiveAveragePool((3, 2)),
+    AdaptiveAveragePool((1, 1)),
+]
+
+
+def pooled(pool):
+    """Convolutions around a pool: gradients come back through it, some of overlapping windows."""
+    g = GraphBuilder()
+    x = g.add(pool, (g.conv(g.input(2, 3, 9, 8), 5, 3),))
+    x = g.relu(g.conv(x, 4, 1))
+    g.linear(g.pool(x), 3)
+    return g.graph()
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_pools_are_bit_exact(pool):
+    graph = pooled(pool)
+    emitted, _ = check_bit_exact(graph, UpdatePlan.full(graph), TrainingStep(2), rate=5.0)
+    x = random_images(graph, TrainingStep(2), torch.float32).numpy()
+    assert emitted.stray_writes(x, labels_for(graph, TrainingStep(2))) == []
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_pools_in_8_bits_are_those_of_pytorch(pool):
+    """Of integers as floats: maxima and their gradient exactly, averages to half a unit."""
+    graph = pooled(pool)
+    tensors = random_tensors(graph, torch.float32)
+    step = TrainingStep(2, bits=BITS)
+    x = random_images(graph, step, torch.float32)
+    quantization = quantized(graph, tensors, x)
+    program = compile_program(graph, UpdatePlan.full(graph), step)
+    stored = integers(graph, arrays(tensors), quantization)
+    reference = Reference(program, stored, quantization, EmissionOptions())
+    reference.step(x.numpy(), labels_for(graph, step))
+    call = next(c for c in graph.calls if c.operator.kind == pool.kind)
+    before, after = (quantization.values[n] for n in (call.inputs[0], call.name))
+    value = reference.values[call.inputs[0]].astype(np.float32) - before.zero
+    given = torch.tensor(value * np.float32(before.scale), requires_grad=True)
+    match pool.kind:
+        case "max_pool":
+            y = F.max_pool2d(given, pool.kernel, pool.stride, pool.padding, pool.dilation,
+                             pool.ceil_mode)  # fmt: skip
+        case "average_pool":
+            y = F.avg_pool2d(given, pool.kernel, pool.stride, pool.padding, pool.ceil_mode,
+                             pool.count_padding)  # fmt: skip
+        case _:
+            y = F.adaptive_avg_pool2d(given, pool.output)
+    units = reference.values[call.name].astype(np.float32)
+    inside = (units > LOW) & (units < HIGH)  # what saturates is elsewhere
+    assert inside.mean() > 0.8
+    allowed = 1e-6 if pool.kind == "max_pool" else 0.501 * after.scale
+    found = (units - after.zero) * np.float32(after.scale)
+    assert np.abs(found - y.detach().numpy())[inside].max() <= allowed
+    (op,) = [
+        op for op in program.operations
+        if op.call == call.name and op.direction is Direction.INPUT_GRADIENT
+    ]  # fmt: skip
+    dy = reference.gradients[op.reads[0].buffer].reshape(call.shape)
+    y.backward(torch.tensor(dy))
+    dx = reference.gradients[op.writes[0].buffer].reshape(given.shape)
+    assert np.allclose(dx, given.grad.numpy(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])

@@ -20,7 +20,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from measuring import traced
 from running import copies, random_tensors
-from test_emission_quantised import every_other_channel, inverted_bottleneck
+from test_emission_quantised import POOLS, every_other_channel, inverted_bottleneck
 from test_emulation import late_plan
 
 from costsim.emulation.build import DoesNotFit
@@ -69,6 +69,17 @@ def test_inverted_bottlenecks_do_what_is_predicted_bit_by_bit() -> None:
     step = TrainingStep(4, micro_batch=2, optimizer="momentum", bits=NARROW)
     program = compile_program(graph, every_other_channel(graph), step)
     check_narrow(program, random_tensors(graph, torch.float32), steps=3)
+
+
+def test_pools_do_what_is_predicted_bit_by_bit() -> None:
+    g = GraphBuilder()
+    x = g.add(POOLS[1], (g.relu(g.conv(g.input(1, 3, 12, 11), 5, 3)),))
+    x = g.add(POOLS[5], (g.conv(x, 4, 3),))
+    x = g.add(POOLS[6], (g.relu(x),))
+    g.linear(g.pool(g.conv(x, 6, 1)), 3)
+    graph = g.graph()
+    program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(bits=NARROW))
+    check_narrow(program, random_tensors(graph, torch.float32))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from costsim.emission.forward import block_initialiser, convolution_window
+from costsim.emission.forward import (
+    block_initialiser,
+    convolution_window,
+    mean_kind,
+    pooling_window,
+)
 from costsim.emission.memory import Memory
 from costsim.emission.operations import OperationWriter
 from costsim.emission.options import EmissionOptions
@@ -93,6 +98,15 @@ class QuantisedWriter(OperationWriter):
                 count = elements(shapes.inputs[0]) // size
                 settings = (number(mean_factor(x, y, count)), x.zero, y.zero)
                 return [call("costsim_q_mean", size, count, *settings, inputs[0], output)]
+            case "max_pool":
+                window = pooling_window(o, self.tables, shapes)
+                places = saved if saved == "NULL" else f"(uint8_t *){saved}"
+                return [call("costsim_q_max_pool", window, inputs[0], output, places)]
+            case "average_pool" | "adaptive_average_pool":
+                window = pooling_window(o, self.tables, shapes)
+                ratio = number(float(np.float32(x.scale) / np.float32(y.scale)))
+                where = (window, mean_kind(o), ratio, x.zero, y.zero)
+                return [call("costsim_q_average_pool", *where, inputs[0], output)]
         raise AssertionError(f"{o.kind} has no 8-bit kernel")
 
     def _keep(self, op: Operation) -> list[str]:

@@ -13,10 +13,11 @@ from costsim.graph import Call, LayerGraph
 
 LOW, HIGH = -128, 127
 
-SAME = frozenset({"relu", "clamp", "reshape"})
+SAME = frozenset({"relu", "clamp", "reshape", "max_pool"})
 """Kinds whose output has the scale of their input."""
 
-QUANTISED = frozenset({"input", "convolution", "linear", "add", "mean"}) | SAME
+POOLS = frozenset({"average_pool", "adaptive_average_pool"})
+QUANTISED = frozenset({"input", "convolution", "linear", "add", "mean"}) | POOLS | SAME
 """Kinds with 8-bit kernels."""
 
 

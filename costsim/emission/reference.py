@@ -51,6 +51,7 @@ class Reference:
         self.memory, self.fused = Memory(program), fused
         self.values: dict[str, Integers] = {}
         self.masks: dict[str, NDArray[np.bool_]] = {}
+        self.chosen: dict[str, NDArray[np.intp]] = {}
         self.gradients: dict[int, Floats] = {}
         self.states: dict[int, Floats] = {}
         self.loss = np.float32(0)
@@ -155,6 +156,23 @@ class Reference:
                 factor = np.float32(mean_factor(x, y, count))
                 means = rows.sum(1).astype(np.float32) * factor
                 self.values[call.name] = saturated(means, y.zero).reshape(call.shape)
+            case "max_pool":
+                pool = Pool(o, value.shape, call.shape)
+                planes = value.reshape(-1, pool.pixels)
+                at = [cell[planes[:, cell].argmax(1)] for cell, _ in pool.cells]
+                self.chosen[call.name] = np.stack(at, 1)
+                most = np.take_along_axis(planes, self.chosen[call.name], 1)
+                self.values[call.name] = most.reshape(call.shape)
+            case "average_pool" | "adaptive_average_pool":
+                pool = Pool(o, value.shape, call.shape)
+                planes = value.reshape(-1, pool.pixels).astype(np.int32) - x.zero
+                ratio = np.float32(x.scale) / np.float32(y.scale)
+                columns = [
+                    planes[:, cell].sum(1).astype(np.float32) * ratio / np.float32(counted)
+                    for cell, counted in pool.cells
+                ]
+                found = saturated(np.stack(columns, 1), y.zero)
+                self.values[call.name] = found.reshape(call.shape)
 
     def _sums(self, call: Call, x: Integers) -> Integers:
         """Sums of products `[N, C_out, d, h, w]`: whole numbers that doubles hold exactly."""
@@ -214,7 +232,23 @@ class Reference:
                 count = prod(shape) // dy.size
                 flat = (dy / np.float32(count)).reshape(-1, 1)
                 return np.repeat(flat, count, 1).reshape(shape)
+            case "max_pool" | "average_pool" | "adaptive_average_pool":
+                return self._unpooled(call, dy)
         raise AssertionError(f"{call.operator.kind} has no input gradient in 8 bits")
+
+    def _unpooled(self, call: Call, dy: Floats) -> Floats:
+        """In the order of the outputs, which several windows may give to one input."""
+        shape = self.graph[call.inputs[0]].shape
+        pool = Pool(call.operator, shape, call.shape)
+        dy = dy.reshape(-1, len(pool.cells))
+        dx = np.zeros((len(dy), pool.pixels), np.float32)
+        rows = np.arange(len(dy))
+        for q, (cell, counted) in enumerate(pool.cells):
+            if call.operator.kind == "max_pool":
+                dx[rows, self.chosen[call.name][:, q]] += dy[:, q]
+            else:
+                dx[:, cell] += (dy[:, q] / np.float32(counted))[:, None]
+        return dx.reshape(shape)
 
     def _spread(self, call: Call, dy: Floats) -> Floats:
         window = Window(self, call)
@@ -346,6 +380,38 @@ class Window:
             stop = first + (high - low - 1) * stride + 1 if inside else 0
             inputs.append(slice(first if inside else 0, stop, stride))
         return outputs, inputs
+
+
+class Pool:
+    """The windows of a pool: of each output the inputs it reads, and how many it counts as."""
+
+    def __init__(self, operator: Any, x: Shape, y: Shape) -> None:
+        rank = len(getattr(operator, "kernel", ()) or operator.output)
+        size, out = _spatial(x[len(x) - rank :]), _spatial(y[len(y) - rank :])
+        self.pixels = prod(size)
+        sides = [
+            [_taps(operator, d - (SPATIAL - rank), q, size[d], out[d]) for q in range(out[d])]
+            for d in range(SPATIAL)
+        ]
+        self.cells: list[tuple[NDArray[np.intp], int]] = []
+        for place in np.ndindex(*out):
+            (i, a), (j, b), (k, c) = (sides[d][q] for d, q in enumerate(place))
+            grid = (np.array(i)[:, None, None] * size[1] + np.array(j)[:, None]) * size[2]
+            self.cells.append(((grid + np.array(k)).reshape(-1), a * b * c))
+
+
+def _taps(o: Any, d: int, q: int, size: int, out: int) -> tuple[list[int], int]:
+    """Along one dimension (below 0: one that is not there): the inputs, and how many they count."""
+    if d < 0:
+        return [0], 1
+    if o.kind == "adaptive_average_pool":
+        found = list(range(q * size // out, -(-(q + 1) * size // out)))
+        return found, len(found)
+    start, reach = q * o.stride[d] - o.padding[d], getattr(o, "dilation", (1,) * (d + 1))[d]
+    taps = [start + t * reach for t in range(o.kernel[d])]
+    found = [p for p in taps if 0 <= p < size]
+    counted = sum(p < size + o.padding[d] for p in taps)
+    return found, counted if getattr(o, "count_padding", False) else len(found)
 
 
 def _spatial(values: Shape, empty: int = 1) -> Shape:

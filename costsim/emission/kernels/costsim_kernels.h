@@ -246,6 +246,9 @@ void costsim_q_clamp(int32_t count, int32_t low, int32_t high, const int8_t *x, 
                      uint8_t *mask);
 void costsim_q_add(int32_t count, float a_factor, int32_t a_zero, float b_factor, int32_t b_zero,
                    int32_t y_zero, const int8_t *a, const int8_t *b, int8_t *y);
+void costsim_q_max_pool(const costsim_window *w, const int8_t *x, int8_t *y, uint8_t *places);
+void costsim_q_average_pool(const costsim_window *w, costsim_mean how, float ratio, int32_t x_zero,
+                            int32_t y_zero, const int8_t *x, int8_t *y);
 void costsim_q_mean(int32_t rows, int32_t size, float factor, int32_t x_zero, int32_t y_zero,
                     const int8_t *x, int8_t *y);
 void costsim_q_keep(int32_t outer, int32_t channels, int32_t inner, const costsim_channel *kept,

@@ -571,6 +571,67 @@ void costsim_q_mean(int32_t rows, int32_t size, float factor, int32_t x_zero, in
     }
 }
 
+void costsim_q_max_pool(const costsim_window *w, const int8_t *x, int8_t *y, uint8_t *places) {
+    int32_t n, q0, q1, q2, t0, t1, t2;
+    for (n = 0; n < w->samples; n++, x += costsim_pixels(w->size)) {
+        for (q0 = 0; q0 < w->out[0]; q0++) {
+            const costsim_span s0 = costsim_taps(w, 0, q0);
+            for (q1 = 0; q1 < w->out[1]; q1++) {
+                const costsim_span s1 = costsim_taps(w, 1, q1);
+                for (q2 = 0; q2 < w->out[2]; q2++) {
+                    const costsim_span s2 = costsim_taps(w, 2, q2);
+                    int32_t most = -129, place = 0;
+                    for (t0 = s0.low; t0 < s0.high; t0++) {
+                        for (t1 = s1.low; t1 < s1.high; t1++) {
+                            const int32_t p0 = s0.start + t0 * w->dilation[0];
+                            const int32_t p1 = s1.start + t1 * w->dilation[1];
+                            const int8_t *from =
+                                x + (p0 * w->size[1] + p1) * w->size[2] + s2.start;
+                            for (t2 = s2.low; t2 < s2.high; t2++) {
+                                const int32_t v = from[t2 * w->dilation[2]];
+                                if (v > most) {
+                                    most = v;
+                                    place = (t0 * w->kernel[1] + t1) * w->kernel[2] + t2;
+                                }
+                            }
+                        }
+                    }
+                    *y++ = (int8_t)most;
+                    if (places) {
+                        *places++ = (uint8_t)place;
+                    }
+                }
+            }
+        }
+    }
+}
+
+void costsim_q_average_pool(const costsim_window *w, costsim_mean how, float ratio, int32_t x_zero,
+                            int32_t y_zero, const int8_t *x, int8_t *y) {
+    int32_t n, q0, q1, q2, p0, p1, p2, c0, c1, c2;
+    for (n = 0; n < w->samples; n++, x += costsim_pixels(w->size)) {
+        for (q0 = 0; q0 < w->out[0]; q0++) {
+            const costsim_span s0 = costsim_averaged(w, how, 0, q0, &c0);
+            for (q1 = 0; q1 < w->out[1]; q1++) {
+                const costsim_span s1 = costsim_averaged(w, how, 1, q1, &c1);
+                for (q2 = 0; q2 < w->out[2]; q2++) {
+                    const costsim_span s2 = costsim_averaged(w, how, 2, q2, &c2);
+                    int32_t sum = 0;
+                    for (p0 = s0.low; p0 < s0.high; p0++) {
+                        for (p1 = s1.low; p1 < s1.high; p1++) {
+                            const int8_t *from = x + (p0 * w->size[1] + p1) * w->size[2];
+                            for (p2 = s2.low; p2 < s2.high; p2++) {
+                                sum += from[p2] - x_zero;
+                            }
+                        }
+                    }
+                    *y++ = costsim_saturated((float)sum * ratio / (float)(c0 * c1 * c2), y_zero);
+                }
+            }
+        }
+    }
+}
+
 void costsim_q_keep(int32_t outer, int32_t channels, int32_t inner, const costsim_channel *kept,
                     int32_t count, const int8_t *x, int8_t *y) {
     int32_t n, j;
