@@ -64,11 +64,13 @@ def command(**given: Any) -> int:
     """Write the training step of PLAN as self-contained C99, weights included.
 
     Buffers lie in one static arena at planned offsets, frozen weights in flash. Nothing is
-    allocated and no C library is needed; the README in the folder says how to build it.
+    allocated and no C library is needed; the README in the folder says how to build it. The step
+    is in the plan's bit widths: 32, or 8 of weights and activations, whose scales are those of a
+    published int8 network if that is what the weights are, else taken from images.
 
     \b
     Examples
-      costsim plan --device stm32f746 --bits 32 --out plan.json
+      costsim plan --device stm32f746 --out plan.json
       costsim export plan.json --target c --out firmware
     """
     from costsim.emission.folder import check_folder, write_folder

@@ -59,6 +59,10 @@ def command(**given: Any) -> int:
     equal; the process's peak, the kernels' scratch memory included, within 2 %. The exit status
     is 1 if anything is outside. Seconds are shown, not judged: this machine is not the device.
 
+    On the emulated core the step runs in the plan's own bit widths, inside exactly the memory of
+    the device: bytes touched and MACs executed must be equal, in 32 bits losses and weights
+    PyTorch's, in 8 bits every bit that of a numpy reference.
+
     \b
     Examples
       costsim plan --device jetson-nano --out plan.json
