@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from calibrating import CONDITIONS
@@ -396,6 +397,48 @@ def test_a_spec_of_four_threads_is_not_refined_by_one() -> None:
 
 
 # The command.
+
+
+def test_a_step_that_cannot_be_of_this_device_is_refused() -> None:
+    (one,) = measured([0], PI, PI)
+    for seconds in (1e9, 1e-12):
+        with pytest.raises(InputError, match=r"m\.json: a step of .* were predicted: not this"):
+            refine(PI, [replace(one, measured_s=seconds)])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": "costsim.plan/1"}, "allowed are costsim.measurements/1 (costsim measure"),
+        ({"runs": []}, "runs: none has a timed step"),
+        ({"plan": {}}, "m.json: plan"),
+        ({"seconds": [0.0]}, "a step of 0.0 s"),
+        ({"seconds": [float("nan")]}, "finite"),
+        ({"started": "soon"}, "'soon' is no time"),
+    ],
+)
+def test_measurements_edited_into_nonsense_refine_nothing(
+    files: tuple[Path, Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    document = json.loads(files[1].read_text())
+    for run in document["runs"]:
+        run["started"] = change.get("started", run["started"])
+        if "seconds" in change:
+            run["outcome"]["processor_step_s"] = change["seconds"]
+    for key in ("schema", "runs", "plan"):
+        document[key] = change.get(key, document[key])
+    path, out = tmp_path / "m.json", tmp_path / "o.yaml"
+    path.write_text(json.dumps(document))
+    asked = ["calibrate", "--from", str(path), "--device", "stm32h743", "--out", str(out)]
+    assert main(asked) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+    assert str(path) in line
+    assert not out.exists()
 
 
 @pytest.fixture(scope="module")

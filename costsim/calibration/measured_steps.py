@@ -81,9 +81,14 @@ def measured_steps(
         schema = document.get("schema") if isinstance(document, dict) else None
         if schema == Measurement.schema_name:
             found.append(_validated(path, document, device, target, plans, programs))
-        else:
+        elif schema == MeasurementFile.schema_name:
             file = MeasurementFile.from_json(document, str(path))
             found += _runs(path, file, device, target, programs)
+        else:
+            raise InputError(
+                f"{path}: schema: {schema!r}; allowed are {MeasurementFile.schema_name} (costsim "
+                f"measure --out) and {Measurement.schema_name} (costsim validate)"
+            )
     return sorted(found, key=lambda step: step.time)
 
 

@@ -20,7 +20,10 @@ from costsim.device import ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
 from costsim.errors import InputError
 from costsim.measurement.record import Machine
+from costsim.units import format_seconds
 
+UNLIKELY = 300.0
+"""No device is so many times slower or faster than its own spec."""
 NOTABLE = 0.01
 """Parts below this share of all measured time are not worth a word."""
 
@@ -77,6 +80,13 @@ def refine(device: DeviceSpec, steps: Sequence[MeasuredStep], target: str | None
     """
     if not steps:
         raise InputError("no measured steps to refine with")
+    for step in steps:
+        if not 1 / UNLIKELY < step.ratio < UNLIKELY:
+            raise InputError(
+                f"{step.source}: a step of {format_seconds(step.measured_s)} where "
+                f"{format_seconds(step.predicted.value)} were predicted: not this device, or not "
+                "this step"
+            )
     name = target or device.default_target
     check_alike(steps, device.target(name))
     rows = _rows(steps, device.target(name))
