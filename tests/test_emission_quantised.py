@@ -3,13 +3,14 @@
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from emitting import Emitted
 from graphs import GraphBuilder, graphs, plans
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from running import random_images, random_tensors
 from torch.nn import functional as F  # noqa: N812
@@ -17,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from costsim.cli import main
 from costsim.emission import EmissionOptions, emit, integers, quantize_ranges
 from costsim.emission.quantization import HIGH, LOW, Affine
-from costsim.emission.reference import Reference
+from costsim.emission.reference import Reference, fused_sum
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.execution.forward import evaluate
 from costsim.operators import (
@@ -187,6 +188,34 @@ def test_drawn_steps_are_bit_exact(data):
         data.draw(st.sampled_from(["immediate", "deferred"])),
     )
     check_bit_exact(graph, data.draw(plans(graph)), step)
+
+
+SINGLES = st.floats(-(2.0**20), 2.0**20, width=32, allow_subnormal=False).filter(
+    lambda x: x == 0 or abs(x) > 2.0**-40
+)
+
+
+@given(SINGLES, SINGLES, SINGLES)
+@example(1 + 2.0**-23, 1 + 2.0**-23, 2.0**-24 * (1 - 2.0**-23))  # just below half way
+@example(1.0, 1 + 2.0**-23, 2.0**-24)  # just above
+@example(1.0, 1.0, 2.0**-24)  # half way
+@example(-(1 + 2.0**-23), -(1 + 2.0**-23), 2.0**-24 * (1 - 2.0**-23))
+def test_a_fused_multiply_accumulate_is_rounded_once(total, a, b):
+    exact = Fraction(total) + Fraction(a) * Fraction(b)
+    found = fused_sum(*(np.array([v], np.float32) for v in (total, a, b)))[0]
+    error = abs(Fraction(float(found)) - exact)
+    for other in (
+        np.nextafter(found, np.float32(-np.inf)),
+        np.nextafter(found, np.float32(np.inf)),
+    ):
+        beside = abs(Fraction(float(other)) - exact)
+        assert error < beside or (error == beside and not found.view(np.int32) & 1)
+
+
+def test_rounding_in_double_precision_first_is_not_the_same():
+    total, a, b = np.float32([[1 + 2.0**-23], [1 + 2.0**-23], [2.0**-24 * (1 - 2.0**-23)]])
+    twice = (total.astype(float) + a.astype(float) * b.astype(float)).astype(np.float32)
+    assert fused_sum(total, a, b)[0] == total[0] != twice[0]
 
 
 def every_other_channel(graph):
