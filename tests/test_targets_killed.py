@@ -17,7 +17,7 @@ from targeting import FOREVER, make_job, with_options
 
 from costsim.targets.answer import outcome_of
 from costsim.targets.base import TargetError, Watch, parse_target
-from costsim.targets.killed import NEAR, Evidence, reap
+from costsim.targets.killed import NEAR, Evidence
 
 LIMIT = 160 << 20
 """Bytes in which a worker starts, but PyTorch does not."""
@@ -27,6 +27,7 @@ def machine(root: Path, *, version: int, kills: int, everywhere: int = 0) -> Pat
     """A made-up `/` in which process 7 is in a group of so many kills."""
     files = {
         "proc/vmstat": f"oom_kill {everywhere}\n",
+        "proc/7/status": "VmPeak:  99 kB\nVmHWM:\t  9 kB\nVmRSS:  5 kB\n",
         "proc/meminfo": "MemTotal:  1000 kB\nMemFree: 1 kB\n",
     }
     if version == 2:
@@ -48,12 +49,13 @@ def machine(root: Path, *, version: int, kills: int, everywhere: int = 0) -> Pat
 @pytest.mark.parametrize(("version", "limit"), [(1, 300000), (2, 400000)])
 def test_the_group_s_own_counter_decides(tmp_path: Path, version: int, limit: int) -> None:
     evidence = Evidence(7, machine(tmp_path, version=version, kills=3))
-    quiet = evidence.gather(1000)
-    assert quiet == {"by": None, "told": True, "peak_bytes": 1000, "limit_bytes": limit}
+    assert evidence.gather() == {
+        "by": None, "told": True, "peak_bytes": 9 * 1024, "limit_bytes": limit
+    }  # fmt: skip
     machine(tmp_path, version=version, kills=4, everywhere=1)
-    assert evidence.gather(1000)["by"] == "group"
+    assert evidence.gather()["by"] == "group"
     machine(tmp_path, version=version, kills=3, everywhere=1)
-    assert evidence.gather(1000)["by"] == "machine"
+    assert evidence.gather()["by"] == "machine"
 
 
 def test_the_log_names_the_process(tmp_path: Path) -> None:
@@ -61,14 +63,14 @@ def test_the_log_names_the_process(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     log = tmp_path / "dev" / "kmsg"
     log.write_text("6,1,2,-;Out of memory: Killed process 77 (python)\n")
-    assert evidence.gather(0)["by"] is None
+    assert evidence.gather()["by"] is None
     log.write_text("6,1,2,-;Memory cgroup out of memory: Killed process 7 (python)\n")
-    assert evidence.gather(0)["by"] == "log"
+    assert evidence.gather()["by"] == "log"
 
 
 def test_a_system_that_tells_nothing_is_not_taken_at_its_word(tmp_path: Path) -> None:
-    assert Evidence(7, tmp_path).gather(5) == {
-        "by": None, "told": False, "peak_bytes": 5, "limit_bytes": None
+    assert Evidence(7, tmp_path).gather() == {
+        "by": None, "told": False, "peak_bytes": 0, "limit_bytes": None
     }  # fmt: skip
 
 
@@ -115,15 +117,21 @@ def test_a_shell_s_way_of_saying_it_is_understood() -> None:
         outcome_of(parse_target("local"), {"returncode": 137, "ended": "exit"}, {}, 1.0)
 
 
-def test_what_a_process_held_is_known_once_it_is_over() -> None:
-    code = "x = bytearray(80 << 20)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+def test_what_a_process_holds_is_seen_without_what_its_starter_does() -> None:
+    """However much this process holds: a small one is seen to be small, and to have grown."""
+    code = "x = bytearray(80 << 20); print('grown', flush=True); input()"
+    ours = bytearray(256 << 20)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    evidence = Evidence(process.pid)
     with process:
-        held = reap(process, wait=True)
-    assert held is not None
-    assert 80 << 20 < held < 160 << 20
-    assert process.returncode == 0
-    assert reap(process) == 0
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"grown\n"
+        evidence.look()
+        process.kill()
+    assert len(ours) > 256 << 19
+    assert 80 << 20 < evidence.gather()["peak_bytes"] < 160 << 20
 
 
 def test_a_local_job_that_somebody_killed(tmp_path: Path) -> None:

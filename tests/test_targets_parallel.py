@@ -58,6 +58,7 @@ def test_whoever_stops_it_waits_until_all_have_cleaned_up(error: BaseException) 
     assert kept == ["first"] + ["late", "late"] * isinstance(error, KeyboardInterrupt)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_one_that_breaks_does_not_hang_the_others() -> None:
     """It must not raise; if it does all the same, the rest is still waited for and told."""
     kept: list[str] = []

@@ -5,6 +5,6 @@
 `device_file` writes them into a spec; `session` does all of that here, `remote` on targets.
 
 `measured_steps` reads measurements of real plans, for the drift and for `refine`, which makes a
-spec better by them: `parts` says what a step's seconds consist of, `apart` how much longer each part
-takes than believed, `power` what the board draws.
+spec better by them: `parts` says what a step's seconds consist of, `apart` how much longer each
+part takes than believed, `power` what the board draws.
 """

@@ -8,7 +8,6 @@ kills for memory: for the control group that the process is in (`memory.events` 
 
 import os
 import re
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,35 @@ NEAR = 0.8
 """A process that held this share of what there was is likely to have wanted more."""
 
 _COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 _UNLIMITED = 1 << 60
 _OLD = "memory.oom_control"
 
 
 class Evidence:
-    """Collected from when the process `pid` began; `gather` once it is over.
+    """Collected from when the process `pid` began: `look` while it runs, `gather` once it is over.
 
-    `root` stands for `/` in tests.
+    What it held is seen by looking, since what the system adds up at its end (`ru_maxrss`) includes
+    whoever started it. `root` stands for `/` in tests.
     """
 
     def __init__(self, pid: int, root: Path = Path("/")) -> None:
         self.pid, self.root = pid, root
         self.groups = list(_groups(pid, root))
         self.before = self._counts()
+        self.peak_bytes = 0
+        self.look()
 
-    def gather(self, peak_bytes: int) -> dict[str, Any]:
+    def look(self) -> None:
+        """See what the process has held at most until now."""
+        status = _text(self.root / f"proc/{self.pid}/status")
+        if found := _PEAK.search(status):
+            self.peak_bytes = max(self.peak_bytes, 1024 * int(found[1]))
+
+    def gather(self) -> dict[str, Any]:
         """A JSON object: `by` (`group`, `machine`, `log`, or None where nothing says it was for
-        memory), `told` (whether the kernel tells at all), `peak_bytes` that the process held at
-        most, and the `limit_bytes` that there were (None: unknown).
+        memory), `told` (whether the kernel tells at all), `peak_bytes` that the process was seen
+        to hold at most, and the `limit_bytes` that there were (None: unknown).
         """
         after = self._counts()
         risen = [name for name, count in after.items() if count > self.before.get(name, count)]
@@ -45,7 +54,7 @@ class Evidence:
         limits = [limit for group in self.groups for limit in _limits(group)]
         total = _total_bytes(self.root)
         limit = min([*limits, *([total] if total else [])], default=None)
-        return {"by": by, "told": bool(after), "peak_bytes": peak_bytes, "limit_bytes": limit}
+        return {"by": by, "told": bool(after), "peak_bytes": self.peak_bytes, "limit_bytes": limit}
 
     def _counts(self) -> dict[str, int]:
         found = {}
@@ -108,21 +117,3 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def reap(process: "subprocess.Popen[bytes]", *, wait: bool = False) -> int | None:
-    """The most bytes that a process held, once it is over; sets its `returncode`. None before.
-
-    Use it in the place of `poll` and `wait`, which forget the bytes.
-    """
-    if process.returncode is not None:
-        return 0
-    try:
-        pid, status, usage = os.wait4(process.pid, 0 if wait else os.WNOHANG)
-    except ChildProcessError:
-        process.wait()
-        return 0
-    if pid == 0:
-        return None
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return 1024 * usage.ru_maxrss

@@ -25,7 +25,7 @@ from costsim.targets.base import (
     refuse_parameters,
 )
 from costsim.targets.job import Job
-from costsim.targets.killed import Evidence, reap
+from costsim.targets.killed import Evidence
 from costsim.targets.outcome import Outcome
 from costsim.targets.worker import worker_environment
 
@@ -72,7 +72,6 @@ class LocalSession(Session):
         self.job: Job | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.evidence: Evidence | None = None
-        self.peak_bytes = 0
         self.jobs = 0
 
     def start(self) -> None:
@@ -112,14 +111,16 @@ class LocalSession(Session):
                 env={**os.environ, **worker_environment(self.job.options)},
                 start_new_session=True,
             )
-        self.evidence, self.peak_bytes = Evidence(self.process.pid), 0
+        self.evidence = Evidence(self.process.pid)
 
     def collect(self) -> Outcome:
         """Wait for its answer."""
         assert self.process is not None
+        assert self.evidence is not None
         name, deadline = self.target.name, time.monotonic() + self.options.time_limit_s
         ended, last = "exit", ""
-        while not self._is_over():
+        while self.process.poll() is None:
+            self.evidence.look()
             self.watch.pause(name, POLL_S)
             with suppress(OSError):
                 text = (self._place / "progress").read_text()
@@ -130,11 +131,10 @@ class LocalSession(Session):
                 ended = "time limit"
                 self._kill()
         self._kill()
-        assert self.evidence is not None
         status = {
             "returncode": self.process.returncode,
             "ended": ended,
-            "memory": self.evidence.gather(self.peak_bytes),
+            "memory": self.evidence.gather(),
         }
         texts = {}
         for file in ("outcome.json", "failure.json", "log"):
@@ -143,18 +143,12 @@ class LocalSession(Session):
         shutil.rmtree(self._place, ignore_errors=True)
         return outcome_of(self.target, status, texts, self.options.time_limit_s)
 
-    def _is_over(self, *, wait: bool = False) -> bool:
-        assert self.process is not None
-        held = reap(self.process, wait=wait)
-        self.peak_bytes = max(self.peak_bytes, held or 0)
-        return held is not None
-
     def _kill(self) -> None:
         """End the process and whatever it started."""
         if self.process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self._is_over(wait=True)
+            self.process.wait()
             if self.process.stdin is not None:
                 self.process.stdin.close()
 

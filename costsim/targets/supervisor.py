@@ -136,12 +136,14 @@ class Worker:
                 env={**os.environ, **order["environment"]},
                 start_new_session=True,
             )
-        self.evidence, self.peak_bytes = _evidence(job.parent / "lib", self.process.pid), 0
+        self.evidence = _evidence(job.parent / "lib", self.process.pid)
 
     def is_over(self) -> bool:
         """Whether it ended, by itself or because it had to; writes the status once."""
         ended = "exit"
-        if not self._reaped():
+        if self.evidence is not None:
+            self.evidence.look()
+        if self.process.poll() is None:
             if (self.job / "stop").exists():
                 ended = "stop"
             elif time.monotonic() > self.deadline:
@@ -151,7 +153,7 @@ class Worker:
         self.kill()
         status = {"returncode": self.process.returncode, "ended": ended}
         if self.evidence is not None:
-            status["memory"] = self.evidence.gather(self.peak_bytes)
+            status["memory"] = self.evidence.gather()
         try:
             _write(self.job / "status", json.dumps(status))
         except OSError:  # no room: this is what some was set aside for
@@ -159,21 +161,11 @@ class Worker:
             _write(self.job / "status", json.dumps(status))
         return True
 
-    def _reaped(self) -> bool:
-        if self.process.returncode is not None:
-            return True
-        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
-        if pid:
-            self.process.returncode = os.waitstatus_to_exitcode(status)
-            self.peak_bytes = 1024 * usage.ru_maxrss
-        return bool(pid)
-
     def kill(self) -> None:
         """End it and whatever it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        while not self._reaped():
-            time.sleep(0.01)
+        self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
 
