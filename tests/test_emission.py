@@ -17,6 +17,7 @@ from running import copies, random_images, random_tensors, with_statistics
 from test_execution_networks import every_nth_layer, flat_cross_entropy, fresh, images
 
 from costsim.cli import main
+from costsim.device import load_device
 from costsim.emission import COMPILER_FLAGS, EmissionOptions, Memory, Sizes, check_emitted, emit
 from costsim.emission.parts import blocks_of
 from costsim.errors import InputError, UnsupportedOperator
@@ -268,7 +269,7 @@ def test_blocks_of_groups_say_what_they_add_to():
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    arguments = ["plan", "--device", "stm32f746", "--resolution", "48", "--bits", "32"]
+    arguments = ["plan", "--device", "stm32h743", "--resolution", "48", "--bits", "32"]
     assert main([*arguments, "--criterion", "l2_norm", "--bias", "--out", str(path)]) == 0
     return path
 
@@ -290,6 +291,37 @@ def test_a_plan_becomes_a_folder(plan, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["sizes"]["arena_bytes"] == predicted["arena_bytes"]
     assert set(document["files"]) == {file.name for file in out.iterdir()} == names
+
+
+def test_a_model_larger_than_flash_is_refused_and_nothing_written(plan, tmp_path, capsys):
+    out = tmp_path / "firmware"
+    assert main(["export", str(plan), "--out", str(out), "--json"]) == 0
+    flash = Sizes(**json.loads(capsys.readouterr().out)["sizes"]).flash_bytes
+    assert flash < 2 << 20  # the STM32H743's, which the plan is for
+    document = json.loads(plan.read_text())
+    document["device"]["name"] = "stm32f746"
+    small, own = tmp_path / "small.json", tmp_path / "own.json"
+    small.write_text(json.dumps(document))
+    document["device"]["name"] = "my-board"
+    own.write_text(json.dumps(document))
+    told = f"weights and tables take {flash:,} bytes of flash, of which there are {1 << 20:,}"
+    for asked in ((small,), (plan, "--device", "stm32f746"), (own, "--device", "stm32f746")):
+        assert main(["export", *map(str, asked), "--out", str(tmp_path / "x")]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert told in line
+        assert not (tmp_path / "x").exists()
+    assert main(["export", str(plan), "--out", str(out), "--device", "jetson-nano"]) == 2
+    assert "jetson-nano has no flash" in capsys.readouterr().err
+    assert main(["export", str(own), "--out", str(tmp_path / "y")]) == 0
+    assert "my-board, which is no shipped device" in capsys.readouterr().err
+    tight = load_device("stm32h743").to_json()
+    regions = [one for one in tight["memory"].values() if one["kind"] == "flash"]
+    regions[0]["size"]["value"] = flash + 1024
+    board = tmp_path / "tight.yaml"
+    board.write_text(json.dumps(tight))
+    arguments = ["export", str(plan), "--out", str(out), "--device", str(board)]
+    assert main(arguments) == 0
+    assert "only 1,024 are left for code" in capsys.readouterr().err
 
 
 def test_folders_that_hold_something_else_are_left_alone(plan, tmp_path, capsys):
