@@ -873,3 +873,11 @@ def test_interrupted_at_any_moment(tmp_path: Path, delay_s: float) -> None:
     assert left == set()
     # before the command itself is imported nobody can say it better than Python
     assert process.returncode == 130 or "costsim/cli/plan.py" not in err
+
+
+def test_weights_larger_than_the_flash_are_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four bytes each of some 430,000 frozen parameters, in less than a megabyte."""
+    plan = ["plan", "--resolution", "32", "--bits", "32", "--criterion", "l2_norm", "--device"]
+    assert main([*plan, "stm32f746"]) == 1
+    assert "of flash at 32 bits, and stm32f746 has 870 KiB" in capsys.readouterr().err
+    assert main([*plan, "stm32h743"]) == 0

@@ -98,6 +98,9 @@ def command(**given: Any) -> int:
     if planned.solution.plan is None:
         print(f"costsim: {no_plan(planned.file.solver)}", file=sys.stderr)
         return 1
+    if planned.too_large:
+        print(f"costsim: {planned.too_large}", file=sys.stderr)
+        return 1
     if planned.file.sought is not None and planned.file.sought.value is None:
         print(f"costsim: {planned.file.sought.sentence}", file=sys.stderr)
         return 1

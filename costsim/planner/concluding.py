@@ -19,17 +19,22 @@ from costsim.problem import Problem
 from costsim.program import compile_program
 from costsim.solution import Solution
 from costsim.step import TrainingStep
+from costsim.units import format_bytes
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and what it was made from. `warnings` are sentences for a person."""
+    """A plan and what it was made from. `warnings` are sentences for a person.
+
+    `too_large` says that the device has no room for the network itself; empty where it has.
+    """
 
     file: PlanFile
     graph: LayerGraph
     importance: Importance
     solution: Solution
     warnings: tuple[str, ...]
+    too_large: str = ""
 
 
 def conclude(prepared: Prepared, solution: Solution, progress: Progress | None = None) -> Planned:
@@ -61,7 +66,23 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         explanation=explanation,
     )
     warnings = _warnings(request, loaded, solution, problem)
-    return Planned(file, problem.graph, problem.importance, solution, warnings)
+    too_large = _too_large(request, solution)
+    return Planned(file, problem.graph, problem.importance, solution, warnings, too_large)
+
+
+def _too_large(request: PlanRequest, solution: Solution) -> str:
+    """Where frozen weights are in flash no plan makes room for them: say so."""
+    device, cost = request.device, solution.cost
+    if cost is None or not is_microcontroller(device):
+        return ""
+    weights_bytes = cost.memory.frozen_weight_bytes
+    if weights_bytes <= device.flash_bytes:
+        return ""
+    return (
+        f"The weights take {format_bytes(weights_bytes)} of flash at "
+        f"{request.step.bits.weights} bits, and {device.name} has "
+        f"{format_bytes(device.flash_bytes)}: fewer --bits or a smaller network would do"
+    )
 
 
 def _task_estimate(
