@@ -14,7 +14,7 @@ from typing import Any
 from costsim.plan import UpdatePlan
 from costsim.problem import Problem, describe, with_unit
 from costsim.solution import Solution, Solver, Status
-from costsim.solve import relaxations, solve
+from costsim.solve import relaxations, solve_uninterrupted
 
 TIE = 1e-9
 """Gains that differ by less, relatively, are equal: what the proofs are accurate to."""
@@ -165,7 +165,7 @@ def explain(
     """Explain `solution` of `problem`; `solver` answers the questions, so it must prove optima."""
     report = progress or (lambda what, done, total: None)
     report("explaining: the optimum", 0, 0)
-    best = solution if solution.status is Status.OPTIMAL else solve(problem, solver)
+    best = solution if solution.status is Status.OPTIMAL else solve_uninterrupted(problem, solver)
     proven = best.status is not Status.TIME_LIMIT
     if best.plan is None or best.objective is None:
         if not proven:
@@ -221,7 +221,7 @@ def _rise(best: Solution, other: Solution) -> float:
 
 def _solved(problem: Problem, solver: Solver, limit: str, allowed: float | None) -> Solution:
     changed: dict[str, Any] = {limit: allowed}
-    return solve(problem.within(replace(problem.budget, **changed)), solver)
+    return solve_uninterrupted(problem.within(replace(problem.budget, **changed)), solver)
 
 
 def little(limit: str, allowed: float) -> float:
@@ -257,7 +257,7 @@ def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> L
         takes = tuple((name, used) for name, (used, _) in alone[index].items())
         return LeftOut(layer, "does not fit", share, tuple(alone[index]), takes)
     index = richest if not alone[richest] else next(i for i in indices if not alone[i])
-    answers = [solve(forced(problem, i), solver) for i in indices if not alone[i]]
+    answers = [solve_uninterrupted(forced(problem, i), solver) for i in indices if not alone[i]]
     gains = [
         a.objective for a in answers if a.plan is not None and layer in _updated(problem, a.plan)
     ]

@@ -14,7 +14,7 @@ from costsim.pareto import TIE, full_gain, lifted, within
 from costsim.planner import PlanRequest, Prepared, prepare
 from costsim.problem import Problem, describe
 from costsim.solution import Answer, Solution, Solver, Status
-from costsim.solve import relaxations, solve
+from costsim.solve import relaxations, solve, solve_uninterrupted
 
 BUDGETS: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
 """Budgets that can be sought, and the limits that they are."""
@@ -61,7 +61,7 @@ def smallest_budget(
     unit = UNITS[limit]
     target = share * full_gain(problem)
     unlimited = lifted(problem, limit)
-    best = solve(unlimited, solver)
+    best = solve_uninterrupted(unlimited, solver)
     if not _reaches(best, target):
         return None, best, _is_answered(best, target)
     assert best.plan is not None
@@ -74,7 +74,7 @@ def smallest_budget(
         report(f"solving: between {fails * unit:.6g} and {does * unit:.6g}", 0, 0)
         middle = (fails + does) // 2
         asked = within(unlimited, limit, middle * unit)
-        solution = solve(asked, solver)
+        solution = solve_uninterrupted(asked, solver)
         if _reaches(solution, target):
             assert solution.plan is not None
             best, does = solution, min(middle, _units(asked.plan_usage(solution.plan)[limit], unit))
@@ -111,7 +111,7 @@ def find_batch(request: PlanRequest, share: float, progress: Progress | None = N
         prepared = first
         if batch > 1:
             prepared = prepare(_with_batch(request, batch), None, first.scored)
-        solution = solve(prepared.problem, request.solver)
+        solution = solve_uninterrupted(prepared.problem, request.solver)
         target = share * full_gain(prepared.problem)
         reaches = _reaches(solution, target)
         proven &= reaches or _is_answered(solution, target)
@@ -148,7 +148,7 @@ def find_resolution(request: PlanRequest, share: float, progress: Progress | Non
     for done, size in enumerate(sizes):
         report(f"solving: {size} pixels", done, len(sizes))
         prepared = prepare(replace(request, resolution=size), None, own.scored)
-        solution = solve(prepared.problem, request.solver)
+        solution = solve_uninterrupted(prepared.problem, request.solver)
         target = share * full_gain(prepared.problem)
         if _reaches(solution, target):
             return _found(size, prepared, solution, proven)
@@ -172,7 +172,7 @@ def find_device(
         report(f"solving: {request.device.name}", 0, 0)
         prepared = prepare(request, progress if scored is None else None, scored)
         scored = prepared.scored
-        solution = solve(prepared.problem, request.solver)
+        solution = solve_uninterrupted(prepared.problem, request.solver)
         target = share * full_gain(prepared.problem)
         if _reaches(solution, target):
             return _found(request.device.name, prepared, solution, proven)

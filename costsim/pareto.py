@@ -16,7 +16,7 @@ from costsim.errors import InputError
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.problem import Problem
 from costsim.solution import Solution, Solver, Status
-from costsim.solve import relaxations, solve
+from costsim.solve import relaxations, solve_uninterrupted
 
 AGAINST: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
 """What gain can be held against, and the limit of a budget that it is."""
@@ -157,7 +157,7 @@ def frontier(
     for other in beside:
         for done, budget in enumerate(budgets):
             report(f"solving: {other.name}", done, len(budgets))
-            solution = solve(within(problem, limit, budget), other)
+            solution = solve_uninterrupted(within(problem, limit, budget), other)
             if solution.plan is not None:
                 others.append(walk.point(other.name, "", budget, solution.plan, False))
     return Frontier(
@@ -216,7 +216,7 @@ class _Walk:
             return None
         if self.last is None or self.last[0] != budget:
             asked = within(self.problem, self.limit, budget)
-            self.last = budget, solve(asked, self.solver)
+            self.last = budget, solve_uninterrupted(asked, self.solver)
         return self.last[1]
 
     def _used(self, plan: UpdatePlan) -> float:

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from costsim.arena_budget import within_arena
+from costsim.arena_budget import INTERRUPTED, within_arena
 from costsim.cost import Cost, price
 from costsim.device import DeviceSpec
 from costsim.errors import InvalidSolution
@@ -49,6 +49,18 @@ def solve(
         seconds,
         answer.reason or _restriction(problem, answer.status),
     )
+
+
+def solve_uninterrupted(problem: Problem, solver: Solver) -> Solution:
+    """`solve` for whoever asks many questions: Ctrl-C in one of them ends them all.
+
+    A solver that is interrupted answers with the best plan it has; taken for an answer it would
+    cost the user a Ctrl-C for every question that is left. Raises `KeyboardInterrupt` instead.
+    """
+    solution = solve(problem, solver)
+    if solution.reason == INTERRUPTED:
+        raise KeyboardInterrupt
+    return solution
 
 
 def _restriction(problem: Problem, status: Status) -> str:

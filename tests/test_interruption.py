@@ -1,0 +1,63 @@
+"""Ctrl-C, which a solver answers with its best plan, ends whatever asked it many questions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from costsim.solvers import Exact
+from graphs import chain
+
+from costsim.explain import explain
+from costsim.importance import ChannelScores, Importance
+from costsim.inverse import smallest_budget
+from costsim.pareto import frontier
+from costsim.problem import Budget, Problem
+from costsim.solution import Answer, Status
+from costsim.solve import solve
+from costsim.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The exact solver; from its answer number `at` on it says that Ctrl-C cut it short."""
+
+    at: int
+    asked: list[Problem] = field(default_factory=list)
+    name: str = "interrupted"
+
+    def __call__(self, problem: Problem) -> Answer:
+        self.asked.append(problem)
+        answer = Exact()(problem)
+        if len(self.asked) < self.at:
+            return answer
+        return Answer(answer.plan, Status.TIME_LIMIT, answer.bound, "interrupted")
+
+
+def problem() -> Problem:
+    """Half of what everything takes, so that there is much to ask."""
+    graph = chain(channels=(6, 6, 6, 6))
+    scores = tuple(
+        ChannelScores(name, "output", tuple(1.0 + i + c for c in range(6)))
+        for i, name in enumerate(graph.layers)
+    )
+    whole = Problem(graph, TrainingStep(), Importance("drawn", scores), Budget(macs=10**12))
+    everything = np.array([[candidate.size for candidate in whole.candidates]])
+    return whole.within(Budget(macs=whole.usage(everything)["macs"][0].item() / 2))
+
+
+QUESTIONS: dict[str, Callable[[Problem, Interrupted], object]] = {
+    "frontier": lambda asked, solver: frontier(asked, solver, "memory"),
+    "beside": lambda asked, solver: frontier(asked, Exact(), "memory", beside=[solver]),
+    "inverse": lambda asked, solver: smallest_budget(asked, solver, "memory_bytes", 0.5),
+    "explain": lambda asked, solver: explain(asked, solve(asked, Exact()), solver),
+}
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_one_interruption_ends_all_questions(name: str, at: int) -> None:
+    solver = Interrupted(at)
+    with pytest.raises(KeyboardInterrupt):
+        QUESTIONS[name](problem(), solver)
+    assert len(solver.asked) == at
