@@ -61,8 +61,10 @@ def write_json(path: Path, document: object) -> None:
 def read_json(path: Path) -> Any:
     """The JSON document in `path`; raises `InputError` naming the file and the place."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply to be read") from error

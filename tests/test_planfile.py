@@ -229,3 +229,10 @@ def test_a_plan_is_a_value() -> None:
     file = chain_example()
     assert replace(file, seed=1) != file
     assert chain_example() == file
+
+
+def test_a_document_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"deep\.json: is nested too deeply to be read"):
+        read_plan(path)
