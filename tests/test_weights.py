@@ -162,6 +162,14 @@ def test_pickles_that_call_functions_are_refused(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+def test_a_bare_pickle_is_refused_in_one_line_without_a_warning(tmp_path: Path) -> None:
+    target, bare = tmp_path / "touched", tmp_path / "bare.pth"
+    bare.write_bytes(pickle.dumps({"x": _Calls(Path.touch, target)}, protocol=4))
+    with pytest.raises(InputError, match=r"bare\.pth: .*UnpicklingError"):
+        load_weights("mcunet-5fps", bare)
+    assert not target.exists()
+
+
 def test_restricted_pickle_reads_arrays_and_containers() -> None:
     value = collections.OrderedDict(
         a=np.arange(6, dtype=np.int8).reshape(2, 3),

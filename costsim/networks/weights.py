@@ -8,6 +8,7 @@ Three kinds of file are understood, told apart by what they contain:
 - state dicts of this library's own modules, by `torch.save` or as safetensors.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def _read(path: Path) -> Mapping[str, Any]:
 
             document = load_file(path)
         elif (document := read_arrays(path)) is None:
-            document = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # of the pickle protocol, before it is refused
+                warnings.simplefilter("ignore", UserWarning)
+                document = torch.load(path, map_location="cpu", weights_only=True)
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
