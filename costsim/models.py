@@ -207,6 +207,9 @@ def _find(spec: str) -> Callable[..., Any]:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise InputError(f"model {spec!r}: write it as package.module:factory")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:
+        # Plan files name a factory too, and calling what one of a stranger names must do no harm.
+        raise InputError(f"model {spec!r}: Python's own modules have no models")
     importlib.invalidate_caches()
     try:
         found: Any = importlib.import_module(module_name)

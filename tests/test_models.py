@@ -211,6 +211,7 @@ def test_exported_program_has_its_own_sizes(exported: Path, tmp_path: Path) -> N
         ("{}:", "write it as package.module:factory"),
         ("{}:absent", "has no 'absent'"),
         ("{}:constant", "'constant' is not a function"),
+        ("os:abort", "Python's own modules have no models"),
         ("{}:broken", "the factory fails: RuntimeError: no such layer"),
         ("{}:nothing", "the factory returns int, not a torch.nn.Module"),
     ],
