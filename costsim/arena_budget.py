@@ -75,6 +75,8 @@ def within_arena(problem: Problem, solver: Solver) -> Answer:
                 best = answer.plan
         else:
             above = middle
+        if answer.reason == INTERRUPTED:
+            return Answer(best, Status.TIME_LIMIT, bound, INTERRUPTED)
     proven = bound is not None and problem.gain(best) >= bound * (1 - TIE)
     if proven:
         return Answer(best, Status.OPTIMAL, problem.gain(best))

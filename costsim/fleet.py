@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from costsim.arena_budget import INTERRUPTED
 from costsim.data import Progress
 from costsim.errors import InputError
 from costsim.planfile import FleetRecord
@@ -175,12 +176,14 @@ class _Fleet:
             solution = self._ask(one if count else None)
             if solution.status is Status.INFEASIBLE:
                 return Answer(None, Status.INFEASIBLE, reason=self._why(solution)), self.seconds
-            if self._settled():
+            if self._settled() or solution.reason == INTERRUPTED:
                 return self._found(), self.seconds
         if count > 1:
             weight = np.full(count, 1.0 / count)
             for _ in range(ROUNDS):
                 solution = self._ask(tuple(weight.tolist()))
+                if solution.reason == INTERRUPTED:
+                    return self._found(), self.seconds
                 if self._settled() or solution.plan is None:
                     break
                 weight = weight * np.maximum(self._shares(solution), 1e-3) ** 4

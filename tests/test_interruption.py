@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from costsim.solvers import Exact
 from graphs import chain
+from test_solvers import chain_problem
 
 from costsim.explain import explain
 from costsim.importance import ChannelScores, Importance
@@ -61,3 +62,20 @@ def test_one_interruption_ends_all_questions(name: str, at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         QUESTIONS[name](problem(), solver)
     assert len(solver.asked) == at
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_budget_in_the_arena_asks_nothing_more_after_an_interruption(at: int) -> None:
+    free = chain_problem(Budget(10**9, "arena"))
+    most = solve(free, Exact()).cost
+    assert most is not None
+    told = []
+    for share in np.linspace(0.3, 0.95, 40):
+        solver = Interrupted(at)
+        asked = free.within(Budget(int(most.memory.peak_bytes * share), "arena"))
+        solution = solve(asked, solver)
+        assert len(solver.asked) <= at
+        if len(solver.asked) == at and solution.plan is not None:
+            told.append(solution.reason)
+    assert told or at == 2  # where the second answer is the interrupted one there may be no plan
+    assert set(told) <= {"interrupted"}

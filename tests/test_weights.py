@@ -125,6 +125,14 @@ def test_int8_with_nan_names_the_layer(tmp_path: Path, value: float) -> None:
         load_weights("mcunet-5fps", path)
 
 
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    state = build("mcunet-5fps", seed=0).state_dict()
+    state["stem.weight"] = state["stem.weight"].to(torch.int32)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"stem\.weight is of torch\.int32; floating-point"):
+        load_weights("mcunet-5fps", tmp_path / "w.pt")
+
+
 def test_int8_with_a_missing_key(tmp_path: Path) -> None:
     document = int8_document("mcunet-5fps")
     del document["blocks"][2]["depthwise"]["params"]["w_scales"]

@@ -16,7 +16,7 @@ FAILURES_SHOWN = 5
 def progress_line(what: str, done: "Done") -> str:
     """How far a run has come."""
     text = f"{what}: {done.done}/{done.total} cells"
-    if done.remaining_s is not None:
+    if done.remaining_s is not None and done.done < done.total:
         text += f", about {format_seconds(done.remaining_s)} left"
     return text
 

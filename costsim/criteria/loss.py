@@ -36,7 +36,10 @@ def prototypes(features: "Tensor", labels: "Tensor") -> "Tensor":
     classes = int(labels.max()) + 1
     counts = torch.bincount(labels, minlength=classes)
     if classes < 2:
-        raise InputError("the prototype loss needs samples of at least 2 classes; there is 1")
+        raise InputError(
+            "the prototype loss needs samples of at least 2 classes; there is 1: "
+            "give more --ways, or data with more classes"
+        )
     if not bool(counts.all()):
         raise InputError(f"label {int(counts.argmin())} has no samples; labels are 0, 1, 2, ...")
     sums = flat.new_zeros(classes, flat.shape[1]).index_add_(0, labels, flat)

@@ -19,7 +19,7 @@ from costsim.operators import UpdateKind
 from costsim.plan import UpdatePlan
 from costsim.program import plan_atoms
 from costsim.solution import Solver
-from costsim.solve import solve
+from costsim.solve import solve_uninterrupted
 from costsim.solvers import Exact
 
 WITH_BIASES = " +biases"
@@ -141,7 +141,7 @@ def importances_of(
 
 
 def _plan(situation: Situation, importance: Importance, solver: Solver) -> UpdatePlan:
-    solution = solve(situation.problem(importance), solver)
+    solution = solve_uninterrupted(situation.problem(importance), solver)
     if solution.plan is None:
         raise NothingFits(solution.reason or solution.status.sentence)
     return solution.plan

@@ -22,7 +22,7 @@ from costsim.importance import (
 from costsim.operators import UpdateKind
 from costsim.plan import UpdatePlan
 from costsim.solution import Solver
-from costsim.solve import solve
+from costsim.solve import solve_uninterrupted
 from costsim.solvers import Evolutionary
 from costsim.solvers.static_scheme import published
 
@@ -96,7 +96,7 @@ class SearchedScheme(Method):
                 "(costsim.methods.static_importance)"
             )
         problem = situation.problem(self.importance)
-        solution = solve(problem, self.solver)  # adapting prices it on the device
+        solution = solve_uninterrupted(problem, self.solver)  # adapting prices it on the device
         if solution.plan is None:
             raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, self.importance, problem, solution)

@@ -8,7 +8,7 @@ from costsim.criteria import CRITERIA, Criterion
 from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
 from costsim.operators import UpdateKind
 from costsim.solution import Solver
-from costsim.solve import solve
+from costsim.solve import solve_uninterrupted
 from costsim.solvers import Greedy
 
 
@@ -61,7 +61,7 @@ class TinyTrain(Method):
                 criterion = CRITERIA[criterion]
             scored = layers if criterion.uses_samples else ()
         problem = situation.problem(importance, with_bias=self.with_bias)
-        solution = solve(problem, self.solver)  # adapting prices it on the device
+        solution = solve_uninterrupted(problem, self.solver)  # adapting prices it on the device
         if solution.plan is None:
             raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, importance, problem, solution, scored)

@@ -111,6 +111,8 @@ def _assign(target: Tensor | None, value: Tensor, where: str, path: Path) -> Non
             f"{path}: {where} has shape {tuple(value.shape)}; "
             f"the network needs {tuple(target.shape)}"
         )
+    if target.is_floating_point() and not value.is_floating_point():
+        raise InputError(f"{path}: {where} is of {value.dtype}; floating-point numbers are needed")
     if not torch.isfinite(value).all():
         raise InputError(f"{path}: {where} has values that are NaN or infinite")
     with torch.no_grad():
