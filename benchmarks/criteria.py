@@ -65,7 +65,7 @@ def main() -> int:
     done = [row for row in done if row.get("biases", False) == options.biases]
     keys = {(row["domain"], row["seed"]) for row in done}
     for domain, path in options.domain:
-        for seed in range(options.tasks):
+        for seed in range(options.first_seed, options.first_seed + options.tasks):
             if (domain, seed) in keys:
                 continue
             started = time.perf_counter()
@@ -226,6 +226,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--torch-device", default="cpu")
     parser.add_argument("--domain", type=_domain, action="append", metavar="[NAME=]PATH")
     parser.add_argument("--tasks", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0, help="of the tasks, the rest follow")
     parser.add_argument("--plans", type=int, default=6, help="random ones, of each task")
     parser.add_argument("--ways", type=int, default=10)
     parser.add_argument("--shots", type=int, default=5)

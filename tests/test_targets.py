@@ -51,6 +51,13 @@ def children() -> set[int]:
     return found
 
 
+@pytest.fixture
+def left_over():
+    """Processes below this one since the test began (an earlier test's may still be there)."""
+    before = children()
+    return lambda: children() - before
+
+
 # Names.
 
 
@@ -218,7 +225,7 @@ def test_a_session_always_cleans_up_once(fails):
 # This machine.
 
 
-def test_a_local_job_is_measured_in_a_process_of_its_own(job, tmp_path):
+def test_a_local_job_is_measured_in_a_process_of_its_own(job, tmp_path, left_over):
     told = []
     target = parse_target("local", TargetOptions(folder=str(tmp_path)))
     with target.session(Watch(lambda *progress: told.append(progress))) as session:
@@ -239,7 +246,7 @@ def test_a_local_job_is_measured_in_a_process_of_its_own(job, tmp_path):
     assert probe["batch"] == {"number": 7}
     assert probe["machine"]["threads"] == 2
     assert probe["package"] == costsim.__file__
-    assert children() == set()
+    assert left_over() == set()
 
 
 @pytest.mark.slow
@@ -263,7 +270,7 @@ def test_the_limit_on_memory_decides_as_predicted(tmp_path):
     assert "as predicted" in str(caught.value)
 
 
-def test_a_job_that_takes_too_long_is_ended(job, tmp_path):
+def test_a_job_that_takes_too_long_is_ended(job, tmp_path, left_over):
     options = TargetOptions(folder=str(tmp_path), time_limit_s=0.5)
     with (
         pytest.raises(TargetError, match=r"local: took longer than 0\.5 s") as caught,
@@ -271,11 +278,11 @@ def test_a_job_that_takes_too_long_is_ended(job, tmp_path):
     ):
         session.perform(with_options(job, steps=FOREVER))
     assert caught.value.reason == "time limit"
-    assert children() == set()
+    assert left_over() == set()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_can_be_stopped_from_another_thread(job, tmp_path):
+def test_a_job_can_be_stopped_from_another_thread(job, tmp_path, left_over):
     watch = Watch()
     target = parse_target("local", TargetOptions(folder=str(tmp_path)))
     threading.Timer(0.5, watch.stopping.set).start()
@@ -284,7 +291,7 @@ def test_a_job_can_be_stopped_from_another_thread(job, tmp_path):
         session.perform(with_options(job, steps=FOREVER))
     assert caught.value.reason == "stopped"
     assert time.monotonic() - started < 5
-    assert children() == set()
+    assert left_over() == set()
     assert list(tmp_path.iterdir()) == []
 
 
