@@ -113,7 +113,8 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
     inspect = options.inspect
     axes: tuple[UpdateKind, ...] = ("output", "bias") if options.biases else ("output",)
     importances = importances_of(situation, CRITERIA, inspect=inspect, axes=axes)
-    trials = designed_trials(situation, importances)
+    best = options.best or CRITERIA
+    trials = designed_trials(situation, {name: importances[name] for name in best})
     trials += random_trials(situation, options.plans, seed, inspect=inspect, biases=options.biases)
     order = {name: place for place, name in enumerate(situation.graph.layers)}
     plans = []
@@ -228,6 +229,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0, help="of the tasks, the rest follow")
     parser.add_argument("--plans", type=int, default=6, help="random ones, of each task")
+    parser.add_argument(
+        "--best",
+        action="append",
+        choices=CRITERIA,
+        help="a criterion whose best plan is tried (default: of every one)",
+    )
     parser.add_argument("--ways", type=int, default=10)
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=40)

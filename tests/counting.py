@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from costsim.cells import CellStore, Claims, run_cells
 from costsim.errors import InputError
 
 
@@ -29,3 +31,46 @@ class Counting:
         """How often it was begun."""
         file = self.folder / f"{cell}.tries"
         return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+KEY_AND_STATUS = {"key": "TEXT PRIMARY KEY", "status": "TEXT NOT NULL"}
+
+
+def open_store(path: Path) -> CellStore:
+    """A store of cells that have nothing but a status."""
+    return CellStore(
+        path, schema="tests/1", what="count", columns=KEY_AND_STATUS, unfinished="failed"
+    )
+
+
+class Keeping:
+    """Writes down each try of a cell as `Counting` does, and keeps a row; some rows say failed."""
+
+    def __init__(self, folder: Path, seconds: float, fails: Sequence[int] = ()) -> None:
+        self.folder, self.seconds, self.fails = folder, seconds, tuple(fails)
+        self.counting = Counting(folder)
+
+    def __call__(self, cell: int) -> None:
+        self.counting(cell)
+        time.sleep(self.seconds)
+        status = "failed" if cell in self.fails else "done"
+        open_store(self.folder / "store.sqlite").write({"key": str(cell), "status": status})
+
+
+def keep(cells: Sequence[int], keeping: Keeping, workers: int) -> int:
+    """A run of cells that other runs may share."""
+    store = open_store(keeping.folder / "store.sqlite")
+    with Claims(store, str) as claims:
+        missing = [cell for cell in cells if str(cell) not in store.finished()]
+        return run_cells(
+            missing, keeping, workers=workers, group_of=lambda cell: cell // 4, died=print,
+            claims=claims,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":  # a run in a process of its own; on stdout how many cells it computed
+    folder, runs, count, pause, *failing = sys.argv[1:]
+    Path(folder, f"{os.getpid()}.run").touch()
+    while len(list(Path(folder).glob("*.run"))) < int(runs):  # they begin together
+        time.sleep(0.01)
+    print(keep(range(int(count)), Keeping(Path(folder), float(pause), [*map(int, failing)]), 2))

@@ -508,6 +508,7 @@ def test_devices_of_torch_that_are_not_there():
 
 # The command.
 
+STATIC = "SparseUpdate (search)"
 SMALL = ["adapt", "--device", "jetson-nano", "--resolution", "32", "--iterations", "2"]
 TASK = ["--ways", "3", "--shots", "2", "--queries", "3", "--copies", "2"]
 
@@ -536,6 +537,19 @@ def test_an_untrained_network_is_called_that(capsys):
     given = ["--model", "mbv2-w0.35", "--method", "none"]
     assert main([*SMALL, *TASK, *given]) == 0
     assert "mbv2-w0.35 is initialised from seed 0 (no pretrained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["sparseupdate (search)", "TinyTrain (static)"])
+def test_a_choice_by_tasks_of_other_images(method, capsys):
+    """It does not hang on the task."""
+    source = ["--method", method, "--source", "digits", "--source-tasks", "2", "--json"]
+    plans = []
+    for task in (TASK, [*TASK, "--seed", "1", "--shots", "1"]):
+        assert main([*SMALL, *task, *source]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["method"].lower() == method.lower()
+        plans.append(found["layers"])
+    assert plans[0] == plans[1] != []
 
 
 def test_json_of_a_meta_dataset_episode(capsys):
@@ -568,6 +582,11 @@ def test_json_of_a_meta_dataset_episode(capsys):
         (["--target", "abacus"], "abacus"),
         (["--out", "no/where"], "the folder no does not exist"),
         (["--method", "transductive", "--guard", "2-fold"], "Transductive learns from the queries"),
+        (["--method", "TinyTrain (static)"], "chooses by tasks of other images; give them as --so"),
+        (["--source", "digits"], "--source is for methods that choose the same for all tasks"),
+        (["--source-tasks", "2"], "--source-tasks is for methods that choose the same"),
+        (["--method", STATIC, "--source", "nowhere"], "nowhere: cannot be read"),
+        (["--method", STATIC, "--source", "digits", "--source-tasks", "0"], "--source-tasks is 0"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, given, message):

@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,13 +16,14 @@ import numpy as np
 import pytest
 from costsim.solvers import make_solver
 
+from costsim.cells import Owner
 from costsim.cli import main
 from costsim.comparison.analysis import Findings, bootstrap, by_tightness, compare
 from costsim.comparison.cells import Cell, ModelChoice, Study, TaskChoice
 from costsim.comparison.runner import run
 from costsim.comparison.spec import parse_study
 from costsim.comparison.store import Store
-from costsim.comparison.work import jobs, work
+from costsim.comparison.work import Compute, Workshop
 from costsim.errors import InputError
 from costsim.report.comparison import render_comparison, to_json
 
@@ -49,9 +52,10 @@ def study(text=TINY, **other):
 
 def in_process(cells, store):
     """Do what a worker process does, in this one."""
-    done = store.finished()
-    for job in jobs([cell for cell in cells if cell.key not in done]):
-        work(job, store, make_solver, lambda: None)
+    done, workshop = store.finished(), Workshop(store, make_solver)
+    for cell in cells:
+        if cell.key not in done:
+            store.write(workshop.row(cell))
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +142,55 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(tiny, tmp_path,
     assert json.loads(done.stdout)["proven"] > 0
 
 
+def test_two_commands_at_once_share_the_cells(tiny, tmp_path, finished):
+    store = tmp_path / "shared.sqlite"
+    cells, whole = finished
+    with sqlite3.connect(Store(store).path) as database:  # every row that anybody tries to write
+        database.execute("CREATE TABLE written (key TEXT)")
+        database.execute(
+            "CREATE TRIGGER log BEFORE INSERT ON cells BEGIN INSERT INTO written VALUES (new.key); "
+            "END"
+        )
+    command = [sys.executable, "-m", "costsim", "compare", str(tiny), "--store", str(store)]
+    runs = [
+        subprocess.Popen(
+            [*command, "--jobs", "1", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    counts = [int(re.search(r"(\d+) of 32 cells computed", err)[1]) for _, err in told]
+    assert sum(counts) == CELLS
+    assert told[0][0] == told[1][0]  # both show everything
+    with sqlite3.connect(store) as database:
+        logged = [row[0] for row in database.execute("SELECT key FROM written")]
+    assert sorted(logged) == sorted(keys(cells))
+    assert answers(Store(store), keys(cells)) == answers(whole, keys(cells))
+
+
+def test_scores_that_another_process_is_at_are_waited_for(tmp_path):
+    cell = study().cells()[0]
+    store = Store(tmp_path / "store.sqlite")
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    name = f"scores {cell.importance_key}"
+    store.claim(name, Owner.of(sleeper.pid))
+    work = threading.Thread(target=Compute(store.path, make_solver), args=(cell,))
+    work.start()
+    work.join(1.0)
+    assert work.is_alive()
+    assert store.scores(cell.importance_key) is None
+    sleeper.kill()
+    sleeper.wait()
+    work.join(60)
+    assert store.finished() == {cell.key}
+    assert store.scores(cell.importance_key) is not None
+    assert store.claimed() == frozenset()
+
+
 def written(path):
     try:
         return len(rows_in(path))
@@ -208,7 +261,9 @@ def test_a_cell_that_kills_its_process_is_found_and_named(tmp_path, monkeypatch)
     rows = {row["solver"]: row for row in store.rows(keys(plan.cells()))}
     assert rows["greedy"]["status"] == "feasible"
     assert rows["none"]["status"] == "error"
-    assert "the process that solved it died" in rows["none"]["reason"]
+    assert rows["none"]["reason"] == (
+        "the process that computed it died 2 times (killed by signal 9)"
+    )
 
 
 def test_keys_are_of_content_and_not_of_names(tmp_path):

@@ -1,23 +1,32 @@
 """Every method of the paper: what it trains, what it costs, and what it must not look at."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from adapting import network_situation, place, small_situation
-from costsim.solvers import Exact, Greedy
+from costsim.solvers import Evolutionary, Exact, Greedy
 from costsim.solvers.static_scheme import published
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from costsim.accounting.sparse_update import input_channel_norms, scheme_plan
-from costsim.adaptation import Method, NothingFits, Situation, adapt, method_cost
+from costsim.adaptation import (
+    Method,
+    NothingFits,
+    Settings,
+    Situation,
+    adapt,
+    method_cost,
+    source_situations,
+)
 from costsim.cli.adapt import command
 from costsim.criteria import StepGain
+from costsim.data import FixedEpisode, digits, sample_episode
 from costsim.errors import InputError
 from costsim.importance import ChannelScores, Importance, inspected_layers
 from costsim.methods import (
@@ -43,6 +52,8 @@ from costsim.methods.correlation import (
 )
 from costsim.methods.tinytl import lite_plan
 from costsim.plan import UpdatePlan
+from costsim.problem import Problem
+from costsim.solution import Answer
 from costsim.step import TrainingStep
 
 PAPER = (
@@ -248,10 +259,61 @@ def test_a_searched_scheme_is_the_same_for_every_task(situation: Situation) -> N
     method = SearchedScheme(importance=importance)
     plans = {plan_of(network_situation(seed=seed), method) for seed in (0, 1)}
     assert len(plans) == 1
+    informed = SearchedScheme().informed(iter(source))
+    assert (SearchedScheme().needs_source, informed.needs_source) == (True, False)
+    assert informed == method
     with pytest.raises(InputError, match="needs scores of tasks of another domain"):
         plan_of(situation, SearchedScheme())
     with pytest.raises(InputError, match="there are none"):
         static_importance([])
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A solver that keeps a list of the problems it was asked."""
+
+    name = "counted"
+    asked: list[Problem] = field(default_factory=list, compare=False)
+
+    def __call__(self, problem: Problem) -> Answer:
+        self.asked.append(problem)
+        return Evolutionary(generations=3)(problem)
+
+
+def test_a_scheme_is_searched_once_and_before_the_clock_of_a_task(situation: Situation) -> None:
+    """Whatever the number of images: the budgets are in memory and a share of the MACs."""
+    solver = Counted()
+    importance = static_importance([network_situation(seed=5)])
+    method = SearchedScheme(importance=importance, solver=solver)
+    plans = set()
+    for shots in (1, 3, 4):
+        task = sample_episode(digits(), FixedEpisode(3, shots, 2), seed=shots, resolution=32)
+        here = Situation(situation.backbone, task, place(), Settings(iterations=1, seed=shots))
+        method.prepare(here)
+        assert len(solver.asked) == 1
+        choice = method.choose(here)
+        assert not choice.scored
+        assert method_cost(here, choice).step.macs.backward <= here.budget.macs
+        plans.add(choice.plan)
+    assert len(solver.asked) == len(plans) == 1
+    other = Situation(situation.backbone, task, place(memory_bytes=2**18), here.settings)
+    assert method.choose(other).plan not in plans
+    assert len(solver.asked) == 2
+
+
+def test_a_scheme_is_searched_for_the_task_where_its_limits_are_no_shares(
+    situation: Situation,
+) -> None:
+    solver = Counted()
+    method = SearchedScheme(importance=static_importance([situation]), solver=solver)
+    tight = Situation(
+        situation.backbone, situation.task, place(macs=situation.budget.macs), situation.settings
+    )
+    choice = method.choose(tight)
+    assert [problem.step.batch for problem in solver.asked] == [2, situation.samples]
+    assert method_cost(tight, choice).step.macs.backward <= situation.budget.macs
+    method.choose(tight)
+    assert len(solver.asked) == 2
 
 
 @pytest.mark.parametrize("criterion", ["fisher", "l2_norm", "random", StepGain(0.01)])
@@ -308,6 +370,25 @@ def test_static_channels_are_the_same_for_every_task() -> None:
     assert plan_of(first, static) == plan_of(second, static)
     assert plan_of(first, TinyTrain()) != plan_of(second, TinyTrain())
     assert static.choose(first).scored == ()  # nothing is scored on the device
+    named = make_method("TinyTrain (static)")
+    assert named.needs_source
+    with pytest.raises(InputError, match="needs scores of tasks of another domain"):
+        named.choose(first)
+    informed = named.informed([network_situation(seed=9)])
+    assert (informed.needs_source, informed.importance) == (False, importance)
+    assert plan_of(first, informed) == plan_of(first, static)
+
+
+def test_source_tasks_are_drawn_by_the_rule_whatever_the_users_seed(situation: Situation) -> None:
+    rule = FixedEpisode(3, 2, 1)
+    given = (situation.backbone, digits(), rule, place())
+    found = list(source_situations(*given, Settings(seed=1), tasks=3))
+    again = list(source_situations(*given, Settings(seed=2), tasks=2))
+    assert [one.task.paths for one in again] == [one.task.paths for one in found[:2]]
+    assert len({one.task.paths for one in found}) == 3
+    assert all(one.task.shots_by_class == (2, 2, 2) for one in found)
+    with pytest.raises(InputError, match="source tasks: 0; at least 1"):
+        next(source_situations(*given, Settings(), tasks=0))
 
 
 def test_names_say_what_is_not_as_in_the_paper() -> None:

@@ -7,11 +7,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from counting import Counting
@@ -26,7 +27,7 @@ from costsim.cli import main
 from costsim.data import digits, sample_episode
 from costsim.device import load_device
 from costsim.errors import InputError
-from costsim.methods import METHODS, make_method
+from costsim.methods import METHODS, SearchedScheme, make_method
 from costsim.report.study import print_study, render_study, study_csv, study_latex
 from costsim.study import Study, parse_study
 from costsim.study.analysis import AVERAGE, Findings, Mean, analyse
@@ -36,6 +37,8 @@ from costsim.study.work import Workshop
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "study.yaml"
+
+STATIC = ("SparseUpdate (search)", "TinyTrain (static)")
 
 DOCUMENT: dict[str, Any] = {
     "models": [{"model": "mcunet-5fps", "resolution": 32}],
@@ -53,6 +56,7 @@ def study(**changes: Any) -> Study:
         "study.yaml",
         methods=tuple(METHODS),
         guards=tuple(GUARDS),
+        static=STATIC,
         folder=Path(),
     )
 
@@ -105,6 +109,21 @@ def test_a_key_is_of_what_the_answer_depends_on(change: dict[str, Any], same: bo
         )
     else:
         assert (first.key == other.key) == same
+
+
+def test_the_source_is_of_what_static_choices_depend_on_and_nothing_else() -> None:
+    methods = ["None", "TinyTrain (static)", "SparseUpdate (search)"]
+
+    def keys(source: Any) -> list[str]:
+        return [cell.key for cell in study(methods=methods, seeds=1, source=source).cells()]
+
+    first = keys("digits")
+    assert first == keys({"data": "digits", "tasks": 10})
+    other = keys({"data": "digits", "tasks": 9})
+    assert [a == b for a, b in zip(first, other, strict=True)] == [True, False, False]
+    assert first[0] == study(methods=["None"], seeds=1).cells()[0].key
+    cells = study(methods=methods, source="digits", devices=["jetson-nano", "pi-zero-2"]).cells()
+    assert len({cell.source_key for cell in cells if cell.source}) == 2  # one for each method
 
 
 def test_a_method_runs_at_each_of_its_learning_rates_under_one_name() -> None:
@@ -175,6 +194,15 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         ({"settings": {"iterations": 0}}, "settings: iterations is 0"),
         ({"settings": {"seed": 3}}, "settings: seed: unknown key"),
         ({"color": 1}, "color: unknown key; allowed are models"),
+        (
+            {"methods": ["None", "TinyTrain (static)"]},
+            r"methods\[1\]: TinyTrain \(static\) chooses by tasks of other images; give them as so",
+        ),
+        ({"source": "no.tar"}, r"source\.data: no\.tar does not exist"),
+        ({"source": {"tasks": 3}}, r"source\.data: is missing"),
+        ({"source": {"data": "digits", "tasks": 0}}, r"source\.tasks: is 0; a whole number from 1"),
+        ({"source": {"data": "digits", "name": "x"}}, "source: name: unknown key; allowed are dat"),
+        ({"source": None}, "source: is empty; a mapping of data"),
     ],
 )
 def test_bad_input_names_the_key_and_what_is_allowed(changes: dict[str, Any], says: str) -> None:
@@ -283,6 +311,80 @@ def test_rows_are_named_as_the_study_names_them_now(tmp_path: Path) -> None:
     (row,) = finished_rows(renamed, store)
     assert row["method"] == "untouched"
     assert row["status"] == "done"
+
+
+class Informed(SearchedScheme):
+    """Counts how often it looks at a source."""
+
+    seen: ClassVar[list[tuple[int, int]]] = []
+
+    def informed(self, tasks: Iterable[Situation]) -> SearchedScheme:
+        found = list(tasks)
+        self.seen.append((len(found), found[0].backbone.input_shape[-1]))
+        return super().informed(found)
+
+
+def test_the_source_is_looked_at_once_for_a_model() -> None:
+    models = [{"model": "mcunet-5fps", "resolution": side, "name": f"{side}"} for side in (32, 48)]
+    cells = study(
+        models=models, methods=["SparseUpdate (search)"], source={"data": "digits", "tasks": 2}
+    ).cells()
+    shop = Workshop()
+    rows = [shop.row(cell, lambda name: Informed()) for cell in cells]
+    assert [row["status"] for row in rows] == ["done"] * 4
+    assert Informed.seen == [(2, 32), (2, 48)]
+    assert len({row["plan"] for row in rows if row["model"] == "32"}) == 1
+
+
+def test_a_source_without_tasks_is_a_failure_that_is_tried_again(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "few", labels=("0", "1"))
+    (cell,) = study(methods=["TinyTrain (static)"], source=str(folder), seeds=1).cells()
+    found = Workshop().row(cell, make_method)
+    assert found["status"] == "failed"
+    assert "few: 2 of its 2 classes" in found["reason"]
+
+
+def pictures(folder: Path, labels: Iterable[str] = "01234", count: int = 6) -> Path:
+    """Digits as PNG, in one folder a class."""
+    source = digits()
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for name, image in source.read(source.classes[label][-count:]):
+            image.save(folder / label / f"{name.partition('/')[2]}.png")
+    return folder
+
+
+def test_a_study_with_a_source_through_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same plan for every task, whatever their number of images; a new source repeats them."""
+    pictures(tmp_path / "images" / "val")
+    pictures(tmp_path / "images" / "train", labels="56789")
+    changes = {
+        "methods": ["None", "TinyTrain (static)", "SparseUpdate (search)"],
+        "episode": {"rule": "meta-dataset", "least-ways": 2, "most-ways": 4, "queries": 2,
+                    "most-support": 20},
+        "seeds": 3,
+    }  # fmt: skip
+    file = yaml(tmp_path / "s.yaml", **changes, source={"data": "images::val", "tasks": 2})
+    assert main(["study", str(file), "--jobs", "1"]) == 0
+    assert "9 of 9 cells computed" in capsys.readouterr().err
+    with sqlite3.connect(tmp_path / "s.sqlite") as database:
+        rows = list(database.execute("SELECT method, support, status, plan FROM cells"))
+    assert {status for *_, status, _ in rows} == {"done"}
+    assert len({support for _, support, *_ in rows}) > 1
+    for method in STATIC:
+        plans = {plan for name, *_, plan in rows if name == method}
+        assert len(plans) == 1
+        assert json.loads(plans.pop())
+    yaml(file, **changes, source={"data": "images", "split": "train", "tasks": 2})
+    assert main(["study", str(file), "--jobs", "1"]) == 0
+    assert "6 of 9 cells computed" in capsys.readouterr().err
+    yaml(file, **changes)
+    assert main(["study", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert "methods[1]: TinyTrain (static) chooses by tasks of other images" in err
+    assert len(err.splitlines()) == 1
 
 
 # The run.

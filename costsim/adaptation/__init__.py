@@ -7,8 +7,10 @@ from costsim.adaptation.guard import CrossValidation, Guard, LeaveOneOut, NoGuar
 from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.settings import Settings
 from costsim.adaptation.situation import Place, Situation
+from costsim.adaptation.source import DEFAULT_SOURCE_TASKS, source_situations
 
 __all__ = [
+    "DEFAULT_SOURCE_TASKS",
     "Adapted",
     "Backbone",
     "Choice",
@@ -26,4 +28,5 @@ __all__ = [
     "load_backbone",
     "make_guard",
     "method_cost",
+    "source_situations",
 ]

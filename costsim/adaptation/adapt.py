@@ -128,6 +128,7 @@ def adapt(
     situation.make_ready(transductive=method.transductive)
     before = situation.base_accuracy
     hidden = situation if method.transductive else situation.without_queries()
+    method.prepare(hidden)
 
     started, prefix = time.perf_counter(), hidden.prefix_s
     choice = method.choose(hidden)

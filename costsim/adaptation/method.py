@@ -1,6 +1,7 @@
 """The interface of a method of adaptation."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,24 @@ class Method(ABC):
         """The network that is trained: the backbone itself, or one with modules added."""
         return backbone
 
+    @property
+    def needs_source(self) -> bool:
+        """Whether it chooses by tasks of a source domain, which `informed` has yet to show it."""
+        return False
+
+    def informed(self, tasks: "Iterable[Situation]") -> "Method":
+        """The same method having seen `tasks` of a source domain, once for all tasks to come."""
+        return self
+
+    def prepare(self, situation: "Situation") -> None:
+        """Do what is done before there is a task, once; it does not count as choosing."""
+        return
+
     @abstractmethod
     def choose(self, situation: "Situation") -> Choice:
         """What to update for this task.
 
         Raises `NothingFits` where no such plan is within the budgets, `InputError` where there is
-        none for the network.
+        none for the network or a source is needed first.
         The situation's network is that of `backbone`. An empty plan trains nothing.
         """

@@ -1,10 +1,11 @@
 """What a method is faced with: one task, one network, one device, and what was computed of it."""
 
 import time
+from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from costsim.planner import BudgetRequest
 from costsim.problem import Budget, Problem
 from costsim.step import TrainingStep
 from costsim.training.augment import augment, draw_amounts
+
+T = TypeVar("T")
 
 _STREAM = 0x41444150
 """Keeps these random numbers apart from those that drew the task from the same seed."""
@@ -271,31 +274,45 @@ class Situation:
         """The limits of a step on the device."""
         return self.place.budget.resolve(self.place.device, self.graph, self.step)
 
-    def problem(self, importance: Importance, *, with_bias: bool = False) -> Problem:
+    def on_device(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` made the first time it was asked for under this key, for this device."""
+        place = self.place
+        known, found = self.backbone.derived(
+            (key, place.device.name, place.target_name), lambda: (place, make())
+        )
+        if known.device is place.device or known.device == place.device:
+            return found
+        return make()  # another device of the same name
+
+    def problem(
+        self, importance: Importance, *, with_bias: bool = False, samples: int | None = None
+    ) -> Problem:
         """Which channels to update within the budgets, for a solver.
 
-        The cost table of a network, a step and a device is made once, for all tasks.
+        Posed for a task of `samples` images, by default as many as this one has. The cost table of
+        a network, a step and a device is made once, for all tasks.
         """
-        place, backbone = self.place, self.backbone
-        key = (self.step, self.budget, with_bias, place.device.name, place.target_name)
+        place, step, budget = self.place, self.step, self.budget
+        if samples is not None:
+            step = self.settings.step(samples)
+            graph = self.backbone.graph(step.samples_a_pass)
+            budget = place.budget.resolve(place.device, graph, step)
+        graph = self.backbone.graph(step.samples_a_pass)
 
-        def pose() -> tuple[Place, Problem]:
+        def pose() -> Problem:
             target = place.target
-            return place, Problem(
-                self.graph,
-                self.step,
+            return Problem(
+                graph,
+                step,
                 importance,
-                self.budget,
+                budget,
                 with_bias=with_bias,
                 timer=target,
                 compute_w=target.power.compute.value,
                 seed=self.settings.seed,
             )
 
-        known, problem = backbone.derived(key, pose)
-        if known.device is not place.device and known.device != place.device:
-            return pose()[1]  # another device of the same name
-        found = problem.rescored(importance)
+        found = self.on_device((step, budget, with_bias), pose).rescored(importance)
         found.seed = self.settings.seed
         return found
 

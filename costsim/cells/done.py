@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Cells of this run, and seconds since it began."""
+    """Cells of this run, seconds since it began, and how many cells other runs are at."""
 
     done: int
     total: int
     seconds: float
+    elsewhere: int = 0
 
     @property
     def remaining_s(self) -> float | None:

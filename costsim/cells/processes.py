@@ -2,21 +2,24 @@
 
 A process keeps what cells share, so that it is given cells of one group as long as there are any.
 It ends when the process that started it does, however that ends. One that dies takes only the cell
-it was at.
+it was at. Where other runs work on the same store, a cell is claimed before it is begun.
 """
 
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
+from costsim.cells.claims import POLL_S, Claims
+from costsim.cells.store import Claim
 from costsim.errors import CostsimError, InputError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -83,14 +86,21 @@ class _Queue(Generic[C]):
         """Whether any are left."""
         return any(self.groups.values())
 
-    def take(self, group: Hashable, taken: set[Hashable]) -> Attempt[C] | None:
-        """The next cell of `group`; else of one that nobody works on; else of any."""
-        waiting = [key for key, cells in self.groups.items() if cells]
-        if not waiting:
+    def take(
+        self, group: Hashable, taken: set[Hashable], held: Callable[[C], bool]
+    ) -> Attempt[C] | None:
+        """The next cell of `group`; else of one that nobody works on; else of any; none `held`."""
+        first = {
+            key: attempt
+            for key, cells in self.groups.items()
+            if (attempt := next((one for one in cells if not held(one.cell)), None)) is not None
+        }
+        if not first:
             return None
-        free = [key for key in waiting if key not in taken]
-        chosen = group if group in waiting else (free or waiting)[0]
-        return self.groups[chosen].popleft()
+        free = [key for key in first if key not in taken]
+        chosen = group if group in first else (free or list(first))[0]
+        self.groups[chosen].remove(first[chosen])
+        return first[chosen]
 
 
 def run_cells(
@@ -102,92 +112,139 @@ def run_cells(
     died: Callable[[C, str], None],
     told: Callable[[], None] = lambda: None,
     tries: int = 2,
-) -> None:
-    """Have `compute` called once for each cell, in `workers` processes.
+    claims: Claims[C] | None = None,
+) -> int:
+    """Have `compute` called once for each cell, in `workers` processes; how many that were here.
 
     `compute` keeps its own result and lets no error of a cell out: what it raises ends the run as
     `InputError` (a full disk). Where a process dies the cell is tried again in a new one, `tries`
     times in all, then `died` is called with the reason. `told` is called whenever something has
-    changed. Ctrl-C (`KeyboardInterrupt`) ends the processes.
+    changed. With `claims`, what other runs are at is left to them, and taken over if they die: this
+    returns when all cells are done, here or there. Ctrl-C (`KeyboardInterrupt`) ends the processes.
     """
-    queue: _Queue[C] = _Queue(group_of)
+    run = _Run(compute, _Queue(group_of), died, tries, claims)
     for cell in cells:
-        queue.put(Attempt(cell))
-    running: list[_Worker[C]] = []
+        run.queue.put(Attempt(cell))
     try:
         with single_threaded():
             while True:
-                while queue.waiting and len(running) < workers and all(w.at for w in running):
-                    running.append(_started(compute))
-                    _hand_out(queue, running)
-                if not any(worker.at for worker in running):
-                    return
-                wait([handle for w in running for handle in (w.pipe, w.process.sentinel)])
-                for worker in running.copy():
-                    _look_at(worker, queue, running, died, tries)
-                _hand_out(queue, running)
+                run.hand_out()
+                while run.queue.waiting and len(run.running) < workers and run.all_busy:
+                    run.start()
+                    run.hand_out()
+                if not any(worker.at for worker in run.running) and not run.queue.waiting:
+                    return run.ended
+                run.wait()
+                for worker in run.running.copy():
+                    run.look_at(worker)
                 told()
     finally:
-        for worker in running:
+        for worker in run.running:
             worker.pipe.close()
             worker.process.terminate()
-        for worker in running:
+        for worker in run.running:
             worker.process.join()
 
 
-def _started(compute: Callable[[C], None]) -> "_Worker[C]":
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, compute), daemon=True)
-    process.start()
-    theirs.close()
-    return _Worker(process, ours)
+@dataclass
+class _Run(Generic[C]):
+    """The processes of a run, and what they are at."""
 
+    compute: Callable[[C], None]
+    queue: _Queue[C]
+    died: Callable[[C, str], None]
+    tries: int
+    claims: Claims[C] | None
+    running: list[_Worker[C]] = field(default_factory=list)
+    ended: int = 0
 
-def _hand_out(queue: _Queue[C], running: Sequence[_Worker[C]]) -> None:
-    for worker in running:
-        if worker.at is not None:
-            continue
-        taken = {other.group for other in running if other.at is not None}
-        attempt = queue.take(worker.group, taken)
-        if attempt is None:
-            continue
-        worker.at, worker.group = attempt, queue.group_of(attempt.cell)
-        try:
-            worker.pipe.send(attempt.cell)
-        except OSError:  # it died; its sentinel says so
-            continue
+    @property
+    def all_busy(self) -> bool:
+        return all(worker.at for worker in self.running)
 
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.compute), daemon=True)
+        process.start()
+        theirs.close()
+        self.running.append(_Worker(process, ours))
 
-def _look_at(
-    worker: _Worker[C],
-    queue: _Queue[C],
-    running: list[_Worker[C]],
-    died: Callable[[C, str], None],
-    tries: int,
-) -> None:
-    try:
-        if worker.pipe.poll():
-            answer = worker.pipe.recv()
-            if answer is not None:
-                raise InputError(str(answer))
-            worker.at = None
+    def hand_out(self) -> None:
+        """Give every process that has nothing to do the next cell that is free."""
+        idle = [worker for worker in self.running if worker.at is None]
+        if not idle or not self.queue.waiting:
             return
-    except (EOFError, OSError):
-        worker.process.join()
-    if worker.process.is_alive():
-        return
-    running.remove(worker)
-    worker.pipe.close()
-    if worker.at is None:
-        return
-    deaths = worker.at.deaths + 1
-    if deaths < tries:
-        queue.put(Attempt(worker.at.cell, deaths))
-    else:
-        code = worker.process.exitcode or 0
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        died(worker.at.cell, f"the process that computed it died {deaths} times ({how})")
+        held = set() if self.claims is None else set(self.claims.held())
+        for worker in idle:
+            self._give(worker, held)
+
+    def _give(self, worker: _Worker[C], held: set[str]) -> None:
+        claims = self.claims
+
+        def is_held(cell: C) -> bool:
+            return claims is not None and claims.key_of(cell) in held
+
+        while True:
+            taken = {other.group for other in self.running if other.at is not None}
+            if held:
+                # What cells of a group share is better made by one process than by two.
+                taken |= {
+                    group
+                    for group, cells in self.queue.groups.items()
+                    if any(is_held(one.cell) for one in cells)
+                }
+            attempt = self.queue.take(worker.group, taken, is_held)
+            if attempt is None:
+                return
+            if claims is not None:
+                assert worker.process.pid is not None
+                claim = claims.take(attempt.cell, worker.process.pid)
+                if claim is Claim.HELD:
+                    held.add(claims.key_of(attempt.cell))
+                    self.queue.put(attempt)
+                if claim is not Claim.MINE:
+                    continue
+            worker.at, worker.group = attempt, self.queue.group_of(attempt.cell)
+            with suppress(OSError):  # it died; its sentinel says so
+                worker.pipe.send(attempt.cell)
+            return
+
+    def wait(self) -> None:
+        """Until something has happened; while others are at cells of ours, for a moment."""
+        moment = POLL_S if self.claims is not None and self.queue.waiting else None
+        handles = [handle for w in self.running for handle in (w.pipe, w.process.sentinel)]
+        if handles:
+            wait(handles, moment)
+        elif moment is not None:
+            time.sleep(moment)
+
+    def look_at(self, worker: _Worker[C]) -> None:
+        """Take note of an answer, or of a death."""
+        try:
+            if worker.pipe.poll():
+                answer = worker.pipe.recv()
+                if answer is not None:
+                    raise InputError(str(answer))
+                worker.at = None
+                self.ended += 1
+                return
+        except (EOFError, OSError):
+            worker.process.join()
+        if worker.process.is_alive():
+            return
+        self.running.remove(worker)
+        worker.pipe.close()
+        if worker.at is None:
+            return
+        deaths = worker.at.deaths + 1
+        if deaths < self.tries:
+            self.queue.put(Attempt(worker.at.cell, deaths))
+        else:
+            code = worker.process.exitcode or 0
+            how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+            self.ended += 1
+            self.died(worker.at.cell, f"the process that computed it died {deaths} times ({how})")
 
 
 def _work(pipe: "Connection[object, object]", compute: Callable[[C], None]) -> None:

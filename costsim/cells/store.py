@@ -1,18 +1,39 @@
 """Rows of finished cells, kept in one SQLite file: whatever is written survives a kill.
 
 Table `cells` has one row a cell, its key unique, so that a cell is never there twice; a row is
-written in one transaction when its cell is finished. Other programs may read the file at any time.
+written in one transaction when its cell is finished. Table `claims` says which process is at which
+cell, table `failures` how often a cell ended without an answer. Other programs may read the file at
+any time.
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from costsim.cells.owner import Owner
 from costsim.errors import InputError
 
 BUSY_S = 60.0
+EXPIRES_S = 60.0
+"""After which a claim lapses that nobody confirmed, where its process cannot be asked after."""
+
+CLAIMS = (
+    "CREATE TABLE IF NOT EXISTS claims "
+    "(key TEXT PRIMARY KEY, owner TEXT NOT NULL, confirmed_s REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS failures (key TEXT PRIMARY KEY, times INTEGER NOT NULL)",
+)
+
+
+class Claim(Enum):
+    """What came of a claim."""
+
+    MINE = "the process may begin"
+    HELD = "another process is at it"
+    DONE = "there is nothing left to do"
 
 
 class CellStore:
@@ -46,7 +67,7 @@ class CellStore:
                 database.execute("CREATE TABLE IF NOT EXISTS meta (schema TEXT PRIMARY KEY)")
                 database.execute("INSERT OR IGNORE INTO meta VALUES (?)", (schema,))
                 database.execute(f"CREATE TABLE IF NOT EXISTS cells ({declared})")
-                for statement in tables:
+                for statement in (*CLAIMS, *tables):
                     database.execute(statement)
             found = [row[0] for row in database.execute("SELECT schema FROM meta")]
         if found != [schema]:
@@ -77,7 +98,7 @@ class CellStore:
         return frozenset(row["key"] for row in rows)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Keep one cell's row; an answer that is there already stays."""
+        """Keep one cell's row, which ends its claim; an answer that is there already stays."""
         values = [row.get(name) for name in self.columns]
         places = ", ".join("?" for _ in self.columns)
         updates = ", ".join(f"{name} = excluded.{name}" for name in self.columns if name != "key")
@@ -87,9 +108,73 @@ class CellStore:
                 "WHERE cells.status = ?",
                 [*values, self.unfinished],
             )
+            database.execute("DELETE FROM claims WHERE key = ?", (row["key"],))
+            if row["status"] == self.unfinished:
+                database.execute(
+                    "INSERT INTO failures VALUES (?, 1) "
+                    "ON CONFLICT (key) DO UPDATE SET times = times + 1",
+                    (row["key"],),
+                )
+
+    def failures(self) -> dict[str, int]:
+        """How often cells ended without an answer."""
+        with self.opened() as database:
+            return dict(database.execute("SELECT key, times FROM failures").fetchall())
+
+    def claim(self, key: str, owner: Owner, *, failures: int = 0) -> Claim:
+        """Have `owner` work on what `key` stands for, unless it is done or somebody is at it.
+
+        Done is also a cell that has ended without an answer more often than `failures` times.
+        """
+        with self.opened() as database:
+            database.execute("BEGIN IMMEDIATE")
+            done = database.execute(
+                "SELECT 1 FROM cells WHERE key = :key AND status != :unfinished UNION ALL "
+                "SELECT 1 FROM failures WHERE key = :key AND times > :failures",
+                {"key": key, "unfinished": self.unfinished, "failures": failures},
+            ).fetchone()
+            if done is not None:
+                return Claim.DONE
+            found = database.execute("SELECT * FROM claims WHERE key = ?", (key,)).fetchone()
+            if found is not None and found["owner"] != str(owner) and _holds(found):
+                return Claim.HELD
+            database.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, str(owner), time.time())
+            )
+        return Claim.MINE
+
+    def claimed(self, *, aside: Iterable[Owner] = ()) -> frozenset[str]:
+        """Keys that processes are at now, those of `aside` left out."""
+        ours = {str(owner) for owner in aside}
+        with self.opened() as database:
+            rows = database.execute("SELECT * FROM claims").fetchall()
+        return frozenset(row["key"] for row in rows if row["owner"] not in ours and _holds(row))
+
+    def confirm(self, owners: Iterable[Owner]) -> None:
+        """Say that these processes are still there."""
+        now = time.time()
+        with self.opened() as database:
+            database.executemany(
+                "UPDATE claims SET confirmed_s = ? WHERE owner = ?",
+                [(now, str(owner)) for owner in owners],
+            )
+
+    def release(self, owners: Iterable[Owner], key: str | None = None) -> None:
+        """End the claims of these processes, or only theirs on `key`."""
+        with self.opened() as database:
+            database.executemany(
+                "DELETE FROM claims WHERE owner = ? AND key = ifnull(?, key)",
+                [(str(owner), key) for owner in owners],
+            )
 
     def rows(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of these cells, in this order; those that are missing are left out."""
         with self.opened() as database:
             found = {row["key"]: dict(row) for row in database.execute("SELECT * FROM cells")}
         return [found[key] for key in keys if key in found]
+
+
+def _holds(claim: sqlite3.Row) -> bool:
+    """Whether a row of `claims` still counts."""
+    lives = Owner.parse(claim["owner"]).lives()
+    return abs(time.time() - claim["confirmed_s"]) < EXPIRES_S if lives is None else lives

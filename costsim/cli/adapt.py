@@ -37,7 +37,7 @@ from costsim.units import format_bytes, format_joules, format_macs, format_secon
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from costsim.adaptation import Adapted
+    from costsim.adaptation import Adapted, Method
     from costsim.data import EpisodeRule, ImageSource, Progress
 
 
@@ -79,6 +79,13 @@ if TYPE_CHECKING:
     help="None, FullTrain, LastLayer, TinyTL, AdapterDrop-25%, AdapterDrop-50%, "
     "AdapterDrop-75%, Transductive, SparseUpdate, BiasOnly, TinyTrain, TinyTrain (exact), ...",
 )
+@click.option(
+    "--source",
+    metavar="PATH",
+    help="Other images, as --data, or digits: those inside scikit-learn. A method that chooses "
+    "the same for all tasks does so by tasks of these: SparseUpdate (search), TinyTrain (static).",
+)
+@click.option("--source-tasks", type=int, metavar="N", help="So many of them [default: 10].")
 @click.option(
     "--guard",
     default=None,
@@ -122,6 +129,7 @@ def command(**given: Any) -> int:
     Examples
       costsim adapt --device jetson-nano --weights mcunet.safetensors --data signs.zip
       costsim adapt --device jetson-nano --method fulltrain --episode meta-dataset --seed 3
+      costsim adapt --device jetson-nano --method "SparseUpdate (search)" --source photos.zip::val
     """
     for name in ("out", "plan_out"):
         check_writable(given[name], f"--{name.replace('_', '-')}")
@@ -170,13 +178,23 @@ def command(**given: Any) -> int:
 
 
 def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
-    from costsim.adaptation import Place, Settings, Situation, adapt, load_backbone, make_guard
+    from costsim.adaptation import (
+        DEFAULT_SOURCE_TASKS,
+        Place,
+        Settings,
+        Situation,
+        adapt,
+        load_backbone,
+        make_guard,
+        source_situations,
+    )
     from costsim.data import digits, open_source, sample_episode
     from costsim.device import load_device
     from costsim.methods import make_method
 
     method = make_method(given["method"])
     guard = None if given["guard"] is None else make_guard(given["guard"])
+    _check_source(given, method)
     place = Place(load_device(given["device"]), given["target"], budget_request(given))
     _ = place.target  # a name that the device lacks is an error before any work
     settings = Settings(
@@ -188,6 +206,7 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
     )
     data = given["data"]
     source: ImageSource = digits() if data is None else open_source(data, given["split"], progress)
+    others = _other_images(given["source"], progress) if method.needs_source else None
     progress("loading the model", 0, 0)
     backbone = load_backbone(
         given["model"],
@@ -206,6 +225,19 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
         progress=progress,
     )
     situation = Situation(backbone, task, place, settings, progress)
+    if others is not None:
+        rule, tasks = _rule(given, others), given["source_tasks"]
+        method = method.informed(
+            source_situations(
+                backbone,
+                others,
+                rule,
+                place,
+                settings,
+                tasks=DEFAULT_SOURCE_TASKS if tasks is None else tasks,
+                progress=progress,
+            )
+        )
     progress(f"adapting: {method.name}", 0, 0)
     return adapt(
         situation,
@@ -214,6 +246,27 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
         guard=guard,
         with_patch=given["out"] is not None,
     )
+
+
+def _check_source(given: dict[str, Any], method: "Method") -> None:
+    if method.needs_source and given["source"] is None:
+        raise InputError(
+            f"--method {method.name} chooses by tasks of other images; give them as --source"
+        )
+    for name in ("source", "source_tasks"):
+        if given[name] is not None and not method.needs_source:
+            raise InputError(
+                f"--{name.replace('_', '-')} is for methods that choose the same for all tasks; "
+                f"{method.name} does not"
+            )
+    if given["source_tasks"] is not None and given["source_tasks"] < 1:
+        raise InputError(f"--source-tasks is {given['source_tasks']}; at least 1 is needed")
+
+
+def _other_images(path: str, progress: "Progress") -> "ImageSource":
+    from costsim.data import digits, open_source
+
+    return digits() if path == "digits" else open_source(path, progress=progress)
 
 
 def _rule(given: dict[str, Any], source: "ImageSource") -> "EpisodeRule":

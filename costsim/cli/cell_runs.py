@@ -18,6 +18,8 @@ def progress_line(what: str, done: "Done") -> str:
     text = f"{what}: {done.done}/{done.total} cells"
     if done.remaining_s is not None and done.done < done.total:
         text += f", about {format_seconds(done.remaining_s)} left"
+    if done.elsewhere:
+        text += f", another run is at {done.elsewhere} of them"
     return text
 
 
@@ -25,7 +27,7 @@ def tell_computed(computed: int, total: int, begun: float) -> None:
     """How many cells were computed since `begun`, a time of `time.monotonic`."""
     print(
         f"costsim: {computed} of {total} cells computed in "
-        f"{format_seconds(time.monotonic() - begun)}, {total - computed} were there",
+        f"{format_seconds(time.monotonic() - begun)}, {total - computed} by other runs",
         file=sys.stderr,
     )
 

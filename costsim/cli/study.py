@@ -52,6 +52,8 @@ def command(**given: Any) -> int:
 
     A cell is one adaptation. What is finished is kept: a run that is stopped, however, goes on
     where it was with the same command, and repeats nothing. The exit status is 1 if a cell failed.
+    Methods that choose the same for all tasks (SparseUpdate (search), TinyTrain (static)) do so by
+    tasks of other images, the file's `source`.
 
     \b
     Examples
@@ -75,7 +77,12 @@ def command(**given: Any) -> int:
     from costsim.study.runner import finished_rows, run_study
     from costsim.study.store import open_store
 
-    study = read_study(file, methods=tuple(METHODS), guards=tuple(GUARDS))
+    study = read_study(
+        file,
+        methods=tuple(METHODS),
+        guards=tuple(GUARDS),
+        static=tuple(name for name, make in METHODS.items() if make().needs_source),
+    )
     labels = [method.label for method in study.methods]
     if given["reference"] is not None and given["reference"] not in labels:
         raise InputError(f"--reference {given['reference']!r}: the study has {', '.join(labels)}")

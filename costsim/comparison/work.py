@@ -1,10 +1,15 @@
 """The work of one process: problems posed, solvers asked, rows written."""
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from costsim.accounting.sparse_update import input_channel_norms
+from costsim.cells import Claim, Owner
 from costsim.comparison.cells import Cell
 from costsim.comparison.store import Store
 from costsim.device import DeviceSpec
@@ -18,40 +23,51 @@ from costsim.solve import solve
 MakeSolver = Callable[..., Solver]
 """`costsim.solvers.make_solver`: a solver by name, `time_limit_s` where it takes one."""
 
+POLL_S = 0.2
+"""How often a process looks whether another has computed the scores that it needs."""
+
+
+def group_of(cell: Cell) -> tuple[str, str]:
+    """What cells have in common that share a priced and scored problem."""
+    return cell.importance_key, cell.device_digest
+
+
+class Workshop:
+    """What cells share: the problem of the last one's model, task and device."""
+
+    def __init__(self, store: Store, make_solver: MakeSolver) -> None:
+        self._store, self._make_solver = store, make_solver
+        self._prepared: tuple[tuple[str, str], Prepared] | None = None
+
+    def row(self, cell: Cell) -> dict[str, Any]:
+        """The row of a cell; whatever breaks it is a row too."""
+        try:
+            if self._prepared is None or self._prepared[0] != group_of(cell):
+                self._prepared = None  # its memory before that of the next
+                made = _prepared(cell, self._store, self._make_solver)
+                self._prepared = group_of(cell), made
+            return _solved(cell, self._prepared[1], self._make_solver)
+        except Exception as error:
+            return failed(cell, error)
+
 
 @dataclass(frozen=True)
-class Job:
-    """Cells of one model, task and device, which share a priced and scored problem."""
+class Compute:
+    """Computes a cell and keeps its row; travels to the process that does."""
 
-    cells: tuple[Cell, ...]
+    store: Path
+    make_solver: MakeSolver
 
-
-def jobs(cells: Sequence[Cell]) -> list[Job]:
-    """`cells` by what they share, in order."""
-    found: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        found.setdefault((cell.importance_key, cell.device_digest), []).append(cell)
-    return [Job(tuple(group)) for group in found.values()]
+    def __call__(self, cell: Cell) -> None:
+        """Raises `InputError` where the row cannot be kept, and for nothing else."""
+        store, workshop = _opened(self.store, self.make_solver)
+        store.write(workshop.row(cell))
 
 
-def score(cell: Cell, store: Store, make_solver: MakeSolver) -> None:
-    """Compute and keep the scores that `cell` needs, unless they are there."""
-    if store.scores(cell.importance_key) is None:
-        _prepared(cell, store, make_solver)
-
-
-def work(job: Job, store: Store, make_solver: MakeSolver, told: Callable[[], None]) -> None:
-    """Solve the cells of `job`, each row written as soon as it is known; errors are rows too."""
-    prepared: Prepared | None = None
-    for cell in job.cells:
-        try:
-            if prepared is None:
-                prepared = _prepared(cell, store, make_solver)
-            row = _solved(cell, prepared, make_solver)
-        except Exception as error:  # whatever breaks one cell must not take the others down
-            row = failed(cell, error)
-        store.write(row)
-        told()
+@cache
+def _opened(path: Path, make_solver: MakeSolver) -> tuple[Store, Workshop]:
+    store = Store(path)
+    return store, Workshop(store, make_solver)
 
 
 def failed(cell: Cell, error: BaseException) -> dict[str, Any]:
@@ -80,20 +96,31 @@ def _head(cell: Cell) -> dict[str, Any]:
 
 
 def _prepared(cell: Cell, store: Store, make_solver: MakeSolver) -> Prepared:
-    kept = store.scores(cell.importance_key)
-    scored = None
-    if kept is not None:
-        importance = Importance.from_json(kept["importance"])
-        scored = Scored(importance, tuple(kept["layers"]), kept["samples"])
-    prepared = prepare(cell.request(make_solver(cell.solver)), scored=scored)
-    if kept is None:
-        document = {
-            "importance": prepared.scored.importance.to_json(),
-            "layers": list(prepared.scored.layers),
-            "samples": prepared.scored.samples,
-        }
-        store.keep_scores(cell.importance_key, document)
-    return prepared
+    """The cell's problem; its scores are kept, and computed by one process only."""
+    here = Owner.of(os.getpid())
+    name = f"scores {cell.importance_key}"
+    while (kept := store.scores(cell.importance_key)) is None:
+        if store.claim(name, here) is Claim.HELD:
+            time.sleep(POLL_S)
+            continue
+        try:
+            if store.scores(cell.importance_key) is None:
+                prepared = prepare(cell.request(make_solver(cell.solver)))
+                store.keep_scores(cell.importance_key, _document(prepared.scored))
+                return prepared
+        finally:
+            store.release([here], name)
+    importance = Importance.from_json(kept["importance"])
+    scored = Scored(importance, tuple(kept["layers"]), kept["samples"])
+    return prepare(cell.request(make_solver(cell.solver)), scored=scored)
+
+
+def _document(scored: Scored) -> dict[str, Any]:
+    return {
+        "importance": scored.importance.to_json(),
+        "layers": list(scored.layers),
+        "samples": scored.samples,
+    }
 
 
 def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str, Any]:

@@ -151,10 +151,13 @@ class FileReader:
         return name
 
     def images(self, data: object, split: object, key: str) -> tuple[Path | None, str | None]:
-        """A source of images and a part of it; `digits` is None."""
+        """A source of images and a part of it, which may follow `::`; `digits` is None."""
         part = None if split is None else self.text(split, f"{key}.split")
         if data == "digits":
             return None, part
+        if part is None and isinstance(data, str) and not (self.folder / data).exists():
+            name, found, after = data.rpartition("::")
+            data, part = (name, self.text(after, f"{key}.split")) if found else (data, None)
         path = self.path(data, f"{key}.data")
         with self.at(f"{key}.data"):
             open_images(path, part)

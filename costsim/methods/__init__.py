@@ -11,7 +11,8 @@ from costsim.methods.bias_only import BiasOnly
 from costsim.methods.full_train import FullTrain
 from costsim.methods.last_layer import LastLayer
 from costsim.methods.none import NoAdaptation
-from costsim.methods.sparse_update import SearchedScheme, SparseUpdate, static_importance
+from costsim.methods.sparse_update import SearchedScheme, SparseUpdate
+from costsim.methods.static import static_importance
 from costsim.methods.tinytl import TinyTL
 from costsim.methods.tinytrain import TinyTrain
 from costsim.methods.transductive import Transductive
@@ -34,6 +35,7 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "TinyTrain (exact, biases)": lambda: TinyTrain(solver=Exact(), axes=("output", "bias")),
     "TinyTrain (l2_norm)": lambda: TinyTrain(criterion="l2_norm"),
     "TinyTrain (random)": lambda: TinyTrain(criterion="random"),
+    "TinyTrain (static)": lambda: TinyTrain(static=True),
 }
 
 

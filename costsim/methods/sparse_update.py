@@ -3,25 +3,17 @@
 Lin et al., "On-Device Training Under 256KB Memory", NeurIPS 2022.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from costsim.accounting.sparse_update import input_channel_norms, scheme_plan
 from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.situation import Situation
-from costsim.criteria import Criterion
 from costsim.errors import InputError
-from costsim.importance import (
-    DEFAULT_INSPECTED_LAYERS,
-    ChannelScores,
-    Importance,
-    inspected_layers,
-)
-from costsim.operators import UpdateKind
+from costsim.importance import Importance, inspected_layers
+from costsim.methods.static import no_source, static_importance
 from costsim.plan import UpdatePlan
-from costsim.solution import Solver
+from costsim.solution import Solution, Solver
 from costsim.solve import solve_uninterrupted
 from costsim.solvers import Evolutionary
 from costsim.solvers.static_scheme import published
@@ -75,62 +67,61 @@ def _exceeds(situation: Situation, plan: UpdatePlan) -> bool:
 class SearchedScheme(Method):
     """A scheme found as SparseUpdate's were: by evolution, on scores that are of no one task.
 
-    `importance` has such scores: `static_importance` of tasks from the source domain. Within the
-    budgets of the device, so that for a smaller one it is another scheme.
+    `importance` has such scores: the `static_importance` of tasks of a source domain, which
+    `informed` computes. Within the budgets of the device, so that for a smaller one it is another
+    scheme. It is searched once for a network, a device and its budgets, before any task is known.
+    Only where a task exceeds it (a limit on MACs or seconds that is no share, and more images)
+    it is searched for as many images as the task has.
     """
 
     learning_rate: float = 0.001
     importance: Importance | None = None
     solver: Solver = field(default_factory=Evolutionary)
+    seed: int = 0
 
     @property
     def name(self) -> str:
         """With where the scheme is from."""
         return "SparseUpdate (search)"
 
+    @property
+    def needs_source(self) -> bool:
+        """See `Method.needs_source`."""
+        return self.importance is None
+
+    def informed(self, tasks: Iterable[Situation]) -> "SearchedScheme":
+        """See `Method.informed`."""
+        return replace(self, importance=static_importance(tasks))
+
+    def prepare(self, situation: Situation) -> None:
+        """Search; raises `InputError` without scores."""
+        if self.importance is None:
+            raise no_source(self.name)
+        self._before(situation)
+
     def choose(self, situation: Situation) -> Choice:
         """Raises `InputError` without scores, and where nothing fits."""
         if self.importance is None:
-            raise InputError(
-                f"{self.name}: needs scores of tasks of another domain "
-                "(costsim.methods.static_importance)"
-            )
+            raise no_source(self.name)
         problem = situation.problem(self.importance)
-        solution = solve_uninterrupted(problem, self.solver)  # adapting prices it on the device
+        solution = self._before(situation)
+        if solution.plan is None or problem.exceeded(solution.plan):
+            solution = self._searched(situation, situation.samples)
         if solution.plan is None:
             raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, self.importance, problem, solution)
 
+    def _before(self, situation: Situation) -> Solution:
+        """Searched before any task is known.
 
-def static_importance(
-    situations: Sequence[Situation],
-    criterion: str | Criterion = "fisher",
-    *,
-    inspect: int | None = DEFAULT_INSPECTED_LAYERS,
-    axes: tuple[UpdateKind, ...] = ("output",),
-) -> Importance:
-    """The mean of the scores of several tasks, each scaled to a sum of 1, for static choices.
+        Two passes take the memory that any more take, and a share of their MACs is one of any.
+        """
+        return self._searched(situation, 2 * situation.settings.micro_batch)
 
-    Raises `InputError` without tasks and where all scores of a task are 0.
-    """
-    if not situations:
-        raise InputError("static scores are the mean over tasks; there are none")
-    found = []
-    for situation in situations:
-        layers = inspected_layers(situation.graph, inspect)
-        found.append(situation.score(criterion, layers, axes))
-    totals = [sum(sum(entry.scores) for entry in one.channels) for one in found]
-    if not all(totals):
-        raise InputError("all scores of a task are 0: nothing to take a mean of")
-    channels = []
-    for entries in zip(*(one.channels for one in found), strict=True):
-        scaled = [np.array(e.scores) / total for e, total in zip(entries, totals, strict=True)]
-        mean: list[float] = np.mean(scaled, axis=0).tolist()
-        channels.append(ChannelScores(entries[0].layer, entries[0].axis, tuple(mean)))
-    return Importance(
-        criterion=found[0].criterion,
-        channels=tuple(channels),
-        samples=sum(one.samples for one in found),
-        seed=found[0].seed,
-        source=f"the mean over {len(found)} tasks of {situations[0].task.source}",
-    )
+    def _searched(self, situation: Situation, samples: int) -> Solution:
+        """The scheme for a step of so many images, searched once."""
+        assert self.importance is not None
+        problem = situation.problem(self.importance, samples=samples)
+        problem.seed = self.seed
+        key = ("scheme", self, problem.step, problem.budget)
+        return situation.on_device(key, lambda: solve_uninterrupted(problem, self.solver))

@@ -1,11 +1,13 @@
 """TinyTrain: the channels that matter most to this task within the budgets of the device."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from costsim.adaptation.method import Choice, Method, NothingFits
 from costsim.adaptation.situation import Situation
 from costsim.criteria import CRITERIA, Criterion
 from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
+from costsim.methods.static import no_source, static_importance
 from costsim.operators import UpdateKind
 from costsim.solution import Solver
 from costsim.solve import solve_uninterrupted
@@ -19,8 +21,8 @@ class TinyTrain(Method):
     Kwon et al., "TinyTrain", ICML 2024, has Fisher information and the greedy solver; others are
     its ablations, or more than it. With `bias` among the `axes` biases may be chosen too, each by
     its own score; `with_bias` trains those of the chosen layers instead. Only the last `inspect`
-    layers are scored. With `importance`, scores of other samples, the channels are the same for
-    every task (static).
+    layers are scored. With `static` the channels are the same for every task: they are chosen by
+    `importance`, the mean scores of tasks of a source domain, which `informed` computes.
     """
 
     learning_rate: float = 0.001
@@ -30,13 +32,14 @@ class TinyTrain(Method):
     axes: tuple[UpdateKind, ...] = ("output",)
     with_bias: bool = False
     importance: Importance | None = None
+    static: bool = False
 
     @property
     def name(self) -> str:
         """TinyTrain, and in brackets what is not as in the paper."""
         told = [] if self.solver.name == "greedy" else [self.solver.name]
         told += [] if self.criterion_name == "fisher" else [self.criterion_name]
-        told += ["static"] if self.importance is not None else []
+        told += ["static"] if self.static or self.importance is not None else []
         scored = self.axes
         if self.importance is not None:
             scored = tuple(entry.axis for entry in self.importance.channels)
@@ -49,8 +52,26 @@ class TinyTrain(Method):
         """Of the criterion, whether it was given by name or as an instance."""
         return self.criterion if isinstance(self.criterion, str) else self.criterion.name
 
+    @property
+    def needs_source(self) -> bool:
+        """See `Method.needs_source`."""
+        return self.static and self.importance is None
+
+    def informed(self, tasks: Iterable[Situation]) -> "TinyTrain":
+        """See `Method.informed`; without `static` the method as it is."""
+        if not self.needs_source:
+            return self
+        scores = static_importance(tasks, self.criterion, inspect=self.inspect, axes=self.axes)
+        return replace(self, importance=scores)
+
     def choose(self, situation: Situation) -> Choice:
-        """The solver's plan; raises `NothingFits` where nothing is within the budgets."""
+        """The solver's plan.
+
+        Raises `NothingFits` where nothing is within the budgets, `InputError` for static channels
+        without a source.
+        """
+        if self.needs_source:
+            raise no_source(self.name)
         layers = inspected_layers(situation.graph, self.inspect)
         importance = self.importance
         scored: tuple[str, ...] = ()

@@ -4,12 +4,13 @@ A cell's key is a digest of everything its answer depends on: the content of the
 names.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from costsim import __version__
 from costsim.adaptation.settings import Settings
+from costsim.adaptation.source import DEFAULT_SOURCE_TASKS
 from costsim.data import EpisodeRule, MetaDatasetEpisode
 from costsim.device import load_device
 from costsim.experiment import device_digest, digest, file_digest, model_digest
@@ -35,6 +36,7 @@ class MethodChoice:
     label: str
     learning_rate: float | None = None
     guard: str | None = None
+    needs_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,23 @@ class DomainChoice:
 
 
 @dataclass(frozen=True)
+class SourceChoice:
+    """So many tasks of other images, for methods that choose the same for all tasks.
+
+    Without `data` the digits inside scikit-learn; tasks are drawn by the study's episode rule.
+    """
+
+    data: Path | None = None
+    split: str | None = None
+    tasks: int = DEFAULT_SOURCE_TASKS
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One method on one task of one model and device, with digests of the files' content."""
+    """One method on one task of one model and device, with digests of the files' content.
+
+    `source` is there if the method needs one.
+    """
 
     model: ModelChoice
     method: MethodChoice
@@ -61,6 +78,8 @@ class Cell:
     model_digest: str = ""
     domain_digest: str = ""
     device_digest: str = ""
+    source: SourceChoice | None = None
+    source_digest: str = ""
 
     @property
     def _task(self) -> dict[str, Any]:
@@ -72,15 +91,28 @@ class Cell:
         }
 
     @property
-    def _situation(self) -> dict[str, Any]:
+    def _model(self) -> list[Any]:
+        return [self.model.model, self.model_digest, self.model.resolution]
+
+    @property
+    def _settings(self) -> dict[str, Any]:
         settings = _plain(self.settings)
         settings.pop("cache_bytes")  # changes no result
+        return settings
+
+    @property
+    def _source(self) -> list[Any]:
+        source = self.source
+        return [] if source is None else [self.source_digest, source.split, source.tasks]
+
+    @property
+    def _situation(self) -> dict[str, Any]:
         return {
             "task": self._task,
-            "model": [self.model.model, self.model_digest, self.model.resolution],
+            "model": self._model,
             "device": self.device_digest,
             "budget": _plain(self.budget),
-            "settings": settings,
+            "settings": self._settings,
             "version": __version__,
         }
 
@@ -95,12 +127,28 @@ class Cell:
         return digest(self._situation)
 
     @property
+    def source_key(self) -> str:
+        """Digest of what the method takes from the source: the same for all tasks and devices."""
+        return digest(
+            {
+                "source": self._source,
+                "episode": self._task["episode"],
+                "model": self._model,
+                "settings": self._settings,
+                "method": self.method.method,
+            }
+        )
+
+    @property
     def key(self) -> str:
         """Digest of what the answer depends on."""
         method: list[Any] = [self.method.method, self.method.learning_rate]
         if self.method.guard is not None:
             method.append(self.method.guard)
-        return digest({"situation": self._situation, "method": method})
+        found = {"situation": self._situation, "method": method}
+        if self.source is not None:
+            found["source"] = self._source
+        return digest(found)
 
 
 @dataclass(frozen=True)
@@ -115,6 +163,7 @@ class Study:
     episode: EpisodeRule = field(default_factory=MetaDatasetEpisode)
     budget: BudgetRequest = field(default_factory=BudgetRequest)
     settings: Settings = field(default_factory=Settings)
+    source: SourceChoice | None = None
 
     def cells(self) -> tuple[Cell, ...]:
         """All cells, each once; the first seeds of everything before the next ones.
@@ -124,10 +173,9 @@ class Study:
         """
         devices = {name: device_digest(load_device(name)) for name in self.devices}
         models = {model: _model_digest(model) for model in self.models}
-        domains = {
-            domain: "digits" if domain.data is None else file_digest(domain.data)
-            for domain in self.domains
-        }
+        domains = {domain: _images_digest(domain.data) for domain in self.domains}
+        source = self.source
+        source_digest = "" if source is None else _images_digest(source.data)
         found: dict[str, Cell] = {}
         for seed in self.seeds:
             for model in self.models:
@@ -138,12 +186,18 @@ class Study:
                                 model, method, domain, seed, device, self.episode, self.budget,
                                 self.settings, models[model], domains[domain], devices[device],
                             )  # fmt: skip
+                            if method.needs_source:
+                                cell = replace(cell, source=source, source_digest=source_digest)
                             found.setdefault(cell.key, cell)
         return tuple(found.values())
 
 
 def _plain(value: Any) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
+
+
+def _images_digest(data: Path | None) -> str:
+    return "digits" if data is None else file_digest(data)
 
 
 def _model_digest(model: ModelChoice) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from costsim.cells import CellStore, Done, run_cells
+from costsim.cells import CellStore, Claims, Done, run_cells
 from costsim.study.cells import Cell
 from costsim.study.work import Compute, MakeMethod, failed, head
 
@@ -28,13 +28,13 @@ def run_study(
     scheduler: str | None = None,
     watch: Watch = lambda done: None,
 ) -> int:
-    """Compute the cells that `store` does not have; returns how many those were.
+    """Have all cells in `store`; returns how many of them were computed here.
 
     In `workers` local processes, or on the Dask cluster of `scheduler`. A cell that breaks, or at
     which a process dies twice, leaves a row with status `failed` and is tried again by the next
-    run; one that its method refuses is finished. Ctrl-C (`KeyboardInterrupt`) ends the run; what
-    was finished is in the store. Raises `InputError` for a store that cannot be written and for a
-    cluster that cannot be used.
+    run; one that its method refuses is finished. What another run is at is left to it. Ctrl-C
+    (`KeyboardInterrupt`) ends the run; what was finished is in the store. Raises `InputError` for a
+    store that cannot be written and for a cluster that cannot be used.
     """
     finished = store.finished()
     missing = [cell for cell in cells if cell.key not in finished]
@@ -44,23 +44,27 @@ def run_study(
     keys = frozenset(cell.key for cell in missing)
 
     def told() -> None:
-        now = len(store.finished() & keys)
-        watch(Done(now, len(missing), time.monotonic() - begun))
+        now, elsewhere = len(store.finished() & keys), len(claims.held() & keys)
+        watch(Done(now, len(missing), time.monotonic() - begun, elsewhere))
 
     def died(cell: Cell, reason: str) -> None:
         store.write(failed(cell, RuntimeError(reason)) | {"reason": reason})
 
-    if scheduler is not None:
+    with Claims(store, lambda cell: cell.key) as claims:
+        if scheduler is None:
+            return run_cells(
+                missing,
+                Compute(store.path, make_method),
+                workers=workers or os.cpu_count() or 1,
+                group_of=lambda cell: cell.situation_key,
+                died=died,
+                told=told,
+                claims=claims,
+            )
         from costsim.study.cluster import run_on_cluster
 
-        run_on_cluster(missing, store, make_method, scheduler, died=died, told=told)
-    else:
-        run_cells(
-            missing,
-            Compute(store.path, make_method),
-            workers=workers or os.cpu_count() or 1,
-            group_of=lambda cell: cell.situation_key,
-            died=died,
-            told=told,
-        )
-    return len(missing)
+        computed = 0
+        for mine in claims.batches(missing):
+            run_on_cluster(mine, store, make_method, scheduler, died=died, told=told)
+            computed += len(mine)
+        return computed

@@ -8,9 +8,11 @@
     episode: meta-dataset
     budget: recommended
     settings: {iterations: 40}
+    source: {data: images.tar.gz, split: val, tasks: 10}
 
 A cell is one adaptation: one of each. A method with several learning rates runs at each, and is
-reported at those of `costsim.study.tuning`.
+reported at those of `costsim.study.tuning`. Methods that choose the same for all tasks do so by
+tasks of the source, which are drawn by the same episode rule with seeds of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,26 +21,41 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from costsim.adaptation.settings import Settings
+from costsim.adaptation.source import DEFAULT_SOURCE_TASKS
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.errors import InputError
 from costsim.experiment import FileReader, images_name, read_document
 from costsim.networks.shipped import RANDOM
 from costsim.planner import BudgetRequest
-from costsim.study.cells import DomainChoice, MethodChoice, ModelChoice, Study
+from costsim.study.cells import DomainChoice, MethodChoice, ModelChoice, SourceChoice, Study
 
-KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget", "settings")
+KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget", "settings",
+        "source")  # fmt: skip
 
 T = TypeVar("T")
 
 
-def read_study(path: Path, *, methods: Sequence[str], guards: Sequence[str] = ()) -> Study:
+def read_study(
+    path: Path,
+    *,
+    methods: Sequence[str],
+    guards: Sequence[str] = (),
+    static: Sequence[str] = (),
+) -> Study:
     """The study in the YAML file at `path`; `methods` and `guards` are the known names.
+
+    `static` are those of the methods that need a source.
 
     Paths in it are relative to its folder. Raises `InputError` naming the file and the key.
     """
     document = read_document(path)
     return parse_study(
-        document, str(path), methods=methods, guards=guards, folder=path.resolve().parent
+        document,
+        str(path),
+        methods=methods,
+        guards=guards,
+        static=static,
+        folder=path.resolve().parent,
     )
 
 
@@ -48,10 +65,11 @@ def parse_study(
     *,
     methods: Sequence[str],
     guards: Sequence[str] = (),
+    static: Sequence[str] = (),
     folder: Path,
 ) -> Study:
     """A study from a parsed YAML document; see the head of this file. Raises `InputError`."""
-    return _Reader(source, folder, tuple(methods), tuple(guards)).study(document)
+    return _Reader(source, folder, tuple(methods), tuple(guards), tuple(static)).study(document)
 
 
 @dataclass(frozen=True)
@@ -66,19 +84,25 @@ class _Method:
 class _Reader(FileReader):
     methods: tuple[str, ...]
     guards: tuple[str, ...]
+    static: tuple[str, ...]
 
     def study(self, document: object) -> Study:
         entry = self.mapping(document, "", KEYS)
         for key in ("models", "methods", "domains"):
             if key not in entry:
                 raise InputError(f"{self.source}: {key} is missing; a list is needed")
+        source = self.other_images(entry["source"]) if "source" in entry else None
+        methods = self.named(entry["methods"], "methods", self.method)
+        for index, choices in enumerate(methods):
+            if source is None and any(choice.needs_source for choice in choices.at_rates):
+                raise InputError(
+                    f"{self.where(f'methods[{index}]')}: {choices.at_rates[0].method} chooses by "
+                    "tasks of other images; give them as source: {data: PATH}"
+                )
         return Study(
             models=self.named(entry["models"], "models", self.choice),
-            methods=tuple(
-                choice
-                for choices in self.named(entry["methods"], "methods", self.method)
-                for choice in choices.at_rates
-            ),
+            methods=tuple(choice for choices in methods for choice in choices.at_rates),
+            source=source,
             domains=self.named(entry["domains"], "domains", self.domain),
             seeds=self.seeds(entry.get("seeds", 1)),
             devices=self.named(entry.get("devices", ["jetson-nano"]), "devices", self.device),
@@ -141,7 +165,16 @@ class _Reader(FileReader):
                 f"{self.where(f'{key}.guard')}: {guard!r} is unknown; known are "
                 f"{', '.join(self.guards)}"
             )
-        return _Method(label, tuple(MethodChoice(name, label, rate, guard) for rate in several))
+        static = name in self.static
+        return _Method(
+            label, tuple(MethodChoice(name, label, rate, guard, static) for rate in several)
+        )
+
+    def other_images(self, given: object) -> SourceChoice:
+        entry = self.entry(given, "source", "data", ("split", "tasks"))
+        path, split = self.images(entry["data"], entry.get("split"), "source")
+        tasks = self.number(entry.get("tasks", DEFAULT_SOURCE_TASKS), "source.tasks", 1, 10_000)
+        return SourceChoice(path, None if path is None else split, tasks)
 
     def domain(self, given: object, key: str) -> DomainChoice:
         entry = self.entry(given, key, "data", ("split", "name"))

@@ -12,7 +12,7 @@ from costsim.cells import CellStore
 from costsim.data import digits, open_images, sample_episode
 from costsim.device import load_device
 from costsim.errors import CostsimError, InputError
-from costsim.study.cells import Cell, DomainChoice, ModelChoice
+from costsim.study.cells import Cell, ModelChoice
 from costsim.study.store import open_store
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Workshop:
 
     def __init__(self) -> None:
         self._backbones: dict[ModelChoice, Backbone] = {}
-        self._sources: dict[DomainChoice, ImageSource] = {}
+        self._sources: dict[tuple[Path | None, str | None], ImageSource] = {}
+        self._informed: dict[str, Method] = {}
         self._situation: tuple[str, Situation] | None = None
 
     def row(self, cell: Cell, make_method: MakeMethod) -> dict[str, Any]:
@@ -45,7 +46,11 @@ class Workshop:
         }
         from costsim.adaptation import adapt, make_guard
 
-        method, rate = make_method(cell.method.method), cell.method.learning_rate
+        rate = cell.method.learning_rate
+        try:
+            method = self.method(cell, make_method)
+        except Exception as error:
+            return {**failed(cell, error), **task}
         try:
             found = adapt(
                 situation,
@@ -64,6 +69,28 @@ class Workshop:
         asked = {"learning_rate": method.learning_rate if rate is None else rate}
         return {**head(cell), **task, "status": "done", **_answer(found, situation), **asked}
 
+    def method(self, cell: Cell, make_method: MakeMethod) -> "Method":
+        """The cell's method, which has seen the tasks of the source if it needs them.
+
+        They are looked at once for a model, and what came of it is kept. Raises `InputError` for
+        a source that no task can be drawn from.
+        """
+        if cell.source is None:
+            return make_method(cell.method.method)
+        if cell.source_key not in self._informed:
+            from costsim.adaptation import Place, source_situations
+
+            tasks = source_situations(
+                self._backbone(cell.model),
+                self._source(cell.source.data, cell.source.split),
+                cell.episode,
+                Place(load_device(cell.device), budget=cell.budget),
+                cell.settings,
+                tasks=cell.source.tasks,
+            )
+            self._informed[cell.source_key] = make_method(cell.method.method).informed(tasks)
+        return self._informed[cell.source_key]
+
     def situation(self, cell: Cell) -> "Situation":
         """The cell's task on its model and device; raises `InputError` where there is none."""
         if self._situation is None or self._situation[0] != cell.situation_key:
@@ -72,21 +99,12 @@ class Workshop:
         return self._situation[1]
 
     def _made(self, cell: Cell) -> "Situation":
-        from costsim.adaptation import Place, Situation, load_backbone
+        from costsim.adaptation import Place, Situation
 
-        model, domain = cell.model, cell.domain
-        if model not in self._backbones:
-            self._backbones.clear()
-            self._backbones[model] = load_backbone(
-                model.model, weights=model.weights, resolution=model.resolution
-            )
-        if domain not in self._sources:
-            source = digits() if domain.data is None else open_images(domain.data, domain.split)
-            self._sources[domain] = source
-        backbone = self._backbones[model]
+        backbone = self._backbone(cell.model)
         channels, height, width = backbone.input_shape
         task = sample_episode(
-            self._sources[domain],
+            self._source(cell.domain.data, cell.domain.split),
             cell.episode,
             seed=cell.seed,
             resolution=(height, width),
@@ -94,6 +112,21 @@ class Workshop:
         )
         place = Place(load_device(cell.device), budget=cell.budget)
         return Situation(backbone, task, place, cell.settings)
+
+    def _backbone(self, model: ModelChoice) -> "Backbone":
+        if model not in self._backbones:
+            from costsim.adaptation import load_backbone
+
+            self._backbones.clear()
+            self._backbones[model] = load_backbone(
+                model.model, weights=model.weights, resolution=model.resolution
+            )
+        return self._backbones[model]
+
+    def _source(self, data: Path | None, split: str | None) -> "ImageSource":
+        if (data, split) not in self._sources:
+            self._sources[data, split] = digits() if data is None else open_images(data, split)
+        return self._sources[data, split]
 
 
 def failed(cell: Cell, error: BaseException) -> dict[str, Any]:
