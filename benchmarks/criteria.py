@@ -90,6 +90,7 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
     from costsim.methods.correlation import (
         FixedPlan,
         designed_trials,
+        gain_by_target,
         importances_of,
         predicted_gain,
         random_trials,
@@ -147,6 +148,9 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
                 "with_bias": sorted(trial.plan.biases),
                 "predicted": {
                     name: predicted_gain(one, trial.plan) for name, one in importances.items()
+                },
+                "predicted_by_layer": {
+                    name: gain_by_target(one, trial.plan) for name, one in importances.items()
                 },
             }
         )

@@ -101,7 +101,8 @@ def test_every_method_runs_and_is_priced_in_every_accounting(
     situation: Situation, name: str
 ) -> None:
     before = {k: t.clone() for k, t in situation.backbone.tensors.items()}
-    adapted = adapt(situation, make_method(name))
+    method = make_method(name)
+    adapted = adapt(situation, method.informed([situation]) if method.needs_source else method)
     assert len(adapted.losses) == (0 if name == "None" else 2)
     assert len(adapted.predictions) == len(situation.task.query_labels)
     memory, plan = adapted.cost.step.memory, adapted.choice.plan

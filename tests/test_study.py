@@ -363,7 +363,7 @@ def test_a_study_with_a_source_through_the_command(
     changes = {
         "methods": ["None", "TinyTrain (static)", "SparseUpdate (search)"],
         "episode": {"rule": "meta-dataset", "least-ways": 2, "most-ways": 4, "queries": 2,
-                    "most-support": 20},
+                    "most-shots": 6},
         "seeds": 3,
     }  # fmt: skip
     file = yaml(tmp_path / "s.yaml", **changes, source={"data": "images::val", "tasks": 2})

@@ -149,13 +149,16 @@ def _plan(situation: Situation, importance: Importance, solver: Solver) -> Updat
 
 def predicted_gain(importance: Importance, plan: UpdatePlan) -> float:
     """The sum of the scores of the channels and biases that a plan trains."""
-    return float(
-        sum(
-            importance.scores(layer, axis)[list(channels)].sum()
-            for (axis, layer), channels in plan_atoms(plan).items()
-            if axis in importance.axes(layer)
-        )
-    )
+    return sum(gain_by_target(importance, plan).values())
+
+
+def gain_by_target(importance: Importance, plan: UpdatePlan) -> dict[str, float]:
+    """The same by what is trained, as `layer axis`: the parts of the sum."""
+    return {
+        f"{layer} {axis}": float(importance.scores(layer, axis)[list(channels)].sum())
+        for (axis, layer), channels in plan_atoms(plan).items()
+        if axis in importance.axes(layer)
+    }
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
@@ -189,6 +192,7 @@ __all__ = [
     "Trial",
     "bootstrap_interval",
     "designed_trials",
+    "gain_by_target",
     "importances_of",
     "predicted_gain",
     "random_trials",
