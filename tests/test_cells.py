@@ -1,0 +1,192 @@
+"""Cells that several runs share: claimed, taken over from the dead, never lost or repeated."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from counting import Counting, Keeping, keep, open_store
+
+from costsim.cells import Claim, Claims, Owner
+from costsim.cells.store import EXPIRES_S
+
+COUNTING = Path(__file__).parent / "counting.py"
+
+
+def begun(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(COUNTING), str(folder), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def tries(folder: Path, cells: int) -> list[int]:
+    return [Counting(folder).tries(cell) for cell in range(cells)]
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# Two runs on one store.
+
+
+def test_two_runs_share_the_cells(tmp_path: Path) -> None:
+    cells = 60
+    runs = [begun(tmp_path, 2, cells, 0.1) for _ in range(2)]
+    counts = [int(run.communicate(timeout=60)[0]) for run in runs]
+    assert tries(tmp_path, cells) == [1] * cells
+    assert sum(counts) == cells
+    assert all(counts), "one run did everything"
+    store = open_store(tmp_path / "store.sqlite")
+    assert store.finished() == {str(cell) for cell in range(cells)}
+    assert store.claimed() == frozenset()
+
+
+def test_cells_of_a_killed_run_are_done_by_the_other(tmp_path: Path) -> None:
+    cells = 60
+    killed, other = (begun(tmp_path, 2, cells, 0.1) for _ in range(2))
+    store = open_store(tmp_path / "store.sqlite")
+    until(lambda: len(store.finished()) >= 10 and _workers_of(killed.pid))
+    workers = _workers_of(killed.pid)
+    for pid in [killed.pid, *workers]:
+        os.kill(pid, signal.SIGKILL)
+    killed.communicate()
+    here = int(other.communicate(timeout=60)[0])
+    assert other.returncode == 0
+    assert store.finished() == {str(cell) for cell in range(cells)}
+    counted = tries(tmp_path, cells)
+    # Only what the killed one was at was begun again, and that by the other.
+    again = [cell for cell in range(cells) if counted[cell] != 1]
+    assert len(again) <= len(workers)
+    for cell in again:
+        first, second = (tmp_path / f"{cell}.tries").read_text().split()
+        assert int(first) in workers
+        assert int(second) not in workers
+    assert here < cells
+
+
+def _workers_of(pid: int) -> list[int]:
+    """Processes that `pid` started and that compute cells."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if b"spawn_main" in command]
+
+
+def test_a_run_that_is_killed_alone_leaves_its_cells_to_the_next(tmp_path: Path) -> None:
+    """Its processes end with it, however long their cells last."""
+    killed = begun(tmp_path, 1, 4, 60)
+    store = open_store(tmp_path / "store.sqlite")
+    until(lambda: len(store.claimed()) == 2)
+    killed.kill()
+    killed.communicate()
+    until(lambda: not store.claimed(), 10)
+    assert keep(range(4), Keeping(tmp_path, 0), 1) == 4
+    assert store.finished() == set("0123")
+
+
+def test_what_failed_at_another_run_is_not_tried_again_by_this_one(tmp_path: Path) -> None:
+    cells = 24
+    runs = [begun(tmp_path, 2, cells, 0.1, 3, 11) for _ in range(2)]
+    assert sum(int(run.communicate(timeout=60)[0]) for run in runs) == cells
+    assert tries(tmp_path, cells) == [1] * cells
+    # The next run does try again.
+    assert keep(range(cells), Keeping(tmp_path, 0), 1) == 2
+    assert tries(tmp_path, cells) == [2 if cell in (3, 11) else 1 for cell in range(cells)]
+
+
+# Claims.
+
+
+def test_a_claim_lasts_as_long_as_its_process(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store.sqlite")
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    theirs, ours = Owner.of(sleeper.pid), Owner.of(os.getpid())
+    assert store.claim("a", theirs) is Claim.MINE
+    assert store.claim("a", theirs) is Claim.MINE
+    assert store.claim("a", ours) is Claim.HELD
+    assert store.claimed() == {"a"}
+    assert store.claimed(aside=[theirs]) == frozenset()
+    sleeper.kill()
+    until(lambda: theirs.lives() is False)  # also while nobody has waited for it
+    assert store.claimed() == frozenset()
+    assert store.claim("a", ours) is Claim.MINE
+    sleeper.wait()
+    store.write({"key": "a", "status": "done"})
+    assert store.claim("a", ours) is Claim.DONE
+    assert store.claimed() == frozenset()
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [Owner("another boot", os.getpid(), "1"), Owner("another boot", 1)],
+    ids=["started", "not told when"],
+)
+def test_a_claim_from_elsewhere_lapses_when_nobody_confirms_it(
+    owner: Owner, tmp_path: Path
+) -> None:
+    store = open_store(tmp_path / "store.sqlite")
+    assert Owner.parse(str(owner)) == owner
+    assert owner.lives() is None
+    store.claim("a", owner)
+    ours = Owner.of(os.getpid())
+    assert store.claim("a", ours) is Claim.HELD
+    _age(store.path, EXPIRES_S - 5)
+    assert store.claim("a", ours) is Claim.HELD
+    store.confirm([owner])
+    _age(store.path, EXPIRES_S - 5)
+    assert store.claim("a", ours) is Claim.HELD
+    _age(store.path, 5)
+    assert store.claim("a", ours) is Claim.MINE
+
+
+def _age(path: Path, seconds: float) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE claims SET confirmed_s = confirmed_s - ?", (seconds,))
+
+
+def test_a_pid_that_was_given_again_is_another_process() -> None:
+    here = Owner.of(os.getpid())
+    assert here.lives() is True
+    assert Owner(here.place, here.pid, here.started + "0").lives() is False
+
+
+def test_a_run_confirms_its_claims_and_lets_go_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("costsim.cells.claims.BEAT_S", 0.02)
+    store = open_store(tmp_path / "store.sqlite")
+    with Claims(store, str) as claims:
+        assert claims.take(1, os.getpid()) is Claim.MINE
+        assert claims.held() == frozenset()
+        assert Claims(store, str).held() == {"1"}
+        _age(store.path, 1000)
+        until(lambda: _confirmed_s(store.path) > time.time() - 100)
+    assert store.claimed() == frozenset()
+
+
+def _confirmed_s(path: Path) -> float:
+    with sqlite3.connect(path) as database:
+        return float(database.execute("SELECT confirmed_s FROM claims").fetchone()[0])
+
+
+def test_many_at_once_are_what_is_free_and_then_what_others_leave(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store.sqlite")
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    store.claim("2", Owner.of(sleeper.pid))
+    store.write({"key": "3", "status": "done"})
+    with Claims(store, str) as claims:
+        batches = claims.batches(range(5))
+        assert next(batches) == [0, 1, 4]
+        sleeper.kill()
+        assert next(batches) == [2]
+        assert list(batches) == []
+    sleeper.wait()
