@@ -544,7 +544,7 @@ def test_a_choice_by_tasks_of_other_images(method, capsys):
     """It does not hang on the task."""
     source = ["--method", method, "--source", "digits", "--source-tasks", "2", "--json"]
     plans = []
-    for task in (TASK, [*TASK, "--seed", "1", "--shots", "1"]):
+    for task in (TASK, [*TASK, "--seed", "1"]):
         assert main([*SMALL, *task, *source]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["method"].lower() == method.lower()

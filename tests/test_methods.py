@@ -91,11 +91,7 @@ TRACED_LONG = ("AdapterDrop-25%", "AdapterDrop-50%")
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in TRACED_LONG else ())
-        for name in METHODS
-        if name != "SparseUpdate (search)"
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in TRACED_LONG else ()) for name in METHODS],
 )
 def test_every_method_runs_and_is_priced_in_every_accounting(
     situation: Situation, name: str

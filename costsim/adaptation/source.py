@@ -1,0 +1,43 @@
+"""Tasks of a source domain: what a choice that is the same for all tasks is made by."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from costsim.adaptation.backbone import Backbone
+from costsim.adaptation.settings import Settings
+from costsim.adaptation.situation import Place, Situation
+from costsim.data import EpisodeRule, ImageSource, Progress, sample_episode
+from costsim.errors import InputError
+
+DEFAULT_SOURCE_TASKS = 10
+
+FIRST_SEED = 0x53524345
+"""Of source tasks: far from those that a person gives, so that no task is its own source."""
+
+
+def source_situations(
+    backbone: Backbone,
+    images: ImageSource,
+    rule: EpisodeRule,
+    place: Place,
+    settings: Settings,
+    *,
+    tasks: int = DEFAULT_SOURCE_TASKS,
+    progress: Progress | None = None,
+) -> Iterator[Situation]:
+    """So many tasks drawn from `images` by `rule`, one at a time: only one is in memory.
+
+    They follow from the sorted names and the rule alone; the seed of `settings`, which may be that
+    of the user's task, has no part in them. Raises `InputError` as `sample_episode` does.
+    """
+    if tasks < 1:
+        raise InputError(f"source tasks: {tasks}; at least 1 is needed")
+    channels, height, width = backbone.input_shape
+    settings = replace(settings, seed=0)
+    for number in range(tasks):
+        if progress is not None:
+            progress("looking at tasks of the source", number, tasks)
+        task = sample_episode(
+            images, rule, seed=FIRST_SEED + number, resolution=(height, width), channels=channels
+        )
+        yield Situation(backbone, task, place, settings)
