@@ -190,3 +190,38 @@ def test_many_at_once_are_what_is_free_and_then_what_others_leave(tmp_path: Path
         assert next(batches) == [2]
         assert list(batches) == []
     sleeper.wait()
+
+
+# A disk that is full.
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+from counting import open_store
+from costsim.errors import InputError
+try:
+    open_store(Path(sys.argv[1]))
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4096, 20_000])
+def test_a_full_disk_leaves_no_empty_store(limit: int, tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    run = [sys.executable, "-c", FULL, str(path), str(limit)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=COUNTING.parent)
+    assert done.stdout.startswith(f"{path}: cannot be used as a count: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_takes_no_store_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    open_store(path).write({"key": "a", "status": "done"})
+    run = [sys.executable, "-c", FULL, str(path), "0"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=COUNTING.parent)
+    assert done.stdout.startswith(f"{path}: cannot be used as a count: ")
+    assert open_store(path).finished() == {"a"}

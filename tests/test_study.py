@@ -604,7 +604,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path: Path) -> 
     script = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (48_000, 48_000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
         "from costsim.cli import main\n"
         "if __name__ == '__main__':\n"
         f"    sys.exit(main(['study', {str(file)!r}, '--jobs', '1']))\n"

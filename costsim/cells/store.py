@@ -9,7 +9,7 @@ any time.
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -60,18 +60,38 @@ class CellStore:
         self.read_only = read_only
         if read_only and not path.is_file():
             raise InputError(f"{path}: there is no {what} yet")
+        new = not path.exists()
+        try:
+            found = self._made(schema, (*CLAIMS, *tables))
+        except InputError:
+            if new:
+                self._remove_if_empty()
+            raise
+        if found != [schema]:
+            raise InputError(f"{path}: has schemas {', '.join(found)}; {schema} is needed")
+
+    def _made(self, schema: str, tables: Sequence[str]) -> list[str]:
+        """The schemas of the file, once it has its tables."""
         with self.opened() as database:
-            if not read_only:
+            if not self.read_only:
                 database.execute("PRAGMA journal_mode=WAL")
-                declared = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+                database.execute("BEGIN IMMEDIATE")  # all tables or none
+                declared = ", ".join(f"{name} {kind}" for name, kind in self.columns.items())
                 database.execute("CREATE TABLE IF NOT EXISTS meta (schema TEXT PRIMARY KEY)")
                 database.execute("INSERT OR IGNORE INTO meta VALUES (?)", (schema,))
                 database.execute(f"CREATE TABLE IF NOT EXISTS cells ({declared})")
-                for statement in (*CLAIMS, *tables):
+                for statement in tables:
                     database.execute(statement)
-            found = [row[0] for row in database.execute("SELECT schema FROM meta")]
-        if found != [schema]:
-            raise InputError(f"{path}: has schemas {', '.join(found)}; {schema} is needed")
+            return [row[0] for row in database.execute("SELECT schema FROM meta")]
+
+    def _remove_if_empty(self) -> None:
+        """Leave nothing behind of a file that could not be made; another run may have made it."""
+        with suppress(sqlite3.Error), closing(sqlite3.connect(self.path)) as database:
+            if database.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+                return
+        for ending in ("", "-wal", "-shm", "-journal"):
+            with suppress(OSError):
+                self.path.with_name(self.path.name + ending).unlink()
 
     @contextmanager
     def opened(self) -> Iterator[sqlite3.Connection]:
