@@ -167,6 +167,24 @@ class Problem:
         )
         return other
 
+    def of_step(self, step: TrainingStep, budget: Budget) -> "Problem":
+        """The same choice for a step of more or fewer passes; the schedule is shared.
+
+        Each of several passes does the same, so that MACs are in proportion and no byte changes.
+        Raises `InputError` where that is not so: one pass, another step, or seconds, in which an
+        update takes what it takes however many passes there were.
+        """
+        before = self.step
+        same = replace(step, batch=before.batch, micro_batch=before.micro_batch) == before
+        if not same or step.samples_a_pass != before.samples_a_pass:
+            raise InputError("the steps differ in more than their number of passes")
+        if min(step.passes, before.passes) < 2 or self.table.seconds is not None:
+            raise InputError("several passes and no seconds are needed to share a cost table")
+        other = self.within(budget)
+        other.step = step
+        other.table = self.table.repeated(before.passes, step.passes)
+        return other
+
     @cached_property
     def columns(self) -> tuple[int, ...]:
         """Column of each candidate in the table."""

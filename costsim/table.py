@@ -12,7 +12,7 @@ coefficients into constraints, and thousands of plans are priced in one matrix p
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -160,6 +160,27 @@ class CostTable:
                 row[indices[atom]] = len(channels)
             rows.append(row)
         return np.array(rows).reshape(len(rows), len(self.atoms))
+
+    def repeated(self, before: int, after: int) -> "CostTable":
+        """Of a step of `after` passes, where this one is of `before`, both several, no seconds.
+
+        MACs are exact: they are integers, and `before` divides each.
+        """
+
+        def scaled(macs: Linear) -> Linear:
+            return Linear(
+                macs.constant / before * after,
+                macs.clauses / before * after,
+                macs.channels / before * after,
+            )
+
+        return replace(
+            self,
+            recompute=scaled(self.recompute),
+            input_gradient=scaled(self.input_gradient),
+            weight_gradient=scaled(self.weight_gradient),
+            forward_macs=self.forward_macs // before * after,
+        )
 
     def price(self, counts: Integers) -> PlanCosts:
         """Costs of the plans in the rows of `counts` [plans, atoms]."""

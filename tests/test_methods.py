@@ -21,6 +21,7 @@ from costsim.adaptation import (
     Settings,
     Situation,
     adapt,
+    load_backbone,
     method_cost,
     source_situations,
 )
@@ -52,8 +53,9 @@ from costsim.methods.correlation import (
 )
 from costsim.methods.tinytl import lite_plan
 from costsim.plan import UpdatePlan
-from costsim.problem import Problem
+from costsim.problem import Budget, Problem
 from costsim.solution import Answer
+from costsim.solve import solve_uninterrupted
 from costsim.step import TrainingStep
 
 PAPER = (
@@ -357,6 +359,49 @@ def test_a_problem_posed_again_is_the_same_problem() -> None:
         assert found.problem.table.orders == wanted.problem.table.orders
         assert found.problem.exclusive == wanted.problem.exclusive
         assert found.problem.plan_usage(found.plan) == wanted.problem.plan_usage(wanted.plan)
+
+
+@pytest.mark.parametrize("limit", [{}, {"latency_s": 1.0}])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_problem_of_any_number_of_images_is_as_if_posed_for_it_alone(
+    situation: Situation, limit: dict[str, float], with_bias: bool
+) -> None:
+    """The cost table is shared where it can be; answers are the same to the bit."""
+    backbone = load_backbone("mcunet-5fps", resolution=32)
+    for shots in (4, 1, 3):
+        task = sample_episode(digits(), FixedEpisode(4, shots, 2), seed=shots, resolution=32)
+        here = Situation(backbone, task, place(**limit), Settings())
+        importance = here.score("fisher", inspected_layers(here.graph))
+        found = here.problem(importance, with_bias=with_bias)
+        target = here.place.target
+        alone = Problem(
+            here.graph, here.step, importance, here.budget, with_bias=with_bias, timer=target,
+            compute_w=target.power.compute.value,
+        )  # fmt: skip
+        assert (found.step, found.budget) == (alone.step, alone.budget)
+        assert found.table.orders == alone.table.orders
+        for solver in (Greedy(), Exact()):
+            one, other = (solve_uninterrupted(p, solver) for p in (found, alone))
+            assert one.plan == other.plan
+            assert (one.objective, one.bound, one.cost) == (
+                other.objective,
+                other.bound,
+                other.cost,
+            )
+            assert found.plan_usage(one.plan) == alone.plan_usage(one.plan)
+    posed = [key for key in backbone._derived if isinstance(key, tuple)]
+    assert len(posed) == (1 if not limit else 3)
+
+
+def test_steps_that_share_no_table_are_refused(situation: Situation) -> None:
+    importance = situation.score("l2_norm", inspected_layers(situation.graph, 3))
+    problem = situation.problem(importance)
+    few = TrainingStep(batch=2, micro_batch=1, optimizer="adam")
+    assert problem.of_step(few, Budget()).step == few
+    with pytest.raises(InputError, match="more than their number of passes"):
+        problem.of_step(replace(few, optimizer="sgd"), Budget())
+    with pytest.raises(InputError, match="several passes and no seconds"):
+        problem.of_step(TrainingStep(batch=1, micro_batch=1, optimizer="adam"), Budget())
 
 
 def test_static_channels_are_the_same_for_every_task() -> None:

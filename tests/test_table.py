@@ -1,5 +1,7 @@
 """The cost table and the compiled program are two derivations of the same numbers."""
 
+from dataclasses import fields, is_dataclass, replace
+
 import numpy as np
 from graphs import GraphBuilder, graphs, plans, steps
 from hypothesis import given, settings
@@ -60,6 +62,37 @@ def test_table_and_program_agree_exactly(data):
             )
         assert priced.step_s is not None
         assert priced.step_s[0] == program_seconds(program, timer)
+
+
+@given(st.data(), st.integers(2, 60), st.integers(2, 60))
+def test_a_table_of_other_passes_is_that_of_the_step_with_so_many(data, few, many):
+    """To the bit, and nothing but the MACs is another."""
+    graph = data.draw(graphs())
+    step = data.draw(steps(graph))
+
+    def passes(count):
+        return replace(step, batch=graph.batch * count, micro_batch=graph.batch)
+
+    found, wanted = (
+        build_table(graph, passes(few)).repeated(few, many),
+        build_table(graph, passes(many)),
+    )
+    for field in fields(wanted):
+        one, other = getattr(found, field.name), getattr(wanted, field.name)
+        assert _plain(one) == _plain(other), field.name
+
+
+def _plain(value):
+    """Arrays and records of them as tuples, which compare."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tolist()
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if is_dataclass(value):
+        return tuple(_plain(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return value
 
 
 def test_channels_of_a_view_of_a_kept_value_are_kept_from_the_first_pass():

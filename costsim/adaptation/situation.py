@@ -22,7 +22,7 @@ from costsim.device import ComputeTarget, DeviceSpec
 from costsim.errors import InputError
 from costsim.execution.forward import evaluate
 from costsim.graph import LayerGraph
-from costsim.importance import Importance
+from costsim.importance import ChannelScores, Importance, inspected_layers
 from costsim.operators import UpdateKind
 from costsim.planner import BudgetRequest
 from costsim.problem import Budget, Problem
@@ -289,8 +289,9 @@ class Situation:
     ) -> Problem:
         """Which channels to update within the budgets, for a solver.
 
-        Posed for a task of `samples` images, by default as many as this one has. The cost table of
-        a network, a step and a device is made once, for all tasks.
+        Posed for a task of `samples` images, by default as many as this one has. The cost table is
+        made once for a network and its passes, for all tasks and devices; with limits in seconds
+        or joules once for a device and a number of images.
         """
         place, step, budget = self.place, self.step, self.budget
         if samples is not None:
@@ -299,7 +300,7 @@ class Situation:
             budget = place.budget.resolve(place.device, graph, step)
         graph = self.backbone.graph(step.samples_a_pass)
 
-        def pose() -> Problem:
+        def timed() -> Problem:
             target = place.target
             return Problem(
                 graph,
@@ -309,12 +310,28 @@ class Situation:
                 with_bias=with_bias,
                 timer=target,
                 compute_w=target.power.compute.value,
-                seed=self.settings.seed,
             )
 
-        found = self.on_device((step, budget, with_bias), pose).rescored(importance)
+        if budget.latency_s is not None or budget.energy_j is not None:
+            found = self.on_device((step, budget, with_bias), timed)
+        else:
+            few = _few_passes(step)
+            found = self.backbone.derived(
+                (few, with_bias),
+                lambda: Problem(graph, few, importance, Budget(), with_bias=with_bias),
+            )
+            found = found.of_step(step, budget) if few != step else found.within(budget)
+        found = found.rescored(importance)
         found.seed = self.settings.seed
         return found
+
+    def tabulate(self, *, with_bias: bool = False) -> None:
+        """Make the cost table that `problem` needs, as far as no task has a part in it."""
+        layer = inspected_layers(self.graph, 1)[0]
+        channels = self.graph.selectable_channels(layer, "output")
+        nothing = Importance("none", (ChannelScores(layer, "output", (0.0,) * channels),))
+        if self.budget.latency_s is None and self.budget.energy_j is None:
+            self.problem(nothing, with_bias=with_bias)
 
     def make_ready(self, *, transductive: bool = False) -> None:
         """Trace the network for the passes to come, and find the limits: no clock counts that."""
@@ -348,6 +365,13 @@ class Situation:
         for name in ("budget", "base_accuracy", "images", "query_images", "amounts"):
             other.__dict__.pop(name, None)
         return other
+
+
+def _few_passes(step: TrainingStep) -> TrainingStep:
+    """Two passes for any step of several: what they keep at a time is the same."""
+    if step.passes == 1:
+        return step
+    return replace(step, batch=2 * step.samples_a_pass, micro_batch=step.samples_a_pass)
 
 
 def cosine(features: Tensor, means: Tensor) -> Tensor:

@@ -64,6 +64,10 @@ class TinyTrain(Method):
         scores = static_importance(tasks, self.criterion, inspect=self.inspect, axes=self.axes)
         return replace(self, importance=scores)
 
+    def prepare(self, situation: Situation) -> None:
+        """The cost table, which is that of the network."""
+        situation.tabulate(with_bias=self.with_bias)
+
     def choose(self, situation: Situation) -> Choice:
         """The solver's plan.
 
