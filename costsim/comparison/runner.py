@@ -43,7 +43,7 @@ def run(
     def died(cell: Cell, reason: str) -> None:
         store.write(failed(cell, RuntimeError(reason)) | {"reason": reason})
 
-    with Claims(store, lambda cell: cell.key) as claims:
+    with Claims[Cell](store, lambda cell: cell.key) as claims:
         return run_cells(
             _spread(missing),
             Compute(store.path, make_solver),

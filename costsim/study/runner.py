@@ -50,7 +50,7 @@ def run_study(
     def died(cell: Cell, reason: str) -> None:
         store.write(failed(cell, RuntimeError(reason)) | {"reason": reason})
 
-    with Claims(store, lambda cell: cell.key) as claims:
+    with Claims[Cell](store, lambda cell: cell.key) as claims:
         if scheduler is None:
             return run_cells(
                 missing,
