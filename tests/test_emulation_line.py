@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ from costsim.step import TrainingStep
 from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
 from costsim.targets.job import RunOptions
 from costsim.targets.line import compared_losses
+from costsim.targets.measuring import measure_on
 from costsim.targets.shipping import plan_job
 
 STACK_BYTES = 4096
@@ -355,6 +357,35 @@ def test_a_board_on_a_serial_line_is_a_target(job, tmp_path) -> None:
     assert outcome.counts["steps"] == 4
     (told,) = [note for note in outcome.notes if "the losses of 4 steps" in note]
     assert "are PyTorch's" in told
+
+
+def test_a_board_unplugged_in_the_middle_keeps_the_steps_before(job, tmp_path) -> None:
+    """Its end of the pseudo-terminal goes as a USB line does."""
+    tty = tmp_path / "tty"
+    target = parse_target(f"serial:{tty}", TargetOptions(time_limit_s=30.0))
+    long = replace(job, options=replace(job.options, steps=1000))
+    with target.session(Watch()) as session:
+        session.ship(long)
+        firmware = session.firmware
+    found = []
+    with running_board(tmp_path, firmware) as (name, process):
+        tty.symlink_to(name)
+
+        def unplug(what, done, total) -> None:
+            if what.endswith("stepping") and done == 3:
+                process.kill()
+                process.wait()
+
+        measure_on([target], long, repeats=2, watch=Watch(report=unplug), found=found.append)
+    run, failure = found
+    assert run.outcome.partial
+    assert run.outcome.how == "measured"
+    assert len(run.outcome.measurement.step_s) == 3
+    assert all(seconds > 0 for seconds in run.outcome.measurement.step_s)
+    assert any("the losses of 3 steps are PyTorch's" in note for note in run.outcome.notes)
+    assert run.outcome.notes[-1].startswith(f"cut short after 3 of 1000 steps: {tty}: the line")
+    assert failure.reason == "unreachable"
+    assert failure.message.endswith("; 3 of the 1000 steps it was at are kept")
 
 
 def test_another_plans_firmware_is_noticed(job, small, tmp_path) -> None:

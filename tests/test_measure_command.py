@@ -1,6 +1,7 @@
 """`costsim measure`: tables, files, exit status, several devices, what is kept when one fails."""
 
 import json
+import re
 import signal
 import statistics
 import subprocess
@@ -11,7 +12,7 @@ import time
 import pytest
 from calibrating import CONDITIONS
 from ssh_device import device
-from targeting import write_plan
+from targeting import FOREVER, write_plan
 
 from costsim.calibration.device_file import write_device
 from costsim.cli import main
@@ -183,6 +184,44 @@ def test_an_interrupted_measurement_cleans_up_and_keeps_what_it_has(plan, there,
     assert_nothing_is_left(there)
 
 
+def test_a_device_unplugged_in_the_middle_of_a_run_keeps_its_steps(plan, there, tmp_path, capsys):
+    out = tmp_path / "measured.json"
+    target = f"ssh://me@127.0.0.1:{there.port}?patience=3"
+
+    def pull_the_plug():
+        """Once somebody asks for what comes after the third step: the first three are known."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            asked = [re.search(r"tail -n \+(\d+) ", line) for line in there.commands]
+            if any(found and int(found[1]) > 3 for found in asked):
+                break
+            time.sleep(0.05)
+        there.drop(deaf=True)
+
+    threading.Thread(target=pull_the_plug, daemon=True).start()
+    options = [*on(there)[2:], "--on", target, "--steps", str(FOREVER), "--out", str(out)]
+    assert main(["measure", str(plan), *options]) == 1
+    captured = capsys.readouterr()
+    assert "1 run, the last cut short" in " ".join(captured.out.split())
+    cleaning, line = captured.err.strip().splitlines()
+    assert cleaning.startswith(f"costsim: warning: {target}: could not clean up")
+    found = MeasurementFile.read(out)
+    ((run,), (failure,)) = found.runs, found.failures
+    steps = len(run.outcome.measurement.step_s)
+    assert steps >= 3
+    assert run.outcome.partial
+    assert run.outcome.measurement.operations
+    (note,) = [one for one in run.outcome.notes if "cut short" in one]
+    assert note.startswith(f"cut short after {steps} of {FOREVER} steps: the connection was lost")
+    assert failure.reason == "unreachable"
+    assert line == f"costsim: {target}: {failure.message}"
+    assert line.endswith(f"; {steps} of the {FOREVER} steps it was at are kept")
+    rows = {row.quantity: row for row in found.comparisons()}
+    assert rows["step"].measured == statistics.median(run.outcome.measurement.step_s)
+    assert rows["live peak"].holds
+    assert_nothing_is_left(there)
+
+
 @pytest.mark.slow
 def test_a_device_unplugged_half_way_keeps_what_came_before(plan, there, tmp_path, capsys):
     out = tmp_path / "measured.json"
@@ -195,13 +234,13 @@ def test_a_device_unplugged_half_way_keeps_what_came_before(plan, there, tmp_pat
     threading.Thread(target=pull_the_plug, daemon=True).start()
     target = f"ssh://me@127.0.0.1:{there.port}?patience=5"
     options = [*on(there)[2:], "--on", target, "--steps", "2", "--repeats", "1000"]
-    assert main(["measure", str(plan), *options, "--out", str(out)]) == 2
+    assert main(["measure", str(plan), *options, "--out", str(out)]) == 1
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 2
     assert told[0].startswith(f"costsim: warning: {target}: could not clean up")
     assert told[1].startswith(f"costsim: {target}: the connection was lost and did not come back")
     found = MeasurementFile.read(out)
-    assert len(found.runs) >= 1
+    assert not found.runs[0].outcome.partial
     assert [failure.reason for failure in found.failures] == ["unreachable"]
     assert_nothing_is_left(there)
 

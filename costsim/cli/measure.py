@@ -72,8 +72,8 @@ def command(**given: Any) -> int:
 
     Over SSH it works in a folder of its own that is gone afterwards, with every process, also
     after Ctrl-C and when the connection never comes back. Measurements already taken are kept when
-    something fails. Exit status 1: it ran out of memory; 2: a target brought nothing for any other
-    reason.
+    something fails, the steps of an unfinished run too. Exit status 1: it ran out of memory, or a
+    target was lost before its last run ended; 2: a target brought nothing for any other reason.
 
     \b
     Examples
@@ -167,7 +167,8 @@ def _tell(found: "MeasurementFile", *, as_json: bool) -> int:
         render_measurements(Console(), found)
     for failure in found.failures:
         print(f"costsim: {failure.target}: {failure.message}", file=sys.stderr)
-    if any(failure.reason != "memory" for failure in found.failures):
+    brought = {run.outcome.target for run in found.runs}
+    if any(one.reason != "memory" and one.target not in brought for one in found.failures):
         return 2
     return 1 if found.failures else 0
 

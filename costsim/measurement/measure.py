@@ -43,11 +43,14 @@ def measure(
     steps: int = 10,
     scratch: ScratchTable | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    begun: Callable[[Measurement], None] = lambda measurement: None,
+    stepped: Callable[[float], None] = lambda seconds: None,
 ) -> Measured:
     """Run real steps of `executor`, which must have no observer, and measure them.
 
     One step each is run to look at storages, to count operator calls and to record allocations,
     then `steps` are timed undisturbed. `scratch` remembers what is measured of single operations.
+    `begun` is told all but the seconds before any step is timed, `stepped` the seconds of each.
     """
     report = progress or (lambda what, done, total: None)
     program = executor.program
@@ -69,12 +72,6 @@ def measure(
     table = scratch or ScratchTable()
     scratch_bytes = table.look_up(executor, layouts.found, feed(0)[1])
     table.save()
-    seconds = []
-    for number in range(steps):
-        report("timing the step", number, steps)
-        started = time.perf_counter()
-        executor.step_from(feed)
-        seconds.append(time.perf_counter() - started)
     weights = written_weight_bytes(executor)
     process = _process_bytes(pieces, start_bytes, len(program.operations))
     changes = [change for piece in pieces for change in piece.changes_bytes]
@@ -83,7 +80,7 @@ def measure(
         machine=describe_machine(torch.get_num_threads()),
         versions=describe_versions(),
         dtype=str(executor.dtype).removeprefix("torch."),
-        step_s=tuple(seconds),
+        step_s=(),
         updated_weight_bytes=weights,
         operations=tuple(
             MeasuredOperation(
@@ -106,9 +103,17 @@ def measure(
             net_bytes=sum(changes),
         ),
         uncounted_calls=tuple(sorted(c for c in counter.others if _MULTIPLIES.search(c))),
-        warnings=spread_warnings(tuple(seconds)),
     )
-    return Measured(measurement, scratch_bytes)
+    begun(measurement)
+    seconds = []
+    for number in range(steps):
+        report("timing the step", number, steps)
+        started = time.perf_counter()
+        executor.step_from(feed)
+        seconds.append(time.perf_counter() - started)
+        stepped(seconds[-1])
+    timed = {"step_s": tuple(seconds), "warnings": spread_warnings(tuple(seconds))}
+    return Measured(measurement.model_copy(update=timed), scratch_bytes)
 
 
 class _observing:  # noqa: N801

@@ -22,10 +22,10 @@ def render_measurements(console: Console, found: MeasurementFile) -> None:
         runs = [run.outcome for run in found.runs if run.outcome.target == target]
         machine = next((one.measurement.machine for one in runs if one.measurement), None)
         where = "" if machine is None else f" ({machine.cpu}, {_count(machine.threads, 'thread')})"
+        cut = ", the last cut short" if runs[-1].partial else ""
         device = f", predicted for {found.predicted.device}" if found.predicted.device else ""
-        console.print(
-            Text(f"{model} on {target}{where}: {_count(len(runs), 'run')}{device}", style="bold")
-        )
+        count = f"{_count(len(runs), 'run')}{cut}"
+        console.print(Text(f"{model} on {target}{where}: {count}{device}", style="bold"))
         console.print(_table(beside))
         for name, value in runs[-1].counts.items():
             console.print(Text(f"{name}: {value:,.6g} ({runs[-1].how})"))

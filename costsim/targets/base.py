@@ -61,8 +61,11 @@ EXAMPLES = (
 class TargetError(CostsimError):
     """A target did not do its job; one line that names the target, and a `reason` to act on.
 
-    `predicted` where the price said beforehand that it would end so.
+    `predicted` where the price said beforehand that it would end so. `partial`: the outcome so far
+    of the job that it ended, where there are readings.
     """
+
+    partial: "Outcome | None" = None
 
     def __init__(
         self, target: str, reason: Reason, message: str, *, predicted: bool = False

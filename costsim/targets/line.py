@@ -14,7 +14,7 @@ from costsim.emission.reference import Reference
 from costsim.emulation.build import DoesNotFit, Firmware, build_firmware, source_digest
 from costsim.emulation.elf import Image, read_image
 from costsim.emulation.lines import Line, LineLost
-from costsim.emulation.link import BoardFault, Link, LinkError, LinkTimeout, encoding
+from costsim.emulation.link import BoardFault, Link, LinkError, LinkTimeout, Status, encoding
 from costsim.emulation.memory_map import MemoryMap
 from costsim.emulation.toolchain import Compiler, find_compiler
 from costsim.files import write_atomically
@@ -32,6 +32,7 @@ from costsim.targets.firmware import (
 )
 from costsim.targets.job import Job, PlanJob
 from costsim.targets.outcome import Outcome
+from costsim.targets.readings import partial_outcome
 
 LEARNING_RATE = 1e-6
 """Small: the step is measured, nothing is to be learnt from noise."""
@@ -120,13 +121,35 @@ class LineSession(Session):
 
     def collect(self) -> Outcome:
         """Steps over the line, and what the firmware painted and counted."""
+        losses: list[float] = []
+        seconds: list[float] = []
+        link = self._link()
+        try:
+            status = self._steps(link, losses, seconds)
+        except (LineLost, LinkError, TargetError) as error:
+            ended = self._ended_by(error)
+            ended.partial = self._cut_short(ended, losses, tuple(seconds))
+            raise ended from error
+        assert self.program is not None
+        arena = plan_arena(self.program).size_bytes
+        notes = [f"the arena is painted over to byte {status.arena_bytes:,} of {arena:,} planned"]
+        outcome = self._outcome(losses, tuple(seconds), notes)
+        counts = {
+            "arena_bytes": status.arena_bytes,
+            "stack_bytes": status.stack_bytes,
+            "steps": status.steps,
+            "frames_sent": link.traffic.asked,
+            "frames_sent_again": link.traffic.asked_again,
+        }
+        return outcome.model_copy(update={"counts": counts})
+
+    def _link(self) -> Link:
         assert self.line is not None
         assert self.program is not None
-        assert self.job is not None
         given = None
         if self.scales is not None:
             given = self.scales.values[self.program.graph.input]
-        link = Link(
+        return Link(
             self.line,
             step_timeout_s=self._patience_s(),
             limit_s=self.options.time_limit_s,
@@ -134,52 +157,66 @@ class LineSession(Session):
             locate=self._symbol,
             encode=encoding(given),
         )
+
+    def _steps(self, link: Link, losses: list[float], seconds: list[float]) -> Status:
+        """Have the firmware make its steps; each is noted at once, so that it stays known."""
+        assert self.program is not None
+        assert self.job is not None
         x, labels = noise(self.program)
-        losses: list[float] = []
-        seconds: list[float] = []
-        try:
-            board = link.connect()
-            if board.digest != source_digest(self.sources):
-                raise TargetError(
-                    self.target.name,
-                    "missing",
-                    "another firmware answered than that of this plan: flash the right one "
-                    "(?firmware=DIR writes it)",
-                )
-            link.init()
-            steps = self.job.options.steps if self.timed else 1
-            for number in range(steps):
-                self.watch.report("stepping", number, steps)
-                before = link.working_s
-                losses.append(link.step(x, labels))
-                seconds.append(link.working_s - before)
-            status = link.status()
-        except LineLost as error:
-            raise TargetError(self.target.name, "unreachable", str(error)) from error
-        except LinkTimeout as error:
-            raise TargetError(self.target.name, "time limit", str(error)) from error
-        except BoardFault as error:
-            told = f"{error}{self._operation(error.operation)}"
-            raise TargetError(self.target.name, "failed", told) from error
-        except LinkError as error:
-            raise TargetError(self.target.name, "failed", str(error)) from error
-        arena = plan_arena(self.program).size_bytes
-        notes = [f"the arena is painted over to byte {status.arena_bytes:,} of {arena:,} planned"]
-        expected = self._expected(len(losses))
-        notes.append(compared_losses(losses, expected, exact=self.scales is not None))
+        if link.connect().digest != source_digest(self.sources):
+            raise TargetError(
+                self.target.name,
+                "missing",
+                "another firmware answered than that of this plan: flash the right one "
+                "(?firmware=DIR writes it)",
+            )
+        link.init()
+        steps = self.job.options.steps if self.timed else 1
+        for number in range(steps):
+            self.watch.report("stepping", number, steps)
+            before = link.working_s
+            loss = link.step(x, labels)
+            losses.append(loss)
+            seconds.append(link.working_s - before)
+        return link.status()
+
+    def _ended_by(self, error: LineLost | LinkError | TargetError) -> TargetError:
+        """What went wrong, with a reason to act on."""
+        name = self.target.name
+        if isinstance(error, TargetError):
+            return error
+        if isinstance(error, LineLost):
+            return TargetError(name, "unreachable", str(error))
+        if isinstance(error, LinkTimeout):
+            return TargetError(name, "time limit", str(error))
+        if isinstance(error, BoardFault):
+            return TargetError(name, "failed", f"{error}{self._operation(error.operation)}")
+        return TargetError(name, "failed", str(error))
+
+    def _cut_short(
+        self, error: TargetError, losses: list[float], seconds: tuple[float, ...]
+    ) -> Outcome | None:
+        """The outcome of the steps that the firmware did make."""
+        assert self.job is not None
+        if not (self.timed and seconds):
+            return None
+        stopped = error.reason == "stopped"  # who waits for that wants no steps made here
+        outcome = self._outcome([] if stopped else losses, seconds, [])
+        assert outcome.measurement is not None
+        return partial_outcome(outcome, outcome.measurement, seconds, self.job.options.steps, error)
+
+    def _outcome(
+        self, losses: list[float], seconds: tuple[float, ...], notes: list[str]
+    ) -> Outcome:
+        if losses:
+            expected = self._expected(len(losses))
+            notes = [*notes, compared_losses(losses, expected, exact=self.scales is not None)]
         if self.timed:
-            notes.append("seconds are from the last byte of the question to the answer")
+            notes = [*notes, "seconds are from the last byte of the question to the answer"]
         return Outcome(
             target=self.target.name,
             how=self.target.how,
-            measurement=self._measurement(tuple(seconds) if self.timed else ()),
-            counts={
-                "arena_bytes": status.arena_bytes,
-                "stack_bytes": status.stack_bytes,
-                "steps": status.steps,
-                "frames_sent": link.traffic.asked,
-                "frames_sent_again": link.traffic.asked_again,
-            },
+            measurement=self._measurement(seconds if self.timed else ()),
             conditions={"compiler": self.firmware.compiler.title if self.firmware else None},
             notes=tuple(notes),
         )

@@ -20,6 +20,7 @@ from costsim.targets.base import (
     How,
     Session,
     Target,
+    TargetError,
     TargetOptions,
     Watch,
     refuse_parameters,
@@ -27,6 +28,7 @@ from costsim.targets.base import (
 from costsim.targets.job import Job
 from costsim.targets.killed import Evidence
 from costsim.targets.outcome import Outcome
+from costsim.targets.readings import Readings
 from costsim.targets.worker import worker_environment
 
 POLL_S = 0.2
@@ -115,6 +117,16 @@ class LocalSession(Session):
 
     def collect(self) -> Outcome:
         """Wait for its answer."""
+        assert self.job is not None
+        readings = Readings()
+        try:
+            return self._collect(readings)
+        except TargetError as error:
+            readings.load(self._place)
+            error.partial = readings.cut_short(self.target, self.job, error)
+            raise
+
+    def _collect(self, readings: Readings) -> Outcome:
         assert self.process is not None
         assert self.evidence is not None
         name, deadline = self.target.name, time.monotonic() + self.options.time_limit_s
@@ -140,6 +152,7 @@ class LocalSession(Session):
         for file in ("outcome.json", "failure.json", "log"):
             with suppress(OSError):
                 texts[file] = (self._place / file).read_text(errors="replace")
+        readings.load(self._place)
         shutil.rmtree(self._place, ignore_errors=True)
         return outcome_of(self.target, status, texts, self.options.time_limit_s)
 

@@ -26,8 +26,9 @@ def measure_on(
     """Perform `job` on all `targets` in parallel, `repeats` times each in turn.
 
     `found` is called in the calling thread with each run as it ends, and with one failure for a
-    target that cannot go on. Interrupted (Ctrl-C), it asks all to stop and waits until they have
-    cleaned up before it raises again; runs that come in meanwhile are still handed over.
+    target that cannot go on, after the steps it had timed as a partial run. Interrupted (Ctrl-C),
+    it asks all to stop and waits until they have cleaned up before it raises again; runs that come
+    in meanwhile are still handed over.
     """
 
     def keep(item: Found) -> None:
@@ -40,7 +41,8 @@ def measure_on(
 def _use(
     target: Target, job: PlanJob, repeats: int, watch: Watch, found: Callable[[Found], None]
 ) -> None:
-    """All runs on one target."""
+    """All runs on one target; what is there of one that is cut short is a run too."""
+    started = _now()
 
     def report(what: str, done: int, total: int) -> None:
         watch.report(f"{target.name}: {what}", done, total)
@@ -48,14 +50,19 @@ def _use(
     try:
         with target.session(replace(watch, report=report)) as session:
             for _ in range(repeats):
-                started = datetime.now(UTC).isoformat(timespec="seconds")
+                started = _now()
                 found(Run(started=started, outcome=session.perform(job)))
     except TargetError as error:
+        message = error.message
+        if (partial := error.partial) is not None and partial.measurement is not None:
+            found(Run(started=started, outcome=partial))
+            steps = len(partial.measurement.step_s)
+            message += f"; {steps} of the {job.options.steps} steps it was at are kept"
         found(
             Failure(
                 target=target.name,
                 reason=error.reason,
-                message=error.message,
+                message=message,
                 predicted=error.predicted,
             )
         )
@@ -65,3 +72,7 @@ def _use(
         told = " ".join(str(error).split())
         message = f"{type(error).__name__}: {told}"
         found(Failure(target=target.name, reason="failed", message=message))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

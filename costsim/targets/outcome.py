@@ -35,7 +35,7 @@ class Outcome(_Document):
     batch of micro-kernels returned. `processor_step_s` are seconds of the processor for further
     steps, in which other programs have no part; empty on several threads, where there is no such
     clock. `energy` is empty where the machine has no counter, and
-    `notes` say so.
+    `notes` say so. `partial`: the job did not get to its end, and these are the steps it had timed.
     """
 
     schema_name: ClassVar[str] = "costsim.outcome/1"
@@ -49,6 +49,7 @@ class Outcome(_Document):
     conditions: Named[str | int | float | None] = Field(default_factory=dict, validate_default=True)
     energy: Annotated[tuple[EnergyReading, ...], _Listed] = ()
     notes: Annotated[tuple[str, ...], _Listed] = ()
+    partial: bool = False
 
     def joules_by_source(self) -> dict[str, float]:
         """Joules of a step by instrument, its counters added."""

@@ -19,6 +19,7 @@ from costsim.execution.executor import Executor
 from costsim.measurement.compare import predicted_process_bytes
 from costsim.measurement.machine import describe_machine, describe_versions
 from costsim.measurement.measure import measure
+from costsim.measurement.record import Measurement
 from costsim.measurement.scratch import ScratchTable, table_path
 from costsim.measurement.stepping import one_step
 from costsim.program import TrainingProgram, compile_program
@@ -28,6 +29,7 @@ from costsim.targets.conditions import Snapshot, describe_change, doubts
 from costsim.targets.energy import EnergyRecorder, find_counters
 from costsim.targets.job import PlanJob
 from costsim.targets.outcome import EnergyReading, Outcome
+from costsim.targets.readings import Recorder
 from costsim.units import format_bytes
 
 LEARNING_RATE = 1e-6
@@ -46,12 +48,13 @@ class _Failure(CostsimError):
         self.predicted = predicted
 
 
-def run_plan(job: PlanJob, report: Progress) -> Outcome:
+def run_plan(job: PlanJob, report: Progress, recorder: Recorder | None = None) -> Outcome:
     """Measure the step of `job.plan` in this process; joules where the machine counts them.
 
     It computes in 32 bits whatever the plan says, on noise: seconds and bytes do not depend on
     what is in an image. With a memory limit the step is run again under it, when the kernels are
     compiled and the weights are there, so that the limit is on what the step itself takes.
+    `recorder` writes down what is read as it comes; not where the limit decides whether it counts.
     """
     options = job.options
     if options.threads is not None:
@@ -63,6 +66,15 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
     feed = _Noise(program)
     before = Snapshot.now()
     machine, versions = describe_machine(torch.get_num_threads()), describe_versions()
+
+    def begun(measurement: Measurement) -> None:
+        if keeper is not None:
+            so_far = describe_change(before, Snapshot.now())
+            keeper.begun(
+                Outcome(target="", how="measured", measurement=measurement, conditions=so_far)
+            )
+
+    keeper = recorder if options.memory_limit_bytes is None else None
     found = measure(
         executor,
         feed,
@@ -70,6 +82,8 @@ def run_plan(job: PlanJob, report: Progress) -> Outcome:
         steps=options.steps,
         scratch=ScratchTable.open(table_path(machine, versions)),
         progress=report,
+        begun=begun,
+        stepped=lambda seconds: None if keeper is None else keeper.stepped(seconds),
     )
     measured = found.measurement
     processor_s: tuple[float, ...] = ()

@@ -32,6 +32,7 @@ from costsim.targets.base import (
 from costsim.targets.hostkeys import HostKeys, known_hosts_path
 from costsim.targets.job import Job
 from costsim.targets.outcome import Outcome
+from costsim.targets.readings import BEGUN, STEPS, Readings
 from costsim.targets.shipping import package_zip
 from costsim.targets.ssh_connection import Connection, Lost, Peer
 from costsim.targets.ssh_folder import ALIVE, Folder
@@ -161,7 +162,13 @@ class SshSession(Session):
 
     def collect(self) -> Outcome:
         """Poll until the job is over, over new connections where one is lost."""
-        return self._run(self._collect(self._there))
+        assert self.job is not None
+        readings = Readings()
+        try:
+            return self._run(self._collect(self._there, readings))
+        except TargetError as error:
+            error.partial = readings.cut_short(self.target, self.job, error)
+            raise
 
     def clean_up(self) -> None:
         """Tell the supervisor to take everything away, and see that it did."""
@@ -230,7 +237,7 @@ class SshSession(Session):
         }
         await there.upload(f"job-{self.jobs}/go", json.dumps(order).encode())
 
-    async def _collect(self, there: Folder) -> Outcome:
+    async def _collect(self, there: Folder, readings: Readings) -> Outcome:
         place, last = f"job-{self.jobs}", b""
         limit_s = self.target.options.time_limit_s
         # The supervisor keeps the limit; this one is for a device where nobody does any more.
@@ -238,11 +245,12 @@ class SshSession(Session):
         while time.monotonic() < deadline:
             # One shell for all that is to be known; `status` comes last and ends the job.
             done = await there.do(
-                f"cat {place}/progress 2>/dev/null; echo; "
+                f"cat {place}/progress 2>/dev/null; echo; {self._new_steps(place, readings)}; "
                 f"if [ -f {place}/status ]; then cat {place}/status; "
                 f"else {ALIVE} || [ -f {place}/status ] || echo dead; fi"
             )
-            progress, _, status = done.stdout.partition(b"\n")
+            progress, steps, status = done.stdout.split(b"\n", 2)
+            await self._keep(there, place, readings, steps.decode(errors="replace"))
             if progress != last and (told := progress_of(progress)) is not None:
                 last = progress
                 self.watch.report(*told)
@@ -262,6 +270,18 @@ class SshSession(Session):
                 texts[name] = found.stdout.decode(errors="replace")
         await there.do(f"rm -f {place}/go; rm -rf {place}")
         return outcome_of(self.target, json.loads(status), texts, limit_s)
+
+    def _new_steps(self, place: str, readings: Readings) -> str:
+        """Shell for the steps that are not known here yet, on one line."""
+        first = len(readings.step_s) + 1
+        return f"tail -n +{first} {place}/{STEPS} 2>/dev/null | tr '\\n' ' '; echo"
+
+    async def _keep(self, there: Folder, place: str, readings: Readings, steps: str) -> None:
+        """Have here what the device has read, in case that it does not come back."""
+        if steps.strip() and not readings.begun:
+            found = await there.do(f"cat {place}/{BEGUN} 2>/dev/null")
+            readings.begun = found.stdout.decode(errors="replace")
+        readings.add(steps)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the loop until `work` is done, or somebody asks to stop."""

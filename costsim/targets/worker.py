@@ -1,8 +1,9 @@
 """The process that does one job, here or on a device: reads its folder, writes its answer there.
 
-In: `job.json` and the files beside it. Out: `progress` (one line of JSON, replaced as it goes),
-then `outcome.json`, or `failure.json` with a `reason` of `costsim.targets.base.Reason` and a
-message. It ends when its input does, because then whoever started it is gone; the folder goes too.
+In: `job.json` and the files beside it. Out: `progress` (one line of JSON, replaced as it goes) and
+what `costsim.targets.readings` writes of the steps, then `outcome.json`, or `failure.json` with a
+`reason` of `costsim.targets.base.Reason` and a message. It ends when its input does, because then
+whoever started it is gone; the folder goes too.
 """
 
 import contextlib
@@ -82,8 +83,9 @@ def _do(place: Path, report: Callable[[str, int, int], None]) -> "Outcome":
     job = job_from_json(json.loads((place / "job.json").read_text()), place)
     if isinstance(job, PlanJob):
         from costsim.targets.plan_run import run_plan
+        from costsim.targets.readings import Recorder
 
-        return run_plan(job, report)
+        return run_plan(job, report, Recorder(place))
     module, _, name = job.runner.partition(":")
     runner = getattr(importlib.import_module(module), name)
     return Outcome(target="", how="measured", samples=runner(job.batch, job.options, report))

@@ -1,0 +1,165 @@
+"""What a job had read before it was cut short: kept, marked as partial, never made up."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from targeting import FOREVER, make_job, with_options
+
+from costsim.measurement.record import Measurement
+from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
+from costsim.targets.job import PlanJob
+from costsim.targets.local import LocalSession
+from costsim.targets.measured import Failure, Run
+from costsim.targets.measuring import Found, measure_on
+from costsim.targets.outcome import Outcome
+from costsim.targets.readings import BEGUN, STEPS, Readings, Recorder
+
+LOCAL = parse_target("local")
+LOST = TargetError("local", "unreachable", "gone")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> PlanJob:
+    return make_job(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture(scope="module")
+def whole(job: PlanJob) -> Outcome:
+    """Of a job that came to its end."""
+    with LOCAL.session(Watch()) as session:
+        return session.perform(with_options(job, steps=4))
+
+
+def stop_when(job: PlanJob, steps: int, stop: threading.Event) -> Watch:
+    def report(what: str, done: int, total: int) -> None:
+        if "timing the step" in what and done >= steps:
+            stop.set()
+
+    return Watch(report=report, stopping=stop)
+
+
+def test_a_job_that_is_stopped_leaves_its_steps(job: PlanJob, tmp_path: Path) -> None:
+    target = parse_target("local", TargetOptions(folder=str(tmp_path)))
+    watch = stop_when(job, 2, threading.Event())
+    with pytest.raises(TargetError) as caught, target.session(watch) as session:
+        session.perform(with_options(job, steps=FOREVER))
+    found = caught.value.partial
+    assert found is not None
+    assert found.partial
+    assert (found.target, found.how) == ("local", "measured")
+    assert found.measurement is not None
+    assert 2 <= len(found.measurement.step_s) < FOREVER
+    assert found.measurement.operations
+    assert found.notes[-1].startswith(f"cut short after {len(found.measurement.step_s)} of ")
+    assert Outcome.from_json(found.to_json(), "again") == found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_killed_leaves_its_steps(job: PlanJob, tmp_path: Path) -> None:
+    session: LocalSession
+
+    def report(what: str, done: int, total: int) -> None:
+        if what == "timing the step" and done >= 2:
+            assert session.process is not None
+            session.process.kill()
+
+    target = parse_target("local", TargetOptions(folder=str(tmp_path)))
+    session = target.session(Watch(report=report))  # type: ignore[assignment]
+    with pytest.raises(TargetError) as caught, session:
+        session.perform(with_options(job, steps=FOREVER))
+    found = caught.value.partial
+    assert found is not None
+    assert found.measurement is not None
+    assert len(found.measurement.step_s) >= 2
+
+
+def test_a_run_that_ended_stands_before_what_is_left_of_the_next(job: PlanJob) -> None:
+    found: list[Found] = []
+    begun: list[str] = []
+
+    def report(what: str, done: int, total: int) -> None:
+        if what == "local: running the step":
+            begun.append(what)
+        if what == "local: timing the step" and done >= 2 and len(begun) > 1:
+            kill_worker()
+
+    few = with_options(job, steps=250)
+    measure_on([LOCAL], few, repeats=3, watch=Watch(report=report), found=found.append)
+    whole, rest, failure = found
+    assert isinstance(whole, Run)
+    assert isinstance(rest, Run)
+    assert isinstance(failure, Failure)
+    assert whole.outcome.measurement is not None
+    assert rest.outcome.measurement is not None
+    assert not whole.outcome.partial
+    assert rest.outcome.partial
+    assert len(whole.outcome.measurement.step_s) == 250 > len(rest.outcome.measurement.step_s)
+    steps = len(rest.outcome.measurement.step_s)
+    assert failure.message.endswith(f"; {steps} of the 250 steps it was at are kept")
+
+
+def kill_worker() -> None:
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            if b"costsim.targets.worker" in Path("/proc", child, "cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+
+
+def test_what_is_written_before_the_steps_is_what_is_found_after_them(
+    whole: Outcome, job: PlanJob, tmp_path: Path
+) -> None:
+    measured = whole.measurement
+    assert measured is not None
+    assert not whole.partial
+    recorder = Recorder(tmp_path)
+    before = measured.model_copy(update={"step_s": (), "warnings": ()})
+    recorder.begun(Outcome(target="", how="measured", measurement=before))
+    for seconds in measured.step_s[:2]:
+        recorder.stepped(seconds)
+    readings = Readings()
+    readings.load(tmp_path)
+    found = readings.cut_short(LOCAL, job, LOST)
+    assert found is not None
+    assert found.measurement is not None
+    assert found.measurement.step_s == measured.step_s[:2]  # to the last digit
+    assert found.measurement.operations == measured.operations
+    assert found.measurement.buffers == measured.buffers
+    assert "only 2 steps were timed" in found.measurement.warnings[0]
+
+
+def test_a_line_that_was_cut_off_counts_when_it_is_whole() -> None:
+    readings = Readings()
+    readings.add("0.5; 0.25; 0.1")
+    assert readings.step_s == [0.5, 0.25]
+    readings.add("0.125;\n nonsense; ;")
+    assert readings.step_s == [0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        "",
+        "{",
+        "[]",
+        json.dumps({"schema": "costsim.outcome/9"}),
+        json.dumps(Outcome(target="", how="measured").to_json()),
+    ],
+)
+def test_nothing_is_made_of_nonsense(begun: str, job: PlanJob) -> None:
+    assert Readings(begun, [1.0]).cut_short(LOCAL, job, LOST) is None
+
+
+def test_without_a_step_there_is_nothing_to_keep(
+    whole: Outcome, job: PlanJob, tmp_path: Path
+) -> None:
+    assert isinstance(whole.measurement, Measurement)
+    Recorder(tmp_path).begun(whole)
+    (tmp_path / STEPS).touch()
+    readings = Readings()
+    readings.load(tmp_path)
+    assert readings.begun == (tmp_path / BEGUN).read_text()
+    assert readings.cut_short(LOCAL, job, LOST) is None
