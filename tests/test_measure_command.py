@@ -315,18 +315,44 @@ def test_a_file_of_measurements_edited_into_nonsense_is_refused(plan, tmp_path):
         assert told in str(caught.value)
 
 
-def test_a_run_unlike_the_calibration_is_said(plan, tmp_path, capsys):
-    """Calibrated on another processor, by its file: the run stands, with a warning."""
+def test_threads_are_those_of_the_calibration_unless_others_are_given(plan, tmp_path, capsys):
+    path = calibrated(tmp_path, threads=2)
+    asked = ["measure", str(plan), "--steps", "2", "--json"]
+    note = f"--threads is 2: {path} was calibrated on so many"
+    for options, threads, notes in (
+        (["--device", str(path)], 2, [note]),
+        (["--device", str(path), "--threads", "1"], 1, []),
+        (["--device", "jetson-nano"], 1, []),
+    ):
+        assert main([*asked, *options]) == 0
+        document = json.loads(capsys.readouterr().out)
+        (run,) = document["runs"]
+        assert run["outcome"]["measurement"]["machine"]["threads"] == threads
+        assert [one for one in document["notes"] if "--threads" in one] == notes
+    assert main(["measure", "--help"]) == 0
+    assert "as many as --device was calibrated on" in " ".join(capsys.readouterr().out.split())
+
+
+def calibrated(folder, threads=None):
+    """A device file with a calibration, of another processor than this one's."""
     document = load_device("jetson-nano").to_json()
     target = document["targets"][document["default_target"]]
     law = Law(overhead_s=1e-5, s_per_mac=0.0, s_per_byte=1e-10, spread=0.1)
+    if threads is not None:
+        target["threads"] |= {key: float(threads) for key in ("value", "low", "high")}
     target["calibration"] = Calibration(
         conditions=CONDITIONS.model_copy(update={"threads": int(target["threads"]["value"])}),
         taken="2026-01-01", step_factor=1.0, common=0.1, noise_floor=0.01, yardstick_s=1e-3,
         probes=6, kernels={"loss": law},
     ).model_dump(mode="json")  # fmt: skip
-    path = tmp_path / "mine.yaml"
+    path = folder / "mine.yaml"
     write_device(path, DeviceSpec.from_json(document))
+    return path
+
+
+def test_a_run_unlike_the_calibration_is_said(plan, tmp_path, capsys):
+    """Calibrated on another processor, by its file: the run stands, with a warning."""
+    path = calibrated(tmp_path)
     assert main(["measure", str(plan), "--steps", "2", "--device", str(path)]) == 0
     told = capsys.readouterr().err
     assert "local: the prediction is for other conditions: cpu " in told

@@ -16,7 +16,6 @@ from costsim.cli.options import (
     moved_weights_option,
     path_option,
     plan_argument,
-    threads_option,
 )
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
@@ -47,7 +46,13 @@ if TYPE_CHECKING:
 @compute_target_option
 @click.option("--repeats", type=int, default=1, show_default=True, help="Runs on each target.")
 @click.option("--steps", type=int, default=10, show_default=True, help="Steps to time in a run.")
-@threads_option
+@click.option(
+    "--threads",
+    type=int,
+    metavar="N",
+    help="Threads that PyTorch computes on, on this machine and over SSH [default: as many as "
+    "--device was calibrated on, else 1].",
+)
 @click.option(
     "--memory-limit",
     type=Quantity("SIZE", parse_bytes),
@@ -107,8 +112,14 @@ def command(**given: Any) -> int:
     from costsim.targets.shipping import plan_job
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is counted here is not what is timed
-    limit = given["memory_limit"]
-    run_options = RunOptions(given["steps"], given["threads"], limit)
+    limit, threads = given["memory_limit"], given["threads"]
+    told: tuple[str, ...] = ()
+    if threads is None:
+        threads = 1
+        if calibration is not None and any(target.threaded for target in targets):
+            threads = calibration.conditions.threads
+            told = (f"--threads is {threads}: {given['device']} was calibrated on so many",)
+    run_options = RunOptions(given["steps"], threads, limit)
     with (
         tempfile.TemporaryDirectory(prefix="costsim-") as folder,
         progress_on_stderr() as report,
@@ -128,7 +139,7 @@ def command(**given: Any) -> int:
             elsewhere = any(not target.own_bits for target in targets)
             notes = tuple(dict.fromkeys((*(notes if elsewhere else ()), *own_notes)))
         found = MeasurementFile(
-            plan=plan.to_json(), predicted=predicted, predicted_own=own, notes=notes
+            plan=plan.to_json(), predicted=predicted, predicted_own=own, notes=(*told, *notes)
         )
 
         unlike: set[str] = set()
@@ -141,8 +152,8 @@ def command(**given: Any) -> int:
                 found = found.with_run(item)
                 if calibration is not None and (ran := item.outcome.measurement) is not None:
                     unlike.update(
-                        f"{item.outcome.target}: the prediction is for other conditions: {told}"
-                        for told in calibration.conditions.unlike(ran.machine)
+                        f"{item.outcome.target}: the prediction is for other conditions: {other}"
+                        for other in calibration.conditions.unlike(ran.machine)
                     )
             if given["out"] is not None:
                 found.write(given["out"])
@@ -150,8 +161,8 @@ def command(**given: Any) -> int:
         watch = Watch(report, warn=_warn)
         with ended_like_interrupted():
             measure_on(targets, job, repeats=given["repeats"], watch=watch, found=keep)
-    for told in sorted(unlike):
-        _warn(told)
+    for other in sorted(unlike):
+        _warn(other)
     return _tell(found, as_json=given["as_json"])
 
 

@@ -230,9 +230,9 @@ def check_seed(seed: int | None) -> None:
 
 
 def check_positive(given: dict[str, Any], *names: str) -> None:
-    """Raise `InputError` for a count below 1."""
+    """Raise `InputError` for a count below 1; one that is not given may be None."""
     for name in names:
-        if given[name] < 1:
+        if given[name] is not None and given[name] < 1:
             raise InputError(f"--{name} is {given[name]}; at least 1 is needed")
 
 

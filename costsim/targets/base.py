@@ -185,10 +185,12 @@ class Target(ABC):
 
     `name` gives back what `parse_target` reads. `how` says whether what comes back was measured on
     a device or emulated: an emulated figure is never called a measured one. `own_bits`: the step
-    runs in the plan's own bit widths, elsewhere in 32 bits whatever the plan says.
+    runs in the plan's own bit widths, elsewhere in 32 bits whatever the plan says. `threaded`: it
+    runs on as many threads as it is told.
     """
 
     how: ClassVar[How]
+    threaded: ClassVar[bool] = False
     own_bits: ClassVar[bool] = False
 
     @property

@@ -43,6 +43,7 @@ class LocalTarget(Target):
 
     options: TargetOptions = field(default_factory=TargetOptions)
     how: ClassVar[How] = "measured"
+    threaded: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -68,6 +68,7 @@ class SshTarget(Target):
     poll_s: float = 1.0
     options: TargetOptions = field(default_factory=TargetOptions)
     how: ClassVar[How] = "measured"
+    threaded: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
