@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from costsim.cli import main
-from costsim.data import digits, open_images
+from costsim.data import MetaDatasetEpisode, digits, find_tracks, open_images
 from costsim.errors import InputError
 from costsim.networks.build import Network, build
 from costsim.networks.weights import load_weights
@@ -143,6 +143,77 @@ def test_resolutions_take_their_share_of_the_steps() -> None:
 # Episodes.
 
 
+def domain_of(
+    sizes: Sequence[int], name: str = "one", first: int = 0, a_track: int | None = None
+) -> Domain:
+    """Classes of so many images, in successive rows; with tracks, of so many images each."""
+    classes, rows, row = {}, {}, first
+    for label, size in zip("abcdefghij", sizes, strict=False):
+        names = [f"{label}/{i // (a_track or 1):05d}_{i:05d}.png" for i in range(size)]
+        classes[label] = tuple(names)
+        for image in names:
+            rows[image] = row
+            row += 1
+    return Domain(name, classes, rows, find_tracks(classes) if a_track else None)
+
+
+VARYING = replace(
+    SETTINGS, episode="meta-dataset", ways=(2, 4), queries=3, most_support=12, episodes=2
+)
+
+
+@given(seed=st.integers(0, 2**40), step=st.integers(0, 99))
+def test_a_meta_dataset_episode_is_that_of_tasks(seed: int, step: int) -> None:
+    """Drawn by the rule of `costsim.data`, as it stands, from the same random numbers."""
+    sizes = (8, 12, 9, 30, 4, 2)
+    domain, settings = domain_of(sizes), replace(VARYING, seed=seed)
+    found = draw_episode(generator(settings, step, 1), [domain], settings, 1)
+    rng = generator(settings, step, 1)
+    rng.random()  # which source
+    rule = MetaDatasetEpisode(2, 4, queries=3, most_support=12)
+    wanted = rule.draw(domain.classes, rng)
+    names = {row: name for name, row in domain.rows.items()}
+    for label, (support, query) in enumerate(zip(wanted.support, wanted.query, strict=True)):
+        mine = found.labels == label
+        assert tuple(names[r] for r in found.rows[mine & ~found.is_query]) == support
+        assert tuple(names[r] for r in found.rows[mine & found.is_query]) == query
+        numbers = set(found.classes[mine])
+        assert numbers == {domain.class_names.index(wanted.class_names[label])}
+    assert found.ways == wanted.ways == found.labels.max() + 1
+    assert found.ways <= (~found.is_query).sum() <= 12
+
+
+@pytest.mark.parametrize("settings", [VARYING, replace(SETTINGS, shots=(1, 3), queries=3)])
+def test_no_track_is_on_both_sides_of_an_episode(settings: PretrainSettings) -> None:
+    domain = domain_of((12, 16, 9, 30), a_track=3)
+    assert domain.tracks is not None
+    for step in range(40):
+        episode = draw_episode(generator(settings, step, 0), [domain], settings, 8)
+        names = {row: name for name, row in domain.rows.items()}
+        learnt, tested = (
+            {domain.tracks[names[row]] for row in episode.rows[episode.is_query == side]}
+            for side in (False, True)
+        )
+        assert learnt
+        assert tested
+        assert not learnt & tested
+
+
+def test_a_class_with_few_images_sits_out_only_where_it_must() -> None:
+    """As many ways as there are classes for one shot: shots give way to ways."""
+    domain = domain_of((4, 4, 20, 20))
+    settings = replace(SETTINGS, ways=(4, 4), shots=(1, 9), queries=3)
+    for step in range(20):
+        episode = draw_episode(generator(settings, step, 0), [domain], settings, 1)
+        assert (episode.ways, len(episode.rows)) == (4, 4 * (1 + 3))
+    two = replace(settings, ways=(2, 2))
+    shots = {
+        len(draw_episode(generator(two, step, 0), [domain], two, 1).rows) // 2 - 3
+        for step in range(60)
+    }
+    assert shots == set(range(1, 10))
+
+
 @given(
     seed=st.integers(0, 2**40),
     ways=st.tuples(st.integers(2, 4), st.integers(4, 9)),
@@ -154,9 +225,8 @@ def test_an_episode_is_a_task(
 ) -> None:
     sizes = (8, 12, 9, 30, 8)
     ends = np.cumsum([0, *sizes])
-    members = tuple(np.arange(a, b) for a, b in pairwise(ends))
-    domain = Domain("one", tuple("abcde"), members)
-    other = Domain("two", tuple("abcde"), tuple(m + ends[-1] for m in members))
+    domain, other = domain_of(sizes, "one"), domain_of(sizes, "two", ends[-1])
+    members = domain.members
     settings = PretrainSettings(ways=ways, shots=shots, queries=3, seed=seed)
     episode = draw_episode(generator(settings, 5, 1), [domain, other], settings, symmetries)
     again = draw_episode(generator(settings, 5, 1), [domain, other], settings, symmetries)
@@ -274,10 +344,11 @@ def test_what_is_written_is_read_by_the_built_in_network(pool: Pool, tmp_path: P
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("episodes", [SETTINGS, VARYING])
 def test_a_run_resumed_from_its_checkpoint_is_the_same_to_the_bit(
-    pool: Pool, tmp_path: Path, optimizer: str
+    pool: Pool, tmp_path: Path, optimizer: str, episodes: PretrainSettings
 ) -> None:
-    settings = replace(SETTINGS, optimizer=optimizer)
+    settings = replace(episodes, optimizer=optimizer)
     whole = run(pool, settings)
     for _ in range(6):
         whole.step()
@@ -306,6 +377,9 @@ def test_a_checkpoint_of_another_run_is_refused(pool: Pool, tmp_path: Path) -> N
     other = replace(SETTINGS, learning_rate=0.5)
     with pytest.raises(InputError, match=r"learning_rate is 0\.01 there and 0\.5 here"):
         run(pool, other).restore(tmp_path / "state", other.key())
+    varying = replace(SETTINGS, episode="meta-dataset")
+    with pytest.raises(InputError, match="episode is 'fixed' there and 'meta-dataset' here"):
+        run(pool, varying).restore(tmp_path / "state", varying.key())
     longer = replace(SETTINGS, steps=9)
     run(pool, longer).restore(tmp_path / "state", longer.key())  # a longer schedule is allowed
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:-100])
@@ -417,6 +491,8 @@ def test_a_killed_command_goes_on_to_the_same_weights(
         (["--ways", "40"], "6 classes to train on; episodes of 40 ways"),
         (["--ways", "x"], "--ways 'x': write a number"),
         (["--shots", "9"], "class '0' has 6 images; 9 shots and 2 queries need 11"),
+        (["--support", "9"], "--support is for meta-dataset episodes"),
+        (["--episode", "meta-dataset"], "--shots are drawn in a meta-dataset episode"),
         (["--resolution", "16:50%,32"], "give all of them a share, or none"),
         (["--model", "nothing"], "model 'nothing' is unknown"),
         (["--data", "missing.tar"], "missing.tar"),
@@ -461,10 +537,39 @@ def test_without_tensorboard_the_extra_is_named(
     assert 'pip install "costsim[tensorboard]"' in capsys.readouterr().err
 
 
+def varying(arguments: list[str]) -> list[str]:
+    """The same with meta-dataset episodes."""
+    at = arguments.index("--shots")
+    return [*arguments[:at], "--episode", "meta-dataset", "--support", "10", *arguments[at + 2 :]]
+
+
+def test_the_command_trains_on_meta_dataset_episodes(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*varying(arguments), "--ways", "2-5", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["settings"]["episode"] == "meta-dataset"
+    assert document["settings"]["most_support"] == 10
+    assert document["settings"]["ways"] == "(2, 5)"
+    assert load_file(tmp_path / "w.safetensors")
+    at = arguments.index("--ways")
+    bare = varying([*arguments[:at], *arguments[at + 2 :]])
+    for more, says in (
+        (["--support", "5", "--ways", "2-6"], "most support is 5; allowed is the most ways"),
+        (["--held-out", "0.5", "--support", "50"],
+         "4 of its 4 classes have at least 2 images; a meta-dataset episode needs 5 classes"),
+    ):  # fmt: skip
+        assert main([*bare, *more]) == 2
+        assert says in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("episodes", [list, varying])
+def test_two_processes_do_what_one_does(
+    arguments: list[str], tmp_path: Path, episodes: Callable[[list[str]], list[str]]
+) -> None:
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    shared = [*arguments[:-2], "--episodes", "2", "--augment", "characters"]
+    shared = [*episodes(arguments)[:-2], "--episodes", "2", "--augment", "characters"]
     assert main([*shared, "--out", str(one)]) == 0
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

@@ -55,9 +55,23 @@ if TYPE_CHECKING:
 @click.option("--half", is_flag=True, help="Write them in half precision.")
 @click.option("--steps", type=int, default=2000, show_default=True)
 @click.option("--episodes", type=int, default=1, show_default=True, help="Of each step.")
-@click.option("--ways", default="20", show_default=True, metavar="N|FROM-TO")
-@click.option("--shots", default="5", show_default=True, metavar="N|FROM-TO")
-@click.option("--queries", type=int, default=5, show_default=True, help="Of each class.")
+@click.option(
+    "--episode",
+    type=click.Choice(["fixed", "meta-dataset"]),
+    default="fixed",
+    show_default=True,
+    help="fixed: --ways and --shots, the same for all classes; meta-dataset: shots vary by class.",
+)
+@click.option("--ways", metavar="N|FROM-TO", help="Classes [default: 20; meta-dataset: 5-50].")
+@click.option("--shots", metavar="N|FROM-TO", help="Of each class [default: 5].")
+@click.option("--queries", type=int, default=5, show_default=True,
+              help="Of each class; meta-dataset: at most.")  # fmt: skip
+@click.option(
+    "--support",
+    type=int,
+    metavar="N",
+    help="Images to learn from in a meta-dataset episode, at most [default: 500].",
+)
 @click.option(
     "--resolution",
     default="64:60%,96:25%,128:15%",
@@ -104,7 +118,7 @@ def command(**given: Any) -> int:
       costsim pretrain --model mcunet-5fps --data omniglot.tar.gz --data quickdraw.tar.gz \\
           --augment characters --transfer digits --out weights.safetensors
       costsim pretrain --model mcunet-5fps --weights imagenet.pkl --data images.zip::train \\
-          --learning-rate 1e-4 --out weights.safetensors --resume
+          --episode meta-dataset --support 200 --learning-rate 1e-4 --out weights.safetensors
     """
     out = given["out"]
     checkpoint, own_checkpoint = checkpoint_file(given)
@@ -115,7 +129,7 @@ def command(**given: Any) -> int:
 
     from costsim.pretraining.request import PretrainRequest, opened
     from costsim.pretraining.run import Diverged, train
-    from costsim.pretraining.settings import PretrainSettings, parse_range, parse_stages
+    from costsim.pretraining.settings import PretrainSettings, parse_stages
 
     request = PretrainRequest(
         model=given["model"],
@@ -125,8 +139,7 @@ def command(**given: Any) -> int:
         settings=PretrainSettings(
             steps=given["steps"],
             episodes=given["episodes"],
-            ways=parse_range(given["ways"], "--ways"),
-            shots=parse_range(given["shots"], "--shots"),
+            **_episode(given),
             queries=given["queries"],
             stages=parse_stages(given["resolution"]),
             optimizer=given["optimizer"],
@@ -179,6 +192,28 @@ def command(**given: Any) -> int:
             else:
                 _show(document)
     return 0
+
+
+def _episode(given: dict[str, Any]) -> dict[str, Any]:
+    """What `PretrainSettings` says of episodes, as far as it was given."""
+    from costsim.data import MetaDatasetEpisode
+    from costsim.pretraining.settings import parse_range
+
+    varying = given["episode"] == "meta-dataset"
+    if varying and given["shots"] is not None:
+        raise InputError("--shots are drawn in a meta-dataset episode; leave them out")
+    if not varying and given["support"] is not None:
+        raise InputError("--support is for meta-dataset episodes; a fixed one has --ways × --shots")
+    found: dict[str, Any] = {"episode": given["episode"]}
+    for name in ("ways", "shots"):
+        if given[name] is not None:
+            found[name] = parse_range(given[name], f"--{name}")
+    if varying and given["ways"] is None:
+        rule = MetaDatasetEpisode()
+        found["ways"] = rule.least_ways, rule.most_ways
+    if given["support"] is not None:
+        found["most_support"] = given["support"]
+    return found
 
 
 class _Teller:

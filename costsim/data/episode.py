@@ -88,12 +88,7 @@ class FixedEpisode(EpisodeRule):
     ) -> Episode:
         """See `EpisodeRule.draw`."""
         needed = self.shots + self.queries
-        able = [
-            name
-            for name in sorted(classes)
-            if len(classes[name]) >= needed
-            and _divisible(_sizes(classes[name], tracks), self.queries, self.shots)
-        ]
+        able = self.able(classes, tracks)
         if len(able) < self.ways:
             apart = " of separate tracks" if tracks else ""
             raise InputError(
@@ -108,6 +103,10 @@ class FixedEpisode(EpisodeRule):
             support.append(tuple(sorted(learnt[: self.shots])))
             query.append(tuple(sorted(tested[: self.queries])))
         return Episode(tuple(chosen), tuple(support), tuple(query))
+
+    def able(self, classes: Classes, tracks: Tracks | None = None) -> list[str]:
+        """The classes with enough images, in ascending order."""
+        return _divisible_classes(classes, tracks, self.queries, self.shots)
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class MetaDatasetEpisode(EpisodeRule):
         where: str = "the images",
     ) -> Episode:
         """See `EpisodeRule.draw`."""
-        able = [name for name in sorted(classes) if _divisible(_sizes(classes[name], tracks), 1, 1)]
+        able = _divisible_classes(classes, tracks, 1, 1)
         if len(able) < self.least_ways:
             apart = " in separate tracks" if tracks else ""
             raise InputError(
@@ -217,6 +216,19 @@ def _sizes(names: Sequence[str], tracks: Tracks | None) -> list[int]:
     for name in names:
         counts[tracks[name]] = counts.get(tracks[name], 0) + 1
     return list(counts.values())
+
+
+def _divisible_classes(
+    classes: Classes, tracks: Tracks | None, queries: int, shots: int
+) -> list[str]:
+    """The classes of which that many images can be tested on and learnt from, in order."""
+    needed = queries + shots
+    return [
+        name
+        for name in sorted(classes)
+        if len(classes[name]) >= needed
+        and (tracks is None or _divisible(_sizes(classes[name], tracks), queries, shots))
+    ]
 
 
 def _sums(sizes: Iterable[int]) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.errors import InputError
 from costsim.pretraining.pool import Domain
 from costsim.pretraining.settings import PretrainSettings
@@ -42,18 +43,25 @@ def check_domains(domains: Sequence[Domain], settings: PretrainSettings) -> None
     if not domains:
         raise InputError("no classes are left to train on: hold out fewer")
     for domain in domains:
-        if len(domain.members) < settings.ways[0]:
+        if settings.episode == "fixed":
+            _check_fixed(domain, settings)
+        rule = _smallest(settings)
+        rule.draw(domain.classes, np.random.default_rng(0), domain.tracks, domain.name)
+
+
+def _check_fixed(domain: Domain, settings: PretrainSettings) -> None:
+    if len(domain.classes) < settings.ways[0]:
+        raise InputError(
+            f"{domain.name}: {len(domain.classes)} classes to train on; episodes of "
+            f"{settings.ways[0]} ways need as many"
+        )
+    least = settings.shots[0] + settings.queries
+    for name, images in domain.classes.items():
+        if len(images) < least:
             raise InputError(
-                f"{domain.name}: {len(domain.members)} classes to train on; episodes of "
-                f"{settings.ways[0]} ways need as many"
+                f"{domain.name}: class {name!r} has {len(images)} images; "
+                f"{settings.shots[0]} shots and {settings.queries} queries need {least}"
             )
-        least = settings.shots[0] + settings.queries
-        for name, members in zip(domain.class_names, domain.members, strict=True):
-            if len(members) < least:
-                raise InputError(
-                    f"{domain.name}: class {name!r} has {len(members)} images; "
-                    f"{settings.shots[0]} shots and {settings.queries} queries need {least}"
-                )
 
 
 def draw_episode(
@@ -61,36 +69,63 @@ def draw_episode(
 ) -> Episode:
     """One episode from one source, drawn in proportion to the root of its number of classes.
 
-    Classes are distinct, each in one of `symmetries` orientations: an orientation makes another
-    class, but never two of one episode that may look alike. Shots are the same for all classes,
-    at most what the smallest of them has beside the queries.
+    By the rules of `costsim.data`, the same as of tasks. Each class comes in one of `symmetries`
+    orientations: an orientation makes another class, but never two of one episode that may look
+    alike.
     """
-    weights = np.sqrt([len(domain.members) for domain in domains])
+    weights = np.sqrt([len(domain.classes) for domain in domains])
     source = int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), "right"))
     source = min(source, len(domains) - 1)
     domain = domains[source]
-    offset = sum(len(other.members) for other in domains[:source])
-    ways = min(_between(rng, settings.ways), len(domain.members))
-    shots = _between(rng, settings.shots)
-    chosen = np.argsort(rng.random(len(domain.members)), kind="stable")[:ways]
-    smallest = min(len(domain.members[index]) for index in chosen)
-    shots = min(shots, smallest - settings.queries)
-    each = shots + settings.queries
-    orientation = (rng.random(ways) * symmetries).astype(np.int64)
-    rows = [
-        domain.members[index][
-            np.argsort(rng.random(len(domain.members[index])), kind="stable")[:each]
-        ]
-        for index in chosen
-    ]
+    offset = sum(len(other.classes) for other in domains[:source])
+    rule = _rule(rng, domain, settings)
+    drawn = rule.draw(domain.classes, rng, domain.tracks, domain.name)
+    orientation = (rng.random(drawn.ways) * symmetries).astype(np.int64)
+    names, each, is_query = list[str](), list[int](), list[bool]()
+    for support, query in zip(drawn.support, drawn.query, strict=True):
+        names += [*support, *query]
+        each.append(len(support) + len(query))
+        is_query += [False] * len(support) + [True] * len(query)
+    numbers = np.array([offset + domain.numbers[name] for name in drawn.class_names])
     return Episode(
-        rows=np.concatenate(rows),
-        labels=np.repeat(np.arange(ways), each),
-        classes=np.repeat((offset + chosen) * symmetries + orientation, each),
+        rows=np.array([domain.rows[name] for name in names], dtype=np.int64),
+        labels=np.repeat(np.arange(drawn.ways), each),
+        classes=np.repeat(numbers * symmetries + orientation, each),
         symmetries=np.repeat(orientation, each),
-        is_query=np.tile(np.arange(each) >= shots, ways),
-        ways=ways,
+        is_query=np.array(is_query),
+        ways=drawn.ways,
     )
+
+
+def _smallest(settings: PretrainSettings) -> EpisodeRule:
+    """What every source must be able to fill."""
+    if settings.episode == "fixed":
+        return FixedEpisode(settings.ways[0], settings.shots[0], settings.queries)
+    return _meta_dataset(settings)
+
+
+def _meta_dataset(settings: PretrainSettings) -> MetaDatasetEpisode:
+    return MetaDatasetEpisode(
+        least_ways=settings.ways[0],
+        most_ways=settings.ways[1],
+        queries=settings.queries,
+        most_support=settings.most_support,
+    )
+
+
+def _rule(rng: Generator, domain: Domain, settings: PretrainSettings) -> EpisodeRule:
+    """That of one episode: a fixed one has as many ways and shots as drawn and as there are."""
+    if settings.episode == "meta-dataset":
+        return _meta_dataset(settings)
+    least, shots = settings.shots[0], _between(rng, settings.shots)
+    ways = _between(rng, settings.ways)
+    most = FixedEpisode(1, least, settings.queries).able(domain.classes, domain.tracks)
+    ways = min(ways, len(most))
+    while True:
+        rule = FixedEpisode(ways, shots, settings.queries)
+        if shots <= least or len(rule.able(domain.classes, domain.tracks)) >= ways:
+            return rule
+        shots -= 1
 
 
 def _between(rng: Generator, ends: tuple[int, int]) -> int:

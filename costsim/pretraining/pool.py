@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from costsim.data import ImageSource, Progress, decode_all
+from costsim.data import ImageSource, Progress, decode_all, find_tracks
 from costsim.errors import InputError
 from costsim.units import format_bytes
 
@@ -20,11 +21,33 @@ LARGEST_POOL_BYTES = 8 * 2**30
 
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """Classes of one source: `members[c]` are the rows of the pool that show class `c`."""
+    """Classes of one source: the names of their images, and the row of the pool of each.
+
+    Images of one track (`costsim.data.find_tracks`) are learnt from or tested on, never both.
+    """
 
     name: str
-    class_names: tuple[str, ...]
-    members: tuple[NDArray[np.int64], ...]
+    classes: Mapping[str, tuple[str, ...]]
+    rows: Mapping[str, int]
+    tracks: Mapping[str, str] | None = None
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """In ascending order, which is also that of `members`."""
+        return tuple(sorted(self.classes))
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The place of each class among them."""
+        return {name: number for number, name in enumerate(self.class_names)}
+
+    @cached_property
+    def members(self) -> tuple[NDArray[np.int64], ...]:
+        """The rows of the pool that show each class."""
+        return tuple(
+            np.array([self.rows[image] for image in self.classes[name]], dtype=np.int64)
+            for name in self.class_names
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +108,13 @@ def load_pool(
     for found in decoded:
         labels = sorted(found.classes)
         apart = _spread(len(labels), round(held_out * len(labels)))
+        tracks = find_tracks(found.classes)
         for chosen, where in ((False, training), (True, validation)):
             kept = [label for at, label in enumerate(labels) if (at in apart) == chosen]
             if kept:
-                rows = tuple(
-                    first + np.array([found.rows[name] for name in found.classes[label]])
-                    for label in kept
-                )
-                where.append(Domain(found.description, tuple(kept), rows))
+                classes = {label: found.classes[label] for label in kept}
+                rows = {n: first + found.rows[n] for names in classes.values() for n in names}
+                where.append(Domain(found.description, classes, rows, tracks))
         first += len(found.pixels)
     channels = slice(0, 1) if grey else slice(None)
     pixels = np.concatenate([found.pixels[:, channels] for found in decoded])

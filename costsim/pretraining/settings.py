@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from costsim.errors import InputError
 
 AUGMENTATIONS = ("none", "characters", "photographs")
+EPISODES = ("fixed", "meta-dataset")
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -23,17 +24,21 @@ class Stage:
 class PretrainSettings:
     """How to meta-train.
 
-    A step takes `episodes` episodes of `ways` classes (from, to), `shots` support and `queries`
-    query images of each; `auxiliary` weighs a plain classification of the same images among all
-    training classes. The learning rate rises for `warmup` of the steps and falls as a cosine to
-    zero. `held_out` is the share of each source's classes that is never trained on.
+    A step takes `episodes` episodes of `ways` classes (from, to). A `fixed` one has `shots` (from,
+    to) support and `queries` query images of each; of a `meta-dataset` one, whose `shots` are drawn
+    as `costsim.data.MetaDatasetEpisode` says, these are the most queries, and `most_support` the
+    most support images in all. `auxiliary` weighs a plain classification of the same images among
+    all training classes. The learning rate rises for `warmup` of the steps and falls as a cosine
+    to zero. `held_out` is the share of each source's classes that is never trained on.
     """
 
     steps: int = 2000
     episodes: int = 1
+    episode: str = "fixed"
     ways: tuple[int, int] = (20, 20)
     shots: tuple[int, int] = (5, 5)
     queries: int = 5
+    most_support: int = 500
     stages: tuple[Stage, ...] = (Stage(64, 0.6), Stage(96, 0.25), Stage(128, 0.15))
     optimizer: str = "adamw"
     learning_rate: float = 2e-3
@@ -55,6 +60,12 @@ class PretrainSettings:
             ("ways", 2 <= self.ways[0] <= self.ways[1], "2 and above, as N or FROM-TO"),
             ("shots", 1 <= self.shots[0] <= self.shots[1], "1 and above, as N or FROM-TO"),
             ("queries", self.queries >= 1, "1 and above"),
+            ("episode", self.episode in EPISODES, " or ".join(EPISODES)),
+            (
+                "most_support",
+                self.episode == "fixed" or self.most_support >= self.ways[1],
+                "the most ways, and above",
+            ),
             ("optimizer", self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
             ("learning_rate", 0 < self.learning_rate <= 1e3, "above 0, to 1000"),
             ("weight_decay", 0 <= self.weight_decay <= 1e3, "0 to 1000"),
