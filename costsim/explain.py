@@ -6,10 +6,10 @@ that must be updated.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from costsim.plan import UpdatePlan
 from costsim.problem import Problem, describe, with_unit
@@ -20,6 +20,12 @@ TIE = 1e-9
 """Gains that differ by less, relatively, are equal: what the proofs are accurate to."""
 
 DOUBLINGS = 20
+
+_NO_SCORE = {
+    "channels": "every channel's score",
+    "bias": "the score of its bias",
+    "channels and bias": "the score of its bias and of every channel",
+}
 
 _MORE = {
     "memory_bytes": "more memory",
@@ -72,10 +78,10 @@ class LeftOut:
     """A layer of which the plan updates nothing that was scored, and why.
 
     `why` is `does not fit` (one channel alone breaks `breaks`), `no gain` (all scores are 0),
-    `overlooked` (the proven optimum updates it) or `worth less`. `share` of the full gain is its
-    channels'. `takes` is what its best channel costs on top of the optimum, by limit; the best
-    plan that updates the layer at all gains the share `loss` less than the optimum (`proven`, or
-    at most so much).
+    `overlooked` (the proven optimum updates it) or `worth less`. `share` of the full gain is that
+    of what was `scored`: its channels, its bias or both. `takes` is what its best channel, or if
+    `bias_alone` its bias, costs on top of the optimum, by limit; the best plan that updates the
+    layer at all gains the share `loss` less than the optimum (`proven`, or at most so much).
     """
 
     layer: str
@@ -85,21 +91,28 @@ class LeftOut:
     takes: tuple[tuple[str, float], ...] = ()
     loss: float | None = None
     proven: bool = True
+    scored: Literal["channels", "bias", "channels and bias"] = "channels"
+    bias_alone: bool = False
 
     @property
     def sentence(self) -> str:
         """For a person."""
-        held = f"its channels hold {_percent(self.share)} of all gain"
+        only_bias = self.scored == "bias"
+        held = f"its {self.scored} hold{'s' * only_bias} {_percent(self.share)} of all gain"
         match self.why:
             case "no gain":
-                return f"{self.layer}: every channel's score is 0."
+                return f"{self.layer}: {_NO_SCORE[self.scored]} is 0."
             case "does not fit":
                 alone = ", ".join(describe(name, amount) for name, amount in self.takes)
-                return f"{self.layer}: does not fit; one channel alone takes {alone} ({held})."
+                one = "its bias" if self.bias_alone else "one channel"
+                return f"{self.layer}: does not fit; {one} alone takes {alone} ({held})."
             case "overlooked":
                 return f"{self.layer}: the proven optimum updates it ({held})."
         extra = [_more(name, amount) for name, amount in self.takes if amount > 0]
-        takes = f", the best takes {' and '.join(extra)}" if extra else ""
+        who = ", the best" if self.scored == "channels" else ", the best channel"
+        if self.bias_alone:
+            who = " and" if only_bias else ", the bias"
+        takes = f"{who} takes {' and '.join(extra)}" if extra else ""
         loss = self.loss or 0.0
         if loss <= TIE:
             verdict = "a plan that updates it gains as much, not more"
@@ -156,6 +169,7 @@ class Explanation:
         for entry in document["left_out"]:
             entry["takes"] = dict(entry["takes"])
             entry["breaks"] = list(entry["breaks"])
+            del entry["scored"], entry["bias_alone"]  # the sentence says so
         return document
 
 
@@ -247,15 +261,24 @@ def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> L
     gain, whole = problem.layer_gains[layer], sum(problem.layer_gains.values())
     richest = max(indices, key=lambda i: float(problem.candidates[i].cumulative[-1]))
     share = gain / whole if whole > 0 else 0.0
+    scored = _scored(problem, indices)
     if layer in _updated(problem, best.plan):
-        return LeftOut(layer, "overlooked", share)
+        return LeftOut(layer, "overlooked", share, scored=scored)
     if gain <= 0:
-        return LeftOut(layer, "no gain", share)
+        return LeftOut(layer, "no gain", share, scored=scored)
     alone = {i: problem.exceeded(_single(problem, i)) for i in indices}
     if all(alone.values()):
         index = min(alone, key=lambda i: len(alone[i]))
         takes = tuple((name, used) for name, (used, _) in alone[index].items())
-        return LeftOut(layer, "does not fit", share, tuple(alone[index]), takes)
+        return LeftOut(
+            layer,
+            "does not fit",
+            share,
+            tuple(alone[index]),
+            takes,
+            scored=scored,
+            bias_alone=problem.candidates[index].axis == "bias",
+        )
     index = richest if not alone[richest] else next(i for i in indices if not alone[i])
     answers = [solve_uninterrupted(forced(problem, i), solver) for i in indices if not alone[i]]
     gains = [
@@ -271,8 +294,25 @@ def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> L
     )
     takes = tuple((n, after[n] - before[n]) for n in after if n != "working_bytes")
     return LeftOut(
-        layer, "worth less", share, takes=takes, loss=0.0 if loss <= TIE else loss, proven=proven
+        layer,
+        "worth less",
+        share,
+        takes=takes,
+        loss=0.0 if loss <= TIE else loss,
+        proven=proven,
+        scored=scored,
+        bias_alone=problem.candidates[index].axis == "bias",
     )
+
+
+def _scored(
+    problem: Problem, indices: Sequence[int]
+) -> Literal["channels", "bias", "channels and bias"]:
+    """What the candidates of a layer are of."""
+    axes = {problem.candidates[i].axis for i in indices}
+    if "bias" not in axes:
+        return "channels"
+    return "bias" if axes == {"bias"} else "channels and bias"
 
 
 def _updated(problem: Problem, plan: UpdatePlan) -> set[str]:

@@ -65,6 +65,9 @@ def test_every_statement_is_what_trying_everything_says(problem):
                 assert price.rise == pytest.approx(more / optimum - 1)
     for left in found.left_out:
         mine = [i for i, c in enumerate(problem.candidates) if c.layer == left.layer]
+        axes = {problem.candidates[i].axis for i in mine}
+        assert ("bias" in axes) == ("bias" in left.scored)
+        assert bool(axes - {"bias"}) == ("channels" in left.scored)
         with_it = best_gain(problem, selections[selections[:, mine].any(axis=1)])
         assert left.why != "overlooked"
         assert (left.why == "no gain") == all(sum(problem.candidates[i].gains) == 0 for i in mine)
@@ -118,6 +121,8 @@ def test_a_little_is_round_and_little(limit, allowed, amount):
     assert little(limit, allowed) == pytest.approx(amount)
 
 
+TASK = ("plan", "--device", "stm32f746", "--shots", "1", "--ways", "2", "--explain")
+
 EXPLANATION = Explanation(
     2.0,
     0.25,
@@ -157,6 +162,46 @@ def test_sentences():
     ]
 
 
+def test_a_bias_is_called_one():
+    takes = (("memory_bytes", 64.0),)
+    sentences = [
+        left.sentence
+        for left in (
+            LeftOut("a", "worth less", 0.2, (), takes, 0.01, scored="bias", bias_alone=True),
+            LeftOut("b", "does not fit", 0.1, ("memory_bytes",), takes, scored="bias",
+                    bias_alone=True),
+            LeftOut("c", "no gain", 0.0, scored="bias"),
+            LeftOut("d", "overlooked", 0.1, scored="bias"),
+            LeftOut("e", "worth less", 0.2, (), takes, 0.0, scored="channels and bias"),
+            LeftOut("f", "worth less", 0.2, (), takes, 0.0, scored="channels and bias",
+                    bias_alone=True),
+            LeftOut("g", "no gain", 0.0, scored="channels and bias"),
+        )
+    ]  # fmt: skip
+    assert sentences == [
+        "a: its bias holds 20.0 % of all gain and takes 64 B more memory; "
+        "the best plan that updates it gains 1.0 % less.",
+        "b: does not fit; its bias alone takes memory 64 B (its bias holds 10.0 % of all gain).",
+        "c: the score of its bias is 0.",
+        "d: the proven optimum updates it (its bias holds 10.0 % of all gain).",
+        "e: its channels and bias hold 20.0 % of all gain, the best channel takes 64 B more "
+        "memory; a plan that updates it gains as much, not more.",
+        "f: its channels and bias hold 20.0 % of all gain, the bias takes 64 B more memory; "
+        "a plan that updates it gains as much, not more.",
+        "g: the score of its bias and of every channel is 0.",
+    ]
+
+
+def test_a_plan_of_biases_is_explained_as_one(capsys):
+    command = (*TASK, "--axis", "bias", "--macs", "5%", "--json", "--resolution", "64")
+    assert main(command) == 0
+    left_out = json.loads(capsys.readouterr().out)["explanation"]["left_out"]
+    assert left_out
+    for entry in left_out:
+        assert "channel" not in entry["sentence"]
+        assert "bias" in entry["sentence"]
+
+
 def test_a_plan_file_carries_it_only_if_asked():
     plain = chain_example()
     assert "explanation" not in plain.to_json()
@@ -165,9 +210,6 @@ def test_a_plan_file_carries_it_only_if_asked():
     document = json.loads(json.dumps(explained.to_json()))
     assert document["explanation"]["limits"][0]["rise"] == 0.031
     assert PlanFile.from_json(document) == explained
-
-
-TASK = ("plan", "--device", "stm32f746", "--shots", "1", "--ways", "2", "--explain")
 
 
 def test_the_command_explains(capsys, tmp_path):
