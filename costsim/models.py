@@ -89,8 +89,8 @@ def _noise(seed: int, *shape: int) -> "Tensor":
     size = 4 * math.prod(shape)
     if size > LARGEST_INPUT_BYTES:
         raise InputError(
-            f"an input of shape {shape} takes {format_bytes(size)}; at most "
-            f"{format_bytes(LARGEST_INPUT_BYTES)} can be traced, give a smaller resolution or batch"
+            f"resolution is {shape[-1]}, batch {shape[0]}: an input of shape {shape} takes "
+            f"{format_bytes(size)}; at most {format_bytes(LARGEST_INPUT_BYTES)} can be traced"
         )
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape, generator=generator) * 2 - 1

@@ -420,6 +420,8 @@ def test_no_is_said_in_the_table_and_in_the_file(small: Plan, tmp_path: Path) ->
     run = small("--memory", "1KB", "--out", out, "--report", report)
     assert run.status == 1
     assert run.out.startswith("No plan is within the budgets: ")
+    assert run.out.count("would do") == 1
+    assert run.complaint == "No plan is within the budgets"  # the table says why
     assert read_plan(out).predicted is None
     assert "would do" in report.read_text()
 
@@ -693,7 +695,7 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "no micro-batch": (("--micro-batch", 0), "micro-batch 0"),
     "no pixels": (("--resolution", 0), "resolution is 0"),
     "too few pixels": (("--resolution", 5), "at least 32 pixels"),
-    "too many pixels": (("--resolution", 100000), "give a smaller resolution"),
+    "too many pixels": (("--resolution", 10**9), "resolution is 1000000000, batch 1: an input"),
     "negative seed": (("--seed", -1), "--seed is -1; allowed are 0 to"),
     "huge seed": (("--seed", 10**30), "allowed are 0 to"),
     "no iterations": (("--iterations", 0), "--iterations is 0"),
@@ -729,6 +731,12 @@ def test_what_cannot_be_used_is_told_in_one_line(plan: Plan, clutter: Path, case
     assert words in run.complaint
     assert "Traceback" not in run.err
     assert {p for p in clutter.rglob("*") if "__pycache__" not in p.parts} == before
+
+
+def test_a_device_without_a_name_is_told_with_the_option(plan: Plan) -> None:
+    run = plan(device="")
+    assert (run.status, run.out) == (2, "")
+    assert run.complaint == "--device is empty: the name of a shipped device or a YAML file"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ def command(**given: Any) -> int:
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--on: {twice[0]} is given twice; give --repeats for more runs")
     plan = read_plan(given["plan"])
+    if given["device"] == "":
+        raise InputError("--device is empty: the name of a shipped device or a YAML file")
     device = None if given["device"] is None else load_device(given["device"])
     if device is None and given["compute_target"] is not None:
         raise InputError("--compute-target: give --device too")

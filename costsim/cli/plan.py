@@ -96,13 +96,17 @@ def command(**given: Any) -> int:
 
         render_plan(Console(), planned.file, planned.graph)
     if planned.solution.plan is None:
-        print(f"costsim: {no_plan(planned.file.solver)}", file=sys.stderr)
+        reason = no_plan(planned.file.solver)  # which the table begins with
+        told = reason if given["as_json"] else reason.partition(":")[0]
+        print(f"costsim: {told}", file=sys.stderr)
         return 1
     if planned.too_large:
         print(f"costsim: {planned.too_large}", file=sys.stderr)
         return 1
     if planned.file.sought is not None and planned.file.sought.value is None:
-        print(f"costsim: {planned.file.sought.sentence}", file=sys.stderr)
+        reason = planned.file.sought.sentence
+        told = reason if given["as_json"] else reason.partition(";")[0]
+        print(f"costsim: {told}", file=sys.stderr)
         return 1
     return 0
 

@@ -130,8 +130,9 @@ def plan_request(given: dict[str, Any]) -> "PlanRequest":
     from costsim.solvers import make_solver
     from costsim.step import TrainingStep
 
-    if given["device"] is None:
-        raise InputError("--device is missing: the name of a shipped device or a YAML file")
+    if not given["device"]:
+        told = "missing" if given["device"] is None else "empty"
+        raise InputError(f"--device is {told}: the name of a shipped device or a YAML file")
     device = load_device(given["device"])
     check_seed(given["seed"])
     if not 1 <= given["iterations"] <= LARGEST_COUNT:
