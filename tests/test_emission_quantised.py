@@ -17,8 +17,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.cli import main
 from costsim.emission import EmissionOptions, emit, integers, quantize_ranges
+from costsim.emission.float32 import fused_sum
 from costsim.emission.quantization import HIGH, LOW, Affine
-from costsim.emission.reference import Reference, fused_sum
+from costsim.emission.reference import Reference
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.execution.forward import evaluate
 from costsim.operators import (

@@ -11,24 +11,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.emission.float32 import Floats, exponential, fused_sum, logarithm
 from costsim.emission.memory import Memory
 from costsim.emission.options import EmissionOptions
-from costsim.emission.parts import Block, is_depthwise
+from costsim.emission.parts import Block
 from costsim.emission.quantised import bounds, mean_factor
 from costsim.emission.quantization import Quantization, saturated
+from costsim.emission.windows import Pool, Window
 from costsim.graph import Call
-from costsim.operators import Shape, elements
+from costsim.operators import elements
 from costsim.program import Category, Direction, Operand, Operation, TrainingProgram
-
-Floats: TypeAlias = NDArray[Any]
-"""Of float32."""
 
 Integers: TypeAlias = NDArray[Any]
 """Of int8 and int32."""
-
-SPATIAL = 3
-TURNED = 49
-"""Taps of the largest depthwise kernel that is turned round (`COSTSIM_TURNED`)."""
 
 
 class Reference:
@@ -176,7 +171,7 @@ class Reference:
 
     def _sums(self, call: Call, x: Integers) -> Integers:
         """Sums of products `[N, C_out, d, h, w]`: whole numbers that doubles hold exactly."""
-        window = Window(self, call)
+        window = Window(self.graph, call)
         x = x.reshape(window.x_shape).astype(np.float64)
         weight = self.weights[self._weight(call)].astype(np.float64).reshape(window.weight_shape)
         sums = np.zeros(window.y_shape, np.float64)
@@ -251,7 +246,7 @@ class Reference:
         return dx.reshape(shape)
 
     def _spread(self, call: Call, dy: Floats) -> Floats:
-        window = Window(self, call)
+        window = Window(self.graph, call)
         scales = self.quantization.weight_scales[self._weight(call)]
         weight = self.weights[self._weight(call)].reshape(-1).astype(np.float32)
         dy = dy.reshape(window.y_shape)
@@ -283,7 +278,7 @@ class Reference:
     def _weight_gradient(self, op: Operation) -> Floats:
         """Of the whole weight, as far as it is selected; 0 elsewhere."""
         call = self._call(op)
-        window, x_of = Window(self, call), self.quantization.input_of(call)
+        window, x_of = Window(self.graph, call), self.quantization.input_of(call)
         x = (self._value(call.inputs[0]).astype(np.int32) - x_of.zero).astype(np.float32)
         x, dy = x.reshape(window.x_shape), self._gradient(op.reads[0]).reshape(window.y_shape)
         dw = np.zeros(prod(window.weight_shape), np.float32)
@@ -341,141 +336,7 @@ class Reference:
             stored[places] = saturated(moved, 0)
 
 
-class Window:
-    """The window of a convolution, or of a linear layer as one of single pixels."""
-
-    def __init__(self, reference: Reference, call: Call) -> None:
-        shapes = reference.graph.shapes(call)
-        assert shapes.weight is not None
-        (x,), y, o = shapes.inputs, shapes.output, call.operator
-        self.depthwise = is_depthwise(call, shapes)
-        self.groups = getattr(o, "groups", 1)
-        if call.operator.kind == "linear":
-            x, y = (prod(x[:-1]), x[-1]), (prod(y[:-1]), y[-1])
-        self.x_shape, self.y_shape = _filled(x), _filled(y)
-        self.kernel = _spatial(shapes.weight[2:])
-        self.weight_shape = (*shapes.weight[:2], prod(self.kernel))
-        self.stride = _spatial(getattr(o, "stride", ()))
-        self.dilation = _spatial(getattr(o, "dilation", ()))
-        self.padding = _spatial(getattr(o, "padding", ()), 0)
-        # Then the kernel is turned round, and every product goes to the sum by itself.
-        small = prod(self.kernel) <= TURNED
-        self.turns = self.depthwise and set(self.stride) == {1} and small
-
-    def channels(self, group: int) -> tuple[slice, slice]:
-        """The output and input channels of a group."""
-        outs, ins = self.y_shape[1] // self.groups, self.x_shape[1] // self.groups
-        return slice(group * outs, (group + 1) * outs), slice(group * ins, (group + 1) * ins)
-
-    def places(self, tap: tuple[int, ...]) -> tuple[list[slice], list[slice]]:
-        """For one tap: the output positions whose input is there, and those inputs."""
-        outputs, inputs = [], []
-        for d, t in enumerate(tap):
-            size, count, stride = self.x_shape[2 + d], self.y_shape[2 + d], self.stride[d]
-            start = t * self.dilation[d] - self.padding[d]
-            inside = [q for q in range(count) if 0 <= start + q * stride < size]
-            low, high = (inside[0], inside[-1] + 1) if inside else (0, 0)
-            outputs.append(slice(low, high))
-            first = start + low * stride
-            stop = first + (high - low - 1) * stride + 1 if inside else 0
-            inputs.append(slice(first if inside else 0, stop, stride))
-        return outputs, inputs
-
-
-class Pool:
-    """The windows of a pool: of each output the inputs it reads, and how many it counts as."""
-
-    def __init__(self, operator: Any, x: Shape, y: Shape) -> None:
-        rank = len(getattr(operator, "kernel", ()) or operator.output)
-        size, out = _spatial(x[len(x) - rank :]), _spatial(y[len(y) - rank :])
-        self.pixels = prod(size)
-        sides = [
-            [_taps(operator, d - (SPATIAL - rank), q, size[d], out[d]) for q in range(out[d])]
-            for d in range(SPATIAL)
-        ]
-        self.cells: list[tuple[NDArray[np.intp], int]] = []
-        for place in np.ndindex(*out):
-            (i, a), (j, b), (k, c) = (sides[d][q] for d, q in enumerate(place))
-            grid = (np.array(i)[:, None, None] * size[1] + np.array(j)[:, None]) * size[2]
-            self.cells.append(((grid + np.array(k)).reshape(-1), a * b * c))
-
-
-def _taps(o: Any, d: int, q: int, size: int, out: int) -> tuple[list[int], int]:
-    """Along one dimension (below 0: one that is not there): the inputs, and how many they count."""
-    if d < 0:
-        return [0], 1
-    if o.kind == "adaptive_average_pool":
-        found = list(range(q * size // out, -(-(q + 1) * size // out)))
-        return found, len(found)
-    start, reach = q * o.stride[d] - o.padding[d], getattr(o, "dilation", (1,) * (d + 1))[d]
-    taps = [start + t * reach for t in range(o.kernel[d])]
-    found = [p for p in taps if 0 <= p < size]
-    counted = sum(p < size + o.padding[d] for p in taps)
-    return found, counted if getattr(o, "count_padding", False) else len(found)
-
-
-def _spatial(values: Shape, empty: int = 1) -> Shape:
-    return (*(empty,) * (SPATIAL - len(values)), *values)
-
-
-def _filled(shape: Shape) -> Shape:
-    return (*shape[:2], *_spatial(shape[2:]))
-
-
 def _dense(block: Block, weight: Floats, depthwise: bool) -> Floats:
     """A block's elements as `[outputs, inputs, taps]`."""
     inputs = 1 if depthwise else len(block.inputs)
     return weight[block.places].reshape(len(block.outputs), inputs, block.taps)
-
-
-def fused_sum(total: Floats, a: Floats, b: Floats) -> Floats:
-    """`total + a * b` of float32, rounded once, as a fused multiply-add is.
-
-    A product of two float32 is exact in double precision, the sum is not: where it falls exactly
-    half way between two float32, what was rounded off decides (Boldo and Melquiond 2008).
-    """
-    addend, product = np.broadcast_arrays(
-        total.astype(np.float64), a.astype(np.float64) * b.astype(np.float64)
-    )
-    found: Floats = addend + product
-    half_way = (found.view(np.int64) & _BELOW_SINGLE) == _HALF
-    if half_way.any():
-        s, x, y = found[half_way], addend[half_way], product[half_way]
-        part = s - x
-        rest = (x - (s - part)) + (y - part)  # Knuth's exact error of a sum
-        found[half_way] = np.where(rest == 0, s, np.nextafter(s, np.copysign(np.inf, rest)))
-    return found.astype(np.float32)
-
-
-_BELOW_SINGLE, _HALF = (1 << 29) - 1, 1 << 28
-"""The bits of a double's significand that a float32 has no room for; the highest of them alone."""
-
-
-def exponential(x: Floats) -> Floats:
-    """`costsim_exp` for x from -87 to 88."""
-    f = np.float32
-    count = x * f(1.44269504)
-    n = np.where(count < 0, count - f(0.5), count + f(0.5)).astype(np.int32)
-    real = n.astype(f)
-    r = x - real * f(0.693359375) + real * f(2.12194440e-4)
-    total = np.full_like(x, f(1) / f(5040))
-    for term in (f(1) / f(720), f(1) / f(120), f(1) / f(24), f(1) / f(6), f(0.5)):
-        total = total * r + term
-    result: Floats = np.ldexp(f(1) + (r + r * r * total), n).astype(f)
-    return result
-
-
-def logarithm(x: Floats) -> Floats:
-    """`costsim_log` for normal numbers."""
-    f = np.float32
-    bits = x.view(np.int32) - np.int32(0x3F3504F3)
-    e = (bits >> 23).astype(f)
-    m = ((bits & 0x7FFFFF) + np.int32(0x3F3504F3)).astype(np.int32).view(f)
-    s = (m - f(1)) / (m + f(1))
-    square = s * s
-    series: Any = f(2) / f(9)
-    for term in (f(2) / f(7), f(2) / f(5), f(2) / f(3)):
-        series = series * square + term
-    series = (m - f(1)) - s * ((m - f(1)) - square * series)
-    result: Floats = e * f(0.693359375) + (series - e * f(2.12194440e-4))
-    return result
