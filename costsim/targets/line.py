@@ -21,7 +21,7 @@ from costsim.files import write_atomically
 from costsim.measurement.record import AllocatorSummary, Machine, Measurement, spread_warnings
 from costsim.program import TrainingProgram, plan_arena
 from costsim.targets.base import Session, Target, TargetError, TargetOptions, Watch
-from costsim.targets.emulated import LOSS_TOLERANCE
+from costsim.targets.emulated_comparison import LOSS_TOLERANCE
 from costsim.targets.firmware import (
     FirmwareChoices,
     does_not_fit,

@@ -24,13 +24,8 @@ from costsim.errors import InputError
 from costsim.measurement.record import Measurement, Validation
 from costsim.planfile import PlanFile
 from costsim.program import TrainingProgram, compile_program
-from costsim.targets.emulated import (
-    EmulatedStep,
-    ToPyTorch,
-    ToReference,
-    compare_emulated,
-    emulated_machine,
-)
+from costsim.targets.emulated import EmulatedStep, emulated_machine
+from costsim.targets.emulated_comparison import ToPyTorch, ToReference, compare_emulated
 from costsim.targets.firmware import does_not_fit, losses_in_pytorch
 from costsim.targets.scales import find_scales
 from costsim.targets.unicorn import UnicornTarget, target_error
