@@ -199,6 +199,19 @@ def test_no_track_is_on_both_sides_of_an_episode(settings: PretrainSettings) -> 
         assert not learnt & tested
 
 
+def test_accuracy_is_not_that_of_frames_of_what_was_learnt() -> None:
+    """Each track shows noise of its own: known from one frame, unknown to the other tracks."""
+    domain = domain_of([20] * 5, a_track=4)
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (25, 1, 4, 4), dtype=np.uint8)
+    pixels = torch.from_numpy(noise.repeat(4, axis=0))
+    (apart,) = evaluate(nn.Identity(), pixels, [domain], CPU, episodes=200)
+    (mixed,) = evaluate(nn.Identity(), pixels, [replace(domain, tracks=None)], CPU, episodes=200)
+    assert (apart.ways, apart.shots, apart.episodes) == (5, 5, 200)
+    assert apart.mean < 0.35  # 1 / 5 by chance, more by these 25 pictures
+    assert mixed.mean > 0.6
+
+
 def test_a_class_with_few_images_sits_out_only_where_it_must() -> None:
     """As many ways as there are classes for one shot: shots give way to ways."""
     domain = domain_of((4, 4, 20, 20))

@@ -8,10 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from costsim.data import FixedEpisode
 from costsim.pretraining.pool import Domain
 
 EPISODES = 600
 WAYS, SHOTS, QUERIES = 10, 5, 10
+IMAGES = 60
+"""Of each class, at most, that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +62,36 @@ def evaluate(
 ) -> tuple[Accuracy, ...]:
     """The accuracy on each domain: at most 10 ways, 5 shots and 10 queries, as its classes allow.
 
-    Domains of fewer than two classes, or of classes with a single image, are passed over.
+    Episodes are drawn as tasks are, from the first `IMAGES` of each class. Domains of fewer than
+    two classes, or of classes with a single image, are passed over.
     """
     found = []
     for domain in domains:
-        smallest = min(len(members) for members in domain.members)
-        ways = min(WAYS, len(domain.members))
+        classes = {name: images[:IMAGES] for name, images in domain.classes.items()}
+        smallest = min(map(len, classes.values()))
         shots = min(SHOTS, smallest // 2)
         queries = min(QUERIES, smallest - shots)
-        if ways < 2 or shots < 1:
+        if shots < 1:
             continue
-        rows = np.concatenate([members[:60] for members in domain.members])
+        able = FixedEpisode(1, shots, queries).able(classes, domain.tracks)
+        ways = min(WAYS, len(able))
+        if ways < 2:
+            continue
+        names = [name for images in classes.values() for name in images]
+        rows = np.array([domain.rows[name] for name in names])
         features = pool_features(module, pixels, rows, device).numpy()
-        ends = np.cumsum([0, *(len(members[:60]) for members in domain.members)])
-        rng = np.random.default_rng([seed, ways, shots])
+        at = {name: place for place, name in enumerate(names)}
+        rule, rng = FixedEpisode(ways, shots, queries), np.random.default_rng([seed, ways, shots])
         shares = []
         for _ in range(episodes):
-            support, query = [], []
-            for index in np.argsort(rng.random(len(domain.members)))[:ways]:
-                order = ends[index] + np.argsort(rng.random(ends[index + 1] - ends[index]))
-                support.append(features[order[:shots]].mean(0))
-                query.append(features[order[shots : shots + queries]])
-            means = np.stack(support)
+            drawn = rule.draw(classes, rng, domain.tracks, domain.name)
+            support, query = (
+                features[[[at[name] for name in images] for images in side]]
+                for side in (drawn.support, drawn.query)
+            )
+            means = support.mean(1)
             means /= np.linalg.norm(means, axis=1, keepdims=True) + 1e-12
-            right = (np.stack(query) @ means.T).argmax(2) == np.arange(ways)[:, None]
+            right = (query @ means.T).argmax(2) == np.arange(ways)[:, None]
             shares.append(right.mean())
         interval = 1.96 * float(np.std(shares, ddof=1)) / episodes**0.5 if episodes > 1 else 0.0
         found.append(Accuracy(domain.name, ways, shots, float(np.mean(shares)), interval, episodes))
