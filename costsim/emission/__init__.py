@@ -1,7 +1,8 @@
 """A training program as C for a microcontroller: `emit` is one more reading of it."""
 
-from costsim.emission.emit import emit, kernel_source, operation_symbol
+from costsim.emission.emit import emit, kernel_source
 from costsim.emission.memory import Memory, Update, read_weights
+from costsim.emission.model_source import operation_symbol
 from costsim.emission.options import COMPILER_FLAGS, EmissionOptions
 from costsim.emission.published import published_quantization
 from costsim.emission.quantization import Affine, Quantization, integers, quantize_ranges
