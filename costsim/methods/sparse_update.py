@@ -120,8 +120,13 @@ class SearchedScheme(Method):
 
     def _searched(self, situation: Situation, samples: int) -> Solution:
         """The scheme for a step of so many images, searched once."""
-        assert self.importance is not None
-        problem = situation.problem(self.importance, samples=samples)
-        problem.seed = self.seed
-        key = ("scheme", self, problem.step, problem.budget)
-        return situation.on_device(key, lambda: solve_uninterrupted(problem, self.solver))
+        importance = self.importance
+        assert importance is not None
+
+        def search() -> Solution:
+            problem = situation.problem(importance, samples=samples)
+            problem.seed = self.seed
+            return solve_uninterrupted(problem, self.solver)
+
+        step = situation.settings.step(samples)
+        return situation.on_device(("scheme", self, step, situation.place.budget), search)
