@@ -6,7 +6,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from costsim.emission.forward import (
+from costsim.emission.arguments import (
     activation_arguments,
     concatenated,
     convolution_kernel,

@@ -3,15 +3,14 @@
 import math
 from math import prod
 
-from costsim.emission.forward import (
-    FORWARD,
-    Site,
+from costsim.emission.arguments import (
     block_initialiser,
     convolution_kernel,
     convolution_window,
     layer_rows,
     planes,
 )
+from costsim.emission.forward import FORWARD, Site
 from costsim.emission.input_gradient import INPUT_GRADIENT, GradientSite
 from costsim.emission.memory import Memory
 from costsim.emission.options import EmissionOptions

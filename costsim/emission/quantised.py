@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from costsim.emission.forward import (
+from costsim.emission.arguments import (
     block_initialiser,
     convolution_window,
     mean_kind,
