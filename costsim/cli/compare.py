@@ -68,8 +68,8 @@ def command(**given: Any) -> int:
     """Compare solvers on every combination of models, devices, budgets and tasks.
 
     What is compared stands in a YAML file, in options, or in both: an option replaces the file's
-    list. A run that is stopped, however, goes on where it was with the same command. The exit
-    status is 1 if a cell broke.
+    list. A run that is stopped, however, goes on where it was with the same command, and several
+    at once on one store share the work. The exit status is 1 if a cell broke.
 
     \b
     Examples

@@ -51,7 +51,8 @@ def command(**given: Any) -> int:
     """Run every method of FILE.yaml on every model, domain, seed and device in it.
 
     A cell is one adaptation. What is finished is kept: a run that is stopped, however, goes on
-    where it was with the same command, and repeats nothing. The exit status is 1 if a cell failed.
+    where it was with the same command, and repeats nothing; several at once on one store share the
+    work. The exit status is 1 if a cell failed.
     Methods that choose the same for all tasks (SparseUpdate (search), TinyTrain (static)) do so by
     tasks of other images, the file's `source`.
 
