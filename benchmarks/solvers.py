@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from solvers_scores import NETWORKS, SHARED, scores
 
+from costsim.budget import Budget
 from costsim.cost import full_backward_macs
 from costsim.device import load_device, shipped_devices
 from costsim.importance import Importance
 from costsim.networks.graph import architecture_graph
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.solution import Solution, Solver, Status
 from costsim.solve import solve
 from costsim.step import TrainingStep

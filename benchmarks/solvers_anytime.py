@@ -25,6 +25,7 @@ from rich.table import Table
 from solvers_scores import NETWORKS, SHARED, scores
 from torch import nn
 
+from costsim.budget import Budget
 from costsim.cost import full_backward_macs
 from costsim.criteria import CRITERIA
 from costsim.data import digits, open_images, sample_task
@@ -32,7 +33,7 @@ from costsim.device import load_device
 from costsim.graph import LayerGraph
 from costsim.importance import Importance, inspected_layers
 from costsim.networks.graph import architecture_graph
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.solution import Solver, Status
 from costsim.solve import solve
 from costsim.step import TrainingStep

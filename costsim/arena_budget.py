@@ -10,8 +10,9 @@ returned with the first bound.
 import time
 from dataclasses import replace
 
+from costsim.budget import at_least, describe
 from costsim.plan import UpdatePlan
-from costsim.problem import Problem, at_least, describe
+from costsim.problem import Problem
 from costsim.program import compile_program, plan_arena
 from costsim.solution import Answer, Solver, Status
 

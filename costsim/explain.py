@@ -11,8 +11,9 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from costsim.budget import describe, with_unit
 from costsim.plan import UpdatePlan
-from costsim.problem import Problem, describe, with_unit
+from costsim.problem import Problem
 from costsim.solution import Solution, Solver, Status
 from costsim.solve import relaxations, solve_uninterrupted
 

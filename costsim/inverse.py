@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from costsim.budget import describe
 from costsim.pareto import TIE, full_gain, lifted, within
 from costsim.planner import PlanRequest, Prepared, prepare
-from costsim.problem import Problem, describe
+from costsim.problem import Problem
 from costsim.solution import Answer, Solution, Solver, Status
 from costsim.solve import relaxations, solve, solve_uninterrupted
 

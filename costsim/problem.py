@@ -1,16 +1,16 @@
 """What a solver is asked: which channels to update so that the gain is greatest within budgets."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.accounting import ACCOUNTINGS
 from costsim.accounting.tiny_training import TinyTrainingTerms, tiny_training_terms
+from costsim.budget import Budget
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
@@ -27,45 +27,12 @@ from costsim.program import (
 from costsim.step import TrainingStep
 from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts
 from costsim.tabulate import build_table
-from costsim.units import format_bytes, format_joules, format_macs, format_seconds
 
 ROUNDING = 1e-12
 """How far a sum of seconds may exceed its limit, relatively: it depends on the order of adding.
 
 Bytes and MACs are integers far below 1 / ROUNDING, for which this allows nothing.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Upper limits on one training step; None is no limit.
-
-    `memory_bytes` is in `accounting`, `macs` counts the backward pass. `working_bytes` is the room
-    a device has for the step's buffers: a limit on the `peak`, whatever the accounting of the
-    memory budget. In `arena` a solver is asked for the peak, which is never more, and `solve` sees
-    to the rest.
-    """
-
-    memory_bytes: int | None = None
-    accounting: str = "peak"
-    macs: int | None = None
-    latency_s: float | None = None
-    energy_j: float | None = None
-    working_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.accounting not in ACCOUNTINGS:
-            raise InputError(
-                f"accounting {self.accounting!r}; allowed are {', '.join(ACCOUNTINGS)}"
-            )
-        for name in ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise InputError(f"budget {name} is {value}; a number of at least 0 is needed")
-
-    def to_json(self) -> dict[str, Any]:
-        """The `budgets` of a plan file."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -367,41 +334,6 @@ class Problem:
             for name, limit in self.limits()
             if usage[name] > limit * (1 + ROUNDING)
         }
-
-
-_SHOWN: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "memory_bytes": ("memory", format_bytes),
-    "working_bytes": ("memory of the device", format_bytes),
-    "macs": ("backward MACs", format_macs),
-    "latency_s": ("latency of a step", format_seconds),
-    "energy_j": ("energy of a step", format_joules),
-}
-
-
-_UNITS: Mapping[str, str] = {
-    "memory_bytes": "B",
-    "working_bytes": "B",
-    "macs": "",
-    "latency_s": "s",
-    "energy_j": "J",
-}
-
-
-def at_least(limit: str, amount: float) -> str:
-    """An amount of what a limit limits as a person can type it back, rounded up."""
-    unit = _UNITS[limit]
-    exact = f"{amount:.0f}" if unit in ("B", "") else f"{amount * (1 + 1e-6):.7g}"
-    return f"{exact}{unit}"
-
-
-def describe(limit: str, amount: float) -> str:
-    """An amount of what a limit limits, for a person: `memory 1.2 MiB`."""
-    return f"{_SHOWN[limit][0]} {with_unit(limit, amount)}"
-
-
-def with_unit(limit: str, amount: float) -> str:
-    """An amount of what a limit limits, alone: `1.2 MiB`."""
-    return _SHOWN[limit][1](amount)
 
 
 def _candidates(

@@ -5,11 +5,12 @@ import time
 import numpy as np
 
 from costsim.arena_budget import INTERRUPTED, within_arena
+from costsim.budget import at_least, describe
 from costsim.cost import Cost, price
 from costsim.device import DeviceSpec
 from costsim.errors import InvalidSolution
 from costsim.plan import UpdatePlan
-from costsim.problem import ROUNDING, Problem, at_least, describe
+from costsim.problem import ROUNDING, Problem
 from costsim.program import compile_program
 from costsim.solution import Answer, Solution, Solver, Status
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from costsim.budget import at_least, describe
 from costsim.graph import LayerGraph
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.problem import Problem, at_least, describe
+from costsim.problem import Problem
 from costsim.solution import Answer, Status
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from costsim.accounting.sparse_update import SCHEMES, SparseUpdateScheme, scheme_plan
+from costsim.budget import describe
 from costsim.graph import LayerGraph
 from costsim.operators import Convolution
 from costsim.plan import UpdatePlan
-from costsim.problem import Problem, describe
+from costsim.problem import Problem
 from costsim.solution import Answer, Status
 
 SHAPES: Mapping[str, str] = {

@@ -10,7 +10,7 @@ from problems import problems
 from test_solvers import chain_problem
 
 from costsim.arena_budget import arena_bytes
-from costsim.problem import Budget
+from costsim.budget import Budget
 from costsim.solution import Status
 from costsim.solve import solve
 

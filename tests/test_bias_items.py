@@ -8,11 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import problems
 
+from costsim.budget import Budget
 from costsim.cost import price
 from costsim.errors import InputError
 from costsim.importance import ChannelScores, Importance, tinytrain_scores
 from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.program import compile_program
 from costsim.solution import Status
 from costsim.solve import solve

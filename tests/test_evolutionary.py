@@ -11,10 +11,11 @@ from problems import problems
 
 from costsim.accounting.sparse_update import SCHEMES, scheme_plan
 from costsim.accounting.tiny_training import tiny_training_bytes
+from costsim.budget import Budget
 from costsim.importance import ChannelScores, Importance, inspected_layers
 from costsim.networks import NETWORKS
 from costsim.networks.graph import architecture_graph
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.solution import Status
 from costsim.solve import solve
 from costsim.step import TrainingStep

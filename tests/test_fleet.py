@@ -10,11 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import RooflineTimer, problems
 
+from costsim.budget import Budget
 from costsim.cli import main
 from costsim.errors import InputError
 from costsim.fleet import Member, common_budget, solve_fleet
 from costsim.importance import ChannelScores, Importance
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.solution import Status
 from costsim.step import TrainingStep
 

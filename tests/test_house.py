@@ -41,6 +41,7 @@ ORDER = (
     "tabulate",
     "cost",
     "importance",
+    "budget",
     "problem",
     "solution",
     "arena_budget",
@@ -255,7 +256,16 @@ def test_only_torch_land_imports_torch_on_import() -> None:
 
 def test_solvers_see_only_the_problem() -> None:
     allowed = {"errors", "operators", "graph", "plan", "step", "program", "accounting"}
-    allowed |= {"table", "tabulate", "cost", "importance", "problem", "solution", "solvers"}
+    allowed |= {
+        "table",
+        "tabulate",
+        "cost",
+        "importance",
+        "budget",
+        "problem",
+        "solution",
+        "solvers",
+    }
     for module in sources():
         if part(module) != "solvers":
             continue

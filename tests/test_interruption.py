@@ -9,11 +9,12 @@ from costsim.solvers import Exact
 from graphs import chain
 from test_solvers import chain_problem
 
+from costsim.budget import Budget
 from costsim.explain import explain
 from costsim.importance import ChannelScores, Importance
 from costsim.inverse import smallest_budget
 from costsim.pareto import frontier
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.solution import Answer, Status
 from costsim.solve import solve
 from costsim.step import TrainingStep

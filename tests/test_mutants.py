@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from problems import AXES, scores_for
 
 import costsim.problem
+from costsim.budget import Budget
 from costsim.cost import price
 from costsim.errors import InvalidSolution
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.program import compile_program
 from costsim.solution import Status
 from costsim.solve import solve

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from problems import problems
 
 from costsim.accounting.sparse_update import SCHEMES
+from costsim.budget import Budget
 from costsim.cli import main
 from costsim.cli.pareto import command
 from costsim.errors import InputError
 from costsim.pareto import AGAINST, below, frontier, full_gain, lifted, non_dominated, priced
-from costsim.problem import Budget
 from costsim.solution import Answer, Status
 
 EXACT = Exact()

@@ -12,6 +12,7 @@ from graphs import chain, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costsim.budget import Budget
 from costsim.cost import full_backward_macs, price, selection_seconds
 from costsim.device import estimate_task, load_device, shipped_devices
 from costsim.errors import InputError
@@ -19,7 +20,6 @@ from costsim.graph import LayerGraph
 from costsim.importance import ChannelScores, Importance
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file, read_plan, write_plan
-from costsim.problem import Budget
 from costsim.program import compile_program
 from costsim.solution import Solution, Status
 from costsim.step import TrainingStep

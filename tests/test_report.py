@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_planfile import SCORE, example
 
+from costsim.budget import Budget
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
 from costsim.importance import ChannelScores, Importance
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file
-from costsim.problem import Budget
 from costsim.program import memory_timeline
 from costsim.report.amounts import interval, percent
 from costsim.report.costs import cost_rows

@@ -6,10 +6,11 @@ import pytest
 from costsim.solvers import Full, make_solver
 from graphs import GraphBuilder
 
+from costsim.budget import Budget
 from costsim.errors import InputError
 from costsim.importance import ChannelScores, Importance
 from costsim.operators import Add
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.solution import Status
 from costsim.solve import solve
 from costsim.step import TrainingStep

@@ -18,10 +18,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import LIMITS, RooflineTimer, problems, rescored
 
+from costsim.budget import Budget
 from costsim.cost import price
 from costsim.errors import InputError
 from costsim.importance import ChannelScores, Importance
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.program import compile_program
 from costsim.solution import Status
 from costsim.solve import infeasibility, joint_relaxation, relaxations, solve

@@ -15,6 +15,7 @@ from torch import Tensor
 from costsim.adaptation.backbone import PASS, Backbone
 from costsim.adaptation.prefix import between, cuts, last_frozen_cut
 from costsim.adaptation.settings import Settings
+from costsim.budget import Budget
 from costsim.criteria import CRITERIA, Criterion
 from costsim.criteria.loss import PrototypeLoss, prototypes
 from costsim.data import Progress, Task
@@ -25,7 +26,7 @@ from costsim.graph import LayerGraph
 from costsim.importance import ChannelScores, Importance, inspected_layers
 from costsim.operators import UpdateKind
 from costsim.planner import BudgetRequest
-from costsim.problem import Budget, Problem
+from costsim.problem import Problem
 from costsim.step import TrainingStep
 from costsim.training.augment import augment, draw_amounts
 

@@ -210,7 +210,7 @@ def _print(prepared: "Prepared", found: "Frontier") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from costsim.problem import describe
+    from costsim.budget import describe
     from costsim.report.frontier import render_frontier
 
     console = Console()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import ValidationError, model_validator
 
+from costsim.budget import Budget
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.errors import InputError
 from costsim.files import read_json, write_json
@@ -25,7 +26,6 @@ from costsim.planfile.records import (
     SolverRecord,
     StepRecord,
 )
-from costsim.problem import Budget
 from costsim.step import TrainingStep
 
 SCHEMA = "costsim.plan/1"

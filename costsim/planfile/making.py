@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from costsim import __version__
 from costsim.accounting.autograd import autograd_memory
+from costsim.budget import Budget
 from costsim.cost import full_backward_macs
 from costsim.device import DeviceSpec, TaskEstimate
 from costsim.explain import Explanation
@@ -21,7 +22,6 @@ from costsim.planfile.records import (
     Prediction,
     SolverRecord,
 )
-from costsim.problem import Budget
 from costsim.program import plan_atoms
 from costsim.solution import Solution
 from costsim.step import TrainingStep

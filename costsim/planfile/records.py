@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from costsim.budget import Budget
 from costsim.device.base import Named, Part, refuse
 from costsim.operators import UpdateKind
-from costsim.problem import Budget
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
@@ -201,7 +201,7 @@ class StepRecord(Record):
 
 
 class BudgetRecord(Record):
-    """The budgets of a step; see `costsim.problem.Budget`."""
+    """The budgets of a step; see `costsim.budget.Budget`."""
 
     memory_bytes: int | None
     accounting: str

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from costsim.budget import Budget
 from costsim.cost import full_backward_macs
 from costsim.device import DeviceSpec
 from costsim.graph import LayerGraph
 from costsim.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.operators import UpdateKind
-from costsim.problem import Budget
 from costsim.solution import Solver
 from costsim.step import TrainingStep
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from costsim.budget import Budget
 from costsim.planfile import Prediction
-from costsim.problem import Budget
 from costsim.units import format_bytes, format_joules, format_macs, format_seconds
 
 BUDGETS: Mapping[str, tuple[str, Callable[[float], str]]] = {
