@@ -6,6 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,28 @@ from costsim.cells import Claim, Claims, Owner
 from costsim.cells.store import EXPIRES_S
 
 COUNTING = Path(__file__).parent / "counting.py"
+Begin = Callable[..., "subprocess.Popen[str]"]
 
 
-def begun(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, str(COUNTING), str(folder), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Starts processes that are gone, and waited for, when the test is over."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*command: object) -> "subprocess.Popen[str]":
+        given = [sys.executable, *map(str, command)]
+        running.append(subprocess.Popen(given, stdout=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+SLEEP = ("-c", "import time; time.sleep(60)")
 
 
 def tries(folder: Path, cells: int) -> list[int]:
@@ -39,9 +55,9 @@ def until(condition, seconds: float = 60) -> None:
 # Two runs on one store.
 
 
-def test_two_runs_share_the_cells(tmp_path: Path) -> None:
+def test_two_runs_share_the_cells(tmp_path: Path, begin: Begin) -> None:
     cells = 60
-    runs = [begun(tmp_path, 2, cells, 0.1) for _ in range(2)]
+    runs = [begin(COUNTING, tmp_path, 2, cells, 0.1) for _ in range(2)]
     counts = [int(run.communicate(timeout=60)[0]) for run in runs]
     assert tries(tmp_path, cells) == [1] * cells
     assert sum(counts) == cells
@@ -51,14 +67,15 @@ def test_two_runs_share_the_cells(tmp_path: Path) -> None:
     assert store.claimed() == frozenset()
 
 
-def test_cells_of_a_killed_run_are_done_by_the_other(tmp_path: Path) -> None:
-    cells = 60
-    killed, other = (begun(tmp_path, 2, cells, 0.1) for _ in range(2))
+def test_cells_of_a_killed_run_are_done_by_the_other(tmp_path: Path, begin: Begin) -> None:
+    cells = 100
+    killed, other = (begin(COUNTING, tmp_path, 2, cells, 0.1) for _ in range(2))
     store = open_store(tmp_path / "store.sqlite")
     until(lambda: len(store.finished()) >= 10 and _workers_of(killed.pid))
     workers = _workers_of(killed.pid)
     for pid in [killed.pid, *workers]:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # workers end with it
+            os.kill(pid, signal.SIGKILL)
     killed.communicate()
     here = int(other.communicate(timeout=60)[0])
     assert other.returncode == 0
@@ -76,14 +93,19 @@ def test_cells_of_a_killed_run_are_done_by_the_other(tmp_path: Path) -> None:
 
 def _workers_of(pid: int) -> list[int]:
     """Processes that `pid` started and that compute cells."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    return [child for child, command in commands.items() if b"spawn_main" in command]
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):  # it has ended meanwhile
+            if b"spawn_main" in Path("/proc", child, "cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
-def test_a_run_that_is_killed_alone_leaves_its_cells_to_the_next(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_alone_leaves_its_cells_to_the_next(
+    tmp_path: Path, begin: Begin
+) -> None:
     """Its processes end with it, however long their cells last."""
-    killed = begun(tmp_path, 1, 4, 60)
+    killed = begin(COUNTING, tmp_path, 1, 4, 60)
     store = open_store(tmp_path / "store.sqlite")
     until(lambda: len(store.claimed()) == 2)
     killed.kill()
@@ -93,9 +115,11 @@ def test_a_run_that_is_killed_alone_leaves_its_cells_to_the_next(tmp_path: Path)
     assert store.finished() == set("0123")
 
 
-def test_what_failed_at_another_run_is_not_tried_again_by_this_one(tmp_path: Path) -> None:
+def test_what_failed_at_another_run_is_not_tried_again_by_this_one(
+    tmp_path: Path, begin: Begin
+) -> None:
     cells = 24
-    runs = [begun(tmp_path, 2, cells, 0.1, 3, 11) for _ in range(2)]
+    runs = [begin(COUNTING, tmp_path, 2, cells, 0.1, 3, 11) for _ in range(2)]
     assert sum(int(run.communicate(timeout=60)[0]) for run in runs) == cells
     assert tries(tmp_path, cells) == [1] * cells
     # The next run does try again.
@@ -106,9 +130,9 @@ def test_what_failed_at_another_run_is_not_tried_again_by_this_one(tmp_path: Pat
 # Claims.
 
 
-def test_a_claim_lasts_as_long_as_its_process(tmp_path: Path) -> None:
+def test_a_claim_lasts_as_long_as_its_process(tmp_path: Path, begin: Begin) -> None:
     store = open_store(tmp_path / "store.sqlite")
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sleeper = begin(*SLEEP)
     theirs, ours = Owner.of(sleeper.pid), Owner.of(os.getpid())
     assert store.claim("a", theirs) is Claim.MINE
     assert store.claim("a", theirs) is Claim.MINE
@@ -178,9 +202,11 @@ def _confirmed_s(path: Path) -> float:
         return float(database.execute("SELECT confirmed_s FROM claims").fetchone()[0])
 
 
-def test_many_at_once_are_what_is_free_and_then_what_others_leave(tmp_path: Path) -> None:
+def test_many_at_once_are_what_is_free_and_then_what_others_leave(
+    tmp_path: Path, begin: Begin
+) -> None:
     store = open_store(tmp_path / "store.sqlite")
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sleeper = begin(*SLEEP)
     store.claim("2", Owner.of(sleeper.pid))
     store.write({"key": "3", "status": "done"})
     with Claims(store, str) as claims:
