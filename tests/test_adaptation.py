@@ -36,7 +36,7 @@ from costsim.adaptation import (
 )
 from costsim.adaptation import backbone as backbone_module
 from costsim.adaptation import guard as guards
-from costsim.adaptation.guard import Judged, divide, leave_one_out_similarity
+from costsim.adaptation.guard import Judged, Shrinkage, divide, leave_one_out_similarity
 from costsim.adaptation.loop import train
 from costsim.adaptation.method import Choice, Method
 from costsim.adaptation.prefix import between, cuts, last_frozen_cut
@@ -425,6 +425,30 @@ def test_what_a_guard_keeps_is_a_share_of_the_change(guard):
         assert adapted.accuracy_after == wanted
 
 
+@pytest.mark.parametrize("share", [0.25, 0.75, 1.0])
+def test_shrinkage_leaves_that_share_of_the_change(share):
+    """Weights lie on the line from the base to the trained ones, without more training."""
+    after = []
+    for guard in (NoGuard(), Shrinkage(share)):
+        situation, asked = small_situation(), []
+
+        def answers(situation=situation, asked=asked):
+            asked.append({name: t.clone() for name, t in situation.backbone.tensors.items()})
+            return Situation.answers(situation)
+
+        situation.answers = answers
+        after.append((adapt(situation, Fixed(), guard=guard), asked[-1]))
+    (whole, trained), (shrunk, found) = after
+    assert shrunk.losses == whole.losses
+    assert (shrunk.kept, Shrinkage(share).extra_training) == (share, 0.0)
+    moved = 0
+    for name, start in small_situation().backbone.tensors.items():
+        wanted = trained[name] if share == 1 else torch.lerp(start, trained[name], share)
+        assert torch.equal(found[name], wanted)
+        moved += int((trained[name] != start).sum())
+    assert moved > 0
+
+
 def test_cross_validation_turns_harm_away():
     """A rate at which training ruins what a random network can tell: held-out images say so."""
     settings = {"iterations": 15}
@@ -464,8 +488,13 @@ def test_a_guard_of_one_image_a_class_has_nothing_to_say():
 def test_guards_by_name():
     assert isinstance(make_guard("none"), NoGuard)
     assert make_guard("5-fold") == CrossValidation(folds=5)
-    with pytest.raises(InputError, match=r"guard 'luck' is unknown; known are none, leave-one-out"):
+    assert make_guard("shrink") == Shrinkage(0.75)
+    with pytest.raises(
+        InputError, match=r"guard 'luck' is unknown; known are none, shrink, leave-one-out"
+    ):
         make_guard("luck")
+    with pytest.raises(InputError, match="share is 0; allowed is above 0"):
+        Shrinkage(0.0)
     with pytest.raises(InputError, match="folds is 1; at least 2"):
         CrossValidation(folds=1)
     with pytest.raises(InputError, match="rate factors are"):

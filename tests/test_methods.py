@@ -17,6 +17,7 @@ from scipy import stats
 from costsim.accounting.sparse_update import input_channel_norms, scheme_plan
 from costsim.adaptation import (
     Method,
+    NoGuard,
     NothingFits,
     Settings,
     Situation,
@@ -25,6 +26,7 @@ from costsim.adaptation import (
     method_cost,
     source_situations,
 )
+from costsim.budget import Budget
 from costsim.cli.adapt import command
 from costsim.criteria import StepGain
 from costsim.data import FixedEpisode, digits, sample_episode
@@ -33,6 +35,7 @@ from costsim.importance import ChannelScores, Importance, inspected_layers
 from costsim.methods import (
     METHODS,
     BiasOnly,
+    GainTrain,
     LastLayer,
     SearchedScheme,
     SparseUpdate,
@@ -53,8 +56,8 @@ from costsim.methods.correlation import (
 )
 from costsim.methods.tinytl import lite_plan
 from costsim.plan import UpdatePlan
-from costsim.problem import Budget, Problem
-from costsim.solution import Answer
+from costsim.problem import Problem
+from costsim.solution import Answer, Status
 from costsim.solve import solve_uninterrupted
 from costsim.step import TrainingStep
 
@@ -331,6 +334,22 @@ def test_tinytrain_stays_within_the_budgets(situation: Situation, criterion, sol
 def test_the_exact_solver_is_never_worse(situation: Situation) -> None:
     greedy, exact = (TinyTrain(solver=one).choose(situation) for one in (Greedy(), Exact()))
     assert exact.problem.gain(greedy.plan) <= exact.solution.objective * (1 + 1e-9)
+
+
+def test_gain_train_is_the_proven_best_by_its_criterion_and_shrunk(situation: Situation) -> None:
+    method = make_method("GainTrain")
+    choice = method.choose(situation)
+    assert choice.solution.status is Status.OPTIMAL
+    layers = inspected_layers(situation.graph)
+    assert choice.importance == situation.score("step_gain", layers)
+    assert choice.plan == TinyTrain(solver=Exact(), criterion="step_gain").choose(situation).plan
+    cost = method_cost(situation, choice).step
+    assert cost.memory.peak_bytes <= situation.budget.memory_bytes
+    assert cost.macs.backward <= situation.budget.macs
+    adapted = adapt(situation, method)
+    assert (adapted.kept, adapted.learning_rate) == (0.75, 0.003)
+    assert adapt(situation, method, guard=NoGuard()).kept == 1
+    assert GainTrain(solver=Greedy(), axes=("output", "bias")).name == "GainTrain (greedy, biases)"
 
 
 def test_choosing_biases_too_is_never_worse(situation: Situation) -> None:

@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     "--guard",
     default=None,
     metavar="NAME",
-    help="What keeps it from doing harm: none, leave-one-out, 2-fold, 5-fold "
+    help="What keeps it from doing harm: none, shrink, leave-one-out, 2-fold, 5-fold "
     "[default: the method's own].",
 )
 @budget_options("an iteration")

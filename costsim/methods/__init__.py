@@ -1,6 +1,7 @@
 """Every way to adapt that is compared, one a file, behind `costsim.adaptation.Method`.
 
-`METHODS` names them as the paper does. A method's options are the fields of its dataclass.
+`METHODS` names them as the paper does; GainTrain is not of it.
+A method's options are the fields of its dataclass.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from costsim.adaptation.method import Choice, Method
 from costsim.errors import InputError
 from costsim.methods.bias_only import BiasOnly
 from costsim.methods.full_train import FullTrain
+from costsim.methods.gain_train import GainTrain
 from costsim.methods.last_layer import LastLayer
 from costsim.methods.none import NoAdaptation
 from costsim.methods.sparse_update import SearchedScheme, SparseUpdate
@@ -33,6 +35,7 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "TinyTrain": TinyTrain,
     "TinyTrain (exact)": lambda: TinyTrain(solver=Exact()),
     "TinyTrain (exact, biases)": lambda: TinyTrain(solver=Exact(), axes=("output", "bias")),
+    "GainTrain": GainTrain,
     "TinyTrain (l2_norm)": lambda: TinyTrain(criterion="l2_norm"),
     "TinyTrain (random)": lambda: TinyTrain(criterion="random"),
     "TinyTrain (static)": lambda: TinyTrain(static=True),
@@ -55,6 +58,7 @@ __all__ = [
     "BiasOnly",
     "Choice",
     "FullTrain",
+    "GainTrain",
     "LastLayer",
     "Method",
     "NoAdaptation",
