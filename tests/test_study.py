@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import sqlite3
 import subprocess
 import sys
@@ -524,6 +525,10 @@ def test_the_table_in_every_form() -> None:
     assert "does not fit" in text
     assert "no <scheme>" in text
     assert "10 of 12 cells are finished" in text.replace("\n", " ").replace("11 of", "10 of")
+    narrow = Console(width=30, record=True, file=StringIO())
+    print_study(narrow, found, "paper")
+    accuracies = narrow.export_text().partition("gain and cost")[0]
+    assert re.findall(r"±[\d.]*", accuracies) == ["±2.5", "±5.0", "±0.0"]  # below, and whole
     page = render_study(found)
     assert page == render_study(found)
     assert "mathdefault" not in page  # ticks in words

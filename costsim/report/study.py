@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -78,13 +79,8 @@ def print_study(console: Console, findings: Findings, accounting: str = "paper")
     """Print the table: accuracy by domain, then the gain over the reference beside the costs."""
     for title, lines in groups(findings):
         columns = domain_columns(findings)
-        accuracy = _table(["method", "tasks", *columns])
-        for line in lines:
-            # Close together: six columns fit into a terminal's eighty characters.
-            cells = [percent(line.accuracy[name]).replace(" ", "") for name in columns]
-            accuracy.add_row(*map(Text, [line.method, str(line.tasks), *cells]))
         console.print(Text(f"{title}: accuracy, %", style="bold"))
-        console.print(accuracy)
+        console.print(_accuracy(console, lines, columns))
         console.print()
         gain = f"over {findings.reference}"
         costs = _table(["method", gain, "memory", "MACs", "time", "energy"])
@@ -100,6 +96,21 @@ def print_study(console: Console, findings: Findings, accounting: str = "paper")
     for line in findings.lines:
         if line.refused:
             console.print(Text(f"{line.method}, {line.model}, {line.device}: {line.refused}"))
+
+
+def _accuracy(console: Console, lines: Sequence[Line], columns: Sequence[str]) -> Table:
+    """By domain; the intervals stand below where the terminal is too narrow for them."""
+    headings = ["method", "tasks", *(name.replace("_", " ") for name in columns)]
+    tables = []
+    for between in ("", "\n"):
+        table = _table(headings)
+        for line in lines:
+            cells = [percent(line.accuracy[name]).replace(" ± ", f"{between}±") for name in columns]
+            table.add_row(*map(Text, [line.method, str(line.tasks), *cells]))
+        tables.append(table)
+    wide, high = tables
+    unfolded = console.options.update(max_width=10_000)
+    return wide if Measurement.get(console, unfolded, wide).maximum <= console.width else high
 
 
 def footnote(findings: Findings, accounting: str) -> str:
