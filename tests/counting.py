@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from waiting import until
+
 from costsim.cells import CellStore, Claims, run_cells
 from costsim.errors import InputError
 
@@ -44,14 +46,23 @@ def open_store(path: Path) -> CellStore:
 
 
 class Keeping:
-    """Writes down each try of a cell as `Counting` does, and keeps a row; some rows say failed."""
+    """Writes down each try of a cell as `Counting` does, and keeps a row; some rows say failed.
 
-    def __init__(self, folder: Path, seconds: float, fails: Sequence[int] = ()) -> None:
+    No cell ends before `runs` runs are at one each, so that none has done everything when another
+    comes.
+    """
+
+    def __init__(
+        self, folder: Path, seconds: float, fails: Sequence[int] = (), runs: int = 1
+    ) -> None:
         self.folder, self.seconds, self.fails = folder, seconds, tuple(fails)
+        self.runs = runs
         self.counting = Counting(folder)
 
     def __call__(self, cell: int) -> None:
         self.counting(cell)
+        (self.folder / f"{os.getppid()}.run").touch()
+        until(lambda: len(list(self.folder.glob("*.run"))) >= self.runs)
         time.sleep(self.seconds)
         status = "failed" if cell in self.fails else "done"
         open_store(self.folder / "store.sqlite").write({"key": str(cell), "status": status})
@@ -70,7 +81,5 @@ def keep(cells: Sequence[int], keeping: Keeping, workers: int) -> int:
 
 if __name__ == "__main__":  # a run in a process of its own; on stdout how many cells it computed
     folder, runs, count, pause, *failing = sys.argv[1:]
-    Path(folder, f"{os.getpid()}.run").touch()
-    while len(list(Path(folder).glob("*.run"))) < int(runs):  # they begin together
-        time.sleep(0.01)
-    print(keep(range(int(count)), Keeping(Path(folder), float(pause), [*map(int, failing)]), 2))
+    fails = [int(cell) for cell in failing]
+    print(keep(range(int(count)), Keeping(Path(folder), float(pause), fails, int(runs)), 2))
