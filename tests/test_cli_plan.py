@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from costsim.solvers import SOLVERS
 from PIL import Image
+from waiting import until
 
 from costsim.cli import main
 from costsim.criteria import CRITERIA
@@ -837,7 +838,8 @@ def test_a_full_disk_is_told_in_one_line(form: tuple[str, ...]) -> None:
 def test_interrupted_while_planning(tmp_path: Path) -> None:
     """Ctrl-C once the work has begun: status 130, one line, nothing left behind."""
     (tmp_path / "slow_models.py").write_text(
-        "import pathlib, time\ndef make():\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
+        "import pathlib, time\n"
+        "def make():\n    pathlib.Path('begun').touch()\n    time.sleep(600)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "costsim", "plan", "--device", "jetson-nano",
@@ -847,10 +849,7 @@ def test_interrupted_while_planning(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    for _ in range(600):
-        if (tmp_path / "begun").exists():
-            break
-        time.sleep(0.1)
+    until((tmp_path / "begun").exists)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -874,11 +873,11 @@ def test_interrupted_at_any_moment(tmp_path: Path, delay_s: float) -> None:
     time.sleep(delay_s)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    left = {path.name for path in tmp_path.iterdir()}
-    if process.returncode == 0:  # it was faster
-        assert left == {"plan.json"}
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left in ([], ["plan.json"])
+    if left:  # it was faster, and what it wrote is whole
+        assert read_plan(tmp_path / "plan.json").layers
         return
-    assert left == set()
     # before the command itself is imported nobody can say it better than Python
     assert process.returncode == 130 or "costsim/cli/plan.py" not in err
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -185,14 +186,17 @@ def wait_for(process: subprocess.Popen[str], start: str) -> None:
 
 
 def test_killed_again_and_again_it_ends_in_the_same_file(made, tmp_path, capsys):
-    goal = ["--iterations", "100", "--resume", "--out"]
-    for iteration, pause in ((2, 0.0), (9, 0.003), (17, 0.011)):
-        process = started(made, *goal, str(tmp_path / "broken"))
-        wait_for(process, f"iteration {iteration}/")
+    done = 0
+    for more, pause in ((2, 0.0), (7, 0.003), (8, 0.011)):
+        arguments = ["--resume", "--out", str(tmp_path / "broken")]
+        process = started(made, *arguments, "--iterations", "100000")  # not over before its time
+        wait_for(process, f"iteration {done + more}/")
         time.sleep(pause)
         process.kill()
-        process.communicate()
+        _, told = process.communicate()
         assert process.returncode == -signal.SIGKILL
+        done = max([done + more, *map(int, re.findall(r"^iteration (\d+)/", told, re.MULTILINE))])
+    goal = ["--iterations", str(done + 2), "--resume", "--out"]
     for out in ("broken", "straight"):
         assert main(["train", "plan.json", *TASK, *goal, str(tmp_path / out)]) == 0
     assert "going on after" in lines(capsys)[1]

@@ -3,11 +3,11 @@
 import csv
 import json
 import math
+import os
 import re
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from io import StringIO
@@ -20,10 +20,11 @@ from counting import Counting
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
+from waiting import until
 
 from costsim.adaptation import Backbone, Method, Place, Settings, Situation, adapt, load_backbone
 from costsim.adaptation.guard import GUARDS
-from costsim.cells import run_cells
+from costsim.cells import Owner, run_cells
 from costsim.cli import main
 from costsim.data import digits, sample_episode
 from costsim.device import load_device
@@ -411,26 +412,27 @@ def test_a_run_computes_what_is_missing_once(tmp_path: Path) -> None:
 
 
 def test_a_study_killed_and_started_again_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    file = yaml(tmp_path / "study.yaml", seeds=12)
-    store = tmp_path / "study.sqlite"
+    file = yaml(tmp_path / "study.yaml", seeds=4)
+    store, ours = tmp_path / "study.sqlite", Owner.of(os.getpid())
+    claims = open_store(store)
+    claims.claim(study(seeds=4).cells()[-1].key, ours)  # it is not over before it is killed
     command = [sys.executable, "-m", "costsim", "study", str(file), "--jobs", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                cwd=tmp_path)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and _count(store) < 5:
-        time.sleep(0.05)
+    until(lambda: _count(store) >= 3)
     process.kill()
     process.wait()
-    time.sleep(0.5)  # the workers end with it
+    until(lambda: not claims.claimed(aside=[ours]))  # the workers end with it
+    claims.release([ours])
     before = _contents(store)
-    assert 5 <= len(before) < 24
+    assert 3 <= len(before) < 8
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     after = _contents(store)
-    assert len(after) == 24
+    assert len(after) == 8
     assert {key: after[key] for key in before} == before  # times too: none was computed twice
-    assert f"{24 - len(before)} of 24 cells computed" in done.stderr
-    assert json.loads(done.stdout)["finished"] == 24
+    assert f"{8 - len(before)} of 8 cells computed" in done.stderr
+    assert json.loads(done.stdout)["finished"] == 8
 
 
 def _count(store: Path) -> int:
