@@ -525,8 +525,16 @@ def test_bad_input_is_one_clear_line(
     assert len([line for line in err.splitlines() if line.startswith("costsim: ")]) == 1
 
 
-def test_a_full_disk_loses_no_checkpoint(arguments: list[str]) -> None:
-    assert main([*arguments, "--steps", "2", "--out", "/dev/full"]) == 2
+def test_a_full_disk_loses_no_checkpoint(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    asked = [*arguments, "--checkpoint", str(kept)]
+    assert main([*asked, "--out", "/dev/full"]) == 2
+    assert "/dev/full: cannot be written: No space left" in capsys.readouterr().err
+    assert kept.exists()
+    assert main([*asked, "--resume"]) == 0
+    assert "going on after 6 steps" in capsys.readouterr().err
 
 
 def test_tensorboard_logs_hold_what_was_measured(arguments: list[str], tmp_path: Path) -> None:
