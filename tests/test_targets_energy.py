@@ -1,12 +1,15 @@
 """Joules from counters: folder trees as the kernel writes them, and a meter from a plug-in."""
 
-import time
+import itertools
+import threading
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE_S
 
 from costsim.targets import energy
 from costsim.targets.energy import EnergyRecorder, RaplDomain, find_counters
@@ -149,19 +152,39 @@ def test_without_a_rail_that_feeds_all_every_rail_counts(tmp_path):
     assert names == ["INA3221 VDD_CPU_GPU_CV", "INA3221 VDD_SOC"]
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The recorder's clock: a second passes whenever it is looked at."""
+    ticks = map(float, itertools.count())
+    monkeypatch.setattr(energy, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+
+
+@pytest.mark.usefixtures("clock")
 def test_power_is_summed_over_time(tmp_path):
-    """Constant power for some time, then twice as much: the sum lies between what that allows."""
+    """By the trapezoidal rule over readings at 0, 2, 3 and 4 s; at 1 s it is told to begin."""
     folder = iio_tree(tmp_path)
-    with EnergyRecorder(find_counters(tmp_path).counters, sample_s=0.005) as recorder:
-        started = time.perf_counter()
-        time.sleep(0.2)
-        first_s = time.perf_counter() - started
+    with EnergyRecorder(find_counters(tmp_path).counters, sample_s=60) as recorder:
+        recorder._add()
         (folder / "in_power0_input").write_text("5024\n")
-        time.sleep(0.1)
-    second_s = recorder.seconds - first_s
-    slack_j = 2.512 * 0.1  # one reading late on a busy machine
-    assert recorder.joules[0] == pytest.approx(2.512 * (first_s + 2 * second_s), abs=slack_j)
-    assert recorder.joules[0] >= 2.512 * recorder.seconds
+        recorder._add()
+    assert recorder.joules[0] == pytest.approx(2 * 2.512 + (2.512 + 5.024) / 2 + 5.024)
+    assert recorder.seconds == 4.0
+
+
+def test_a_meter_is_read_again_and_again():
+    often = threading.Event()
+
+    class Counted(Meter):
+        readings = 0
+
+        def watts(self):
+            self.readings += 1
+            if self.readings > 5:
+                often.set()
+            return super().watts()
+
+    with EnergyRecorder([Counted()], sample_s=0.005):
+        assert often.wait(PATIENCE_S)
 
 
 def test_a_reading_that_fails_for_a_moment_is_spanned(tmp_path):
@@ -196,6 +219,7 @@ def odd_plugin():
     return [Meter(), 7]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_meter_comes_from_a_plugin_and_a_bad_one_does_no_harm(tmp_path, monkeypatch):
     """Found as installed packages announce them: by a real entry point in a real folder."""
     info = tmp_path / "meters-1.0.dist-info"
@@ -211,7 +235,7 @@ def test_a_meter_comes_from_a_plugin_and_a_bad_one_does_no_harm(tmp_path, monkey
     assert "plug-in 'bad' failed: OSError: no meter on /dev/ttyUSB0" in told
     assert "plug-in 'absent' failed: AttributeError" in told
     assert "plug-in 'odd' gave a int" in told
-    with EnergyRecorder(found.counters[:1]) as recorder:
-        time.sleep(0.05)
-    assert recorder.joules[0] == pytest.approx(2.0 * recorder.seconds, rel=0.1)
+    with EnergyRecorder(found.counters[:1], sample_s=60) as recorder:
+        pass
+    assert recorder.joules == [2.0 * recorder.seconds]
     assert EntryPoint("good", f"{__name__}:good_plugin", energy.PLUGINS).load() is good_plugin
