@@ -5,14 +5,14 @@ import os
 import shutil
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import asyncssh
+from waiting import until
 
 
 class Device:
@@ -94,12 +94,6 @@ class Device:
             if f"HOME={self.home}".encode() in environment and line and part in line:
                 found[int(process.name)] = line
         return found
-
-    def settle(self, seconds: float = 30.0) -> None:
-        """Wait until nothing is left, or that long."""
-        end = time.monotonic() + seconds
-        while (self.files() or self.processes()) and time.monotonic() < end:
-            time.sleep(0.05)
 
     # The server.
 
@@ -187,5 +181,14 @@ def device(folder: Path) -> Iterator[Device]:
     finally:
         found.close()
         for pid in found.processes():
-            os.kill(pid, 9)
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
         shutil.rmtree(found.home, ignore_errors=True)
+
+
+def assert_nothing_is_left(device: Device, but: Sequence[str] = ()) -> None:
+    """Wait until no process and no file but these is there; where some stays, say which."""
+    with suppress(AssertionError):
+        until(lambda: device.files() == [*but] and not device.processes())
+    assert device.files() == [*but]
+    assert device.processes() == {}

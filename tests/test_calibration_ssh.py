@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from calibrating import CONDITIONS
 from calibrating import device as made_up
-from ssh_device import device
+from ssh_device import assert_nothing_is_left, device
+from waiting import until
 
 from costsim.calibration.device_file import machine_spec
 from costsim.calibration.remote import Order, look
@@ -43,19 +43,11 @@ def keys(there):
     ]
 
 
-def assert_nothing_is_left(device):
-    device.settle()
-    assert device.files() == []
-    assert device.processes() == {}
-
-
 def later(condition, action):
     """Do `action` once `condition` holds, in the background."""
 
     def wait():
-        end = time.monotonic() + 60
-        while not condition() and time.monotonic() < end:
-            time.sleep(0.02)
+        until(condition)
         action()
 
     thread = threading.Thread(target=wait, daemon=True)
@@ -103,7 +95,7 @@ def test_unplugged_half_way_keeps_the_readings_and_resumes(there, tmp_path, caps
     assert f"the readings of {number} probes are kept in {samples_of(out)}" in line
     assert line.endswith("go on with --resume")
     assert not out.exists()
-    there.settle()
+    assert_nothing_is_left(there)
     there.listen()
     assert main([*asked, "--on", name_of(there)]) == 2
     assert "holds measurements of an earlier run; give --resume" in capsys.readouterr().err
@@ -145,9 +137,7 @@ def test_ended_politely_it_cleans_up_and_keeps_the_readings(there, tmp_path):
     command = [sys.executable, "-m", "costsim", "calibrate", "--on", name_of(there), *keys(there)]
     command += ["--time-limit", "60s", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while not samples_of(out).exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
+    until(samples_of(out).exists)
     process.send_signal(signal.SIGTERM)
     printed, told = process.communicate(timeout=60)
     assert (process.returncode, printed, told.strip()) == (130, "", "costsim: interrupted"), told

@@ -7,12 +7,12 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from calibrating import CONDITIONS
-from ssh_device import device
+from ssh_device import assert_nothing_is_left, device
 from targeting import FOREVER, write_plan
+from waiting import until
 
 from costsim.calibration.device_file import write_device
 from costsim.cli import main
@@ -42,12 +42,6 @@ def on(device):
         *("--on", f"ssh://me@127.0.0.1:{device.port}", "--identity", str(device.identity)),
         *("--known-hosts", str(device.known_hosts), "--trust-new-host"),
     ]
-
-
-def assert_nothing_is_left(device):
-    device.settle()
-    assert device.files() == []
-    assert device.processes() == {}
 
 
 def test_predicted_stands_beside_measured(plan, tmp_path, capsys):
@@ -171,9 +165,7 @@ def test_an_interrupted_measurement_cleans_up_and_keeps_what_it_has(plan, there,
     command = [sys.executable, "-m", "costsim", "measure", str(plan), *on(there)]
     command += ["--steps", "2", "--repeats", "1000", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 120
-    while not out.exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.1)
+    until(out.exists)
     assert there.processes("costsim.targets.worker") or there.files()
     process.send_signal(number)
     printed, told = process.communicate(timeout=60)
@@ -184,18 +176,18 @@ def test_an_interrupted_measurement_cleans_up_and_keeps_what_it_has(plan, there,
     assert_nothing_is_left(there)
 
 
+def asked_for_steps(device):
+    """From which step on readings were asked for, each time."""
+    return re.findall(r"tail -n \+(\d+) ", "\n".join(device.commands))
+
+
 def test_a_device_unplugged_in_the_middle_of_a_run_keeps_its_steps(plan, there, tmp_path, capsys):
     out = tmp_path / "measured.json"
     target = f"ssh://me@127.0.0.1:{there.port}?patience=3"
 
     def pull_the_plug():
         """Once somebody asks for what comes after the third step: the first three are known."""
-        end = time.monotonic() + 120
-        while time.monotonic() < end:
-            asked = [re.search(r"tail -n \+(\d+) ", line) for line in there.commands]
-            if any(found and int(found[1]) > 3 for found in asked):
-                break
-            time.sleep(0.05)
+        until(lambda: any(int(first) > 3 for first in asked_for_steps(there)))
         there.drop(deaf=True)
 
     threading.Thread(target=pull_the_plug, daemon=True).start()
@@ -227,8 +219,7 @@ def test_a_device_unplugged_half_way_keeps_what_came_before(plan, there, tmp_pat
     out = tmp_path / "measured.json"
 
     def pull_the_plug():
-        while not out.exists():
-            time.sleep(0.05)
+        until(out.exists)
         there.drop(deaf=True)
 
     threading.Thread(target=pull_the_plug, daemon=True).start()

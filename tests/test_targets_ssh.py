@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ssh_device import device
+from ssh_device import assert_nothing_is_left, device
 from targeting import FOREVER, make_job, with_options
+from waiting import until
 
 from costsim.errors import InputError
 from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
@@ -40,8 +40,15 @@ def target_on(device, *, poll_s=0.05, patience_s=60.0, **options):
     return replace(target, poll_s=poll_s, patience_s=patience_s)
 
 
+LATER = ("running", "counting", "recording", "measuring", "timing")
+"""How everything begins that a job says once PyTorch is loaded."""
+
+
 class Story:
-    """A watch that calls back when the progress comes to a certain point, and notes warnings."""
+    """A watch that calls back when the progress comes to a certain point, and notes warnings.
+
+    `moment` is what the progress begins with, or several of those: any one of them may be missed.
+    """
 
     def __init__(self, moment="", then=lambda: None):
         self.moment, self.then = moment, then
@@ -53,12 +60,6 @@ class Story:
         if self.moment and what.startswith(self.moment):
             self.moment = ""
             self.then()
-
-
-def assert_nothing_is_left(device):
-    device.settle()
-    assert device.files() == []
-    assert device.processes() == {}
 
 
 def refusal(target, watch=None, job=None):
@@ -95,7 +96,7 @@ def test_a_dropped_connection_comes_back_to_the_running_job(there, job):
     def cut():
         pids.append(there.processes("costsim.targets.worker"))
         there.drop()
-        story.moment, story.then = "timing the step", cut_for_longer
+        story.moment, story.then = LATER, cut_for_longer
 
     def cut_for_longer():
         pids.append(there.processes("costsim.targets.worker"))
@@ -136,8 +137,7 @@ def test_a_folder_of_ones_own_choosing_is_left_as_it_was(there):
     with replace(target_on(there), folder="~/mine").session(Watch()):
         assert any(name.startswith("mine/run-") for name in there.files())
         assert not (there.home / ".cache").exists()
-    there.settle(0.5)
-    assert there.files() == ["mine", "mine/file"]
+    assert_nothing_is_left(there, but=["mine", "mine/file"])
 
 
 def test_a_greeting_of_the_login_shell_does_no_harm(there):
@@ -245,10 +245,7 @@ def test_what_a_power_cut_left_is_swept_by_the_next_visit(there):
         folder.mkdir(parents=True)
         (folder / "supervisor").write_text(json.dumps({"pid": 1, "boot": "before"}))
     with target_on(there).session(Watch()):
-        end = time.monotonic() + 5
-        while stale.exists() and time.monotonic() < end:
-            time.sleep(0.05)
-    assert not stale.exists()
+        until(lambda: not stale.exists())
     assert other.exists()
 
 
@@ -387,9 +384,8 @@ def test_a_disk_that_fills_up_while_files_are_sent(there, small_disk, job):
     error = refusal(replace(target_on(there), folder=str(small_disk)), None, job)
     assert error.reason == "disk"
     assert "No space left on device" in str(error)
-    there.settle()
+    assert_nothing_is_left(there)
     assert list(small_disk.iterdir()) == []
-    assert there.processes() == {}
 
 
 def test_a_device_without_memory_for_the_job(there, job):
