@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     metavar="MODEL",
-    help="A built-in network, package.module:factory, or an exported file.pt2 "
-    "[default: the one that was trained].",
+    help="A built-in network, package.module:factory, or an exported file.pt2.  "
+    "[default: the one that was trained]",
 )
 @weights_option(
-    "Weights of the base; with --remove of the patched model "
-    "[default: those that training started from]."
+    "Weights of the base; with --remove of the patched model.  "
+    "[default: those that training started from]"
 )
 @click.option("--remove", is_flag=True, help="Take the patch off instead.")
 @path_option(
     "--out", required=True, help="Write the model's whole state dict there, as safetensors."
 )
-@json_option("Print JSON instead of a sentence.")
+@json_option("Print one JSON document instead of a sentence.")
 def command(**given: Any) -> int:
     """Put PATCH on the model it was made for, or take it off again bit for bit.
 

@@ -13,6 +13,7 @@ from costsim.cli.options import (
     check_writable,
     compute_target_option,
     json_option,
+    page_option,
     path_option,
     threads_option,
 )
@@ -37,7 +38,7 @@ SLOW_START_S = 120.0
     "--from",
     "refine",
     is_flag=True,
-    help="Refine the spec with FILES that `costsim measure` or `validate` wrote, instead of "
+    help="Refine the spec with FILES that costsim measure or costsim validate wrote, instead of "
     "measuring.",
 )
 @click.option(
@@ -46,7 +47,7 @@ SLOW_START_S = 120.0
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --from or --drift: the plan of a measurement that `costsim validate` wrote.",
+    help="With --from or --drift: the plan of a measurement that costsim validate wrote.",
 )
 @click.option("--drift", is_flag=True, help="Show predicted against measured of FILES over time.")
 @click.option(
@@ -55,15 +56,15 @@ SLOW_START_S = 120.0
     multiple=True,
     metavar="TARGET",
     help="Where to measure: local, or ssh://user@host:port; give it again for more, in parallel, "
-    "each with an --out of its own [default: local].",
+    "each with an --out of its own.  [default: local]",
 )
 @click.option(
     "--device",
     "devices",
     multiple=True,
-    metavar="DEVICE",
-    help="The spec to start from, a file or a shipped one; for several --on one each, or one for "
-    "all [default: a guess from what the machine says of itself].",
+    metavar="NAME|FILE",
+    help="The spec to start from, a shipped one or a YAML file; for several --on one each, or one "
+    "for all.  [default: a guess from what the machine says of itself]",
 )
 @compute_target_option
 @path_option(
@@ -81,12 +82,19 @@ SLOW_START_S = 120.0
     metavar="TIME",
     help="Measure no longer than this.",
 )
-@click.option("--probes", type=int, default=50, show_default=True, help="Small steps to measure.")
+@click.option(
+    "--probes",
+    type=int,
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Small steps to measure.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the readings beside --out.")
 @path_option("--picture", help="Draw the drift as SVG.")
-@path_option("--report", help="Write the drift as a page.")
+@page_option("Write the drift as a page (HTML, nothing else needed).")
 @reaching
-@json_option("Print what was found as JSON.")
+@json_option()
 def command(**given: Any) -> int:
     """Measure small training steps on a device and fit its spec to them.
 

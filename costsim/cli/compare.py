@@ -14,6 +14,7 @@ from costsim.cli.options import (
     page_option,
     path_option,
     rows_option,
+    ways_option,
 )
 from costsim.cli.progress import lines_on_stderr
 from costsim.errors import InputError
@@ -30,40 +31,80 @@ if TYPE_CHECKING:
     required=True,
     help="SQLite file with a row for each finished cell; what it has is not computed again.",
 )
-@click.option("--solver", "solvers", multiple=True, metavar="NAME", help="[default: exact, greedy]")
-@click.option("--model", "models", multiple=True, metavar="MODEL", help="[default: mcunet-5fps]")
+@click.option(
+    "--solver",
+    "solvers",
+    multiple=True,
+    metavar="NAME",
+    help="Who chooses; give it again for more.  [default: exact, greedy]",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="MODEL",
+    help="As of costsim plan; give it again for more.  [default: mcunet-5fps]",
+)
 @click.option(
     "--weights", multiple=True, metavar="MODEL=FILE", help="Weights for one of the models."
 )
-@click.option("--device", "devices", multiple=True, metavar="NAME|FILE", help="[default: all four]")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="As of costsim plan; give it again for more.  [default: all that ship]",
+)
 @click.option(
     "--budget",
     "budgets",
     multiple=True,
     metavar="LIMITS",
     help="recommended, or such as memory=256KiB,macs=15%; memory=150% is of what the device "
-    "recommends. [default: recommended]",
+    "recommends; give it again for more.  [default: recommended]",
 )
-@click.option("--data", multiple=True, metavar="PATH", help="Images, or digits. [default: digits]")
-@click.option("--seed", "seeds", multiple=True, type=int, help="Tasks of each data. [default: 0]")
-@click.option("--ways", type=int, metavar="N", help="Classes of a task [default: up to 10].")
-@click.option("--shots", type=int, metavar="N", help="Images of each class [default: 5].")
-@click.option("--criterion", metavar="NAME", help="[default: fisher]")
-@click.option("--axis", metavar="output|input|both[+bias]|bias", help="[default: output]")
-@click.option("--inspect", metavar="N|all", help="Layers that are scored [default: 18].")
-@click.option("--batch", type=int, metavar="N", help="[default: 1]")
-@click.option("--optimizer", metavar="NAME", help="[default: sgd]")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="PATH",
+    help="Images, or digits; give it again for more.  [default: digits]",
+)
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=int,
+    metavar="N",
+    help="Of a task of each data; give it again for more.  [default: 0]",
+)
+@ways_option
+@click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: 5]")
+@click.option("--criterion", metavar="NAME", help="What a channel is worth.  [default: fisher]")
+@click.option(
+    "--axis",
+    metavar="output|input|both[+bias]|bias",
+    help="Which channels of a weight can be chosen.  [default: output]",
+)
+@click.option(
+    "--inspect", metavar="N|all", help="How many of the last layers are scored.  [default: 18]"
+)
+@click.option("--batch", type=int, metavar="N", help="Samples of a step.  [default: 1]")
+@click.option("--optimizer", metavar="NAME", help="How weights are updated.  [default: sgd]")
 @click.option(
     "--accuracy",
     is_flag=True,
     default=None,
     help="Also train every plan on its task, and test it on other samples: takes far longer.",
 )
-@click.option("--time-limit", metavar="TIME", help="For the solvers that take one.")
+@click.option(
+    "--time-limit",
+    metavar="TIME",
+    help="For the solvers that take one.  [default: the solver's own]",
+)
 @jobs_option
 @rows_option
 @page_option()
-@json_option("Print the findings as JSON.")
+@json_option()
 def command(**given: Any) -> int:
     """Compare solvers on every combination of models, devices, budgets and tasks.
 

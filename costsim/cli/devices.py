@@ -16,9 +16,16 @@ LIST_SCHEMA = "costsim.devices/1"
 
 @click.command(name="devices")
 @click.argument("device", required=False, metavar="[NAME|FILE]")
-@json_option("One JSON document on stdout.")
+@json_option()
 def command(device: str | None, as_json: bool) -> None:
-    """List the shipped devices, or show NAME with the source of every number."""
+    """List the shipped devices, or show NAME with the source of every number.
+
+    \b
+    Examples
+      costsim devices
+      costsim devices jetson-nano
+      costsim devices my-board.yaml --json
+    """
     if device is None:
         specs = [load_device(name) for name in shipped_devices()]
         document = {"schema": LIST_SCHEMA, "devices": [spec.to_json() for spec in specs]}

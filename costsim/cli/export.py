@@ -36,7 +36,11 @@ SHOTS = 2
 @click.command("export")
 @plan_argument
 @click.option(
-    "--target", type=click.Choice(TARGETS), default="c", show_default=True, help="What to write."
+    "--target",
+    type=click.Choice(TARGETS),
+    default="c",
+    show_default=True,
+    help="The language to write it in.",
 )
 @path_option(
     "--out",
@@ -51,13 +55,13 @@ SHOTS = 2
     "--learning-rate",
     type=float,
     metavar="RATE",
-    help="Where costsim_learning_rate starts [default: what is usual for the plan's optimiser].",
+    help="Where costsim_learning_rate starts.  [default: what is usual for the plan's optimiser]",
 )
 @momentum_option
 @click.option(
     "--device",
-    metavar="DEVICE",
-    help="Whose flash it must fit in, a file or a shipped device [default: the plan's].",
+    metavar="NAME|FILE",
+    help="Whose flash it must fit in, a shipped device or a YAML file.  [default: the plan's]",
 )
 @json_option()
 def command(**given: Any) -> int:

@@ -36,29 +36,33 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="TARGET",
     help="Where to run it; give it again for more, in parallel: local, ssh://user@host:port, "
-    "unicorn:cortex-m7, qemu:mps2-an500, serial:/dev/ttyACM0 [default: local].",
+    "unicorn:cortex-m7, qemu:mps2-an500, serial:/dev/ttyACM0.  [default: local]",
 )
 @click.option(
     "--device",
-    metavar="DEVICE",
-    help="Predict for this device, a file or a shipped one [default: as the plan says].",
+    metavar="NAME|FILE",
+    help="Predict for this device, a shipped one or a YAML file.  [default: as the plan says]",
 )
 @compute_target_option
-@click.option("--repeats", type=int, default=1, show_default=True, help="Runs on each target.")
-@click.option("--steps", type=int, default=10, show_default=True, help="Steps to time in a run.")
+@click.option(
+    "--repeats", type=int, default=1, show_default=True, metavar="N", help="Runs on each target."
+)
+@click.option(
+    "--steps", type=int, default=10, show_default=True, metavar="N", help="Steps to time in a run."
+)
 @click.option(
     "--threads",
     type=int,
     metavar="N",
-    help="Threads that PyTorch computes on, on this machine and over SSH [default: as many as "
-    "--device was calibrated on, else 1].",
+    help="Threads that PyTorch computes on, on this machine and over SSH.  [default: as many as "
+    "--device was calibrated on, else 1]",
 )
 @click.option(
     "--memory-limit",
     type=Quantity("SIZE", parse_bytes),
     metavar="SIZE",
     help="Let the step have only so much memory, updated weights included and frozen weights "
-    "apart; exit status 1 if it does not fit.",
+    "apart; exit status 1 if it does not fit.  [default: none]",
 )
 @moved_weights_option
 @click.option(
@@ -71,7 +75,7 @@ if TYPE_CHECKING:
 )
 @reaching
 @path_option("--out", help="Write all measurements there; kept up to date while they come in.")
-@json_option("Print the measurements as JSON.")
+@json_option()
 def command(**given: Any) -> int:
     """Run the training step of PLAN on each TARGET and put it beside the prediction.
 

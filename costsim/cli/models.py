@@ -25,9 +25,15 @@ def describe(architecture: Architecture) -> dict[str, str | int]:
 
 
 @click.command("models")
-@json_option("One JSON document on stdout.")
+@json_option()
 def command(as_json: bool) -> None:
-    """List the built-in networks, counted without classifier and for one image."""
+    """List the built-in networks, counted without classifier and for one image.
+
+    \b
+    Examples
+      costsim models
+      costsim models --json
+    """
     rows = [describe(architecture) for architecture in NETWORKS.values()]
     if as_json:
         click.echo(json.dumps({"schema": "costsim.models/1", "models": rows}, indent=2))

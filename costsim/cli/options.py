@@ -1,6 +1,7 @@
 """Options that more than one command takes, each declared once, and what is checked of them.
 
-A command puts them together: `@together(data_option(), split_option, ways_option)`.
+A command puts them together: `@together(data_option(), split_option, ways_option)`. Each has a
+sentence, and a default that is not a plain value stands behind it as click writes the others.
 """
 
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def page_option(
     return path_option("--report", help=words)
 
 
-def json_option(words: str = "Print JSON instead of a table.") -> Callable[[F], F]:
+def json_option(words: str = "Print one JSON document instead of tables.") -> Callable[[F], F]:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help=words)
 
@@ -68,17 +69,26 @@ def check_writable(path: Path | None, option: str) -> None:
 DEVICE = "A shipped device (costsim devices lists them) or a YAML file of your own."
 
 target_option = click.option(
-    "--target", metavar="NAME", help="Compute target of the device, such as cpu or gpu."
+    "--target",
+    "--compute-target",
+    "target",
+    metavar="NAME",
+    help="Compute target of the device, such as cpu or gpu.  [default: the device's own]",
 )
 compute_target_option = click.option(
-    "--compute-target", metavar="NAME", help="The device's compute target [default: its own]."
+    "--compute-target",
+    metavar="NAME",
+    help="Compute target of the device, such as cpu or gpu.  [default: the device's own]",
 )
 plan_argument = click.argument("plan", type=click.Path(path_type=Path))
 moved_weights_option = path_option(
     "--weights", help="Weights of the model, where they are no longer at the plan's place."
 )
 resolution_option = click.option(
-    "--resolution", type=int, metavar="N", help="Side of the images in pixels."
+    "--resolution",
+    type=int,
+    metavar="N",
+    help="Side of the images in pixels.  [default: the model's]",
 )
 
 
@@ -109,16 +119,17 @@ split_option = click.option(
     "--split", metavar="NAME", help="Sub-folder of the data, where it has several."
 )
 ways_option = click.option(
-    "--ways", type=int, metavar="N", help="Classes of the task [default: up to 10]."
+    "--ways", type=int, metavar="N", help="Classes of the task.  [default: up to 10]"
 )
 shots_option = click.option(
-    "--shots", type=int, default=5, show_default=True, help="Images of each class."
+    "--shots", type=int, default=5, show_default=True, metavar="N", help="Images of each class."
 )
 queries_option = click.option(
     "--queries",
     type=int,
     default=10,
     show_default=True,
+    metavar="N",
     help="Other images of each class, to measure the accuracy on.",
 )
 
@@ -139,32 +150,33 @@ def budget_options(of: str) -> Callable[[F], F]:
             "--memory",
             type=Quantity("size", parse_bytes),
             metavar="SIZE",
-            help="Such as 256KiB or 1MB.",
+            help=f"Memory of {of}: 256KiB, 1MB.  [default: the device's]",
         ),
         click.option(
             "--accounting",
             type=click.Choice(ACCOUNTINGS),
             help="What the memory budget counts; peak: every live byte of the step, arena: what "
-            "an allocator with planned offsets needs for them [default: the device's; peak for "
-            "those that ship].",
+            "an allocator with planned offsets needs for them.  [default: the device's; peak for "
+            "those that ship]",
         ),
         click.option(
             "--macs",
             type=Quantity("macs", parse_macs_or_share),
             metavar="COUNT|PERCENT",
-            help=f"Backward MACs of {of}: 6.5M, or 15% of a full backward pass.",
+            help=f"Backward MACs of {of}: 6.5M, or 15% of a full backward pass.  "
+            "[default: the device's]",
         ),
         click.option(
             "--latency",
             type=Quantity("time", parse_seconds),
             metavar="TIME",
-            help=f"Of {of}: 2s, 80ms.",
+            help=f"Seconds of {of}: 2s, 80ms.  [default: the device's, if any]",
         ),
         click.option(
             "--energy",
             type=Quantity("energy", parse_joules),
             metavar="ENERGY",
-            help=f"Of {of}: 5J.",
+            help=f"Joules of {of}: 5J.  [default: the device's, if any]",
         ),
     )
 
@@ -194,6 +206,7 @@ def optimizer_option(default: str) -> Callable[[F], F]:
         type=click.Choice(["sgd", "momentum", "adam"]),
         default=default,
         show_default=True,
+        help="How weights are updated; what it keeps for that is counted.",
     )
 
 
@@ -210,7 +223,9 @@ def loss_option(words: str) -> Callable[[F], F]:
 
 def iterations_option(words: str) -> Callable[[F], F]:
     """`--iterations`."""
-    return click.option("--iterations", type=int, default=40, show_default=True, help=words)
+    return click.option(
+        "--iterations", type=int, default=40, show_default=True, metavar="N", help=words
+    )
 
 
 augment_option = click.option(
@@ -219,8 +234,22 @@ augment_option = click.option(
     show_default=True,
     help="Learn from lightly changed copies of the images.",
 )
-momentum_option = click.option("--momentum", type=float, default=0.9, show_default=True)
-seed_option = click.option("--seed", type=int, default=0, show_default=True)
+momentum_option = click.option(
+    "--momentum",
+    type=float,
+    default=0.9,
+    show_default=True,
+    metavar="SHARE",
+    help="Of the optimiser momentum.",
+)
+seed_option = click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of all that is drawn at random.",
+)
 
 
 def check_seed(seed: int | None) -> None:
@@ -240,7 +269,7 @@ def check_positive(given: dict[str, Any], *names: str) -> None:
 
 checkpoint_option = path_option(
     "--checkpoint",
-    help="Keep where the run stands there [default: beside --out, until it is written].",
+    help="Keep where the run stands there.  [default: beside --out, until that is written]",
 )
 resume_option = click.option(
     "--resume", is_flag=True, help="Go on from the checkpoint, if there is one yet."
@@ -265,13 +294,18 @@ def checkpoint_file(given: dict[str, Any]) -> tuple[Path | None, bool]:
 # Runs of many cells.
 
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(1), metavar="N", help="Processes [default: cores]."
+    "--jobs", type=click.IntRange(1), metavar="N", help="Processes.  [default: one a core]"
 )
-rows_option = path_option("--csv", "table", help="Write the rows.")
+rows_option = path_option("--csv", "table", help="Write the rows as CSV.")
 
 
 # Machines.
 
 threads_option = click.option(
-    "--threads", type=int, default=1, show_default=True, help="Threads that PyTorch computes on."
+    "--threads",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Threads that PyTorch computes on.",
 )

@@ -8,7 +8,7 @@ import click
 
 from costsim.cli.options import check_writable, json_option, path_option, seed_option
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.request import plan_request, request_options, time_limit_option
+from costsim.cli.request import device_option, plan_request, request_options, time_limit_option
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
 
@@ -21,6 +21,7 @@ PICTURES = {".svg": "svg", ".png": "png"}
 
 
 @click.command("pareto")
+@device_option()
 @request_options
 @time_limit_option
 @seed_option
@@ -36,20 +37,21 @@ PICTURES = {".svg": "svg", ".png": "png"}
     type=click.IntRange(2, 10_000),
     default=20,
     show_default=True,
+    metavar="N",
     help="How many budgets, evenly spread.",
 )
 @click.option("--all", "every", is_flag=True, help="Every point there is: may take long.")
 @path_option("--out", help="Write the points as JSON.")
 @path_option("--csv", "as_csv", help="Write them as CSV.")
 @path_option("--picture", help="Draw them; the name ends in .svg or .png.")
-@json_option("Print the points as JSON, not as a table.")
+@json_option()
 def command(**given: Any) -> int:
     """Draw the proven frontier of gain against a budget, with other methods beside it.
 
     Each point is the greatest gain of any plan that takes no more, within all other budgets; they
-    are as for `plan`. Beside it: the paper's greedy within the same budgets, and the published
-    static schemes of SparseUpdate where the network has any. The frontier ends at the budget
-    that is given for what is drawn; without one it ends where the gain does.
+    are as for costsim plan. Beside it: the paper's greedy within the same budgets, and the
+    published static schemes of SparseUpdate where the network has any. The frontier ends at the
+    budget that is given for what is drawn; without one it ends where the gain does.
 
     \b
     Examples

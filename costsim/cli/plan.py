@@ -15,7 +15,12 @@ from costsim.cli.options import (
     seed_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.request import plan_request, request_options, time_limit_option
+from costsim.cli.request import (
+    device_option,
+    plan_request,
+    request_options,
+    time_limit_option,
+)
 from costsim.cli.solve_for import check_sought, plan_backwards, solve_for_options
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
@@ -25,11 +30,13 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
+@device_option(" Given several times: one plan that fits them all.")
 @request_options
 @click.option(
     "--solver",
     default="exact",
     show_default=True,
+    metavar="NAME",
     help="Who chooses: exact, greedy (the paper's), ilp, ilp-cbc, evolutionary, sparse-update, "
     "brute-force (tiny models only), none, last-layer, bias-only, full.",
 )
@@ -43,7 +50,7 @@ if TYPE_CHECKING:
 @iterations_option("Passes over the samples, for the estimate of the whole task.")
 @seed_option
 @path_option("--out", help="Write the plan as JSON.")
-@json_option("Print the plan as JSON instead of tables.")
+@json_option()
 @page_option()
 def command(**given: Any) -> int:
     """Choose which channels of which layers to update within a device's budgets.

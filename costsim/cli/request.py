@@ -1,11 +1,13 @@
 """What is to be planned: the options that `plan` and `pareto` share, and the request they make."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim.cli.options import (
     DEVICE,
+    F,
     budget_options,
     budget_request,
     check_seed,
@@ -36,8 +38,10 @@ EXPLAINING_S = 10.0
 """For each question of an explanation, where no time limit is given."""
 
 step_options = together(
-    click.option("--batch", type=int, default=1, show_default=True, help="Samples of a step."),
-    click.option("--micro-batch", type=int, metavar="N", help="Samples of a pass [default: all]."),
+    click.option(
+        "--batch", type=int, default=1, show_default=True, metavar="N", help="Samples of a step."
+    ),
+    click.option("--micro-batch", type=int, metavar="N", help="Samples of a pass.  [default: all]"),
     click.option(
         "--recompute",
         type=int,
@@ -51,8 +55,8 @@ step_options = together(
     click.option(
         "--bits",
         metavar="BITS",
-        help="Bits an element: 8, or weights=8,gradients=32 [default: what is usual on the "
-        "device].",
+        help="Bits an element: 8, or weights=8,gradients=32.  [default: what is usual on the "
+        "device]",
     ),
 )
 
@@ -61,6 +65,7 @@ choice_options = together(
         "--criterion",
         default="fisher",
         show_default=True,
+        metavar="NAME",
         help="What a channel is worth: fisher, l2_norm, weight_gradient, gradient_norm, "
         "first_order, first_order_adam, step_gain, random.",
     ),
@@ -92,14 +97,15 @@ choice_options = together(
     ),
 )
 
+
+def device_option(more: str = "") -> Callable[[F], F]:
+    """`--device`, which may be given several times; `more` says what that means."""
+    return click.option(
+        "--device", "devices", multiple=True, metavar="NAME|FILE", help=f"{DEVICE}{more}"
+    )
+
+
 request_options = together(
-    click.option(
-        "--device",
-        "devices",
-        multiple=True,
-        metavar="NAME|FILE",
-        help=f"{DEVICE} Given several times: one plan that fits them all.",
-    ),
     target_option,
     model_option("A built-in network, package.module:factory, or an exported file.pt2."),
     weights_option(),
@@ -118,7 +124,7 @@ time_limit_option = click.option(
     type=Quantity("time", parse_seconds),
     metavar="TIME",
     help="For the exact solvers; then the plan is the best so far, and says how far from the best "
-    "possible it may be [default: 10s where no --solver is given, else 60s].",
+    "possible it may be.  [default: 10s where no --solver is given, else 60s]",
 )
 
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 reaching = together(
     click.option(
-        "--folder", metavar="DIR", help="Work there on the target instead of in ~/.cache/costsim."
+        "--folder", metavar="DIR", help="Work there on the target.  [default: ~/.cache/costsim]"
     ),
-    path_option("--identity", help="Private key for SSH."),
+    path_option("--identity", help="Private key for SSH.  [default: as ssh finds one]"),
     path_option(
-        "--known-hosts", help="Where host keys are pinned [default: a file of costsim's own]."
+        "--known-hosts", help="Where host keys are pinned.  [default: a file of costsim's own]"
     ),
     click.option("--trust-new-host", is_flag=True, help="Pin the key of a host not known yet."),
 )

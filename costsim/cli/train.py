@@ -53,23 +53,30 @@ if TYPE_CHECKING:
     "--learning-rate",
     type=float,
     metavar="RATE",
-    help="[default: what is usual for the plan's optimiser]",
+    help="Of the optimiser.  [default: what is usual for the plan's optimiser]",
 )
 @momentum_option
 @loss_option("prototype: for a model that returns features; else for logits.")
 @augment_option
-@click.option("--seed", type=int, metavar="N", help="[default: the plan's]")
+@click.option(
+    "--seed", type=int, metavar="N", help="Of all that is drawn at random.  [default: the plan's]"
+)
 @click.option(
     "--eval-every",
     type=int,
     default=0,
     metavar="N",
-    help="Measure the accuracy every N iterations too.",
+    help="Measure the accuracy every N iterations too; 0: only before and after.  [default: 0]",
 )
 @path_option("--out", help="Write the patch there.")
 @checkpoint_option
 @click.option(
-    "--checkpoint-every", type=int, default=1, show_default=True, metavar="N", help="Iterations."
+    "--checkpoint-every",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Write the checkpoint every N iterations.",
 )
 @resume_option
 @json_option()

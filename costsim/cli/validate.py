@@ -38,20 +38,22 @@ if TYPE_CHECKING:
     "--on",
     "target",
     metavar="TARGET",
-    help="Run it there: unicorn:cortex-m7, an emulated core with the memory of the plan's device "
-    "[default: this machine].",
+    help="Run it there: unicorn:cortex-m7, an emulated core with the memory of the plan's device.  "
+    "[default: this machine]",
 )
-@click.option("--steps", type=int, default=10, show_default=True, help="Steps to time.")
+@click.option(
+    "--steps", type=int, default=10, show_default=True, metavar="N", help="Steps to time."
+)
 @threads_option
 @path_option(
     "--out",
     metavar="DIR",
     help="Write measurement.json and validation.json into this folder.",
 )
-@path_option("--measurement", help="Write it there.")
-@path_option("--validation", help="Write it there.")
+@path_option("--measurement", help="Write what was measured there.")
+@path_option("--validation", help="Write measured beside predicted there.")
 @page_option("With --on: write a page with planned against touched memory over time.")
-@json_option("Print the validation as JSON.")
+@json_option()
 def command(**given: Any) -> int:
     """Run the training step of PLAN on this machine and compare it with the prediction.
 
