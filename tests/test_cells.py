@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from waiting import PATIENCE_S, until
 
 from costsim.cells import Claim, Claims, Owner
 from costsim.cells.store import EXPIRES_S
+from costsim.errors import InputError
 
 COUNTING = Path(__file__).parent / "counting.py"
 Begin = Callable[..., "subprocess.Popen[str]"]
@@ -249,3 +250,36 @@ def test_a_full_disk_takes_no_store_that_was_there(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=COUNTING.parent)
     assert done.stdout.startswith(f"{path}: cannot be used as a count: ")
     assert open_store(path).finished() == {"a"}
+
+
+# A file of somebody else.
+
+
+def tables(schema: str) -> list[str]:
+    return [
+        "CREATE TABLE meta (schema)",
+        f"INSERT INTO meta VALUES ('{schema}')",
+        "CREATE TABLE cells (key)",
+    ]
+
+
+OTHERS = {
+    "another kind": tables("other/1"),
+    "another program": ["CREATE TABLE bookmarks (url)"],
+    "another version": tables("tests/1"),
+}
+
+
+@pytest.mark.parametrize("statements", OTHERS.values(), ids=OTHERS)
+def test_a_file_of_something_else_is_refused_and_stays_as_it_is(
+    statements: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "theirs.sqlite"
+    with closing(sqlite3.connect(path)) as database, database:
+        for statement in statements:
+            database.execute(statement)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"theirs\.sqlite: (is no|has schemas|was made by)"):
+        open_store(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

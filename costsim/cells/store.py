@@ -62,27 +62,43 @@ class CellStore:
             raise InputError(f"{path}: there is no {what} yet")
         new = not path.exists()
         try:
-            found = self._made(schema, (*CLAIMS, *tables))
+            self._check(schema)
+            if not read_only:
+                self._make(schema, (*CLAIMS, *tables))
         except InputError:
             if new:
                 self._remove_if_empty()
             raise
-        if found != [schema]:
-            raise InputError(f"{path}: has schemas {', '.join(found)}; {schema} is needed")
 
-    def _made(self, schema: str, tables: Sequence[str]) -> list[str]:
-        """The schemas of the file, once it has its tables."""
+    def _check(self, schema: str) -> None:
+        """Raise `InputError` for a file of anything else, and leave it as it is."""
         with self.opened() as database:
-            if not self.read_only:
-                database.execute("PRAGMA journal_mode=WAL")
-                database.execute("BEGIN IMMEDIATE")  # all tables or none
-                declared = ", ".join(f"{name} {kind}" for name, kind in self.columns.items())
-                database.execute("CREATE TABLE IF NOT EXISTS meta (schema TEXT PRIMARY KEY)")
-                database.execute("INSERT OR IGNORE INTO meta VALUES (?)", (schema,))
-                database.execute(f"CREATE TABLE IF NOT EXISTS cells ({declared})")
-                for statement in tables:
-                    database.execute(statement)
-            return [row[0] for row in database.execute("SELECT schema FROM meta")]
+            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
+            if not tables and not self.read_only:
+                return
+            if not {"meta", "cells"} <= tables:
+                raise InputError(f"{self.path}: is no {self.what}, but another's database")
+            found = [row[0] for row in database.execute("SELECT schema FROM meta")]
+            if found != [schema]:
+                told = ", ".join(map(str, found)) or "none"
+                raise InputError(f"{self.path}: has schemas {told}; {schema} is needed")
+            columns = [row["name"] for row in database.execute("PRAGMA table_info(cells)")]
+        if columns != list(self.columns):
+            raise InputError(
+                f"{self.path}: was made by another version of costsim, with other columns of "
+                f"{schema}; begin a new {self.what}"
+            )
+
+    def _make(self, schema: str, tables: Sequence[str]) -> None:
+        with self.opened() as database:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("BEGIN IMMEDIATE")  # all tables or none
+            declared = ", ".join(f"{name} {kind}" for name, kind in self.columns.items())
+            database.execute("CREATE TABLE IF NOT EXISTS meta (schema TEXT PRIMARY KEY)")
+            database.execute("INSERT OR IGNORE INTO meta VALUES (?)", (schema,))
+            database.execute(f"CREATE TABLE IF NOT EXISTS cells ({declared})")
+            for statement in tables:
+                database.execute(statement)
 
     def _remove_if_empty(self) -> None:
         """Leave nothing behind of a file that could not be made; another run may have made it."""
