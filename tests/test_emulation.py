@@ -284,8 +284,10 @@ FLASH_WRITE = "*(volatile uint32_t *)0x08000100u = 1;"
 )
 def test_a_firmware_that_goes_wrong_is_stopped_with_its_state(body, kind) -> None:
     firmware = build_firmware(broken(body), board()[1])
-    with Emulator(firmware, time_limit_s=0.5) as emulator:
+    with Emulator(firmware) as emulator:
         emulator.call("costsim_init")
+        if kind == "time limit":
+            emulator.time_limit_s = 0.5
         with pytest.raises(EmulatedFault, match=kind) as caught:
             emulator.call("costsim_train_step", 0, 0)
         fault = caught.value.fault
@@ -293,6 +295,7 @@ def test_a_firmware_that_goes_wrong_is_stopped_with_its_state(body, kind) -> Non
         if "fetch" not in kind:
             assert "kernel" in str(fault) or "costsim_op_0007_broken" in str(fault)
         # It is the firmware that is broken, not the emulator.
+        emulator.time_limit_s = 60.0
         emulator.call("costsim_init")
 
 
