@@ -6,7 +6,7 @@ that must be updated.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from costsim.budget import describe, with_unit
 from costsim.plan import UpdatePlan
 from costsim.problem import Problem
+from costsim.progress import Progress, silent
 from costsim.solution import Solution, Solver, Status
 from costsim.solve import relaxations, solve_uninterrupted
 
@@ -35,8 +36,6 @@ _MORE = {
     "latency_s": "more for a step",
     "energy_j": "more for a step",
 }
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ def explain(
     problem: Problem, solution: Solution, solver: Solver, progress: Progress | None = None
 ) -> Explanation:
     """Explain `solution` of `problem`; `solver` answers the questions, so it must prove optima."""
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     report("explaining: the optimum", 0, 0)
     best = solution if solution.status is Status.OPTIMAL else solve_uninterrupted(problem, solver)
     proven = best.status is not Status.TIME_LIMIT

@@ -20,11 +20,11 @@ import numpy as np
 
 from costsim.arena_budget import INTERRUPTED
 from costsim.budget import Budget
-from costsim.data import Progress
 from costsim.errors import InputError
 from costsim.planfile import FleetRecord
 from costsim.planner import Planned, PlanRequest, Prepared, conclude, prepare
 from costsim.problem import Problem
+from costsim.progress import Progress
 from costsim.solution import Answer, Solution, Solver, Status
 from costsim.solve import infeasibility, solve
 from costsim.table import Floats, OperationTimer

@@ -7,20 +7,20 @@ are few and are tried in order.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from costsim.budget import describe
+from costsim.models import SMALLEST_RESOLUTION
 from costsim.pareto import TIE, full_gain, lifted, within
 from costsim.planner import PlanRequest, Prepared, prepare
 from costsim.problem import Problem
+from costsim.progress import Progress, silent
 from costsim.solution import Answer, Solution, Solver, Status
 from costsim.solve import relaxations, solve, solve_uninterrupted
 
 BUDGETS: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
 """Budgets that can be sought, and the limits that they are."""
-
-SOUGHT = (*BUDGETS, "batch", "resolution", "device")
 
 UNITS: Mapping[str, float] = {"memory_bytes": 1, "macs": 1, "latency_s": 1e-6}
 """What the least of a limit is found to."""
@@ -28,10 +28,6 @@ UNITS: Mapping[str, float] = {"memory_bytes": 1, "macs": 1, "latency_s": 1e-6}
 LARGEST_BATCH = 1024
 RESOLUTIONS = 8
 """Resolutions are multiples of this, up to twice that at which the model was scored."""
-
-SMALLEST_RESOLUTION = 32
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def smallest_budget(
     In whole bytes, MACs or microseconds; None if no amount does. With it the solution within that
     amount (or within any), and whether all of it is proven.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     unit = UNITS[limit]
     target = share * full_gain(problem)
     unlimited = lifted(problem, limit)
@@ -102,7 +98,7 @@ def find_budget(
 
 def find_batch(request: PlanRequest, share: float, progress: Progress | None = None) -> Found:
     """The largest batch, up to `LARGEST_BATCH`, with which the budgets still reach `share`."""
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     first = prepare(_with_batch(request, 1), progress)
     proven = True
 
@@ -140,7 +136,7 @@ def find_resolution(request: PlanRequest, share: float, progress: Progress | Non
     Channels are scored once, at the model's own resolution, and their scores held: what changes
     with the resolution is the cost.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     own = prepare(request, progress)
     side = int(own.loaded.example_input.shape[-1])
     top = 2 * side // RESOLUTIONS * RESOLUTIONS
@@ -166,7 +162,7 @@ def find_device(
 
     Each within its own recommended budgets, where none were given.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     scored, proven = None, True
     best: tuple[Prepared, Solution] | None = None
     for request in sorted(requests, key=lambda one: (one.device.ram_bytes, one.device.name)):

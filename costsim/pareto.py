@@ -6,7 +6,7 @@ plan dominates, and the next question is asked a step below it (Haimes et al. 19
 the budgets are spread evenly instead and each answer is brought down to its least use.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from costsim.errors import InputError
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.problem import Problem
+from costsim.progress import Progress, silent
 from costsim.solution import Solution, Solver, Status
 from costsim.solve import relaxations, solve_uninterrupted
 
@@ -26,8 +27,6 @@ TIE = 1e-9
 
 STEP_SHARE = 1e-9
 """A step down in seconds, relatively; bytes and MACs go down by one."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ def frontier(
     if getattr(problem.budget, limit) is None:
         problem = lifted(problem, limit)
     walk = _Walk(problem, solver, limit)
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     report("solving", 0, points or 0)
     found, budgets = [], []
     point = walk.at(getattr(problem.budget, limit))

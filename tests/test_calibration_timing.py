@@ -15,13 +15,10 @@ from costsim.calibration.session import CalibrationRequest, calibrate, local_run
 from costsim.calibration.timing import FEWEST, clock_for, run_batch, tensors_for
 from costsim.cost import step_seconds
 from costsim.execution.forward import evaluate
+from costsim.progress import silent
 from costsim.targets.base import Watch, parse_target
 
 SMALL = [Probe("residual", 7, 1), Probe("attention", 41, 1), assorted()[0]]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def test_readings_fit_the_program_they_are_of() -> None:

@@ -29,6 +29,7 @@ ORDER = (
     "errors",
     "units",
     "files",
+    "progress",
     "cells",
     "operators",
     "graph",

@@ -15,11 +15,11 @@ from costsim.calibration.device_file import calibrated_spec
 from costsim.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_samples
 from costsim.calibration.probes import Probe, assorted, candidates, checks, references
 from costsim.calibration.samples import SampleFile, check_conditions, read_samples, seen
-from costsim.data.source import Progress
 from costsim.device import Calibration, ComputeTarget, Conditions, DeviceSpec
 from costsim.errors import CostsimError, InputError
 from costsim.files import write_json
 from costsim.program import Category, memory_timeline
+from costsim.progress import Progress, silent
 from costsim.targets.base import TargetError
 from costsim.targets.conditions import SLOWED
 
@@ -91,7 +91,7 @@ def calibrate(request: CalibrationRequest, progress: Progress | None = None) -> 
     Raises what `measure_probes` and `conclude` do.
     """
     samples, left_out = measure_probes(request, progress)
-    (progress or _silent)("fitting", 0, 0)
+    (progress or silent)("fitting", 0, 0)
     return conclude(request.base, request.target, samples, left_out)
 
 
@@ -109,7 +109,7 @@ def measure_probes(
     Every reading is in `request.samples` as soon as it is taken. Raises `InputError` for samples
     of other conditions, and `CostsimError` where the target gives up; what was measured is kept.
     """
-    session = _Session(request, progress or _silent)
+    session = _Session(request, progress or silent)
     try:
         session.first_visits()
         session.second_visits()
@@ -118,10 +118,6 @@ def measure_probes(
     if session.samples is None:
         raise InputError(f"{request.samples}: nothing was measured")
     return session.samples, tuple(session.left_out)
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Nobody watches."""
 
 
 def conclude(

@@ -13,10 +13,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.calibration.conditions import describe_conditions
 from costsim.calibration.probes import YARDSTICK, parse_probe
-from costsim.data.source import Progress
 from costsim.execution.executor import Executor
 from costsim.graph import LayerGraph
 from costsim.program import TrainingProgram
+from costsim.progress import Progress
 
 LEARNING_RATE = 1e-7
 WARM_UPS = 3

@@ -26,8 +26,8 @@ from costsim.units import parse_seconds
 
 if TYPE_CHECKING:
     from costsim.calibration.session import Calibrated
-    from costsim.data.source import Progress
     from costsim.device import DeviceSpec
+    from costsim.progress import Progress
 
 SLOW_START_S = 120.0
 

@@ -11,8 +11,8 @@ from costsim.cli.values import Quantity, parse_share
 from costsim.errors import InputError
 
 if TYPE_CHECKING:
-    from costsim.data import Progress
     from costsim.planner import Planned, PlanRequest
+    from costsim.progress import Progress
 
 PROVING = ("exact", "ilp", "ilp-cbc", "brute-force")
 

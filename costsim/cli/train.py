@@ -37,6 +37,7 @@ from costsim.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from costsim.progress import Progress
     from costsim.training import Run, Trained
 
 
@@ -170,7 +171,7 @@ def _where(run: "Run") -> str:
     return f"after {trainer.iteration} of {run.request.iterations} iterations{within}"
 
 
-def _watcher(progress: Callable[[str, int, int], None]) -> "Callable[[Run, float], None]":
+def _watcher(progress: "Progress") -> "Callable[[Run, float], None]":
     """A live line on a terminal, a line an iteration elsewhere."""
     live = sys.stderr.isatty()
     started, first = time.perf_counter(), [0]

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.criteria.loss import LOSSES, Loss
-from costsim.data.source import Progress
 from costsim.errors import InputError
 from costsim.graph import LayerGraph, Parameter
 from costsim.importance import ChannelScores, Importance, layer_macs
 from costsim.operators import UpdateKind
+from costsim.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,12 +1,13 @@
 """What a task can be sampled from."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from PIL import Image
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is (0: not known)."""
+from costsim.progress import Progress
+
+__all__ = ["ImageSource", "Progress"]
 
 
 class ImageSource(Protocol):

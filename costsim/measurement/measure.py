@@ -23,6 +23,7 @@ from costsim.measurement.record import (
 )
 from costsim.measurement.scratch import LayoutObserver, ScratchTable
 from costsim.program import Operation
+from costsim.progress import Progress
 
 _MULTIPLIES = re.compile(r"conv|mm|mv|linear|\bdot\b|attention|einsum|bilinear|addr\b")
 
@@ -42,7 +43,7 @@ def measure(
     model: str,
     steps: int = 10,
     scratch: ScratchTable | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     begun: Callable[[Measurement], None] = lambda measurement: None,
     stepped: Callable[[float], None] = lambda seconds: None,
 ) -> Measured:

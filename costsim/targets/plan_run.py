@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.data.source import Progress
 from costsim.errors import CostsimError, InputError
 from costsim.execution.executor import Executor
 from costsim.measurement.compare import predicted_process_bytes
@@ -23,6 +22,7 @@ from costsim.measurement.record import Measurement
 from costsim.measurement.scratch import ScratchTable, table_path
 from costsim.measurement.stepping import one_step
 from costsim.program import TrainingProgram, compile_program
+from costsim.progress import Progress
 from costsim.step import BitWidths
 from costsim.targets.base import Reason
 from costsim.targets.conditions import Snapshot, describe_change, doubts

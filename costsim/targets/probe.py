@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import costsim
-from costsim.data.source import Progress
+from costsim.progress import Progress
 from costsim.targets.job import RunOptions
 
 RUNNER = "costsim.targets.probe:describe"

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from costsim.data.source import Progress
 from costsim.emission import EmissionOptions, Quantization, check_step, integers, is_narrow
 from costsim.emission.memory import Memory
 from costsim.emission.reference import Reference
@@ -24,6 +23,7 @@ from costsim.errors import InputError
 from costsim.measurement.record import Measurement, Validation
 from costsim.planfile import PlanFile
 from costsim.program import TrainingProgram, compile_program
+from costsim.progress import Progress, silent
 from costsim.targets.emulated import EmulatedStep, emulated_machine
 from costsim.targets.emulated_comparison import ToPyTorch, ToReference, compare_emulated
 from costsim.targets.firmware import does_not_fit, losses_in_pytorch
@@ -64,7 +64,7 @@ def validate_emulated(
     without a C kernel among it, and `TargetError` where the firmware does not fit or does not get
     to its end.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     if plan.predicted is None:
         raise InputError(f"{source}: holds no plan: {plan.solver.sentence}")
     require_unicorn()

@@ -16,13 +16,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costsim.errors import CostsimError
 
 if TYPE_CHECKING:
+    from costsim.progress import Progress
     from costsim.targets.job import RunOptions
     from costsim.targets.outcome import Outcome
 
@@ -75,7 +75,7 @@ def main(folder: str) -> int:
     return 0
 
 
-def _do(place: Path, report: Callable[[str, int, int], None]) -> "Outcome":
+def _do(place: Path, report: "Progress") -> "Outcome":
     report("loading PyTorch", 0, 0)
     from costsim.targets.job import PlanJob, job_from_json
     from costsim.targets.outcome import Outcome
