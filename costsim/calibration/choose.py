@@ -10,13 +10,12 @@ with phi_k the sum of a step's terms of that kernel. The next probe is the one t
 relative variance most, averaged over steps as deep as real ones, for each second it takes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.calibration.fit import family
 from costsim.calibration.probes import Probe
 from costsim.cost import operation_work
 from costsim.device import ComputeTarget
@@ -114,8 +113,3 @@ def next_probe(
         if rows.total_s <= longest_s
     }
     return max(worth, key=lambda probe: worth[probe]) if worth else None
-
-
-def known_kernels(probes: Iterable[Rows]) -> set[str]:
-    """The families of all kernels in some rows."""
-    return {family(kernel) for rows in probes for kernel in rows.terms}

@@ -70,9 +70,3 @@ def to_levels(image: Image.Image, height: int, width: int, channels: int) -> NDA
         (width, height), Image.Resampling.BILINEAR
     )
     return np.asarray(resized, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def to_array(image: Image.Image, height: int, width: int, channels: int) -> NDArray[np.float32]:
-    """`to_levels` as float32 in [-1, 1]."""
-    levels = to_levels(image, height, width, channels).astype(np.float32)
-    return np.ascontiguousarray(levels / np.float32(127.5) - np.float32(1))

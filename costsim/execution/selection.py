@@ -76,11 +76,6 @@ class Selection:
         return self.weight[0] if self.axis == "output" else self.weight[1] * self.groups
 
     @property
-    def is_whole(self) -> bool:
-        """Whether everything is selected."""
-        return self.channels is None or len(self.channels) == self.count
-
-    @property
     def is_scattered(self) -> bool:
         """Whether the compact form is not a slice along one dimension of the weight."""
         return self.axis == "input" and self.groups > 1

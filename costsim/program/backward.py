@@ -25,7 +25,6 @@ def build_schedule(graph: LayerGraph, step: TrainingStep) -> Schedule:
         forward.storages,
         forward.storage_of,
         forward.partial_keeps,
-        forward.guards,
         loss_position,
     )
 

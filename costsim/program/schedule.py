@@ -131,5 +131,4 @@ class Schedule:
     storages: Mapping[str, Storage]
     storage_of: Mapping[str, str]
     partial_keeps: Mapping[str, PartialKeep]
-    gradient_guard: Mapping[str, Guard]
     loss_position: int
