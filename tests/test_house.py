@@ -91,6 +91,7 @@ TORCH_LAND = (
     "networks.weights",
     "tracing",
     "criteria.passes",
+    "criteria.slopes",
     "sparse",
     "training",
     "calibration.timing",

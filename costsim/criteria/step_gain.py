@@ -23,14 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.criteria.base import Criterion, Request, Target
-from costsim.criteria.fisher import (
-    channels,
-    check_batch,
-    input_gradient,
-    over_positions,
-    scored_axes,
-)
 from costsim.errors import InputError
+from costsim.graph import Call
+from costsim.operators import UpdateKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,15 +54,11 @@ class StepGain(Criterion):
         """The gain of every channel of every target."""
         import torch
 
-        from costsim.criteria.passes import (
-            check_gradient,
-            checked_tensors,
-            parameter_gradients,
-            passes,
-        )
+        from costsim.criteria.passes import checked_tensors, parameter_gradients
+        from costsim.criteria.slopes import channel_count, input_gradient, slopes
         from costsim.execution.forward import FORWARD, Operands
 
-        graph, samples = request.graph, len(request.images)
+        samples = len(request.images)
         moves = {
             target: gradient.sign() if self.direction == "adam" else gradient / samples
             for target, (_, gradient) in parameter_gradients(request, self.name).items()
@@ -78,42 +69,27 @@ class StepGain(Criterion):
             name = request.parameter(target).name
             moved[name] = move
             tensors[name] = tensors[name].requires_grad_()
-        owner = {name: layer for layer in request.layers for name in graph.layers[layer].calls}
-        calls = [call for call in graph.calls if call.name in owner]
-        keep = {*owner, *(call.inputs[0] for call in calls)}
-        check_batch(graph, keep)
+
+        def product(
+            call: Call, axis: UpdateKind, values: "Mapping[str, Tensor]", gradient: "Tensor"
+        ) -> "Tensor":
+            x = values[call.inputs[0]].detach()
+            if axis == "input":
+                return x * input_gradient(call, moved, x, gradient)
+            assert call.layer is not None
+            buffers = tuple(tensors[buffer.name] for buffer in call.buffers)
+            inputs = Operands((x,), moves[call.layer, axis], None, buffers)
+            return FORWARD[call.operator.kind](call.operator, inputs) * gradient
+
+        biases = {layer: move for (layer, axis), move in moves.items() if axis == "bias"}
         sums = {
-            target: torch.zeros(2, channels(request, target), dtype=torch.float64)
+            target: torch.zeros(2, channel_count(request, target), dtype=torch.float64)
             for target in request.targets
         }
-        for a_pass in passes(request, tensors, keep, self.name):
-            gradients = torch.autograd.grad(
-                a_pass.loss, [a_pass.values[call.name] for call in calls], allow_unused=True
-            )
-            slopes: dict[Target, Tensor] = {}
-            for call, gradient in zip(reversed(calls), reversed(gradients), strict=True):
-                if gradient is None:  # nothing of this call reaches the loss
-                    continue
-                layer = owner[call.name]
-                check_gradient(layer, gradient)
-                shapes, x = graph.shapes(call), a_pass.values[call.inputs[0]].detach()
-                for axis in scored_axes(request, layer):
-                    factor: Tensor | float = 1.0
-                    if axis == "bias":
-                        product, factor = gradient, moves[layer, axis].double()
-                    elif axis == "output":
-                        buffers = tuple(tensors[buffer.name] for buffer in call.buffers)
-                        inputs = Operands((x,), moves[layer, axis], None, buffers)
-                        product = FORWARD[call.operator.kind](call.operator, inputs) * gradient
-                    else:
-                        product = x * input_gradient(call, moved, x, gradient)
-                    across = call.operator.channel_axis(
-                        shapes, "input" if axis == "input" else "output"
-                    )
-                    found = over_positions(product, graph.batch, across) * factor
-                    earlier = slopes.get((layer, axis))
-                    slopes[layer, axis] = found if earlier is None else earlier + found
-            for target, slope in slopes.items():
+        for found in slopes(
+            request, tensors, product, biases, reads=("output", "input"), what=self.name
+        ):
+            for target, slope in found.items():
                 sums[target] += torch.stack([slope.sum(0), slope.square().sum(0)]).cpu()
         r = self.step_size
         return {
