@@ -15,7 +15,6 @@ from costsim.cli.options import (
     budget_request,
     check_seed,
     check_split,
-    check_writable,
     iterations_option,
     json_option,
     model_option,
@@ -29,6 +28,7 @@ from costsim.cli.options import (
     ways_option,
     weights_option,
 )
+from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import progress_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text
@@ -131,8 +131,9 @@ def command(**given: Any) -> int:
       costsim adapt --device jetson-nano --method fulltrain --episode meta-dataset --seed 3
       costsim adapt --device jetson-nano --method "SparseUpdate (search)" --source photos.zip::val
     """
-    for name in ("out", "plan_out"):
-        check_writable(given[name], f"--{name.replace('_', '-')}")
+    check_outputs(
+        {"--out": given["out"], "--plan-out": given["plan_out"]}, {"--weights": given["weights"]}
+    )
     if given["device"] is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
     check_split(given)

@@ -9,13 +9,13 @@ import click
 from costsim.accounting import ACCOUNTINGS
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
 from costsim.cli.options import (
-    check_writable,
     jobs_option,
     json_option,
     page_option,
     path_option,
     rows_option,
 )
+from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
@@ -65,9 +65,15 @@ def command(**given: Any) -> int:
     file, store_path = given["file"], given["store"]
     if store_path is None:
         store_path = file.with_suffix(".sqlite")
-    check_writable(store_path, "--store")
-    for name, option in (("table", "--csv"), ("report", "--report"), ("latex", "--latex")):
-        check_writable(given[name], option)
+    check_outputs(
+        {
+            "--store": store_path,
+            "--csv": given["table"],
+            "--report": given["report"],
+            "--latex": given["latex"],
+        },
+        {"FILE.yaml": file},
+    )
     if given["show"] and given["scheduler"]:
         raise InputError("--show computes nothing; leave --scheduler out")
 
