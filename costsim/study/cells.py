@@ -13,7 +13,8 @@ from costsim.adaptation.settings import Settings
 from costsim.adaptation.source import DEFAULT_SOURCE_TASKS
 from costsim.data import EpisodeRule, MetaDatasetEpisode
 from costsim.device import load_device
-from costsim.experiment import device_digest, digest, file_digest, model_digest
+from costsim.errors import InputError
+from costsim.experiment import device_digest, digest, images_digest, model_digest
 from costsim.networks.shipped import RANDOM
 from costsim.planner import BudgetRequest
 
@@ -169,13 +170,14 @@ class Study:
         """All cells, each once; the first seeds of everything before the next ones.
 
         A run that is stopped early thus has as many tasks of each method and domain. Raises
-        `InputError` for a device or a file that cannot be read.
+        `InputError` for a device or a file that cannot be read, and for the same thing under two
+        names, of which a table could show but one.
         """
         devices = {name: device_digest(load_device(name)) for name in self.devices}
         models = {model: _model_digest(model) for model in self.models}
-        domains = {domain: _images_digest(domain.data) for domain in self.domains}
+        domains = {domain: images_digest(domain.data) for domain in self.domains}
         source = self.source
-        source_digest = "" if source is None else _images_digest(source.data)
+        source_digest = "" if source is None else images_digest(source.data)
         found: dict[str, Cell] = {}
         for seed in self.seeds:
             for model in self.models:
@@ -188,16 +190,22 @@ class Study:
                             )  # fmt: skip
                             if method.needs_source:
                                 cell = replace(cell, source=source, source_digest=source_digest)
-                            found.setdefault(cell.key, cell)
+                            if found.setdefault(cell.key, cell) is not cell:
+                                raise InputError(_twice(found[cell.key], cell))
         return tuple(found.values())
+
+
+def _twice(first: Cell, second: Cell) -> str:
+    """What two cells are that differ in nothing but names."""
+    for kind in ("model", "method", "domain"):
+        one, other = getattr(first, kind).label, getattr(second, kind).label
+        if one != other:
+            return f"{kind}s: {one!r} and {other!r} are the same; leave one out"
+    return f"devices: {first.device} and {second.device} are the same; leave one out"
 
 
 def _plain(value: Any) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
-
-
-def _images_digest(data: Path | None) -> str:
-    return "digits" if data is None else file_digest(data)
 
 
 def _model_digest(model: ModelChoice) -> str:
