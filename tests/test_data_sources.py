@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from costsim.cli import main
 from costsim.data import FixedEpisode, find_tracks, open_images, open_source, sample_episode
 from costsim.data.hub import open_hub
 from costsim.errors import InputError
@@ -173,6 +175,26 @@ def test_too_few_images_of_a_class(tmp_path: Path) -> None:
     source = open_source(written(tmp_path / "pets.parquet", rows(4), **NAMED))
     with pytest.raises(InputError, match="1 of its 3 classes have the 2 images"):
         sample_episode(source, FixedEpisode(2, 1, 1), seed=0, resolution=4)
+
+
+def test_a_split_may_follow_the_path(tmp_path: Path) -> None:
+    written(tmp_path / "train-0.parquet", rows(6), **NAMED)
+    written(tmp_path / "test-0.parquet", rows(3), **NAMED)
+    source = open_source(f"{tmp_path}::test")
+    assert [len(images) for images in source.classes.values()] == [1, 1, 1]
+
+
+def test_a_study_of_parquet_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path / "pets.parquet", rows(18), **NAMED)
+    (tmp_path / "study.yaml").write_text(
+        "{models: [{model: mcunet-5fps, resolution: 32}], methods: [None], domains: [pets.parquet],"
+        " episode: {ways: 3, shots: 1, queries: 2}}"
+    )
+    assert main(["study", str(tmp_path / "study.yaml"), "--jobs", "1", "--json"]) == 0
+    printed = capsys.readouterr()
+    (line,) = json.loads(printed.out)["methods"]
+    assert (line["tasks"], line["failed"]) == (1, 0)
+    assert "Warning" not in printed.err
 
 
 def test_a_hub_dataset_that_is_not_there_is_told(tmp_path: Path) -> None:

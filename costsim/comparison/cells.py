@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from costsim import __version__
 from costsim.device import DeviceSpec, load_device
-from costsim.experiment import device_digest, digest, file_digest, images_name, model_digest
+from costsim.experiment import device_digest, digest, images_digest, images_name, model_digest
 from costsim.importance import DEFAULT_INSPECTED_LAYERS, SCORED_AXES
 from costsim.planner import DEFAULT_SHOTS, BudgetRequest, PlanRequest
 from costsim.solution import Solver
@@ -202,7 +202,7 @@ class Study:
         for model in self.models:
             weights = model_digest(model.model, model.weights)
             for task in self.tasks:
-                data = "digits" if task.data is None else file_digest(task.data)
+                data = images_digest(task.data)
                 for device in self.devices:
                     for budget in self.budgets:
                         for solver in self.solvers:

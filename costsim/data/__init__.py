@@ -3,7 +3,7 @@
 from costsim.data.digits import digits
 from costsim.data.episode import Episode, EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.data.folder import ImageFolder, open_images
-from costsim.data.opening import open_source
+from costsim.data.opening import is_of_hub, open_source
 from costsim.data.pixels import DecodedImages, decode_all
 from costsim.data.source import ImageSource, Progress
 from costsim.data.task import Task, make_task, read_task, sample_episode, sample_task
@@ -22,6 +22,7 @@ __all__ = [
     "decode_all",
     "digits",
     "find_tracks",
+    "is_of_hub",
     "make_task",
     "open_images",
     "open_source",

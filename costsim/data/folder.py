@@ -67,7 +67,7 @@ def open_images(
     Raises `InputError` for a missing, unreadable, damaged or empty `path`, one without images,
     images at different depths, and a split that is missing or not chosen.
     """
-    path, split = _path_and_split(path, split)
+    path, split = path_and_split(path, split)
     container = open_container(path)
     names = sorted(container.names(progress))
     images = [name for name in names if PurePosixPath(name).suffix.lower() in EXTENSIONS]
@@ -110,7 +110,8 @@ def open_images(
     )
 
 
-def _path_and_split(path: str | Path, split: str | None) -> tuple[Path, str | None]:
+def path_and_split(path: str | Path, split: str | None) -> tuple[Path, str | None]:
+    """What stands before `::` and after it, where no split is given; raises `InputError`."""
     text = str(path)
     if split is None and "::" in text and not Path(text).exists():
         text, _, split = text.rpartition("::")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from costsim.data.folder import open_images
+from costsim.data.folder import open_images, path_and_split
 from costsim.data.parquet import parquet_files
 from costsim.data.source import ImageSource, Progress
 
@@ -12,11 +12,16 @@ def open_source(
 ) -> ImageSource:
     """Index images: folders and archives (`open_images`), Parquet files and `hub:NAME` (`hub`).
 
-    Raises `InputError` for whatever cannot be used.
+    A split may follow `::`. Raises `InputError` for whatever cannot be used.
     """
-    text = str(path)
-    if text.startswith("hub:") or parquet_files(Path(text)):
+    path, split = path_and_split(path, split)
+    if is_of_hub(path) or parquet_files(path):
         from costsim.data.hub import open_hub
 
-        return open_hub(text, split, progress)
+        return open_hub(str(path), split, progress)
     return open_images(path, split, progress)
+
+
+def is_of_hub(path: str | Path) -> bool:
+    """Whether it names a dataset of the hub, `hub:NAME`, and no file."""
+    return str(path).startswith("hub:")

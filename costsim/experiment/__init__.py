@@ -1,6 +1,6 @@
 """What experiment files have in common: how they are read, and what makes two cells the same."""
 
-from costsim.experiment.digests import device_digest, digest, file_digest, model_digest
+from costsim.experiment.digests import device_digest, digest, images_digest, model_digest
 from costsim.experiment.reading import LIMITS, FileReader, images_name, read_document
 
 __all__ = [
@@ -8,7 +8,7 @@ __all__ = [
     "FileReader",
     "device_digest",
     "digest",
-    "file_digest",
+    "images_digest",
     "images_name",
     "model_digest",
     "read_document",

@@ -5,6 +5,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+from costsim.data import is_of_hub
 from costsim.device import DeviceSpec
 from costsim.errors import InputError
 from costsim.networks.shipped import shipped_weights
@@ -31,6 +32,13 @@ def model_digest(model: str, weights: Path | None) -> str:
         return file_digest(found)
     path = Path(model)
     return file_digest(path) if model.endswith(".pt2") and path.is_file() else ""
+
+
+def images_digest(data: Path | None) -> str:
+    """Of a source of images; of the digits, and of a dataset of the hub, the name."""
+    if data is None or is_of_hub(data):
+        return "digits" if data is None else str(data)
+    return file_digest(data)
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from costsim.accounting import ACCOUNTINGS
-from costsim.data import open_images
+from costsim.data import is_of_hub, open_source
 from costsim.device import load_device
 from costsim.device.loading import parse_yaml
 from costsim.errors import InputError
@@ -154,13 +154,16 @@ class FileReader:
         """A source of images and a part of it, which may follow `::`; `digits` is None."""
         part = None if split is None else self.text(split, f"{key}.split")
         if data == "digits":
-            return None, part
+            if part is not None:
+                raise InputError(f"{self.where(f'{key}.split')}: the digits have no splits")
+            return None, None
         if part is None and isinstance(data, str) and not (self.folder / data).exists():
             name, found, after = data.rpartition("::")
             data, part = (name, self.text(after, f"{key}.split")) if found else (data, None)
-        path = self.path(data, f"{key}.data")
+        of_hub = isinstance(data, str) and is_of_hub(data)
+        path = Path(str(data)) if of_hub else self.path(data, f"{key}.data")
         with self.at(f"{key}.data"):
-            open_images(path, part)
+            open_source(path, part)
         return path, part
 
     def limits(self, given: object, key: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.data import Progress, digits, open_images, sample_task
+from costsim.data import Progress, digits, open_source, sample_task
 from costsim.errors import InputError
 from costsim.execution.executor import Executor
 from costsim.measurement.compare import PredictedTotals, compare, priced_totals
@@ -178,7 +178,7 @@ class PlanFeed:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         data = request.data
-        source = digits() if data is None else open_images(data, request.split, progress)
+        source = digits() if data is None else open_source(data, request.split, progress)
         channels, height, width = subject.input_shape
         task = sample_task(
             source,

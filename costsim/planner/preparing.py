@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from costsim.criteria import CRITERIA
-from costsim.data import ImageSource, Progress, Task, digits, open_images, sample_task
+from costsim.data import ImageSource, Progress, Task, digits, open_source, sample_task
 from costsim.device import DeviceSpec
 from costsim.emission.support import check_kernels
 from costsim.errors import InputError
@@ -57,7 +57,7 @@ def prepare(
     source = None
     if scored is None:
         source = (
-            digits() if request.data is None else open_images(request.data, request.split, progress)
+            digits() if request.data is None else open_source(request.data, request.split, progress)
         )
     report("loading the model", 0, 0)
     loaded = load_model(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from costsim.data import ImageSource, Progress, digits, open_images
+from costsim.data import ImageSource, Progress, digits, open_source
 from costsim.errors import InputError
 from costsim.models import DEFAULT_RESOLUTION
 from costsim.networks import NETWORKS
@@ -143,7 +143,7 @@ def opened(request: PretrainRequest, progress: Progress | None) -> Iterator[Pret
 
 
 def _source(path: str, progress: Progress | None) -> ImageSource:
-    return digits() if path == "digits" else open_images(path, progress=progress)
+    return digits() if path == "digits" else open_source(path, progress=progress)
 
 
 def _writer(folder: Path) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costsim.cells import CellStore
-from costsim.data import digits, open_images, sample_episode
+from costsim.data import digits, open_source, sample_episode
 from costsim.device import load_device
 from costsim.errors import CostsimError, InputError
 from costsim.study.cells import Cell, ModelChoice
@@ -125,7 +125,7 @@ class Workshop:
 
     def _source(self, data: Path | None, split: str | None) -> "ImageSource":
         if (data, split) not in self._sources:
-            self._sources[data, split] = digits() if data is None else open_images(data, split)
+            self._sources[data, split] = digits() if data is None else open_source(data, split)
         return self._sources[data, split]
 
 

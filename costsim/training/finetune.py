@@ -12,7 +12,7 @@ from torch import Tensor
 
 from costsim import __version__
 from costsim.criteria.loss import prototypes
-from costsim.data import Progress, Task, digits, open_images, sample_task
+from costsim.data import Progress, Task, digits, open_source, sample_task
 from costsim.errors import InputError
 from costsim.planfile import PlanFile
 from costsim.planner import DEFAULT_ITERATIONS, DEFAULT_WAYS
@@ -232,7 +232,7 @@ def _check(request: TrainRequest) -> None:
 
 def _sample(request: TrainRequest, subject: Subject, seed: int, progress: Progress | None) -> Task:
     source = (
-        digits() if request.data is None else open_images(request.data, request.split, progress)
+        digits() if request.data is None else open_source(request.data, request.split, progress)
     )
     ways = request.ways
     if ways is None:
