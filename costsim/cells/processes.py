@@ -24,6 +24,9 @@ from costsim.errors import CostsimError, InputError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+TO_LEAVE_S = 5.0
+"""For a process that has nothing to do, at the end of a run."""
+
 C = TypeVar("C")
 
 
@@ -140,9 +143,12 @@ def run_cells(
                 told()
     finally:
         for worker in run.running:
-            worker.pipe.close()
-            worker.process.terminate()
+            worker.pipe.close()  # which ends what is idle
+            if worker.at is not None:
+                worker.process.terminate()
         for worker in run.running:
+            worker.process.join(TO_LEAVE_S)
+            worker.process.terminate()
             worker.process.join()
 
 
