@@ -522,6 +522,7 @@ def test_a_task_that_does_not_fit():
         ({"copies": -1}, "copies is -1; at least 0"),
         ({"temperature": 0.0}, "temperature is 0; allowed is above 0"),
         ({"temperature": math.inf}, "temperature is inf"),
+        ({"momentum": math.nan}, "momentum is nan; allowed is 0 to below 1"),
         ({"optimizer": "lion"}, "optimizer 'lion'; allowed are sgd, momentum, adam"),
     ],
 )
@@ -610,6 +611,9 @@ def test_json_of_a_meta_dataset_episode(capsys):
         (["--device", "toaster"], "toaster"),
         (["--target", "abacus"], "abacus"),
         (["--out", "no/where"], "the folder no does not exist"),
+        (["--out", "x", "--plan-out", "x"], "--plan-out: x is --out too"),
+        (["--weights", "x", "--out", "./x"], "--out: x is --weights too"),
+        (["--model", "torch.nn:Identity"], "Identity: has no weights, so that there is nothing"),
         (["--method", "transductive", "--guard", "2-fold"], "Transductive learns from the queries"),
         (["--method", "TinyTrain (static)"], "chooses by tasks of other images; give them as --so"),
         (["--source", "digits"], "--source is for methods that choose the same for all tasks"),

@@ -202,6 +202,14 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         ),
         ({"source": "no.tar"}, r"source\.data: no\.tar does not exist"),
         ({"source": {"tasks": 3}}, r"source\.data: is missing"),
+        (
+            {"domains": [{"data": "digits", "split": "x"}]},
+            r"domains\[0\]\.split: the digits have no",
+        ),
+        (
+            {"settings": {"momentum": float("nan")}},
+            "settings: momentum is nan; allowed is 0 to below 1",
+        ),
         ({"source": {"data": "digits", "tasks": 0}}, r"source\.tasks: is 0; a whole number from 1"),
         ({"source": {"data": "digits", "name": "x"}}, "source: name: unknown key; allowed are dat"),
         ({"source": None}, "source: is empty; a mapping of data"),
@@ -210,6 +218,27 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
 def test_bad_input_names_the_key_and_what_is_allowed(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=f"^study.yaml: {says}"):
         study(**changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "twice"),
+    [
+        ("models", ["mcunet-5fps", {"model": "mcunet-5fps", "name": "other"}]),
+        ("methods", ["None", {"method": "None", "name": "other"}]),
+        ("domains", ["digits", {"data": "digits", "name": "other"}]),
+    ],
+)
+def test_the_same_under_two_names_is_refused(key: str, twice: list[Any]) -> None:
+    names = {"models": "mcunet-5fps", "methods": "None", "domains": "digits"}
+    with pytest.raises(InputError, match=f"^{key}: '{names[key]}' and 'other' are the same"):
+        study(**{key: twice}).cells()
+
+
+def test_the_same_device_in_two_files_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.yaml"
+    copy.write_text((ROOT / "devices" / "jetson-nano.yaml").read_text())
+    with pytest.raises(InputError, match=f"^devices: jetson-nano and {copy} are the same"):
+        study(devices=["jetson-nano", str(copy)]).cells()
 
 
 # Cells over processes.
@@ -586,11 +615,15 @@ def test_the_example_runs_and_shows(
     [
         (["missing.yaml"], "missing.yaml: cannot be read"),
         (["study.yaml", "--store", "nowhere/s.sqlite"], "the folder nowhere does not exist"),
-        (["study.yaml", "--store", "study.yaml"], "study.yaml: cannot be used as a study"),
+        (["study.yaml", "--store", "study.yaml"], "--store: study.yaml is FILE.yaml too"),
+        (["study.yaml", "--store", "other.yaml"], "other.yaml: cannot be used as a study"),
         (["study.yaml", "--reference", "Full"], "--reference 'Full': the study has None, Last"),
         (["study.yaml", "--show", "--scheduler", "tcp://x:1"], "leave --scheduler out"),
         (["study.yaml", "--scheduler", "tcp://127.0.0.1:9"], "nobody answers there"),
         (["study.yaml", "--scheduler", "nonsense"], "--scheduler nonsense: "),
+        (["study.yaml", "--csv", "study.sqlite"], "--csv: study.sqlite is --store too"),
+        (["study.yaml", "--csv", "a", "--latex", "./a"], "--latex: a is --csv too"),
+        (["study.yaml", "--report", "study.yaml"], "--report: study.yaml is FILE.yaml too"),
     ],
 )
 def test_the_command_refuses_in_one_line(
@@ -599,7 +632,8 @@ def test_the_command_refuses_in_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("costsim.study.cluster.TIMEOUT", "1s")
-    yaml(tmp_path / "study.yaml")
+    for name in ("study.yaml", "other.yaml"):
+        yaml(tmp_path / name)
     assert main(["study", *arguments]) == 2
     err = capsys.readouterr().err
     assert says in err

@@ -29,7 +29,7 @@ class Backbone:
 
     `tensors` are the module's own, by the graph's names; adapting writes to them and puts the base
     back. `origin` says how to load the base again, for a patch. What is derived from a backbone
-    (graphs, modified copies) is made once.
+    (graphs, modified copies) is made once. Raises `InputError` for a model without weights.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class Backbone:
         else:
             traced = capture(module, self._zeros(1))
             self._graphs[1], self.tensors = traced.graph, traced.tensors
+        if not any(tensor.is_floating_point() for tensor in self.tensors.values()):
+            raise InputError(f"{name}: has no weights, so that there is nothing to adapt")
 
     @property
     def device(self) -> torch.device:

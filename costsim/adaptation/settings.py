@@ -44,6 +44,8 @@ class Settings:
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"{name.replace('_', ' ')} is {value}; at least {least} is needed")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum is {self.momentum:g}; allowed is 0 to below 1")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature:g}; allowed is above 0")
         if self.optimizer not in OPTIMIZER_STATES:
