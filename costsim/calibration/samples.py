@@ -19,7 +19,7 @@ from costsim.calibration.probes import Probe, parse_probe
 from costsim.device.base import refuse
 from costsim.device.calibration import Conditions
 from costsim.errors import InputError
-from costsim.measurement.record import _Document, _Listed, _Record
+from costsim.measurement.document import Document, Listed, Record
 
 Floats = NDArray[np.float64]
 LONGEST_NS = 10**13
@@ -29,7 +29,7 @@ APART = 100.0
 
 Nanoseconds = Annotated[int, Field(ge=0, le=LONGEST_NS)]
 Readings = Annotated[
-    tuple[Annotated[int, Field(gt=0, le=LONGEST_NS)], ...], _Listed, Field(min_length=1)
+    tuple[Annotated[int, Field(gt=0, le=LONGEST_NS)], ...], Listed, Field(min_length=1)
 ]
 
 
@@ -39,7 +39,7 @@ def _rows(given: Any) -> Any:
     return tuple(tuple(row) if isinstance(row, list) else row for row in given)
 
 
-class ProbeReadings(_Record):
+class ProbeReadings(Record):
     """One visit to a probe: its steps, the yardstick's steps between them, and each operation.
 
     `operations` is [repetition][operation].
@@ -68,13 +68,13 @@ class ProbeReadings(_Record):
         return parse_probe(self.name)
 
 
-class SampleFile(_Document):
+class SampleFile(Document):
     """Every reading of a calibration, and the conditions they were taken under."""
 
     schema_name = "costsim.samples/1"
 
     conditions: Conditions
-    probes: Annotated[tuple[ProbeReadings, ...], _Listed]
+    probes: Annotated[tuple[ProbeReadings, ...], Listed]
 
     def with_readings(self, more: "SampleFile", source: str) -> "SampleFile":
         """Both together; raises `InputError` if they were taken under different conditions."""

@@ -5,66 +5,17 @@ Bytes are bytes, times are seconds.
 """
 
 import statistics
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
-
-from costsim.device.base import Named, Part
-from costsim.errors import InputError
-from costsim.files import read_json, write_json
+from costsim.device.base import Named
+from costsim.measurement.document import Amount, Count, Document, Listed, Record
 
 WIDE_SPREAD = 0.2
 """An interquartile range above this share of the median deserves a warning."""
 
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
-_Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 
-
-class _Record(Part):
-    model_config = ConfigDict(allow_inf_nan=False)
-
-
-class _Document(_Record):
-    """A record that is a file of its own."""
-
-    schema_name: ClassVar[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole as one JSON document."""
-        return {"schema": self.schema_name, **self.model_dump(mode="json")}
-
-    @classmethod
-    def from_json(cls, document: object, source: str) -> Self:
-        """What `to_json` wrote; `source` names it in errors.
-
-        Raises `InputError`, in one line with the source and the key, for anything else.
-        """
-        found = document.get("schema") if isinstance(document, Mapping) else None
-        if not isinstance(document, Mapping) or found != cls.schema_name:
-            raise InputError(f"{source}: schema: {found!r}; allowed is {cls.schema_name}")
-        content = {key: value for key, value in document.items() if key != "schema"}
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            parts = [*first["loc"], *filter(None, [first.get("ctx", {}).get("key")])]
-            key = ".".join(map(str, parts)) or "document"
-            raise InputError(f"{source}: {key}: {first['msg']}") from error
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The document in `path`; raises `InputError` naming the file and the key."""
-        return cls.from_json(read_json(path), str(path))
-
-    def write(self, path: Path) -> None:
-        """Write to `path`, whole or not at all."""
-        write_json(path, self.to_json())
-
-
-class Machine(_Record):
+class Machine(Record):
     """Where it ran; `threads` are those PyTorch computed on."""
 
     cpu: str
@@ -74,7 +25,7 @@ class Machine(_Record):
     system: str
 
 
-class MeasuredBuffer(_Record):
+class MeasuredBuffer(Record):
     """The storage really found behind one buffer of the program.
 
     `owner` is the layer it belongs to, or the call where there is no layer. `kept`: it was there
@@ -88,7 +39,7 @@ class MeasuredBuffer(_Record):
     kept: bool
 
 
-class MeasuredOperation(_Record):
+class MeasuredOperation(Record):
     """One operation as it ran.
 
     `live_bytes`: of the distinct storages alive when it ended; `process_bytes`: the most that the
@@ -104,7 +55,7 @@ class MeasuredOperation(_Record):
     macs: Count
 
 
-class AllocatorSummary(_Record):
+class AllocatorSummary(Record):
     """The allocators' own events of one step, PyTorch's and numpy's.
 
     `start_bytes` were there before and belong to the program (updated weights, optimiser state);
@@ -131,7 +82,7 @@ class AllocatorSummary(_Record):
         )
 
 
-class Measurement(_Document):
+class Measurement(Document):
     """One training step measured: raw samples, and where they were taken.
 
     `step_s` are the seconds of each timed step. `uncounted_calls` are operator calls that look as
@@ -145,13 +96,13 @@ class Measurement(_Document):
     machine: Machine
     versions: Named[str]
     dtype: str
-    step_s: Annotated[tuple[Amount, ...], _Listed]
+    step_s: Annotated[tuple[Amount, ...], Listed]
     updated_weight_bytes: Count
-    operations: Annotated[tuple[MeasuredOperation, ...], _Listed]
-    buffers: Annotated[tuple[MeasuredBuffer, ...], _Listed]
+    operations: Annotated[tuple[MeasuredOperation, ...], Listed]
+    buffers: Annotated[tuple[MeasuredBuffer, ...], Listed]
     allocator: AllocatorSummary
-    uncounted_calls: Annotated[tuple[str, ...], _Listed] = ()
-    warnings: Annotated[tuple[str, ...], _Listed] = ()
+    uncounted_calls: Annotated[tuple[str, ...], Listed] = ()
+    warnings: Annotated[tuple[str, ...], Listed] = ()
 
     @property
     def median_s(self) -> float:
@@ -200,7 +151,7 @@ Verdict = Literal["within", "outside", "informal"]
 Unit = Literal["bytes", "MACs", "s", "1"]
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """One quantity, predicted and measured, in `unit` (bytes, MACs, s; `1` for a plain number).
 
     `owner` is None for the whole step, else a layer (or a call without one). `tolerance` is a
@@ -245,7 +196,7 @@ class Comparison(_Record):
         )
 
 
-class Validation(_Document):
+class Validation(Document):
     """Predicted beside measured, in total and by layer; `how` keeps what was emulated apart."""
 
     schema_name: ClassVar[str] = "costsim.validation/1"
@@ -253,8 +204,8 @@ class Validation(_Document):
     model: str
     device: str | None
     machine: Machine
-    comparisons: Annotated[tuple[Comparison, ...], _Listed]
-    notes: Annotated[tuple[str, ...], _Listed] = ()
+    comparisons: Annotated[tuple[Comparison, ...], Listed]
+    notes: Annotated[tuple[str, ...], Listed] = ()
     how: Literal["measured", "emulated"] = "measured"
 
     @property

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from costsim.cost import price
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
-from costsim.measurement.record import Amount, Count, _Document, _Listed, _Record
+from costsim.measurement.document import Amount, Count, Document, Listed, Record
 from costsim.planfile import PlanFile, Range
 from costsim.program import compile_program
 from costsim.step import BitWidths
@@ -21,7 +21,7 @@ from costsim.targets.job import PlanJob
 from costsim.targets.outcome import Outcome
 
 
-class PredictedStep(_Record):
+class PredictedStep(Record):
     """What one step should cost: seconds and joules on `device`, where one was named.
 
     `peak_bytes` are those of the step as it runs, without the kernels' scratch memory.
@@ -34,14 +34,14 @@ class PredictedStep(_Record):
     arena_bytes: Count | None = None
 
 
-class Run(_Record):
+class Run(Record):
     """One job on one target, begun at `started` (UTC, ISO 8601)."""
 
     started: str
     outcome: Outcome
 
 
-class Failure(_Record):
+class Failure(Record):
     """Why a target brought nothing, or nothing more."""
 
     target: str
@@ -51,7 +51,7 @@ class Failure(_Record):
     """Whether the prediction said so: more memory needed than allowed."""
 
 
-class Beside(_Record):
+class Beside(Record):
     """One quantity of one target, predicted beside measured (or emulated).
 
     `quantity` is `step` (by the clock on the wall), `processor` (see `Outcome`), `energy
@@ -74,7 +74,7 @@ class Beside(_Record):
     holds: bool | None
 
 
-class MeasurementFile(_Document):
+class MeasurementFile(Document):
     """Everything that `costsim measure` found.
 
     `predicted` is of the step in 32 bits, as PyTorch runs it; `predicted_own` in the plan's bit
@@ -86,9 +86,9 @@ class MeasurementFile(_Document):
     plan: dict[str, Any]
     predicted: PredictedStep
     predicted_own: PredictedStep | None = None
-    runs: Annotated[tuple[Run, ...], _Listed] = ()
-    failures: Annotated[tuple[Failure, ...], _Listed] = ()
-    notes: Annotated[tuple[str, ...], _Listed] = ()
+    runs: Annotated[tuple[Run, ...], Listed] = ()
+    failures: Annotated[tuple[Failure, ...], Listed] = ()
+    notes: Annotated[tuple[str, ...], Listed] = ()
 
     def plan_file(self, source: str = "measurements") -> PlanFile:
         """The plan; raises `InputError` naming `source` if it is none."""

@@ -5,12 +5,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from costsim.device.base import Named
-from costsim.measurement.record import Measurement, _Document, _Listed, _Record
+from costsim.measurement.document import Document, Listed, Record
+from costsim.measurement.record import Measurement
 
 Amount = Annotated[float, Field(ge=0)]
 
 
-class EnergyReading(_Record):
+class EnergyReading(Record):
     """Joules that a counter saw go by while the timed steps ran.
 
     `counter` says which, `source` what sort of instrument it belongs to (counters of one source
@@ -26,7 +27,7 @@ class EnergyReading(_Record):
     idle_w: Amount | None = None
 
 
-class Outcome(_Document):
+class Outcome(Document):
     """What one job brought back.
 
     `how` keeps what a device did apart from what an emulator did. `measurement` belongs to a plan;
@@ -43,12 +44,12 @@ class Outcome(_Document):
     target: str
     how: Literal["measured", "emulated"]
     measurement: Measurement | None = None
-    processor_step_s: Annotated[tuple[Amount, ...], _Listed] = ()
+    processor_step_s: Annotated[tuple[Amount, ...], Listed] = ()
     samples: Any = None
     counts: Named[Amount] = Field(default_factory=dict, validate_default=True)
     conditions: Named[str | int | float | None] = Field(default_factory=dict, validate_default=True)
-    energy: Annotated[tuple[EnergyReading, ...], _Listed] = ()
-    notes: Annotated[tuple[str, ...], _Listed] = ()
+    energy: Annotated[tuple[EnergyReading, ...], Listed] = ()
+    notes: Annotated[tuple[str, ...], Listed] = ()
     partial: bool = False
 
     def joules_by_source(self) -> dict[str, float]:
