@@ -1,7 +1,7 @@
 """The run itself: episodes, steps, measurements, checkpoints."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from costsim.pretraining.pool import Domain, Pool
 from costsim.pretraining.settings import PretrainSettings
 from costsim.pretraining.state import Progressed, Record, read_state, write_state
 from costsim.pretraining.statistics import RunningStatistics
+from costsim.training.checkpoint import RunKey
 
 
 class Diverged(CostsimError):
@@ -188,13 +189,13 @@ class Pretraining:
         self.records.append(record)
         return record
 
-    def write(self, path: Path, run: Mapping[str, str | int | float | bool]) -> None:
+    def write(self, path: Path, run: RunKey) -> None:
         """A checkpoint of the run that `run` describes; only the leading process writes."""
         if self.group.leads:
             progressed = Progressed(self.steps_done, self.seconds, tuple(self.records))
             write_state(path, self.learner, self.optimizer, progressed, run)
 
-    def restore(self, path: Path, run: Mapping[str, str | int | float | bool]) -> None:
+    def restore(self, path: Path, run: RunKey) -> None:
         """Go on from a checkpoint; raises `InputError` where it does not fit."""
         progressed = read_state(path, self.learner, self.optimizer, run)
         self.steps_done, self.seconds = progressed.step, progressed.seconds

@@ -1,6 +1,5 @@
 """Where a run of meta-training stands, in one safetensors file; schema `costsim.pretraining/1`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import nn
 
 from costsim.errors import InputError
 from costsim.pretraining.evaluation import Accuracy
+from costsim.training.checkpoint import RunKey, check_same_run
 from costsim.training.tensorfile import Header, check_names, read_tensors, write_tensors
 
 SCHEMA = "costsim.pretraining/1"
@@ -62,7 +62,7 @@ def write_state(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     progressed: Progressed,
-    run: Mapping[str, str | int | float | bool],
+    run: RunKey,
 ) -> None:
     """Write the state, whole or not at all."""
     tensors = {f"model/{name}": tensor for name, tensor in module.state_dict().items()}
@@ -100,7 +100,7 @@ def read_state(
     path: Path,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    run: Mapping[str, str | int | float | bool],
+    run: RunKey,
 ) -> Progressed:
     """Put `module` and `optimizer` where the run stood; of another run raises `InputError`.
 
@@ -108,12 +108,7 @@ def read_state(
     as if it had been so from the start.
     """
     header, tensors = read_tensors(path, SCHEMA, _Header)
-    for key in run:
-        if key != "steps" and header.run.get(key) != run[key]:
-            raise InputError(
-                f"{path}: belongs to another run: {key} is {header.run.get(key)!r} there and "
-                f"{run[key]!r} here"
-            )
+    check_same_run(path, header.run, {key: run[key] for key in run if key != "steps"})
     model = {
         name.removeprefix("model/"): tensor
         for name, tensor in tensors.items()

@@ -8,7 +8,7 @@ of an iteration follow from the run's seed and the iteration's number.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 from torch import Tensor
@@ -48,8 +48,18 @@ class _Header(Header):
     run: dict[str, str | int | float | bool]
 
 
-RunKey = Mapping[str, str | int | float | bool]
+RunKey: TypeAlias = Mapping[str, str | int | float | bool]
 """What a run depends on: two runs with equal keys do the same."""
+
+
+def check_same_run(path: Path, there: RunKey, here: RunKey) -> None:
+    """Raise `InputError`, naming what differs, unless a file is of the run that `here` tells."""
+    for key in here:
+        if there.get(key) != here[key]:
+            raise InputError(
+                f"{path}: belongs to another run: {key} is {there.get(key)!r} there and "
+                f"{here[key]!r} here"
+            )
 
 
 def write_checkpoint(path: Path, state: RunState, run: RunKey) -> None:
@@ -75,12 +85,7 @@ def read_checkpoint(path: Path, run: RunKey) -> RunState:
     what differs.
     """
     header, tensors = read_tensors(path, SCHEMA, _Header)
-    for key in run:
-        if header.run.get(key) != run[key]:
-            raise InputError(
-                f"{path}: belongs to another run: {key} is {header.run.get(key)!r} there and "
-                f"{run[key]!r} here"
-            )
+    check_same_run(path, header.run, run)
     weights: dict[Atom, Tensor] = {}
     optimizer: dict[Atom, Tensor] = {}
     means = tensors.pop(_MEANS, None)
