@@ -25,6 +25,7 @@ from costsim.errors import InputError
 from costsim.files import to_json_text
 
 if TYPE_CHECKING:
+    from costsim.measurement.planned import ValidationRequest
     from costsim.measurement.record import Measurement, Validation
     from costsim.planfile import PlanFile
 
@@ -84,9 +85,17 @@ def command(**given: Any) -> int:
         raise InputError("--report: of a plan run on this machine there is none; give --on")
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
-    from costsim.measurement.planned import ValidationRequest, validate_plan
+    from costsim.measurement.planned import validate_plan
 
-    request = ValidationRequest(
+    with progress_on_stderr() as progress:
+        measurement, validation = validate_plan(_request(plan, given), progress)
+    return _tell(measurement, validation, files, as_json=given["as_json"])
+
+
+def _request(plan: "PlanFile", given: dict[str, Any]) -> "ValidationRequest":
+    from costsim.measurement.planned import ValidationRequest
+
+    return ValidationRequest(
         plan=plan,
         source=str(given["plan"]),
         weights=given["weights"],
@@ -95,9 +104,6 @@ def command(**given: Any) -> int:
         steps=given["steps"],
         threads=given["threads"],
     )
-    with progress_on_stderr() as progress:
-        measurement, validation = validate_plan(request, progress)
-    return _tell(measurement, validation, files, as_json=given["as_json"])
 
 
 def _tell(
@@ -135,16 +141,9 @@ def _emulated(plan: "PlanFile", given: dict[str, Any], files: Mapping[str, Path 
         raise InputError(f"--on {target.name}: allowed is unicorn:cortex-m7 (see costsim measure)")
     from costsim.targets.validating import validate_emulated
 
-    names = ("weights", "data", "split", "steps")
     try:
         with progress_on_stderr() as progress:
-            found = validate_emulated(
-                target,
-                plan,
-                source=str(given["plan"]),
-                progress=progress,
-                **{name: given[name] for name in names},
-            )
+            found = validate_emulated(target, _request(plan, given), progress)
     except TargetError as error:
         if error.reason != "memory":
             raise

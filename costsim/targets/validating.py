@@ -8,7 +8,7 @@ in 8 bits to those of the numpy reference, bit by bit, and how far the losses ar
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from costsim.emission.reference import Reference
 from costsim.emulation.build import DoesNotFit
 from costsim.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
 from costsim.emulation.toolchain import find_compiler
-from costsim.emulation.trial import Trial
+from costsim.emulation.trial import Observed, Trial
 from costsim.errors import InputError
 from costsim.measurement.record import Measurement, Validation
-from costsim.planfile import PlanFile
 from costsim.program import TrainingProgram, compile_program
 from costsim.progress import Progress, silent
 from costsim.targets.emulated import EmulatedStep, emulated_machine
@@ -30,6 +29,14 @@ from costsim.targets.firmware import does_not_fit, losses_in_pytorch
 from costsim.targets.scales import find_scales
 from costsim.targets.unicorn import UnicornTarget, target_error
 from costsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from costsim.measurement.planned import ValidationRequest
+
+Batch: TypeAlias = tuple[Any, Any]
+"""Images of one step and their labels, as numpy arrays."""
 
 LEARNING_RATE, NARROW_LEARNING_RATE = 1e-3, 5e-3
 """Small, but enough for weights to move: in 8 bits a change below half a unit is lost."""
@@ -47,100 +54,71 @@ class EmulatedValidation:
     step: EmulatedStep
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """The steps to be done, on the emulated core and by whoever is to agree with it.
+
+    `tensors` are PyTorch's and change as it trains; `arrays` are the same weights before.
+    """
+
+    program: TrainingProgram
+    tensors: dict[str, "Tensor"]
+    arrays: Mapping[str, Any]
+    batches: Sequence[Batch]
+    options: EmissionOptions
+    scales: Quantization | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Emulated:
+    """What the steps gave on the emulated core."""
+
+    observed: Observed
+    losses: Sequence[float]
+    updated: Mapping[str, Any]
+
+
 def validate_emulated(
-    target: UnicornTarget,
-    plan: PlanFile,
-    *,
-    source: str = "plan",
-    weights: Path | None = None,
-    data: Path | None = None,
-    split: str | None = None,
-    steps: int = 10,
-    progress: Progress | None = None,
+    target: UnicornTarget, request: "ValidationRequest", progress: Progress | None = None
 ) -> EmulatedValidation:
-    """Run `steps` steps of `plan` on the emulated core and in PyTorch, on the same real images.
+    """Run the steps of `request` on the emulated core and in PyTorch, on the same real images.
 
     The first is watched access by access. Raises `InputError` for what cannot be used, an operator
     without a C kernel among it, and `TargetError` where the firmware does not fit or does not get
     to its end.
     """
     report = progress or silent
+    plan = request.plan
     if plan.predicted is None:
-        raise InputError(f"{source}: holds no plan: {plan.solver.sentence}")
+        raise InputError(f"{request.source}: holds no plan: {plan.solver.sentence}")
     require_unicorn()
     compiler = find_compiler(target.choices.compiler)
     device, memory = target.choices.board(plan)
-    report("loading the model", 0, 0)
-    from costsim.measurement.planned import PlanFeed, ValidationRequest, load_request
-
-    request = ValidationRequest(plan, source, weights, data, split)
-    subject, notes = load_request(request)
-    try:
-        check_step(subject.graph, plan.step)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
-    try:
-        program = compile_program(subject.graph, plan.plan, plan.step)
-    except InputError as error:
-        raise InputError(f"{source}: layers: {error}") from error
-    tensors = {name: tensor.detach().clone() for name, tensor in subject.tensors.items()}
-    arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
-    feed = PlanFeed(request, subject, progress)
-    classes = int(np.prod(subject.graph[subject.graph.output].shape[1:]))
-    batches = [_batch(feed, number, program, classes) for number in range(steps)]
-    scales, options = None, EmissionOptions(learning_rate=LEARNING_RATE)
-    if is_narrow(plan.step.bits):
-        report("taking scales from images", 0, 0)
-        origin = weights or (None if plan.model.weights is None else Path(plan.model.weights))
-        scales, told = find_scales(
-            subject.graph, subject.tensors, lambda: feed.images[:SCALE_IMAGES], origin
-        )
-        notes = [*notes, told]
-        options = EmissionOptions(learning_rate=NARROW_LEARNING_RATE)
+    task = _task(request, report)
     report("building the firmware", 0, 0)
     try:
         trial = Trial.of(
-            program,
-            arrays,
+            task.program,
+            task.arrays,
             memory,
-            options=options,
-            quantization=scales,
+            options=task.options,
+            quantization=task.scales,
             stack_bytes=target.choices.stack_bytes,
             compiler=compiler,
             time_limit_s=target.options.time_limit_s,
         )
     except DoesNotFit as error:
-        raise does_not_fit(target.name, program, memory, error) from error
+        raise does_not_fit(target.name, task.program, memory, error) from error
     try:
-        with trial:
-            report("emulating, every access watched", 0, 0)
-            observed = trial.observe(*batches[0])
-            losses = [observed.loss]
-            for number, batch in enumerate(batches[1:], 1):
-                report("emulating", number, steps)
-                losses.append(trial.step(*batch))
-            updated = trial.updated()
+        emulated = _emulate(trial, task.batches, report)
     except (EmulatedFault, EmulatorLost) as error:
         raise target_error(target.name, error) from error
-    report("the same steps in PyTorch", 0, 0)
-    in_floats = losses_in_pytorch(program, tensors, batches, options.learning_rate)
-    oracle: ToPyTorch | ToReference
-    if scales is None:
-        furthest, scale = _furthest(updated, tensors)
-        oracle = ToPyTorch(tuple(in_floats), furthest, scale)
-    else:
-        report("the same steps in the numpy reference", 0, 0)
-        oracle = _to_reference(program, arrays, scales, options, batches, updated, in_floats)
-        notes += _about_floats(losses, in_floats, steps)
-        notes += _about_weights(program, arrays, scales, updated)
-    step = EmulatedStep(program, device, trial.firmware, observed)
+    oracle, told = _oracle(task, emulated, report)
+    step = EmulatedStep(task.program, device, trial.firmware, emulated.observed)
     measurement = step.measurement(plan.model.name)
     comparisons = compare_emulated(
-        step,
-        measurement,
-        losses=losses,
-        oracle=oracle,
-        promised=plan.predicted,
+        step, measurement, losses=emulated.losses, oracle=oracle, promised=plan.predicted
     )
     return EmulatedValidation(
         measurement,
@@ -149,26 +127,87 @@ def validate_emulated(
             device=device.title,
             machine=emulated_machine(trial.firmware),
             comparisons=tuple(comparisons),
-            notes=(*notes, *_notes(step, steps)),
+            notes=(*task.notes, *told, *_notes(step, len(task.batches))),
             how="emulated",
         ),
         step,
     )
 
 
+def _task(request: "ValidationRequest", report: Progress) -> _Task:
+    """The steps on the plan's own model and images."""
+    report("loading the model", 0, 0)
+    from costsim.measurement.planned import PlanFeed, load_request
+
+    plan = request.plan
+    subject, notes = load_request(request)
+    try:
+        check_step(subject.graph, plan.step)
+    except InputError as error:
+        raise InputError(f"{request.source}: {error}") from error
+    try:
+        program = compile_program(subject.graph, plan.plan, plan.step)
+    except InputError as error:
+        raise InputError(f"{request.source}: layers: {error}") from error
+    tensors = {name: tensor.detach().clone() for name, tensor in subject.tensors.items()}
+    feed = PlanFeed(request, subject, report)
+    classes = int(np.prod(subject.graph[subject.graph.output].shape[1:]))
+    batches = [_batch(feed, number, program, classes) for number in range(request.steps)]
+    scales, options = None, EmissionOptions(learning_rate=LEARNING_RATE)
+    if is_narrow(plan.step.bits):
+        report("taking scales from images", 0, 0)
+        own = None if plan.model.weights is None else Path(plan.model.weights)
+        scales, told = find_scales(
+            subject.graph,
+            subject.tensors,
+            lambda: feed.images[:SCALE_IMAGES],
+            request.weights or own,
+        )
+        notes = [*notes, told]
+        options = EmissionOptions(learning_rate=NARROW_LEARNING_RATE)
+    arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    return _Task(program, tensors, arrays, batches, options, scales, tuple(notes))
+
+
+def _emulate(trial: Trial, batches: Sequence[Batch], report: Progress) -> _Emulated:
+    """The first step watched, the others not."""
+    with trial:
+        report("emulating, every access watched", 0, 0)
+        observed = trial.observe(*batches[0])
+        losses = [observed.loss]
+        for number, batch in enumerate(batches[1:], 1):
+            report("emulating", number, len(batches))
+            losses.append(trial.step(*batch))
+        return _Emulated(observed, losses, trial.updated())
+
+
+def _oracle(
+    task: _Task, emulated: _Emulated, report: Progress
+) -> tuple[ToPyTorch | ToReference, list[str]]:
+    """What the same steps give elsewhere, and what to say of that."""
+    report("the same steps in PyTorch", 0, 0)
+    in_floats = losses_in_pytorch(
+        task.program, task.tensors, task.batches, task.options.learning_rate
+    )
+    if task.scales is None:
+        furthest, scale = _furthest(emulated.updated, task.tensors)
+        return ToPyTorch(tuple(in_floats), furthest, scale), []
+    report("the same steps in the numpy reference", 0, 0)
+    stored = integers(task.program.graph, task.arrays, task.scales)
+    told = [
+        *_about_floats(emulated.losses, in_floats),
+        *_about_weights(task.program, stored, emulated.updated),
+    ]
+    return _to_reference(task, task.scales, emulated.updated, in_floats), told
+
+
 def _to_reference(
-    program: TrainingProgram,
-    arrays: Mapping[str, Any],
-    scales: Quantization,
-    options: EmissionOptions,
-    batches: Sequence[tuple[Any, Any]],
-    updated: Mapping[str, Any],
-    in_floats: Sequence[float],
+    task: _Task, scales: Quantization, updated: Mapping[str, Any], in_floats: Sequence[float]
 ) -> ToReference:
     """The same steps by the definition of a step in 8 bits, and how much of it is equal."""
-    stored = integers(program.graph, arrays, scales)
-    reference = Reference(program, stored, scales, options, fused=True)
-    losses = tuple(reference.step(x, labels) for x, labels in batches)
+    stored = integers(task.program.graph, task.arrays, scales)
+    reference = Reference(task.program, stored, scales, task.options, fused=True)
+    losses = tuple(reference.step(x, labels) for x, labels in task.batches)
     pairs = [(updated[u.parameter.name], u) for u in reference.memory.updates]
     equal = sum(
         int((whole.reshape(-1) == stored[u.parameter.name].reshape(-1))[u.places].sum())
@@ -177,23 +216,20 @@ def _to_reference(
     return ToReference(losses, sum(len(u.places) for _, u in pairs), equal, tuple(in_floats))
 
 
-def _about_floats(losses: Sequence[float], in_floats: Sequence[float], steps: int) -> list[str]:
+def _about_floats(losses: Sequence[float], in_floats: Sequence[float]) -> list[str]:
     furthest = max(abs(a - b) for a, b in zip(losses, in_floats, strict=True))
     return [
         f"in 8 bits the loss of a step is at most {furthest:.2g} off that of PyTorch in 32 bits "
         f"({float(np.mean(losses)):.4g} against {float(np.mean(in_floats)):.4g} on average over "
-        f"{steps} {'step' if steps == 1 else 'steps'}), for information"
+        f"{len(losses)} {'step' if len(losses) == 1 else 'steps'}), for information"
     ]
 
 
 def _about_weights(
-    program: TrainingProgram,
-    arrays: Mapping[str, Any],
-    scales: Quantization,
-    updated: Mapping[str, Any],
+    program: TrainingProgram, before: Mapping[str, Any], updated: Mapping[str, Any]
 ) -> list[str]:
     """How many of the integers that the plan updates moved at all."""
-    before, total, moved = integers(program.graph, arrays, scales), 0, 0
+    total, moved = 0, 0
     for update in Memory(program).updates:
         name = update.parameter.name
         changed = updated[name].reshape(-1) != before[name].reshape(-1)
@@ -222,7 +258,7 @@ def _notes(step: EmulatedStep, steps: int) -> list[str]:
     return notes
 
 
-def _batch(feed: Any, number: int, program: TrainingProgram, classes: int) -> tuple[Any, Any]:
+def _batch(feed: Any, number: int, program: TrainingProgram, classes: int) -> Batch:
     """Images and labels of one step, the labels among the model's outputs."""
     passes = [feed(number * program.step.passes + i) for i in range(program.step.passes)]
     x = np.concatenate([np.asarray(images, dtype=np.float32) for images, _ in passes])
