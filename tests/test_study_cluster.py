@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 from costsim.adaptation import Situation
 from costsim.cli import main
@@ -155,6 +156,31 @@ def test_a_worker_that_dies_costs_only_its_cell(cluster: Cluster, tmp_path: Path
     assert failed == [("LastLayer", 1)]
     (reason,) = (row["reason"] for row in rows if row["status"] == "failed")
     assert reason == "the workers died at it"
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_one_line_and_costs_nothing_finished(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    store = tmp_path / "study.sqlite"
+    file = tmp_path / "study.yaml"
+    file.write_text(json.dumps({**DOCUMENT, "seeds": 500}))
+    try:
+        cluster.add_worker()
+        run = subprocess.Popen(
+            [sys.executable, "-m", "costsim", "study", str(file), "--scheduler", cluster.address],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: store.exists() and len(open_store(store).finished()) > 3)
+        cluster.processes[0].kill()
+        _, err = run.communicate(timeout=90)
+    finally:
+        cluster.stop()
+    *progress, line = err.splitlines()
+    assert (run.returncode, [told for told in progress if "adapting" not in told]) == (2, [])
+    assert line.startswith(f"costsim: --scheduler {cluster.address}: is gone")
+    assert 3 < len(open_store(store).finished()) < 1000
 
 
 def test_without_dask_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ may take them. Rows come back one by one and are written here, so that only this
 store; files of data and weights must be at the same place on all workers.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from costsim import __version__
@@ -17,6 +20,8 @@ from costsim.study.work import MakeMethod, workshop
 
 TIMEOUT = "10s"
 """For the scheduler to answer."""
+
+_ADDRESS = re.compile(r"(\w+://)?(\[[^\]]+\]|[^\[\]/:\s]+):\d{1,5}")
 
 
 def run_on_cluster(
@@ -30,20 +35,13 @@ def run_on_cluster(
 ) -> None:
     """Have all cells computed by the workers of the scheduler at `address`.
 
-    Raises `InputError` where the package is missing, nobody answers, there are no workers, or they
-    have another version of costsim.
+    Raises `InputError` where the package is missing, `address` is none, nobody answers, there are
+    no workers, or they have another version of costsim.
     """
-    try:
-        from distributed import Client, as_completed
+    with _connected(address) as client:
+        from distributed import as_completed
         from distributed.scheduler import KilledWorker
-    except ImportError as error:
-        raise InputError('--scheduler needs Dask: pip install "costsim[cluster]"') from error
-    try:
-        client: Any = Client(address, timeout=TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (TimeoutError, OSError, ValueError, TypeError) as error:
-        told_by = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"--scheduler {address}: nobody answers there: {told_by}") from error
-    try:
+
         workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
         _check_workers(client, workers, address)
         groups = list(dict.fromkeys(cell.situation_key for cell in cells))
@@ -74,12 +72,36 @@ def run_on_cluster(
                 died(cell, " ".join(f"the workers {how}".split()))
             future.release()
             told()
-    except (TimeoutError, OSError) as error:
-        raise InputError(
-            f"--scheduler {address}: is gone ({error}); what was finished is kept"
-        ) from error
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """A client of the scheduler there, silent: a connection that is lost is told once, as here."""
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError('--scheduler needs Dask: pip install "costsim[cluster]"') from error
+    if not _ADDRESS.fullmatch(address):
+        raise InputError(f"--scheduler {address}: is no address; tcp://HOST:PORT is needed")
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        try:
+            client: Any = Client(address, timeout=TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
+        except (TimeoutError, OSError, ValueError, TypeError) as error:
+            told_by = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"--scheduler {address}: nobody answers there: {told_by}") from error
+        try:
+            yield client
+        except (TimeoutError, OSError) as error:
+            raise InputError(
+                f"--scheduler {address}: is gone ({error}); what was finished is kept"
+            ) from error
+        finally:
+            client.close(timeout=5)
     finally:
-        client.close(timeout=5)
+        logger.setLevel(level)
 
 
 def compute(cell: Cell, make_method: MakeMethod) -> dict[str, Any]:
