@@ -532,6 +532,33 @@ def test_an_average_counts_every_domain_the_same() -> None:
     assert Mean.over([Mean(0.5, None, 1), None]) is None
 
 
+def test_models_count_the_same_when_they_are_pooled() -> None:
+    from rich.console import Console
+
+    found = [row("None", seed, 0.5 + seed / 50, model=m) for m in ("a", "b") for seed in range(3)]
+    found += [row("Tiny", seed, 0.6 + seed / 25, model="a") for seed in range(3)]
+    found += [row("Tiny", seed, 0.8 + seed / 50, model="b") for seed in range(2)]
+    found += [row("One", seed, 0.9, model="b") for seed in range(3)]  # not on all: left out
+    findings = analyse(found, len(found))
+    none, tiny = findings.over_models()
+    assert (none.method, none.tasks, tiny.method, tiny.tasks) == ("None", 6, "Tiny", 5)
+    assert tiny.accuracy is not None
+    assert tiny.accuracy.value == pytest.approx((0.64 + 0.81) / 2)
+    assert tiny.gain is not None
+    assert tiny.gain.value == pytest.approx((0.12 + 0.3) / 2)
+    parts = [line.gains[AVERAGE] for line in findings.lines if line.method == "Tiny"]
+    assert tiny.gain.half == pytest.approx(math.hypot(*(part.half for part in parts if part)) / 2)
+    console = Console(width=100, record=True, file=StringIO())
+    print_study(console, findings)
+    pooled = console.export_text().partition("all models")[2]
+    assert "+21.0 ± " in pooled
+    assert "+21.0 ± " in render_study(findings)
+    assert "One" not in pooled
+    assert findings.to_json()["over_models"][1]["gain"]["mean"] == tiny.gain.value
+    assert table().over_models() == ()
+    assert "All models" not in render_study(table())
+
+
 def table() -> Findings:
     rows = [row("None", seed, 0.5 + 0.01 * seed, backward_macs=0, paper_bytes=0, task_s=None,
                 task_j=None) for seed in range(3)]  # fmt: skip

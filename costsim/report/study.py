@@ -56,6 +56,20 @@ def percent(mean: Mean | None, *, signed: bool = False) -> str:
     return value if mean.half is None else f"{value} ± {100 * mean.half:.1f}"
 
 
+def pooled_rows(findings: Findings) -> list[tuple[str, str, str, str, str]]:
+    """Device, method, tasks, accuracy and gain over all models, where there are several."""
+    return [
+        (
+            one.device,
+            one.method,
+            str(one.tasks),
+            percent(one.accuracy),
+            "-" if one.method == findings.reference else percent(one.gain, signed=True),
+        )
+        for one in findings.over_models()
+    ]
+
+
 def cost_cells(line: Line, accounting: str) -> tuple[str, str, str, str]:
     """Memory, backward MACs a sample, time and energy of the whole adaptation."""
     costs, trains = line.costs, bool(line.costs["backward_macs"])
@@ -91,6 +105,13 @@ def print_study(console: Console, findings: Findings, accounting: str = "paper")
             costs.add_row(*map(Text, [line.method, told, *cost_cells(line, accounting)]))
         console.print(Text(f"{title}: gain and cost", style="bold"))
         console.print(costs)
+        console.print()
+    if pooled := pooled_rows(findings):
+        table = _table(["device", "method", "tasks", "accuracy, %", f"over {findings.reference}"])
+        for row in pooled:
+            table.add_row(*map(Text, row))
+        console.print(Text("all models, each counting the same", style="bold"))
+        console.print(table)
         console.print()
     console.print(Text(footnote(findings, accounting)))
     for line in findings.lines:
@@ -187,6 +208,7 @@ def render_study(findings: Findings, accounting: str = "paper") -> str:
         "study.html",
         sections=sections,
         domains=domain_columns(findings),
+        pooled=pooled_rows(findings),
         reference=findings.reference,
         accounting=accounting,
         footnote=footnote(findings, accounting),

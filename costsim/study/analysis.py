@@ -75,6 +75,20 @@ class Line:
     learning_rates: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """One method on all models of a study on one device, each model counting the same.
+
+    `tasks` counts those of all models; the same images seen by two models are two tasks.
+    """
+
+    device: str
+    method: str
+    tasks: int
+    accuracy: Mean | None
+    gain: Mean | None
+
+
 COSTS = (
     "peak_bytes",
     "arena_bytes",
@@ -103,6 +117,24 @@ class Findings:
     domains: tuple[str, ...]
     lines: tuple[Line, ...]
     failures: tuple[Row, ...] = field(default=())
+
+    def over_models(self) -> tuple[Pooled, ...]:
+        """The methods that ran on each of several models; empty for a study of one."""
+        models = {line.model for line in self.lines}
+        found: dict[tuple[str, str], list[Line]] = {}
+        for line in self.lines:
+            found.setdefault((line.device, line.method), []).append(line)
+        return tuple(
+            Pooled(
+                device,
+                method,
+                sum(line.tasks for line in lines),
+                Mean.over([line.accuracy[AVERAGE] for line in lines]),
+                Mean.over([line.gains[AVERAGE] for line in lines]),
+            )
+            for (device, method), lines in found.items()
+            if len(models) > 1 and len(lines) == len(models)
+        )
 
     @property
     def finished(self) -> int:
@@ -141,6 +173,15 @@ class Findings:
                     "learning_rates": dict(line.learning_rates) or None,
                 }
                 for line in self.lines
+            ],
+            "over_models": [
+                {
+                    "device": pooled.device,
+                    "method": pooled.method,
+                    "tasks": pooled.tasks,
+                    **means({"accuracy": pooled.accuracy, "gain": pooled.gain}),
+                }
+                for pooled in self.over_models()
             ],
         }
 
