@@ -135,26 +135,30 @@ def command(**given: Any) -> int:
         click.echo(to_json_text(document))
     else:
         click.echo(f"{plan.model.name}: {len(files)} files in {out}")
-        for what, size in (
-            ("arena (RAM)", sizes.arena_bytes),
-            ("  updated weights", sizes.updated_weight_bytes),
-            ("  optimiser state", sizes.optimizer_bytes),
-            ("frozen weights (flash)", sizes.frozen_weight_bytes),
-            ("initial values of updated weights (flash)", sizes.initial_weight_bytes),
-            ("tables (flash)", sizes.table_bytes),
-        ):
-            click.echo(f"  {what:<42} {size:>12,} B  {format_bytes(size)}")
+        _show(sizes)
     return 0
+
+
+def _show(sizes: "Sizes") -> None:
+    for what, size in (
+        ("arena (RAM)", sizes.arena_bytes),
+        ("  updated weights", sizes.updated_weight_bytes),
+        ("  optimiser state", sizes.optimizer_bytes),
+        ("frozen weights (flash)", sizes.frozen_weight_bytes),
+        ("initial values of updated weights (flash)", sizes.initial_weight_bytes),
+        ("tables (flash)", sizes.table_bytes),
+    ):
+        click.echo(f"  {what:<42} {size:>12,} B  {format_bytes(size)}")
 
 
 def _images(given: dict[str, Any], plan: "PlanFile", subject: "Subject") -> "Tensor":
     """A few images of each class, that 8-bit scales are taken from."""
     import torch
 
-    from costsim.data import digits, open_images, sample_task
+    from costsim.data import digits, open_source, sample_task
     from costsim.planner import DEFAULT_WAYS
 
-    source = digits() if given["data"] is None else open_images(given["data"], given["split"])
+    source = digits() if given["data"] is None else open_source(given["data"], given["split"])
     channels, height, width = subject.input_shape
     task = sample_task(
         source,

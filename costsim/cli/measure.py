@@ -25,6 +25,7 @@ from costsim.files import to_json_text
 from costsim.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
+    from costsim.targets.base import Target
     from costsim.targets.measured import MeasurementFile
 
 
@@ -97,13 +98,9 @@ def command(**given: Any) -> int:
     from costsim.device import load_device
     from costsim.planfile import read_plan
     from costsim.step import BitWidths
-    from costsim.targets.base import Watch, parse_target
+    from costsim.targets.base import Watch
 
-    options = target_options(given, given["time_limit"])
-    targets = [parse_target(text, options) for text in given["targets"] or ("local",)]
-    names = [target.name for target in targets]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"--on: {twice[0]} is given twice; give --repeats for more runs")
+    targets = _targets(given)
     plan = read_plan(given["plan"])
     if given["device"] == "":
         raise InputError("--device is empty: the name of a shipped device or a YAML file")
@@ -118,14 +115,12 @@ def command(**given: Any) -> int:
     from costsim.targets.shipping import plan_job
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is counted here is not what is timed
-    limit, threads = given["memory_limit"], given["threads"]
+    threads: int = given["threads"] or 1
     told: tuple[str, ...] = ()
-    if threads is None:
-        threads = 1
-        if calibration is not None and any(target.threaded for target in targets):
-            threads = calibration.conditions.threads
-            told = (f"--threads is {threads}: {given['device']} was calibrated on so many",)
-    run_options = RunOptions(given["steps"], threads, limit)
+    if given["threads"] is None and calibration is not None and any(t.threaded for t in targets):
+        threads = calibration.conditions.threads
+        told = (f"--threads is {threads}: {given['device']} was calibrated on so many",)
+    run_options = RunOptions(given["steps"], threads, given["memory_limit"])
     with (
         tempfile.TemporaryDirectory(prefix="costsim-") as folder,
         progress_on_stderr() as report,
@@ -170,6 +165,17 @@ def command(**given: Any) -> int:
     for other in sorted(unlike):
         _warn(other)
     return _tell(found, as_json=given["as_json"])
+
+
+def _targets(given: dict[str, Any]) -> "list[Target]":
+    from costsim.targets.base import parse_target
+
+    options = target_options(given, given["time_limit"])
+    targets = [parse_target(text, options) for text in given["targets"] or ("local",)]
+    names = [target.name for target in targets]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--on: {twice[0]} is given twice; give --repeats for more runs")
+    return targets
 
 
 def _tell(found: "MeasurementFile", *, as_json: bool) -> int:

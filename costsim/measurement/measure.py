@@ -23,7 +23,7 @@ from costsim.measurement.record import (
 )
 from costsim.measurement.scratch import LayoutObserver, ScratchTable
 from costsim.program import Operation
-from costsim.progress import Progress
+from costsim.progress import Progress, silent
 
 _MULTIPLIES = re.compile(r"conv|mm|mv|linear|\bdot\b|attention|einsum|bilinear|addr\b")
 
@@ -53,7 +53,7 @@ def measure(
     then `steps` are timed undisturbed. `scratch` remembers what is measured of single operations.
     `begun` is told all but the seconds before any step is timed, `stepped` the seconds of each.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     program = executor.program
     report("running the step", 0, 0)
     layouts = LayoutObserver(program)
@@ -75,7 +75,6 @@ def measure(
     table.save()
     weights = written_weight_bytes(executor)
     process = _process_bytes(pieces, start_bytes, len(program.operations))
-    changes = [change for piece in pieces for change in piece.changes_bytes]
     measurement = Measurement(
         model=model,
         machine=describe_machine(torch.get_num_threads()),
@@ -95,26 +94,23 @@ def measure(
             for position, operation in enumerate(program.operations)
         ),
         buffers=storages.buffers(),
-        allocator=AllocatorSummary(
-            events=len(changes),
-            allocated_bytes=sum(change for change in changes if change > 0),
-            freed_bytes=-sum(change for change in changes if change < 0),
-            numpy_allocated_bytes=sum(piece.numpy_bytes for piece in pieces),
-            start_bytes=start_bytes,
-            net_bytes=sum(changes),
-        ),
+        allocator=_summary(pieces, start_bytes),
         uncounted_calls=tuple(sorted(c for c in counter.others if _MULTIPLIES.search(c))),
     )
     begun(measurement)
     seconds = []
     for number in range(steps):
         report("timing the step", number, steps)
-        started = time.perf_counter()
-        executor.step_from(feed)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(_step_seconds(executor, feed))
         stepped(seconds[-1])
     timed = {"step_s": tuple(seconds), "warnings": spread_warnings(tuple(seconds))}
     return Measured(measurement.model_copy(update=timed), scratch_bytes)
+
+
+def _step_seconds(executor: Executor, feed: Feed) -> float:
+    started = time.perf_counter()
+    executor.step_from(feed)
+    return time.perf_counter() - started
 
 
 class _observing:  # noqa: N801
@@ -146,6 +142,19 @@ def _record_step(executor: Executor, feed: Feed) -> list[Piece]:
             executor.step_from(feed)
         recorder.mark("after")
     return recorder.pieces
+
+
+def _summary(pieces: list[Piece], start_bytes: int) -> AllocatorSummary:
+    """What was given out and taken back over a whole step."""
+    changes = [change for piece in pieces for change in piece.changes_bytes]
+    return AllocatorSummary(
+        events=len(changes),
+        allocated_bytes=sum(change for change in changes if change > 0),
+        freed_bytes=-sum(change for change in changes if change < 0),
+        numpy_allocated_bytes=sum(piece.numpy_bytes for piece in pieces),
+        start_bytes=start_bytes,
+        net_bytes=sum(changes),
+    )
 
 
 def _process_bytes(pieces: list[Piece], start_bytes: int, operations: int) -> list[int]:
