@@ -490,7 +490,7 @@ def test_guards_by_name():
     assert make_guard("5-fold") == CrossValidation(folds=5)
     assert make_guard("shrink") == Shrinkage(0.75)
     with pytest.raises(
-        InputError, match=r"guard 'luck' is unknown; known are none, shrink, leave-one-out"
+        InputError, match=r"guard 'luck' is unknown; known are none; shrink; leave-one-out"
     ):
         make_guard("luck")
     with pytest.raises(InputError, match="share is 0; allowed is above 0"):
@@ -561,6 +561,19 @@ def test_the_command_prints_a_table_and_writes_a_patch_and_a_plan(tmp_path, caps
     patch = read_patch(out)
     assert {change.layer for change in patch.changes} == set(file.plan.by_layer)
     assert (file.step.batch, file.step.samples_a_pass) == (6, 1)
+
+
+def test_without_training_there_is_no_patch_and_a_note_says_so(tmp_path, capsys):
+    out = tmp_path / "patch"
+    assert main([*SMALL, *TASK, "--method", "none", "--out", str(out)]) == 0
+    assert "None trains nothing: no patch to write to --out" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_network_that_does_not_fit_on_the_device_is_told(capsys):
+    assert main([*SMALL, *TASK, "--device", "stm32f746"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "on stm32f746" in line)
+    assert "does not fit: " in line
 
 
 def test_an_untrained_network_is_called_that(capsys):

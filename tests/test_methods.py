@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -26,6 +27,7 @@ from costsim.adaptation import (
     method_cost,
     source_situations,
 )
+from costsim.adaptation.guard import GUARDS
 from costsim.budget import Budget
 from costsim.cli.adapt import command
 from costsim.criteria import StepGain
@@ -49,13 +51,15 @@ from costsim.methods.correlation import (
     FixedPlan,
     bootstrap_interval,
     designed_trials,
+    gain_by_target,
     importances_of,
     predicted_gain,
     random_trials,
     spearman,
 )
 from costsim.methods.tinytl import lite_plan
-from costsim.plan import UpdatePlan
+from costsim.operators import UpdateKind
+from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.problem import Problem
 from costsim.solution import Answer, Status
 from costsim.solve import solve_uninterrupted
@@ -86,9 +90,16 @@ def test_the_registry_has_the_papers_methods_by_name() -> None:
         assert method.learning_rate >= 0
     with pytest.raises(InputError, match="method 'Magic' is unknown; known are None, FullTrain"):
         make_method("Magic")
-    (told,) = (option.help for option in command.params if option.name == "method")
-    for name in PAPER:
-        assert name in " ".join(told.split())
+
+
+def test_the_help_page_names_every_method_and_guard() -> None:
+    told = {option.name: " ".join((option.help or "").split()) for option in options()}
+    assert [name for name in METHODS if name not in told["method"]] == []
+    assert [name for name in GUARDS if name not in told["guard"]] == []
+
+
+def options() -> list[click.Option]:
+    return [option for option in command.params if isinstance(option, click.Option)]
 
 
 TRACED_LONG = ("AdapterDrop-25%", "AdapterDrop-50%")
@@ -536,6 +547,34 @@ def test_the_best_plan_by_a_criterion_has_its_greatest_gain(situation: Situation
         gains = {label: predicted_gain(importance, plan) for label, plan in plans.items()}
         best = name if axes == ("output",) else f"{name} +biases"
         assert gains[best] == max(gains.values())
+
+
+def test_a_predicted_gain_has_a_part_for_each_layer_and_axis(situation: Situation) -> None:
+    from costsim.criteria import FirstOrder
+
+    axes: tuple[UpdateKind, ...] = ("output", "bias")
+    scores = importances_of(situation, {"a": FirstOrder()}, inspect=4, axes=axes)["a"]
+    first, second = inspected_layers(situation.graph, 4)[:2]
+    (unscored,) = set(inspected_layers(situation.graph, 5)) - set(
+        inspected_layers(situation.graph, 4)
+    )
+    plan = UpdatePlan(
+        (
+            ChannelSubset(first, "output", (0, 2)),
+            ChannelSubset(second, "output", (1,)),
+            ChannelSubset(unscored, "output", (0,)),
+        ),
+        frozenset({second}),
+    )
+    parts = gain_by_target(scores, plan)
+    by_hand = {(one.layer, one.axis): one.scores for one in scores.channels}
+    assert parts == {
+        f"{first} output": pytest.approx(by_hand[first, "output"][0] + by_hand[first, "output"][2]),
+        f"{second} output": pytest.approx(by_hand[second, "output"][1]),
+        f"{second} bias": pytest.approx(sum(by_hand[second, "bias"])),
+    }
+    assert sum(parts.values()) == pytest.approx(predicted_gain(scores, plan))
+    assert predicted_gain(scores, plan) > 0
 
 
 @given(

@@ -170,7 +170,7 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         ),
         (
             {"methods": [{"method": "LastLayer", "guard": "dog"}]},
-            r"methods\[0\]\.guard: 'dog' is unknown; known are none, shrink, leave-one-out",
+            r"methods\[0\]\.guard: 'dog' is unknown; known are none; shrink; leave-one-out",
         ),
         (
             {"methods": [{"method": "LastLayer", "learning-rate": [0.1, 0.1]}]},

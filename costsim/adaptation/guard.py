@@ -294,7 +294,7 @@ GUARDS: Mapping[str, Callable[[], Guard]] = {
 def make_guard(name: str) -> Guard:
     """The guard called `name`; raises `InputError` for another name."""
     if name not in GUARDS:
-        raise InputError(f"guard {name!r} is unknown; known are {', '.join(GUARDS)}")
+        raise InputError(f"guard {name!r} is unknown; known are {'; '.join(GUARDS)}")
     return GUARDS[name]()
 
 

@@ -9,6 +9,7 @@ import click
 from costsim.cli.facts import facts_table
 from costsim.cli.options import (
     DEVICE,
+    IMAGES,
     WITHOUT_DATA,
     augment_option,
     budget_options,
@@ -50,8 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     metavar="PATH",
-    help="Images in one folder a class: a folder, .tar, .tar.gz or .zip; Omniglot's own zips; "
-    f"Parquet files, or hub:NAME, with the extra costsim[hub]. {WITHOUT_DATA}",
+    help=f"{IMAGES}. {WITHOUT_DATA}",
 )
 @split_option
 @click.option(
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     help="fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed.",
 )
 @ways_option
-@click.option("--shots", type=int, metavar="N", help="Images of each class [default: 5].")
+@click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: 5]")
 @queries_option
 @click.option(
     "--tracks/--no-tracks",
@@ -76,8 +76,10 @@ if TYPE_CHECKING:
     default="TinyTrain",
     show_default=True,
     metavar="NAME",
-    help="None, FullTrain, LastLayer, TinyTL, AdapterDrop-25%, AdapterDrop-50%, "
-    "AdapterDrop-75%, Transductive, SparseUpdate, BiasOnly, TinyTrain, TinyTrain (exact), ...",
+    help="The paper's: None, FullTrain, LastLayer, TinyTL, AdapterDrop-25%, AdapterDrop-50%, "
+    "AdapterDrop-75%, Transductive, SparseUpdate, TinyTrain. Besides: GainTrain (by what a step "
+    "would bring), TinyTrain (exact), TinyTrain (exact, biases), SparseUpdate (search), BiasOnly. "
+    "Ablations: TinyTrain (l2_norm), TinyTrain (random), TinyTrain (static).",
 )
 @click.option(
     "--source",
@@ -85,19 +87,24 @@ if TYPE_CHECKING:
     help="Other images, as --data, or digits: those inside scikit-learn. A method that chooses "
     "the same for all tasks does so by tasks of these: SparseUpdate (search), TinyTrain (static).",
 )
-@click.option("--source-tasks", type=int, metavar="N", help="So many of them [default: 10].")
+@click.option("--source-tasks", type=int, metavar="N", help="So many of them.  [default: 10]")
 @click.option(
     "--guard",
     default=None,
     metavar="NAME",
-    help="What keeps it from doing harm: none, shrink, leave-one-out, 2-fold, 5-fold "
-    "[default: the method's own].",
+    help="How much of the change is kept, so that it does no harm. none: all; shrink: three "
+    "quarters; leave-one-out: what is best for the images themselves; 2-fold, 5-fold: what is best "
+    "for images held out, for about one or four trainings more; '2-fold, 3 rates': the learning "
+    "rate is chosen by them too.  [default: shrink for GainTrain, else none]",
 )
 @budget_options("an iteration")
 @iterations_option("Steps, each over all images of the task.")
 @optimizer_option("adam")
 @click.option(
-    "--learning-rate", type=float, metavar="RATE", help="[default: the method's, for adam]"
+    "--learning-rate",
+    type=float,
+    metavar="RATE",
+    help="Of the optimiser.  [default: the method's, which is for adam]",
 )
 @augment_option
 @click.option(
@@ -105,6 +112,7 @@ if TYPE_CHECKING:
     type=int,
     default=8,
     show_default=True,
+    metavar="N",
     help="Changed copies of each image, drawn once; 0: new ones in every iteration.",
 )
 @seed_option
@@ -128,7 +136,7 @@ def command(**given: Any) -> int:
     \b
     Examples
       costsim adapt --device jetson-nano --weights mcunet.safetensors --data signs.zip
-      costsim adapt --device jetson-nano --method fulltrain --episode meta-dataset --seed 3
+      costsim adapt --device jetson-nano --method gaintrain --episode meta-dataset --seed 3
       costsim adapt --device jetson-nano --method "SparseUpdate (search)" --source photos.zip::val
     """
     check_outputs(
@@ -151,6 +159,11 @@ def command(**given: Any) -> int:
             from costsim.training import write_patch
 
             write_patch(given["out"], adapted.patch)
+        elif given["out"] is not None:
+            print(
+                f"costsim: note: {adapted.method} trains nothing: no patch to write to --out",
+                file=sys.stderr,
+            )
         if given["plan_out"] is not None:
             from costsim.planfile import write_plan
 
@@ -315,6 +328,14 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
             f"{format_macs(round(cost.backward_macs_a_sample))} a sample",
         ),
     ]
+    if cost.task is None and (plan.subsets or plan.biases):
+        rows.append(
+            (
+                f"on {situation.place.device.name}",
+                f"does not fit: {format_bytes(memory.peak_bytes)} at the peak, and "
+                f"{format_bytes(memory.frozen_weight_bytes)} of frozen weights",
+            )
+        )
     if cost.task is not None:
         whole, energy = cost.task.latency_s, cost.task.energy_j
         rows += [

@@ -107,10 +107,11 @@ def weights_option(words: str = "Weights for the model.") -> Callable[[F], F]:
 # The samples of a task.
 
 FOLDERS = "Images in one folder a class: a folder, .tar, .tar.gz or .zip"
+IMAGES = f"{FOLDERS}; Omniglot's own zips; Parquet files, or hub:NAME, with the extra costsim[hub]"
 WITHOUT_DATA = "Without it: the handwritten digits inside scikit-learn."
 
 
-def data_option(words: str = f"{FOLDERS}. {WITHOUT_DATA}") -> Callable[[F], F]:
+def data_option(words: str = f"{IMAGES}. {WITHOUT_DATA}") -> Callable[[F], F]:
     """`--data`, a path."""
     return path_option("--data", metavar="PATH", help=words)
 

@@ -9,7 +9,7 @@ import click
 
 from costsim.cli.facts import facts_table
 from costsim.cli.options import (
-    FOLDERS,
+    IMAGES,
     checkpoint_file,
     checkpoint_option,
     json_option,
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="A built-in network, or package.module:factory of a module that returns features.",
 )
-@weights_option("Start from these weights [default: from scratch].")
+@weights_option("Start from these weights.  [default: from scratch]")
 @click.option(
     "--data",
     multiple=True,
     required=True,
     metavar="PATH",
-    help=f"{FOLDERS}; PATH::split for one of several sub-folders. May be given "
-    "several times: an episode stays within one of them.",
+    help=f"{IMAGES}. PATH::split for one of several sub-folders. Give it again for more: an "
+    "episode stays within one of them.",
 )
 @click.option(
     "--transfer",
@@ -53,8 +53,10 @@ if TYPE_CHECKING:
 )
 @path_option("--out", required=True, help="Write the weights there, as safetensors.")
 @click.option("--half", is_flag=True, help="Write them in half precision.")
-@click.option("--steps", type=int, default=2000, show_default=True)
-@click.option("--episodes", type=int, default=1, show_default=True, help="Of each step.")
+@click.option("--steps", type=int, default=2000, show_default=True, metavar="N",
+              help="Optimiser steps.")  # fmt: skip
+@click.option("--episodes", type=int, default=1, show_default=True, metavar="N",
+              help="Few-shot tasks of each step.")  # fmt: skip
 @click.option(
     "--episode",
     type=click.Choice(["fixed", "meta-dataset"]),
@@ -62,15 +64,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="fixed: --ways and --shots, the same for all classes; meta-dataset: shots vary by class.",
 )
-@click.option("--ways", metavar="N|FROM-TO", help="Classes [default: 20; meta-dataset: 5-50].")
-@click.option("--shots", metavar="N|FROM-TO", help="Of each class [default: 5].")
-@click.option("--queries", type=int, default=5, show_default=True,
-              help="Of each class; meta-dataset: at most.")  # fmt: skip
+@click.option("--ways", metavar="N|FROM-TO",
+              help="Classes of an episode.  [default: 20; meta-dataset: 5-50]")  # fmt: skip
+@click.option("--shots", metavar="N|FROM-TO",
+              help="Images of each class to learn from.  [default: 5]")  # fmt: skip
+@click.option("--queries", type=int, default=5, show_default=True, metavar="N",
+              help="Other images of each class; meta-dataset: at most.")  # fmt: skip
 @click.option(
     "--support",
     type=int,
     metavar="N",
-    help="Images to learn from in a meta-dataset episode, at most [default: 500].",
+    help="Images to learn from in a meta-dataset episode, at most.  [default: 500]",
 )
 @click.option(
     "--resolution",
@@ -80,25 +84,33 @@ if TYPE_CHECKING:
     help="Side of the images, in stages of the steps.",
 )
 @click.option("--augment", "augmentation", default="photographs", show_default=True,
-              type=click.Choice(["none", "characters", "photographs"]))  # fmt: skip
+              type=click.Choice(["none", "characters", "photographs"]),
+              help="How images are changed when shown; characters turned or mirrored are "
+              "classes of their own.")  # fmt: skip
 @click.option("--auxiliary", type=float, default=1.0, show_default=True, metavar="WEIGHT",
               help="Of a plain classification among all training classes; 0: none.")  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw",
-              show_default=True)  # fmt: skip
-@click.option("--learning-rate", type=float, default=2e-3, show_default=True, metavar="RATE")
-@click.option("--weight-decay", type=float, default=0.05, show_default=True)
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd.")
+              show_default=True, help="How weights are updated.")  # fmt: skip
+@click.option("--learning-rate", type=float, default=2e-3, show_default=True, metavar="RATE",
+              help="Its highest, after the warm-up; it falls to 0.")  # fmt: skip
+@click.option("--weight-decay", type=float, default=0.05, show_default=True, metavar="SHARE",
+              help="Of the optimiser.")  # fmt: skip
+@click.option("--momentum", type=float, default=0.9, show_default=True, metavar="SHARE",
+              help="Of sgd.")  # fmt: skip
 @click.option("--warmup", type=float, default=0.05, show_default=True, metavar="SHARE",
               help="Of the steps, in which the learning rate rises.")  # fmt: skip
 @click.option("--held-out", type=float, default=0.15, show_default=True, metavar="SHARE",
               help="Of each source's classes, kept to measure the accuracy on.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto",
               show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
-@click.option("--compute", metavar="DEVICE", help="cpu, cuda, ... [default: a GPU if there is one]")
+@click.option("--compute", metavar="DEVICE",
+              help="cpu, cuda, ...  [default: a GPU if there is one]")  # fmt: skip
 @seed_option
-@click.option("--eval-every", type=int, default=200, show_default=True, metavar="STEPS")
+@click.option("--eval-every", type=int, default=200, show_default=True, metavar="STEPS",
+              help="Measure the accuracy so often; 0: only at the end.")  # fmt: skip
 @checkpoint_option
-@click.option("--checkpoint-every", type=int, default=100, show_default=True, metavar="STEPS")
+@click.option("--checkpoint-every", type=int, default=100, show_default=True, metavar="STEPS",
+              help="Keep a checkpoint so often; 0: only when stopped.")  # fmt: skip
 @resume_option
 @path_option("--log", metavar="DIR", help="Write TensorBoard logs there.")
 @json_option()

@@ -27,8 +27,8 @@ MEMORY = (*ACCOUNTINGS, "autograd")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
 @path_option(
     "--store",
-    help="SQLite file with a row for each finished cell; what it has is not computed again "
-    "[default: FILE.sqlite].",
+    help="SQLite file with a row for each finished cell; what it has is not computed again.  "
+    "[default: FILE.sqlite]",
 )
 @jobs_option
 @click.option(
@@ -38,7 +38,9 @@ MEMORY = (*ACCOUNTINGS, "autograd")
     "find data and weights at the same paths.",
 )
 @click.option("--show", is_flag=True, help="Show what is there; compute nothing.")
-@click.option("--reference", metavar="METHOD", help="What gains are over [default: None].")
+@click.option(
+    "--reference", metavar="METHOD", help="What gains are over.  [default: None, or the first]"
+)
 @click.option(
     "--accounting", type=click.Choice(MEMORY), default="paper", show_default=True,
     help="Of the memory in tables and picture.",
@@ -53,8 +55,24 @@ def command(**given: Any) -> int:
     A cell is one adaptation. What is finished is kept: a run that is stopped, however, goes on
     where it was with the same command, and repeats nothing; several at once on one store share the
     work. The exit status is 1 if a cell failed.
-    Methods that choose the same for all tasks (SparseUpdate (search), TinyTrain (static)) do so by
-    tasks of other images, the file's `source`.
+
+    Only models, methods and domains must be there; methods and guards are those of costsim adapt,
+    data as its --data. A method with several learning rates is reported, for each domain, at the
+    one that is best on the others. Methods that choose the same for all tasks (SparseUpdate
+    (search), TinyTrain (static)) do so by tasks of other images, the source.
+
+    \b
+    FILE.yaml
+      models: [mcunet-5fps, {model: mbv2-w0.35, weights: mbv2.pkl, name: ImageNet}]
+      methods: [None, TinyTrain, {method: GainTrain, guard: 2-fold, name: safe},
+                {method: FullTrain, learning-rate: [0.0003, 0.001]}]
+      domains: [digits, {data: signs.zip, split: test, name: signs}]
+      seeds: 20                   # tasks of each domain, or a list of seeds
+      devices: [jetson-nano]      # names, or files
+      episode: meta-dataset       # or {ways: 10, shots: 5, queries: 10}
+      budget: recommended         # or {memory: 256KiB, macs: 15%}
+      settings: {iterations: 40, optimizer: adam, copies: 8}
+      source: {data: photos.zip, split: val, tasks: 10}
 
     \b
     Examples

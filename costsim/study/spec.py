@@ -163,7 +163,7 @@ class _Reader(FileReader):
         if guard is not None and guard not in self.guards:
             raise InputError(
                 f"{self.where(f'{key}.guard')}: {guard!r} is unknown; known are "
-                f"{', '.join(self.guards)}"
+                f"{'; '.join(self.guards)}"
             )
         static = name in self.static
         return _Method(
