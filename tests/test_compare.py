@@ -25,6 +25,7 @@ from costsim.comparison.spec import parse_study
 from costsim.comparison.store import Store
 from costsim.comparison.work import Compute, Workshop
 from costsim.errors import InputError
+from costsim.networks.shipped import RANDOM
 from costsim.report.comparison import render_comparison, to_json
 
 TINY = """
@@ -259,6 +260,9 @@ def test_keys_are_of_content_and_not_of_names(tmp_path):
     other.write_bytes(b"other weights")
     changed = Study(models=(ModelChoice("mcunet-5fps", other),)).cells()[0]
     assert changed.key != cells[0].key
+    untrained = study(models=[{"model": "mcunet-5fps", "weights": "random"}]).cells()[0]
+    assert untrained.model.weights == RANDOM
+    assert untrained.key != study(models=["mcunet-5fps"]).cells()[0].key
     assert Study(tasks=(TaskChoice(seed=1),)).cells()[0].key != Study().cells()[0].key
 
 

@@ -16,6 +16,7 @@ from costsim.execution.ranges import value_ranges
 from costsim.models import load_model
 from costsim.networks.graph import architecture_graph
 from costsim.networks.int8 import int8_layers, read_arrays
+from costsim.networks.shipped import RANDOM
 from costsim.networks.weights import load_weights
 from costsim.plan import UpdatePlan
 from costsim.program import compile_program
@@ -144,6 +145,8 @@ def test_the_file_is_taken_by_whoever_needs_scales(tmp_path: Path) -> None:
     loaded = load_model("mcunet-5fps", weights=path, resolution=32)
     graph = architecture_graph(loaded.module.architecture, resolution=32)
     tensors, image = dict(loaded.module.state_dict()), torch.zeros(1, 3, 32, 32)
+    _, told = find_scales(graph, tensors, lambda: image, RANDOM)
+    assert "taken from 1 image" in told
     scales, told = find_scales(graph, tensors, lambda: image, path)
     assert "of the published network in w.pkl" in told
     stem = graph.calls[1]

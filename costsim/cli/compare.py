@@ -19,6 +19,7 @@ from costsim.cli.options import (
 from costsim.cli.progress import lines_on_stderr
 from costsim.errors import InputError
 from costsim.files import to_json_text, write_atomically
+from costsim.networks.shipped import RANDOM
 
 if TYPE_CHECKING:
     from costsim.comparison.cells import Study
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
     help="As of costsim plan; give it again for more.  [default: mcunet-5fps]",
 )
 @click.option(
-    "--weights", multiple=True, metavar="MODEL=FILE", help="Weights for one of the models."
+    "--weights",
+    multiple=True,
+    metavar="MODEL=FILE",
+    help="Weights for one of the models; MODEL=random: none, but those of the seed.",
 )
 @click.option(
     "--device",
@@ -180,7 +184,7 @@ def _study(given: dict[str, Any]) -> "Study":
         model, equals, path = text.partition("=")
         if not equals or model not in given["models"]:
             raise InputError(f"--weights: cannot read {text!r}; give MODEL=FILE with a --model")
-        weights[model] = str(Path(path).resolve())
+        weights[model] = path if path == str(RANDOM) else str(Path(path).resolve())
     if given["models"]:
         document["models"] = [
             {"model": model} | ({"weights": weights[model]} if model in weights else {})

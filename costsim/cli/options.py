@@ -99,7 +99,10 @@ def model_option(kinds: str) -> Callable[[F], F]:
     )
 
 
-def weights_option(words: str = "Weights for the model.") -> Callable[[F], F]:
+def weights_option(
+    words: str = "Weights for the model; random: none, but those of the seed.  [default: those "
+    "that come with it, if any]",
+) -> Callable[[F], F]:
     """`--weights`."""
     return path_option("--weights", help=words)
 

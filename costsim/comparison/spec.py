@@ -84,8 +84,8 @@ class _Reader(FileReader):
 
     def choice(self, given: object, key: str) -> ModelChoice:
         entry = self.entry(given, key, "model", ("weights",))
-        name, weights = self.model(entry["model"], f"{key}.model"), entry.get("weights")
-        return ModelChoice(name, None if weights is None else self.path(weights, f"{key}.weights"))
+        name = self.model(entry["model"], f"{key}.model")
+        return ModelChoice(name, self.weights(entry.get("weights"), f"{key}.weights"))
 
     def budget(self, given: object, key: str) -> BudgetChoice:
         if given == "recommended":

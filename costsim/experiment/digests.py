@@ -8,7 +8,7 @@ from pathlib import Path
 from costsim.data import is_of_hub
 from costsim.device import DeviceSpec
 from costsim.errors import InputError
-from costsim.networks.shipped import shipped_weights
+from costsim.networks.shipped import RANDOM, shipped_weights
 
 LENGTH = 24
 """Hexadecimal digits."""
@@ -27,6 +27,8 @@ def device_digest(device: DeviceSpec) -> str:
 
 def model_digest(model: str, weights: Path | None) -> str:
     """Of a model's weights: those given, else those it comes with, else its program; else empty."""
+    if weights == RANDOM:
+        return str(RANDOM)
     found = shipped_weights(model) if weights is None else weights
     if found is not None:
         return file_digest(found)

@@ -12,6 +12,7 @@ from costsim.device import load_device
 from costsim.device.loading import parse_yaml
 from costsim.errors import InputError
 from costsim.networks import NETWORKS
+from costsim.networks.shipped import RANDOM
 from costsim.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
 
 LARGEST_SEED = 2**63 - 1
@@ -127,6 +128,12 @@ class FileReader:
         return path
 
     # Things.
+
+    def weights(self, given: object, key: str) -> Path | None:
+        """A file of weights, or the word for none at all; None where nothing is given."""
+        if given is None:
+            return None
+        return RANDOM if given == str(RANDOM) else self.path(given, key)
 
     def device(self, given: object, key: str) -> str:
         """A shipped device, or a file of one; relative to the folder where it is there."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from costsim.emission import Quantization, published_quantization, quantize_ranges
 from costsim.graph import LayerGraph
+from costsim.networks.shipped import RANDOM
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +24,11 @@ def find_scales(
     what `tensors` do on `images()` `[N, C, H, W]`, N at least one. Raises `UnsupportedOperator` for
     an operator without 8-bit kernels, and `InputError` naming `weights`.
     """
-    published = None if weights is None else published_quantization(graph, weights)
-    if weights is not None and published is not None:
-        return published, f"scales of 8 bits are those of the published network in {weights.name}"
+    if weights not in (None, RANDOM):
+        published = published_quantization(graph, weights)
+        if published is not None:
+            told = f"scales of 8 bits are those of the published network in {weights.name}"
+            return published, told
     from costsim.execution.ranges import value_ranges
 
     found = images()
