@@ -30,7 +30,7 @@ from costsim.data import digits, sample_episode
 from costsim.device import load_device
 from costsim.errors import InputError
 from costsim.methods import METHODS, SearchedScheme, make_method
-from costsim.report.study import print_study, render_study, study_csv, study_latex
+from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
 from costsim.study import Study, parse_study
 from costsim.study.analysis import AVERAGE, Findings, Mean, analyse
 from costsim.study.runner import finished_rows, run_study
@@ -590,6 +590,8 @@ def test_the_table_in_every_form() -> None:
     page = render_study(found)
     assert page == render_study(found)
     assert "mathdefault" not in page  # ticks in words
+    assert "stroke-dasharray" in page  # None takes no memory: a line across
+    assert "stroke-dasharray" not in render_study(analyse([row("Wide", 0, 0.5)], 1))
     assert "Tiny &amp; sparse" in page
     assert "no &lt;scheme&gt;" in page
     assert "it died" in page
@@ -604,6 +606,17 @@ def test_the_table_in_every_form() -> None:
     document = found.to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["methods"][1]["gain"]["signs"]["mean"] == pytest.approx(0.11)
+
+
+def test_no_gain_has_no_sign_of_a_loss() -> None:
+    assert percent(Mean(-1e-17, 0.01, 3), signed=True) == "+0.0 ± 1.0"
+
+
+def test_the_page_says_whose_weights() -> None:
+    rows = [row("Tiny", 0, 0.5, model=name, weights=f"of {name}") for name in ("one", "other")]
+    page = render_study(analyse(rows, 2))
+    assert "one: of one" in page
+    assert "other: of other" in page
 
 
 # The command.

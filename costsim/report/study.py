@@ -52,7 +52,7 @@ def percent(mean: Mean | None, *, signed: bool = False) -> str:
     """Such as `69.3 ± 1.1`, in per cent; a dash where there is none."""
     if mean is None:
         return "-"
-    value = f"{100 * mean.value:+.1f}" if signed else f"{100 * mean.value:.1f}"
+    value = f"{100 * mean.value:+z.1f}" if signed else f"{100 * mean.value:.1f}"
     return value if mean.half is None else f"{value} ± {100 * mean.half:.1f}"
 
 
@@ -195,11 +195,12 @@ def render_study(findings: Findings, accounting: str = "paper") -> str:
             for line in lines
         ]
         drawn = [line for line in lines if _point(line, accounting) is not None]
+        level = [line for line in lines if line.tasks and not line.costs["backward_macs"]]
         picture = None
         if drawn:
             picture = Picture(
                 *(
-                    Markup(_picture(drawn, accounting, width, f"accuracy-{number}-{name}"))
+                    Markup(_picture(drawn, level, accounting, width, f"accuracy-{number}-{name}"))
                     for width, name in _SIZES
                 )
             )
@@ -214,7 +215,7 @@ def render_study(findings: Findings, accounting: str = "paper") -> str:
         footnote=footnote(findings, accounting),
         picture_caption=(
             "Mean accuracy, with its 95 % interval, against the memory of a step "
-            f"({accounting} accounting). A method that trains nothing is not shown."
+            f"({accounting} accounting). A method that trains nothing is a dashed line."
         ),
         failures=[
             f"{r['method']}, {r['model']}, {r['domain']} seed {r['seed']}: {r['reason']}"
@@ -223,8 +224,10 @@ def render_study(findings: Findings, accounting: str = "paper") -> str:
         headline=[
             ("Tasks", ", ".join(sorted({str(row["episode"]) for row in findings.rows}))),
             *(
-                ("Weights", one)
-                for one in sorted({str(row["weights"]) for row in findings.rows if row["weights"]})
+                ("Weights", f"{model}: {weights}")
+                for model, weights in dict.fromkeys(
+                    (row["model"], row["weights"]) for row in findings.rows if row["weights"]
+                )
             ),
         ],
     )
@@ -241,7 +244,10 @@ def _point(line: Line, accounting: str) -> tuple[float, Mean] | None:
     return memory, mean
 
 
-def _picture(lines: Sequence[Line], accounting: str, width: float, name: str) -> str:
+def _picture(
+    lines: Sequence[Line], level: Sequence[Line], accounting: str, width: float, name: str
+) -> str:
+    """Methods by memory and accuracy; those of `level`, which take no memory, as lines across."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     wide = width > _SIZES[1][0]
@@ -262,6 +268,15 @@ def _picture(lines: Sequence[Line], accounting: str, width: float, name: str) ->
                 capsize=2,
                 label=line.method,
             )
+        for line in level:
+            if (across := line.accuracy[AVERAGE]) is not None:
+                axes.axhline(
+                    100 * across.value,
+                    color=COLOURS["quiet"],
+                    linewidth=1,
+                    linestyle="--",
+                    label=line.method,
+                )
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8 if wide else 4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
