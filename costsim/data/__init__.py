@@ -5,9 +5,10 @@ from costsim.data.episode import Episode, EpisodeRule, FixedEpisode, MetaDataset
 from costsim.data.folder import ImageFolder, open_images
 from costsim.data.opening import is_of_hub, open_source
 from costsim.data.pixels import DecodedImages, decode_all
-from costsim.data.source import ImageSource, Progress
+from costsim.data.source import ImageSource
 from costsim.data.task import Task, make_task, read_task, sample_episode, sample_task
 from costsim.data.tracks import find_tracks
+from costsim.progress import Progress
 
 __all__ = [
     "DecodedImages",

@@ -9,9 +9,9 @@ from PIL import Image
 
 from costsim.data.containers import Container, open_container
 from costsim.data.decode import decode
-from costsim.data.source import Progress
 from costsim.data.threads import threaded_map
 from costsim.errors import InputError
+from costsim.progress import Progress
 
 EXTENSIONS = (
     ".bmp",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from costsim.data.folder import open_images, path_and_split
 from costsim.data.parquet import parquet_files
-from costsim.data.source import ImageSource, Progress
+from costsim.data.source import ImageSource
+from costsim.progress import Progress
 
 
 def open_source(

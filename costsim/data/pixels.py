@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from costsim.data.decode import to_levels
-from costsim.data.source import ImageSource, Progress
+from costsim.data.source import ImageSource
 from costsim.data.threads import threaded_map
 from costsim.errors import InputError
+from costsim.progress import Progress
 from costsim.units import format_bytes
 
 LARGEST_BYTES = 2**32

@@ -5,10 +5,6 @@ from typing import Protocol
 
 from PIL import Image
 
-from costsim.progress import Progress
-
-__all__ = ["ImageSource", "Progress"]
-
 
 class ImageSource(Protocol):
     """Labelled images that are decoded only when asked for."""

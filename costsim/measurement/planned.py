@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.data import Progress, digits, open_source, sample_task
+from costsim.data import digits, open_source, sample_task
 from costsim.errors import InputError
 from costsim.execution.executor import Executor
 from costsim.measurement.compare import PredictedTotals, compare, priced_totals
@@ -21,6 +21,7 @@ from costsim.measurement.scratch import ScratchTable, table_path
 from costsim.planfile import PlanFile
 from costsim.planner import DEFAULT_WAYS
 from costsim.program import compile_program
+from costsim.progress import Progress, silent
 from costsim.step import BitWidths
 from costsim.training.loading import Subject, load_subject
 
@@ -57,7 +58,7 @@ def validate_plan(
 
     Raises `InputError` for a plan without an answer and for a model or data that cannot be used.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     plan = request.plan
     if plan.predicted is None:
         raise InputError(f"{request.source}: holds no plan: {plan.solver.sentence}")

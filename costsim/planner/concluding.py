@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from costsim.cost import selection_seconds
 from costsim.criteria import CRITERIA
-from costsim.data import Progress
 from costsim.device import TaskEstimate, estimate_task
 from costsim.emission.support import why_not_emitted
 from costsim.explain import explain
@@ -13,10 +12,11 @@ from costsim.importance import Importance
 from costsim.models import LoadedModel
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file
-from costsim.planner.preparing import Prepared, is_microcontroller, parameters_digest, silent
+from costsim.planner.preparing import Prepared, is_microcontroller, parameters_digest
 from costsim.planner.request import PlanRequest
 from costsim.problem import Problem
 from costsim.program import compile_program
+from costsim.progress import Progress, silent
 from costsim.solution import Solution
 from costsim.step import TrainingStep
 from costsim.units import format_bytes

@@ -1,9 +1,9 @@
 """Everything that `costsim plan` does for one device."""
 
-from costsim.data import Progress
 from costsim.planner.concluding import Planned, conclude
-from costsim.planner.preparing import prepare, silent
+from costsim.planner.preparing import prepare
 from costsim.planner.request import PlanRequest
+from costsim.progress import Progress, silent
 from costsim.solve import solve
 
 

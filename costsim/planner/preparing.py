@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from costsim.criteria import CRITERIA
-from costsim.data import ImageSource, Progress, Task, digits, open_source, sample_task
+from costsim.data import ImageSource, Task, digits, open_source, sample_task
 from costsim.device import DeviceSpec
 from costsim.emission.support import check_kernels
 from costsim.errors import InputError
@@ -16,6 +16,7 @@ from costsim.models import LoadedModel, load_model
 from costsim.planner.request import DEFAULT_WAYS, PlanRequest
 from costsim.problem import Problem
 from costsim.program import even_cuts
+from costsim.progress import Progress, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,10 +92,6 @@ def prepare(
         seed=request.seed,
     )
     return Prepared(request, loaded, tensors, scored, problem)
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def _score(

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from costsim.data import ImageSource, Progress, decode_all, find_tracks
+from costsim.data import ImageSource, decode_all, find_tracks
 from costsim.errors import InputError
+from costsim.progress import Progress
 from costsim.units import format_bytes
 
 LARGEST_POOL_BYTES = 8 * 2**30

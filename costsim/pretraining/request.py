@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from costsim.data import ImageSource, Progress, digits, open_source
+from costsim.data import ImageSource, digits, open_source
 from costsim.errors import InputError
 from costsim.models import DEFAULT_RESOLUTION
 from costsim.networks import NETWORKS
@@ -16,6 +16,7 @@ from costsim.pretraining.pool import load_pool
 from costsim.pretraining.run import Pretraining, StepResult
 from costsim.pretraining.settings import PretrainSettings
 from costsim.pretraining.state import Record
+from costsim.progress import Progress
 from costsim.training.tensorfile import write_tensors
 
 TRANSFER_IMAGES = 40

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, final
 from urllib.parse import parse_qsl
 
-from costsim.data.source import Progress
 from costsim.errors import CostsimError, InputError
+from costsim.progress import Progress
 
 if TYPE_CHECKING:
     from costsim.targets.job import Job

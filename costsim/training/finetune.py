@@ -12,10 +12,11 @@ from torch import Tensor
 
 from costsim import __version__
 from costsim.criteria.loss import prototypes
-from costsim.data import Progress, Task, digits, open_source, sample_task
+from costsim.data import Task, digits, open_source, sample_task
 from costsim.errors import InputError
 from costsim.planfile import PlanFile
 from costsim.planner import DEFAULT_ITERATIONS, DEFAULT_WAYS
+from costsim.progress import Progress, silent
 from costsim.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
 from costsim.training.loading import Subject, load_planned
 from costsim.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
@@ -186,7 +187,7 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
 
     Raises `InputError` for a plan, weights, samples or a checkpoint that cannot be used.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     _check(request)
     path, file = request.checkpoint, request.plan
     going_on = request.resume and path is not None and path.exists()
