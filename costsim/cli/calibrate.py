@@ -18,10 +18,11 @@ from costsim.cli.options import (
     threads_option,
 )
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.refining import refine_spec, show_drift
 from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
 from costsim.cli.values import Quantity
 from costsim.errors import InputError
-from costsim.files import to_json_text, write_atomically
+from costsim.files import to_json_text
 from costsim.units import parse_seconds
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ def command(**given: Any) -> int:
         raise InputError("--from and --drift: give one of them")
     if given["refine"] or given["drift"]:
         if not given["files"]:
-            raise InputError("give FILES that `costsim measure --out` wrote")
-        return _refine(given) if given["refine"] else _drift(given)
+            raise InputError("FILES: missing; give what costsim measure --out wrote")
+        return refine_spec(given) if given["refine"] else show_drift(given)
     for name in ("picture", "report"):
         if given[name] is not None:
             raise InputError(f"--{name}: goes with --drift")
@@ -134,7 +135,9 @@ def _measure(given: dict[str, Any]) -> int:
     if len(given["outs"]) != len(places):
         told = "missing; name the file for the calibrated spec" if len(places) == 1 else "one each"
         raise InputError(f"--out: {told} (--on: {', '.join(places)})")
-    outs = [_writable(out) for out in given["outs"]]
+    outs = list(given["outs"])
+    for out in outs:
+        check_writable(out, "--out")
     for option, texts in (("--on", places), ("--out", list(map(str, outs)))):
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise InputError(f"{option}: {twice[0]} is given twice")
@@ -272,93 +275,3 @@ def _warn(message: str) -> None:
 def samples_path(out: Path) -> Path:
     """Where the readings behind a calibrated spec are kept."""
     return out.with_name(f"{out.name}.samples.json")
-
-
-def _writable(out: Path) -> Path:
-    check_writable(out, "--out")
-    return out
-
-
-def _one(given: dict[str, Any], name: str, option: str) -> Any:
-    """What was given at most once; None if it was not."""
-    values = given[name]
-    if len(values) > 1:
-        raise InputError(f"{option}: once is enough; given are {', '.join(map(str, values))}")
-    return values[0] if values else None
-
-
-def _device(given: dict[str, Any]) -> "DeviceSpec | None":
-    from costsim.device import load_device
-
-    name = _one(given, "devices", "--device")
-    device = None if name is None else load_device(name)
-    if device is not None:
-        device.target(given["compute_target"])
-    return device
-
-
-def _refine(given: dict[str, Any]) -> int:
-    out, device = _one(given, "outs", "--out"), _device(given)
-    if out is None:
-        raise InputError("--out: missing; name the file for the refined spec")
-    out = _writable(out)
-    if device is None:
-        raise InputError("--from: give --device too, the spec to refine")
-
-    from costsim.calibration.device_file import write_device
-    from costsim.calibration.refine import measured_steps, refine
-
-    steps = measured_steps(given["files"], device, given["compute_target"], given["plans"])
-    refined = refine(device, steps, given["compute_target"])
-    write_device(out, refined.spec)
-    if given["as_json"]:
-        click.echo(
-            to_json_text(
-                {
-                    "steps": len(steps),
-                    "plans": refined.plans,
-                    "factor": refined.factor,
-                    "deviation": refined.deviation,
-                    "apart": dict(refined.apart),
-                    "left_out": refined.left_out,
-                    "power": refined.power,
-                    "out": str(out),
-                }
-            )
-        )
-    else:
-        click.echo(f"{out}: {refined.sentence}")
-    return 0
-
-
-def _drift(given: dict[str, Any]) -> int:
-    for name in ("picture", "report"):
-        check_writable(given[name], f"--{name}")
-
-    from costsim.calibration.refine import measured_steps
-    from costsim.report.drift import drift_svg, render_drift, write_drift_page
-
-    steps = measured_steps(given["files"], _device(given), given["compute_target"], given["plans"])
-    if given["picture"] is not None:
-        write_atomically(given["picture"], drift_svg(steps))
-    if given["report"] is not None:
-        write_drift_page(given["report"], steps)
-    if given["as_json"]:
-        rows = [
-            {
-                "when": step.when,
-                "target": step.target,
-                "model": step.model,
-                "predicted_s": step.predicted.to_json(),
-                "measured_s": step.measured_s,
-                "ratio": step.ratio,
-                "holds": step.holds,
-            }
-            for step in steps
-        ]
-        click.echo(to_json_text({"schema": "costsim.drift/1", "steps": rows}))
-    else:
-        from rich.console import Console
-
-        render_drift(Console(), steps)
-    return 0

@@ -1,6 +1,6 @@
-"""Why a plan is what it is: what more of a budget would bring, why a layer was left out.
+"""What an explanation rests on: questions to a solver that proves its answers.
 
-Nothing here is read off multipliers, which misprice what can only be had whole. Each statement is
+Nothing is read off multipliers, which misprice what can only be had whole. Each statement is
 the proven optimum of another problem: with a little more of one limit, without it, or with a layer
 that must be updated.
 """
@@ -8,169 +8,19 @@ that must be updated.
 import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
-from costsim.budget import describe, with_unit
+from costsim.budget import describe
+from costsim.explain.sentences import TIE, Explanation, LeftOut, LimitPrice, Relaxation
 from costsim.plan import UpdatePlan
 from costsim.problem import Problem
 from costsim.progress import Progress, silent
 from costsim.solution import Solution, Solver, Status
 from costsim.solve import relaxations, solve_uninterrupted
 
-TIE = 1e-9
-"""Gains that differ by less, relatively, are equal: what the proofs are accurate to."""
-
 DOUBLINGS = 20
-
-_NO_SCORE = {
-    "channels": "every channel's score",
-    "bias": "the score of its bias",
-    "channels and bias": "the score of its bias and of every channel",
-}
-
-_MORE = {
-    "memory_bytes": "more memory",
-    "working_bytes": "more memory on the device",
-    "macs": "more in the backward pass",
-    "latency_s": "more for a step",
-    "energy_j": "more for a step",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LimitPrice:
-    """What more of one limit would bring, the others held.
-
-    `slack`: any amount more brings nothing. Otherwise `more` of it, in bytes, MACs, seconds or
-    joules, raises the greatest gain by the share `rise` (infinite: from nothing); None if no amount
-    tried did. `proven`:
-    the optima behind it were all proven; otherwise `rise` is what was found in the time.
-    """
-
-    limit: str
-    allowed: float
-    slack: bool
-    more: float | None
-    rise: float | None
-    proven: bool
-
-    @property
-    def sentence(self) -> str:
-        """For a person."""
-        budget = f"The limit on {describe(self.limit, self.allowed).removesuffix(self._allowed)}"
-        if self.slack:
-            return f"{budget}is slack: more than {self._allowed} would bring nothing."
-        if self.more is None or self.rise is None:
-            return f"{budget}binds, but no amount more that was tried raised the gain."
-        gain = f"raise the gain by {'' if self.proven else 'at least '}{_percent(self.rise)}"
-        if self.rise == math.inf:
-            gain = "make a gain possible"
-        return f"{_more(self.limit, self.more)} than {self._allowed} would {gain}."
-
-    @property
-    def _allowed(self) -> str:
-        return with_unit(self.limit, self.allowed)
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A layer of which the plan updates nothing that was scored, and why.
-
-    `why` is `does not fit` (one channel alone breaks `breaks`), `no gain` (all scores are 0),
-    `overlooked` (the proven optimum updates it) or `worth less`. `share` of the full gain is that
-    of what was `scored`: its channels, its bias or both. `takes` is what its best channel, or if
-    `bias_alone` its bias, costs on top of the optimum, by limit; the best plan that updates the
-    layer at all gains the share `loss` less than the optimum (`proven`, or at most so much).
-    """
-
-    layer: str
-    why: str
-    share: float
-    breaks: tuple[str, ...] = ()
-    takes: tuple[tuple[str, float], ...] = ()
-    loss: float | None = None
-    proven: bool = True
-    scored: Literal["channels", "bias", "channels and bias"] = "channels"
-    bias_alone: bool = False
-
-    @property
-    def sentence(self) -> str:
-        """For a person."""
-        only_bias = self.scored == "bias"
-        held = f"its {self.scored} hold{'s' * only_bias} {_percent(self.share)} of all gain"
-        match self.why:
-            case "no gain":
-                return f"{self.layer}: {_NO_SCORE[self.scored]} is 0."
-            case "does not fit":
-                alone = ", ".join(describe(name, amount) for name, amount in self.takes)
-                one = "its bias" if self.bias_alone else "one channel"
-                return f"{self.layer}: does not fit; {one} alone takes {alone} ({held})."
-            case "overlooked":
-                return f"{self.layer}: the proven optimum updates it ({held})."
-        extra = [_more(name, amount) for name, amount in self.takes if amount > 0]
-        who = ", the best" if self.scored == "channels" else ", the best channel"
-        if self.bias_alone:
-            who = " and" if only_bias else ", the bias"
-        takes = f"{who} takes {' and '.join(extra)}" if extra else ""
-        loss = self.loss or 0.0
-        if loss <= TIE:
-            verdict = "a plan that updates it gains as much, not more"
-        else:
-            bound = "" if self.proven else "at most "
-            verdict = f"the best plan that updates it gains {bound}{_percent(loss)} less"
-        return f"{self.layer}: {held}{takes}; {verdict}."
-
-
-@dataclass(frozen=True, slots=True)
-class Relaxation:
-    """The least of one limit, the others held, with which anything fits; None: no amount would."""
-
-    limit: str
-    allowed: float
-    least: float | None
-
-    @property
-    def sentence(self) -> str:
-        """For a person."""
-        now = describe(self.limit, self.allowed)
-        if self.least is None:
-            return f"More than {now} would not do, however much."
-        unit = {"memory_bytes": "B", "working_bytes": "B", "macs": "MACs"}.get(self.limit)
-        exact = f" ({self.least:,.0f} {unit})" if unit else ""
-        return f"{_upper(describe(self.limit, self.least))}{exact} instead of {now} would do."
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a plan is what it is.
-
-    `optimum` is the greatest gain of any plan within the budgets and `missed` the share of it that
-    the plan misses; None where nothing fits. `relaxations` are empty where something does.
-    """
-
-    optimum: float | None
-    missed: float | None
-    proven: bool
-    limits: tuple[LimitPrice, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    relaxations: tuple[Relaxation, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The `explanation` of a plan file."""
-        document = asdict(self)
-        for name in ("limits", "left_out", "relaxations"):
-            document[name] = [
-                asdict(entry) | {"sentence": entry.sentence} for entry in getattr(self, name)
-            ]
-        for entry in document["limits"]:
-            if entry["rise"] == math.inf:  # JSON has no infinity
-                entry["rise"] = None
-        for entry in document["left_out"]:
-            entry["takes"] = dict(entry["takes"])
-            entry["breaks"] = list(entry["breaks"])
-            del entry["scored"], entry["bias_alone"]  # the sentence says so
-        return document
+"""How often the amount is doubled that brings nothing yet."""
 
 
 def explain(
@@ -338,17 +188,3 @@ def forced(problem: Problem, index: int) -> Problem:
     other = copy(problem)
     other.candidates = (*problem.candidates[:index], worth, *problem.candidates[index + 1 :])
     return other
-
-
-def _more(limit: str, amount: float) -> str:
-    return f"{with_unit(limit, amount)} {_MORE[limit]}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _percent(share: float) -> str:
-    """A share for a person: two digits that matter."""
-    percent = 100 * share
-    return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
