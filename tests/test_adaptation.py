@@ -624,6 +624,7 @@ def test_json_of_a_meta_dataset_episode(capsys):
         (["--device", "toaster"], "toaster"),
         (["--target", "abacus"], "abacus"),
         (["--out", "no/where"], "the folder no does not exist"),
+        (["--out", "/proc/1/patch"], "--out: no permission to write in /proc/1"),
         (["--out", "x", "--plan-out", "x"], "--plan-out: x is --out too"),
         (["--weights", "x", "--out", "./x"], "--out: x is --weights too"),
         (["--model", "torch.nn:Identity"], "Identity: has no weights, so that there is nothing"),

@@ -4,6 +4,7 @@ A command puts them together: `@together(data_option(), split_option, ways_optio
 sentence, and a default that is not a plain value stands behind it as click writes the others.
 """
 
+import os
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -62,6 +63,9 @@ def check_writable(path: Path | None, option: str) -> None:
         raise InputError(f"{option}: {path} is a folder; a file is needed")
     if not path.parent.is_dir():
         raise InputError(f"{option}: the folder {path.parent} does not exist")
+    folder = path.resolve().parent  # where a link leads; files are written beside themselves
+    if (path.is_file() or not path.exists()) and not os.access(folder, os.W_OK):
+        raise InputError(f"{option}: no permission to write in {folder}")
 
 
 # What is planned or trained, and where.
