@@ -25,15 +25,13 @@ from costsim.comparison.analysis import (
     overall,
 )
 from costsim.comparison.store import COLUMNS
+from costsim.report.axes import NARROW, WIDE
 from costsim.report.rendering import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-WIDE, NARROW = 9.2, 3.7
-"""Inches, as for the pictures of a plan."""
 
 INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet")
 """Colours of the solvers, in order."""

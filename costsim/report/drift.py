@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from costsim.files import write_atomically
+from costsim.report.axes import WIDE
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.units import format_seconds
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from costsim.calibration.refine import MeasuredStep
 
-WIDE, NARROW, PANEL = 9.2, 4.4, 2.1
-"""Inches: a page, a telephone, and the height that each target takes."""
+NARROW, PANEL = 4.4, 2.1
+"""Inches: a telephone, and the height that each target takes."""
 LEAST_RANGE = 1.25
 DAY_S = 86400.0
 """Dates are drawn as days since 1970."""

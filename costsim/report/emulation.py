@@ -9,6 +9,7 @@ from markupsafe import Markup
 from costsim.files import write_atomically
 from costsim.measurement.record import Comparison, Validation
 from costsim.program import memory_timeline
+from costsim.report.axes import WIDE
 from costsim.report.rendering import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.targets.emulated import EmulatedStep
@@ -17,7 +18,6 @@ from costsim.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDE = 9.2
 
 _CATEGORY_COLOURS = {
     "input": "activation",

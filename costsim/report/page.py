@@ -1,5 +1,7 @@
 """A plan as one HTML file that needs nothing else: no script, no network, no other file."""
 
+from collections.abc import Callable
+
 import numpy as np
 from markupsafe import Markup
 
@@ -7,10 +9,14 @@ from costsim.graph import LayerGraph
 from costsim.importance import Importance
 from costsim.planfile import PlanFile
 from costsim.report.amounts import percent
+from costsim.report.axes import NARROW, WIDE
+from costsim.report.channel_picture import channel_picture
 from costsim.report.costs import cost_rows
 from costsim.report.layers import GROUP_COLOURS, GROUPS
+from costsim.report.network_picture import network_picture
 from costsim.report.rendering import Picture, render_template
 from costsim.report.summary import Summary
+from costsim.report.timeline_picture import memory_timeline_picture
 from costsim.units import format_bytes, format_macs
 
 
@@ -86,25 +92,17 @@ def _timeline_caption(summary: Summary) -> str:
 
 
 def _pictures(summary: Summary, importance: Importance | None) -> dict[str, Picture]:
-    from costsim.report import pictures
-
-    def both(name: str, draw: "pictures.Draw") -> Picture:
-        return Picture(
-            Markup(draw(pictures.WIDE, f"{name}-wide")),
-            Markup(draw(pictures.NARROW, f"{name}-narrow")),
-        )
+    def both(name: str, draw: Callable[[float, str], str]) -> Picture:
+        return Picture(Markup(draw(WIDE, f"{name}-wide")), Markup(draw(NARROW, f"{name}-narrow")))
 
     found = {
         "timeline": both(
-            "timeline", lambda width, name: pictures.memory_timeline_picture(summary, width, name)
+            "timeline", lambda width, name: memory_timeline_picture(summary, width, name)
         ),
-        "network": both(
-            "network", lambda width, name: pictures.network_picture(summary, width, name)
-        ),
+        "network": both("network", lambda width, name: network_picture(summary, width, name)),
     }
     if summary.file.plan.subsets:
         found["channels"] = both(
-            "channels",
-            lambda width, name: pictures.channel_picture(summary, width, name, importance),
+            "channels", lambda width, name: channel_picture(summary, width, name, importance)
         )
     return found
