@@ -2,13 +2,13 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from graphs import GraphBuilder
+from running import with_statistics
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +24,7 @@ from costsim.criteria.passes import by_channel
 from costsim.data import digits, open_images, sample_task
 from costsim.errors import InputError
 from costsim.execution.forward import evaluate
-from costsim.graph import LayerGraph, Parameter
+from costsim.graph import LayerGraph
 from costsim.importance import Importance, inspected_layers, tinytrain_scores
 from costsim.networks.build import build
 from costsim.networks.graph import architecture_graph
@@ -78,19 +78,7 @@ def normalised(batch: int) -> LayerGraph:
         x = g.conv(x, width, 3, bias=False)
         x = g.relu(g.add(BatchNorm(1e-5), (x,), (width,), True))
     g.pool(x)
-    graph = g.graph()
-    return LayerGraph(
-        replace(
-            call,
-            buffers=tuple(
-                Parameter(f"{call.layer}.running_{what}", call.weight.shape)
-                for what in ("mean", "var")
-            ),
-        )
-        if isinstance(call.operator, BatchNorm) and call.weight
-        else call
-        for call in graph.calls
-    )
+    return with_statistics(g.graph())
 
 
 GRAPHS: Mapping[str, Callable[[int], LayerGraph]] = {

@@ -8,6 +8,7 @@ from costsim.emission.arguments import (
     convolution_kernel,
     convolution_window,
     layer_rows,
+    lines_along,
     planes,
 )
 from costsim.emission.forward import FORWARD, Site
@@ -72,8 +73,7 @@ class OperationWriter:
         assert read.value is not None
         assert write.channels is not None
         shape = self.graph[read.value].shape
-        d = self.memory.kept_dimension(write.buffer)
-        where = (prod(shape[:d]), shape[d], prod(shape[d + 1 :]))
+        where = lines_along(shape, self.memory.kept_dimension(write.buffer))
         kept = self.tables.channels(write.channels)
         x, y = self.memory.pointer(read), self.memory.buffer(write.buffer)
         return [call("costsim_keep", *where, kept, len(write.channels), x, y)]

@@ -8,6 +8,7 @@ import numpy as np
 from costsim.emission.arguments import (
     block_initialiser,
     convolution_window,
+    lines_along,
     mean_kind,
     pooling_window,
 )
@@ -114,8 +115,7 @@ class QuantisedWriter(OperationWriter):
         assert read.value is not None
         assert write.channels is not None
         shape = self.graph[read.value].shape
-        d = self.memory.kept_dimension(write.buffer)
-        where = (prod(shape[:d]), shape[d], prod(shape[d + 1 :]))
+        where = lines_along(shape, self.memory.kept_dimension(write.buffer))
         kept = self.tables.channels(write.channels)
         x, y = self.memory.bytes_of(read), self.memory.bytes_of(write)
         return [call("costsim_q_keep", *where, kept, len(write.channels), x, y)]
