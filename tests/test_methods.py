@@ -549,6 +549,25 @@ def test_the_best_plan_by_a_criterion_has_its_greatest_gain(situation: Situation
         assert gains[best] == max(gains.values())
 
 
+def test_a_criterion_is_priced_by_the_passes_it_takes(situation: Situation) -> None:
+    def selection_s(criterion: str) -> float:
+        choice = TinyTrain(criterion=criterion).choose(situation)
+        task = method_cost(situation, choice).task
+        assert task is not None
+        return task.selection_s.value
+
+    fisher, gradient = selection_s("fisher"), selection_s("gradient_norm")
+    assert selection_s("l2_norm") == 0 < fisher < gradient
+    assert selection_s("first_order_adam") == gradient
+    weights = gradient - fisher  # the gradients of the inspected layers' weights, once
+    assert selection_s("step_gain") > 2 * fisher + weights  # and these layers once more
+
+
+def test_names_tell_what_differs() -> None:
+    assert GainTrain(with_bias=True, solver=Greedy()).name == "GainTrain (greedy, with bias)"
+    assert TinyTrain(with_bias=True, solver=Exact()).name == "TinyTrain (exact, with bias)"
+
+
 def test_a_predicted_gain_has_a_part_for_each_layer_and_axis(situation: Situation) -> None:
     from costsim.criteria import FirstOrder
 

@@ -6,9 +6,9 @@ from typing import Any
 from costsim.accounting.autograd import autograd_memory
 from costsim.adaptation.method import Choice
 from costsim.adaptation.situation import Situation
-from costsim.cost import Cost, price, selection_seconds, step_seconds
+from costsim.cost import Cost, price, scoring_program, selection_seconds, step_seconds
 from costsim.device import Interval, TaskEstimate, estimate_task
-from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.plan import UpdatePlan
 from costsim.program import compile_program
 from costsim.step import OPTIMIZER_STATES
 
@@ -70,9 +70,10 @@ def method_cost(
     cost = price(compile_program(graph, plan, step), place.device, place.target_name)
     selection = None
     if choice.scored:
-        inspected = UpdatePlan(tuple(ChannelSubset(n, "output", (0,)) for n in choice.scored))
-        program = compile_program(graph, inspected, step)
-        selection = selection_seconds(program, target, choice.scored, situation.samples)
+        program = scoring_program(graph, step, choice.scored, choice.scoring)
+        selection = selection_seconds(
+            program, target, choice.scored, situation.samples, choice.scoring
+        )
     task = means = None
     iterations = round(settings.iterations * (1 + extra_training))
     if trains and cost.on_device is not None and cost.on_device.swap_s is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from costsim.cost import FISHER_WORK, ScoringWork
 from costsim.errors import InputError
 from costsim.importance import Importance
 from costsim.plan import UpdatePlan
@@ -26,7 +27,8 @@ class Choice:
     """What to update for one task, and what it was chosen by.
 
     `problem` and `solution` are there where a solver chose; `scored` are the layers that were
-    scored on the task's samples, which takes time on the device, and is empty where none were.
+    scored on the task's samples, which takes time on the device (`scoring`), and is empty where
+    none were.
     """
 
     plan: UpdatePlan
@@ -34,6 +36,7 @@ class Choice:
     problem: Problem | None = None
     solution: Solution | None = None
     scored: tuple[str, ...] = ()
+    scoring: ScoringWork = FISHER_WORK
 
 
 class Method(ABC):

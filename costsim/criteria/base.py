@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.cost import FISHER_WORK, ScoringWork
 from costsim.criteria.loss import LOSSES, Loss
 from costsim.errors import InputError
 from costsim.graph import LayerGraph, Parameter
@@ -57,10 +58,14 @@ class Request:
 
 
 class Criterion(ABC):
-    """One way to score channels; subclasses are frozen dataclasses whose fields are options."""
+    """One way to score channels; subclasses are frozen dataclasses whose fields are options.
+
+    `work` is what scoring takes on the device, if it `uses_samples`.
+    """
 
     name: ClassVar[str]
     uses_samples: ClassVar[bool] = True
+    work: ClassVar[ScoringWork] = FISHER_WORK
 
     @abstractmethod
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:

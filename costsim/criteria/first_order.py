@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.cost import ScoringWork
 from costsim.criteria.base import Criterion, Request, Target
 
 
@@ -22,6 +23,7 @@ class FirstOrder(Criterion):
     """`Σ g²` over the weights of the channel, with g the gradient of the mean loss."""
 
     name: ClassVar[str] = "first_order"
+    work: ClassVar[ScoringWork] = ScoringWork(weight_gradients=True)
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The gain of every channel of every target under gradient descent."""
@@ -33,6 +35,7 @@ class FirstOrderAdam(Criterion):
     """`Σ |g|` over the weights of the channel, with g the gradient of the mean loss."""
 
     name: ClassVar[str] = "first_order_adam"
+    work: ClassVar[ScoringWork] = ScoringWork(weight_gradients=True)
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The gain of every channel of every target under Adam."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.cost import ScoringWork
 from costsim.criteria.base import Criterion, Request, Target
 
 
@@ -15,6 +16,7 @@ class GradientNorm(Criterion):
     """`sqrt(Σ g²)` over the weights of the channel, with g the gradient of the summed loss."""
 
     name: ClassVar[str] = "gradient_norm"
+    work: ClassVar[ScoringWork] = ScoringWork(weight_gradients=True)
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The norm of every channel of every target."""

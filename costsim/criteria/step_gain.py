@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.cost import ScoringWork
 from costsim.criteria.base import Criterion, Request, Target
 from costsim.errors import InputError
 from costsim.graph import Call
@@ -40,6 +41,7 @@ class StepGain(Criterion):
     """
 
     name: ClassVar[str] = "step_gain"
+    work: ClassVar[ScoringWork] = ScoringWork(rounds=2, weight_gradients=True, again=True)
 
     step_size: float = 0.01
     direction: Literal["sgd", "adam"] = "adam"

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.cost import ScoringWork
 from costsim.criteria.base import Criterion, Request, Target
 
 
@@ -19,6 +20,7 @@ class WeightGradient(Criterion):
     """
 
     name: ClassVar[str] = "weight_gradient"
+    work: ClassVar[ScoringWork] = ScoringWork(weight_gradients=True)
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The sum of every channel of every target."""

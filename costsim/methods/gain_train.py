@@ -28,8 +28,4 @@ class GainTrain(TinyTrain):
     @property
     def name(self) -> str:
         """GainTrain, and in brackets what is not by default."""
-        told = [] if self.solver.name == "exact" else [self.solver.name]
-        told += [] if self.criterion_name == "step_gain" else [self.criterion_name]
-        told += ["static"] if self.static or self.importance is not None else []
-        told += ["biases"] if "bias" in self.axes else []
-        return f"GainTrain ({', '.join(told)})" if told else "GainTrain"
+        return self._named("GainTrain", solver="exact", criterion="step_gain")

@@ -37,15 +37,19 @@ class TinyTrain(Method):
     @property
     def name(self) -> str:
         """TinyTrain, and in brackets what is not as in the paper."""
-        told = [] if self.solver.name == "greedy" else [self.solver.name]
-        told += [] if self.criterion_name == "fisher" else [self.criterion_name]
+        return self._named("TinyTrain", solver="greedy", criterion="fisher")
+
+    def _named(self, name: str, *, solver: str, criterion: str) -> str:
+        """With what is not as the method of this name has it."""
+        told = [] if self.solver.name == solver else [self.solver.name]
+        told += [] if self.criterion_name == criterion else [self.criterion_name]
         told += ["static"] if self.static or self.importance is not None else []
         scored = self.axes
         if self.importance is not None:
             scored = tuple(entry.axis for entry in self.importance.channels)
         told += ["biases"] if "bias" in scored else []
         told += ["with bias"] if self.with_bias else []
-        return f"TinyTrain ({', '.join(told)})" if told else "TinyTrain"
+        return f"{name} ({', '.join(told)})" if told else name
 
     @property
     def criterion_name(self) -> str:
@@ -76,17 +80,17 @@ class TinyTrain(Method):
         """
         if self.needs_source:
             raise no_source(self.name)
-        layers = inspected_layers(situation.graph, self.inspect)
+        criterion = self.criterion
+        if isinstance(criterion, str):
+            criterion = CRITERIA[criterion]
         importance = self.importance
         scored: tuple[str, ...] = ()
         if importance is None:
-            importance = situation.score(self.criterion, layers, self.axes)
-            criterion = self.criterion
-            if isinstance(criterion, str):
-                criterion = CRITERIA[criterion]
+            layers = inspected_layers(situation.graph, self.inspect)
+            importance = situation.score(criterion, layers, self.axes)
             scored = layers if criterion.uses_samples else ()
         problem = situation.problem(importance, with_bias=self.with_bias)
         solution = solve_uninterrupted(problem, self.solver)  # adapting prices it on the device
         if solution.plan is None:
             raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
-        return Choice(solution.plan, importance, problem, solution, scored)
+        return Choice(solution.plan, importance, problem, solution, scored, criterion.work)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from costsim.cost import selection_seconds
+from costsim.cost import scoring_program, selection_seconds
 from costsim.criteria import CRITERIA
 from costsim.device import TaskEstimate, estimate_task
 from costsim.emission.support import why_not_emitted
@@ -10,12 +10,10 @@ from costsim.explain import explain
 from costsim.graph import LayerGraph
 from costsim.importance import Importance
 from costsim.models import LoadedModel
-from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file
 from costsim.planner.preparing import Prepared, is_microcontroller, parameters_digest
 from costsim.planner.request import PlanRequest
 from costsim.problem import Problem
-from costsim.program import compile_program
 from costsim.progress import Progress, silent
 from costsim.solution import Solution
 from costsim.step import TrainingStep
@@ -99,10 +97,10 @@ def _task_estimate(
         return None
     target = request.device.target(request.target)
     selection = None
-    if CRITERIA[request.criterion].uses_samples:
-        inspected = UpdatePlan(tuple(ChannelSubset(name, "output", (0,)) for name in layers))
-        program = compile_program(graph, inspected, step)
-        selection = selection_seconds(program, target, layers, samples)
+    criterion = CRITERIA[request.criterion]
+    if criterion.uses_samples:
+        program = scoring_program(graph, step, layers, criterion.work)
+        selection = selection_seconds(program, target, layers, samples, criterion.work)
     return estimate_task(
         target,
         step_s=cost.on_device.latency_s,

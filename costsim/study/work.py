@@ -158,13 +158,13 @@ def _answer(found: "Adapted", situation: "Situation") -> dict[str, Any]:
         means = cost.class_means_s
         latency = task.latency_s if means is None else task.latency_s + means
         energy = task.energy_j
-    names = {atom[1] for atom in (*((s.axis, s.layer) for s in plan.subsets),)}
+    layers = {subset.layer for subset in plan.subsets} | set(plan.biases)
     return {
         "accuracy_before": found.accuracy_before,
         "accuracy": found.accuracy_after,
         "kept_share": found.kept,
         "diverged": int(found.diverged),
-        "layers": len(names | set(plan.biases)),
+        "layers": len(layers),
         "channels": sum(len(subset.channels) for subset in plan.subsets),
         "peak_bytes": step.memory.peak_bytes,
         "arena_bytes": step.memory.arena_bytes,
