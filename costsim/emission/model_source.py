@@ -35,29 +35,8 @@ def source_text(
         late and op.direction is Direction.UPDATE for op in program.operations
     )
     load = _load(memory, quantization)
-    zeroed = [
-        f"    memset({memory.buffer(i)}, 0, {program.buffers[i].bytes});"
-        for i in map(memory.gradient, memory.updates)
-        if program.step.passes > 1
-    ]
-    initial = [
-        f"    memcpy({memory.at(u.offset_bytes)}, {initial_symbol(i)}, {u.bytes});"
-        for i, u in enumerate(memory.updates)
-    ] + [
-        f"    memset({memory.buffer(i)}, 0, {b.bytes});"
-        for i, b in enumerate(program.buffers)
-        if b.category is Category.OPTIMIZER and b.bytes
-    ]
+    initial, zeroed = _initial(memory), _zeroed(memory)
     logits = _logits(memory, loss.reads[0], quantization)
-    arrays = [
-        f"extern const {memory.c_type(name)} {memory.symbol(name)}[{len(places)}]; "
-        f"/* {comment(name)} */"
-        for name, places in memory.frozen.items()
-    ]
-    for i, u in enumerate(memory.updates):
-        name = comment(u.parameter.name)
-        declared = f"{memory.c_type(u.parameter.name)} {initial_symbol(i)}[{len(u.places)}]"
-        arrays.append(f"extern const {declared}; /* {name} */")
     table = ",\n".join(entries)
     lines = "\n".join
     return f"""\
@@ -82,7 +61,7 @@ volatile int32_t costsim_running = -1;
 static const int32_t *costsim_labels;
 static float costsim_loss;
 
-{lines(arrays)}
+{lines(_arrays(memory))}
 
 {lines(tables.definitions)}
 {lines(functions)}
@@ -159,6 +138,46 @@ def operation_symbol(position: int, name: str) -> str:
 def initial_symbol(index: int) -> str:
     """The array that an update's weights start from."""
     return f"costsim_initial_{index}"
+
+
+def _arrays(memory: Memory) -> list[str]:
+    """Declarations of the weights in flash: those that stay, and what the others start from."""
+    frozen = [
+        f"extern const {memory.c_type(name)} {memory.symbol(name)}[{len(places)}]; "
+        f"/* {comment(name)} */"
+        for name, places in memory.frozen.items()
+    ]
+    updated = [
+        f"extern const {memory.c_type(u.parameter.name)} {initial_symbol(i)}[{len(u.places)}]; "
+        f"/* {comment(u.parameter.name)} */"
+        for i, u in enumerate(memory.updates)
+    ]
+    return frozen + updated
+
+
+def _initial(memory: Memory) -> list[str]:
+    """Statements that put updated weights and the optimiser's state where they start."""
+    weights = [
+        f"    memcpy({memory.at(u.offset_bytes)}, {initial_symbol(i)}, {u.bytes});"
+        for i, u in enumerate(memory.updates)
+    ]
+    state = [
+        f"    memset({memory.buffer(i)}, 0, {b.bytes});"
+        for i, b in enumerate(memory.program.buffers)
+        if b.category is Category.OPTIMIZER and b.bytes
+    ]
+    return weights + state
+
+
+def _zeroed(memory: Memory) -> list[str]:
+    """Statements that begin the sums of gradients over several passes."""
+    program = memory.program
+    if program.step.passes == 1:
+        return []
+    return [
+        f"    memset({memory.buffer(i)}, 0, {program.buffers[i].bytes});"
+        for i in map(memory.gradient, memory.updates)
+    ]
 
 
 def _load(memory: Memory, quantization: Quantization | None) -> list[str]:
