@@ -20,9 +20,17 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from costsim.plan import UpdatePlan
+    from costsim.program import TrainingProgram
 
 # Fixed for every contender alike, before anything is allocated: or page faults decide.
 FIXED = {
@@ -46,124 +54,161 @@ class Contender:
     macs: int
 
 
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One network on one batch, a plan for it, and the steps: full, of the plan's layers whole
+    (`frozen`), and of its channels alone (`sparse`)."""
+
+    model: "nn.Module"
+    images: "Tensor"
+    labels: "Tensor"
+    plan: "UpdatePlan"
+    programs: Mapping[str, "TrainingProgram"]
+
+
 def contenders(name: str, batch: int) -> dict[str, Contender]:
     """Everything that is compared, by name."""
     import torch
-    from torch import Tensor, nn
-    from torch.nn import functional
 
-    from costsim.execution.executor import Executor
-    from costsim.measurement.observe import StorageObserver
+    setting = setting_of(name, batch)
+    return {
+        "stock, full": stock(setting, False, torch.contiguous_format),
+        "stock, full, channels_last": stock(setting, False, torch.channels_last),
+        "stock, frozen + masks": stock(setting, True, torch.contiguous_format),
+        "stock, frozen + masks, channels_last": stock(setting, True, torch.channels_last),
+        "executor, full": ours(setting, setting.programs["full"]),
+        OURS: ours(setting, setting.programs["sparse"]),
+    }
+
+
+def setting_of(name: str, batch: int) -> Setting:
+    """A quarter of the channels of six of the last fifteen convolutions is trained."""
+    import torch
+
     from costsim.models import load_model
     from costsim.plan import ChannelSubset, UpdatePlan
-    from costsim.program import Direction, TrainingProgram, compile_program
+    from costsim.program import compile_program
     from costsim.step import TrainingStep
     from costsim.tracing.capture import capture
 
     loaded = load_model(name, batch=batch)
-    x, labels = loaded.example_input, torch.arange(batch) % 10
-
-    def loss_of(output: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(output.flatten(1), labels)
-
-    graph = capture(loaded.module, x).graph
+    graph = capture(loaded.module, loaded.example_input).graph
     layers = [call.layer for call in graph.calls if call.operator.kind == "convolution"]
-    chosen = [str(layer) for layer in layers[-15::3] + layers[-1:]]
-    plan = UpdatePlan(
-        tuple(
-            ChannelSubset(layer, "output", tuple(range(0, count, 4)))
-            for layer in chosen
-            for count in [graph.selectable_channels(layer, "output")]
+    counts = {
+        str(layer): graph.selectable_channels(str(layer), "output")
+        for layer in layers[-15::3] + layers[-1:]
+    }
+
+    def every(stride: int) -> UpdatePlan:
+        return UpdatePlan(
+            tuple(
+                ChannelSubset(layer, "output", tuple(range(0, count, stride)))
+                for layer, count in counts.items()
+            )
         )
-    )
-    whole = UpdatePlan(
-        tuple(
-            ChannelSubset(layer, "output", tuple(range(graph.selectable_channels(layer, "output"))))
-            for layer in chosen
-        )
-    )
+
     step = TrainingStep(batch)
     programs = {
         "full": compile_program(graph, UpdatePlan.full(graph), step),
-        "frozen": compile_program(graph, whole, step),
-        "sparse": compile_program(graph, plan, step),
+        "frozen": compile_program(graph, every(1), step),
+        "sparse": compile_program(graph, every(4), step),
     }
+    labels = torch.arange(batch) % 10
+    return Setting(loaded.module, loaded.example_input, labels, every(4), programs)
 
-    def backward_macs(program: TrainingProgram) -> int:
-        directions = (Direction.INPUT_GRADIENT, Direction.WEIGHT_GRADIENT)
-        return sum(op.macs for op in program.operations if op.direction in directions)
 
-    def stock(frozen: bool, form: torch.memory_format) -> Contender:
-        model: nn.Module = deepcopy(loaded.module).to(memory_format=form)  # type: ignore[call-overload]
-        images = x.contiguous(memory_format=form)
-        masks: dict[nn.Parameter, Tensor] = {}
-        if frozen:
-            model.requires_grad_(False)
-            for subset in plan.subsets:
-                weight = model.get_parameter(f"{subset.layer}.weight").requires_grad_()
-                mask = torch.zeros(weight.shape[0], *(1,) * (weight.ndim - 1))
-                mask[list(subset.channels)] = 1.0
-                masks[weight] = mask  # type: ignore[index]
-        optimizer = torch.optim.SGD(
-            (p for p in model.parameters() if p.requires_grad), LEARNING_RATE
-        )
+def loss_of(output: "Tensor", labels: "Tensor") -> "Tensor":
+    """Cross entropy over whatever the model returns, as if it were logits."""
+    from torch.nn import functional
 
-        def run() -> tuple[float, float]:
-            started = time.process_time()
-            output = model(images)
-            forward = time.process_time()
-            loss_of(output, labels).backward()
-            for weight, mask in masks.items():
-                assert weight.grad is not None
-                weight.grad.mul_(mask)
-            optimizer.step()
-            optimizer.zero_grad()
-            return forward - started, time.process_time() - forward
+    return functional.cross_entropy(output.flatten(1), labels)
 
-        saved: list[Tensor] = []
 
-        def save(tensor: Tensor) -> Tensor:
-            saved.append(tensor)
-            return tensor
+def backward_macs(program: "TrainingProgram") -> int:
+    """MACs of a step after its forward pass."""
+    from costsim.program import Direction
 
-        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-            model(images)
-        own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
-        kept = sum(size for place, size in storages.items() if place not in own)
-        return Contender(run, kept, backward_macs(programs["frozen" if frozen else "full"]))
+    directions = (Direction.INPUT_GRADIENT, Direction.WEIGHT_GRADIENT)
+    return sum(op.macs for op in program.operations if op.direction in directions)
 
-    def ours(program: TrainingProgram) -> Contender:
-        tensors = capture(deepcopy(loaded.module), x).tensors
-        times: list[float] = []
 
-        def loss(output: Tensor, labels: Tensor) -> Tensor:
-            times.append(time.process_time())
-            return loss_of(output, labels)
+def stock(setting: Setting, frozen: bool, form: "torch.memory_format") -> Contender:
+    """PyTorch's own step: full, or with all other layers frozen and gradients masked."""
+    import torch
 
-        executor = Executor(program, tensors, learning_rate=LEARNING_RATE, loss=loss)
+    model: nn.Module = deepcopy(setting.model).to(memory_format=form)  # type: ignore[call-overload]
+    images = setting.images.contiguous(memory_format=form)
+    masks: dict[nn.Parameter, Tensor] = {}
+    if frozen:
+        model.requires_grad_(False)
+        for subset in setting.plan.subsets:
+            weight = model.get_parameter(f"{subset.layer}.weight").requires_grad_()
+            mask = torch.zeros(weight.shape[0], *(1,) * (weight.ndim - 1))
+            mask[list(subset.channels)] = 1.0
+            masks[weight] = mask  # type: ignore[index]
+    trained = (p for p in model.parameters() if p.requires_grad)
+    optimizer = torch.optim.SGD(trained, LEARNING_RATE)
 
-        def run() -> tuple[float, float]:
-            started = time.process_time()
-            executor.step(x, labels)
-            forward = times.pop()
-            return forward - started, time.process_time() - forward
+    def run() -> tuple[float, float]:
+        started = time.process_time()
+        output = model(images)
+        forward = time.process_time()
+        torch.autograd.backward(loss_of(output, setting.labels))
+        for weight, mask in masks.items():
+            assert weight.grad is not None
+            weight.grad.mul_(mask)
+        optimizer.step()
+        optimizer.zero_grad()
+        return forward - started, time.process_time() - forward
 
-        observer = StorageObserver(program)
-        executor.observer = observer
-        run()
-        executor.observer = None
-        kept = sum(buffer.bytes for buffer in observer.buffers() if buffer.kept)
-        return Contender(run, kept, backward_macs(program))
+    program = setting.programs["frozen" if frozen else "full"]
+    return Contender(run, saved_bytes(model, images), backward_macs(program))
 
-    return {
-        "stock, full": stock(False, torch.contiguous_format),
-        "stock, full, channels_last": stock(False, torch.channels_last),
-        "stock, frozen + masks": stock(True, torch.contiguous_format),
-        "stock, frozen + masks, channels_last": stock(True, torch.channels_last),
-        "executor, full": ours(programs["full"]),
-        OURS: ours(programs["sparse"]),
-    }
+
+def saved_bytes(model: "nn.Module", images: "Tensor") -> int:
+    """What autograd keeps for the backward pass, the model's own tensors apart."""
+    import torch
+
+    saved: list[Tensor] = []
+
+    def save(tensor: "Tensor") -> "Tensor":
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        model(images)
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
+    return sum(size for place, size in storages.items() if place not in own)
+
+
+def ours(setting: Setting, program: "TrainingProgram") -> Contender:
+    """The step as the executor runs it."""
+    from costsim.execution.executor import Executor
+    from costsim.measurement.observe import StorageObserver
+    from costsim.tracing.capture import capture
+
+    tensors = capture(deepcopy(setting.model), setting.images).tensors
+    times: list[float] = []
+
+    def loss(output: "Tensor", labels: "Tensor") -> "Tensor":
+        times.append(time.process_time())
+        return loss_of(output, labels)
+
+    executor = Executor(program, tensors, learning_rate=LEARNING_RATE, loss=loss)
+
+    def run() -> tuple[float, float]:
+        started = time.process_time()
+        executor.step(setting.images, setting.labels)
+        forward = times.pop()
+        return forward - started, time.process_time() - forward
+
+    observer = StorageObserver(program)
+    executor.observer = observer
+    run()
+    executor.observer = None
+    kept = sum(buffer.bytes for buffer in observer.buffers() if buffer.kept)
+    return Contender(run, kept, backward_macs(program))
 
 
 def main() -> None:
