@@ -28,7 +28,7 @@ from costsim.data import FixedEpisode, digits, open_source, sample_episode
 from costsim.device import load_device
 from costsim.methods import make_method
 
-METHODS = ("LastLayer", "TinyTrain", "TinyTrain (exact)", "FullTrain")
+METHODS = ("LastLayer", "TinyTrain", "TinyTrain (exact)", "GainTrain", "FullTrain")
 TARGET = 0.05
 """Of the adaptation's time, for the selection."""
 
