@@ -172,7 +172,7 @@ def test_a_claim_from_elsewhere_lapses_when_nobody_confirms_it(
 
 
 def _age(path: Path, seconds: float) -> None:
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE claims SET confirmed_s = confirmed_s - ?", (seconds,))
 
 
@@ -197,7 +197,7 @@ def test_a_run_confirms_its_claims_and_lets_go_of_them(
 
 
 def _confirmed_s(path: Path) -> float:
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         return float(database.execute("SELECT confirmed_s FROM claims").fetchone()[0])
 
 
@@ -215,6 +215,45 @@ def test_many_at_once_are_what_is_free_and_then_what_others_leave(
         assert next(batches) == [2]
         assert list(batches) == []
     sleeper.wait()
+
+
+# Ctrl-C.
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from costsim.cells import run_cells
+
+if __name__ == "__mp_main__":
+    Path("importing").touch()
+    time.sleep(1)
+
+def work(cell):
+    Path("begun").touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    try:
+        run_cells([0], work, workers=1, group_of=abs, died=print)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def test_a_process_that_has_hardly_begun_says_nothing_of_an_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    run = subprocess.Popen(
+        [sys.executable, "slow.py"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until(lambda: (tmp_path / "importing").exists())
+    os.killpg(run.pid, signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (130, "")
 
 
 # A disk that is full.
