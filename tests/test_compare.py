@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_every_cell_has_its_row_and_its_answer(finished):
 
 def test_scores_are_computed_once_for_a_model_and_a_task(finished):
     cells, store = finished
-    with sqlite3.connect(store.path) as database:
+    with closing(sqlite3.connect(store.path)) as database, database:
         kept = [row[0] for row in database.execute("SELECT key FROM importances")]
     assert sorted(kept) == sorted({cell.importance_key for cell in cells})
     assert len(kept) == 2
@@ -141,7 +142,8 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(tiny, tmp_path,
 def test_two_commands_at_once_share_the_cells(tiny, tmp_path, finished):
     store = tmp_path / "shared.sqlite"
     cells, whole = finished
-    with sqlite3.connect(Store(store).path) as database:  # every row that anybody tries to write
+    # Every row that anybody tries to write.
+    with closing(sqlite3.connect(Store(store).path)) as database, database:
         database.execute("CREATE TABLE written (key TEXT)")
         database.execute(
             "CREATE TRIGGER log BEFORE INSERT ON cells BEGIN INSERT INTO written VALUES (new.key); "
@@ -162,7 +164,7 @@ def test_two_commands_at_once_share_the_cells(tiny, tmp_path, finished):
     counts = [int(re.search(r"(\d+) of 32 cells computed", err)[1]) for _, err in told]
     assert sum(counts) == CELLS
     assert told[0][0] == told[1][0]  # both show everything
-    with sqlite3.connect(store) as database:
+    with closing(sqlite3.connect(store)) as database, database:
         logged = [row[0] for row in database.execute("SELECT key FROM written")]
     assert sorted(logged) == sorted(keys(cells))
     assert answers(Store(store), keys(cells)) == answers(whole, keys(cells))
@@ -188,7 +190,7 @@ def test_scores_that_another_process_is_at_are_waited_for(tmp_path):
 
 
 def rows_in(path):
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         return {row[0]: row for row in database.execute("SELECT * FROM cells")}
 
 
@@ -278,7 +280,7 @@ BAD = {
     "solvers: exact": "solvers: a list of at least one is needed",
     "solvers: []": "solvers: a list of at least one is needed",
     "solvers: [magic]": "solvers[0]: solver 'magic' is unknown; known are greedy",
-    "solvers: [3]": "solvers[0]: is 3; text is needed",
+    "solvers: [3]": "solvers[0]: is 3; text on one line is needed",
     "models: [resnet]": "models[0].model: 'resnet' is unknown; give one of mcunet-5fps",
     "models: [{weights: a.pkl}]": "models[0].model: is missing",
     "models: [{model: mcunet-5fps, weights: gone.pkl}]": "gone.pkl does not exist",
@@ -442,7 +444,7 @@ def test_the_interval_does_not_depend_on_the_order_and_repeats():
 def test_the_store_refuses_another_schema(tmp_path):
     path = tmp_path / "s.sqlite"
     Store(path)
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("INSERT INTO meta VALUES ('costsim.comparison/9')")
     with pytest.raises(InputError, match=r"costsim\.comparison/9"):
         Store(path)

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -207,6 +208,14 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
             r"domains\[0\]\.split: the digits have no",
         ),
         (
+            {"domains": [{"data": "digits", "name": "average"}]},
+            r"domains\[0\]\.name: 'average' is what the mean over domains is called",
+        ),
+        (
+            {"methods": [{"method": "None", "name": "a\nb"}]},
+            r"methods\[0\]\.name: is 'a\\nb'; text on one line",
+        ),
+        (
             {"settings": {"momentum": float("nan")}},
             "settings: momentum is nan; allowed is 0 to below 1",
         ),
@@ -400,7 +409,7 @@ def test_a_study_with_a_source_through_the_command(
     file = yaml(tmp_path / "s.yaml", **changes, source={"data": "images::val", "tasks": 2})
     assert main(["study", str(file), "--jobs", "1"]) == 0
     assert "9 of 9 cells computed" in capsys.readouterr().err
-    with sqlite3.connect(tmp_path / "s.sqlite") as database:
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as database, database:
         rows = list(database.execute("SELECT method, support, status, plan FROM cells"))
     assert {status for *_, status, _ in rows} == {"done"}
     assert len({support for _, support, *_ in rows}) > 1

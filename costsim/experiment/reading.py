@@ -97,9 +97,9 @@ class FileReader:
     # Values.
 
     def text(self, given: object, key: str) -> str:
-        """A text that is not blank."""
-        if not isinstance(given, str) or not given.strip():
-            raise InputError(f"{self.where(key)}: is {given!r}; text is needed")
+        """A text that is not blank, on one line."""
+        if not isinstance(given, str) or not given.strip() or len(given.splitlines()) > 1:
+            raise InputError(f"{self.where(key)}: is {given!r}; text on one line is needed")
         return given
 
     def number(self, given: object, key: str, least: int, most: int) -> int:

@@ -27,6 +27,7 @@ from costsim.errors import InputError
 from costsim.experiment import FileReader, images_name, read_document
 from costsim.networks.shipped import RANDOM
 from costsim.planner import BudgetRequest
+from costsim.study.analysis import AVERAGE
 from costsim.study.cells import DomainChoice, MethodChoice, ModelChoice, SourceChoice, Study
 
 KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget", "settings",
@@ -180,6 +181,11 @@ class _Reader(FileReader):
         entry = self.entry(given, key, "data", ("split", "name"))
         path, split = self.images(entry["data"], entry.get("split"), key)
         label = self.text(entry.get("name", images_name(path, split)), f"{key}.name")
+        if label == AVERAGE:
+            raise InputError(
+                f"{self.where(f'{key}.name')}: {label!r} is what the mean over domains is called; "
+                "give another"
+            )
         return DomainChoice(label, path, None if path is None else split)
 
     def seeds(self, given: object) -> tuple[int, ...]:
