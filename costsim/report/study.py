@@ -107,7 +107,8 @@ def print_study(console: Console, findings: Findings, accounting: str = "paper")
         console.print(costs)
         console.print()
     if pooled := pooled_rows(findings):
-        table = _table(["device", "method", "tasks", "accuracy, %", f"over {findings.reference}"])
+        headings = ["device", "method", "tasks", "accuracy, %", f"over {findings.reference}"]
+        table = _table(headings, words=2)
         for row in pooled:
             table.add_row(*map(Text, row))
         console.print(Text("all models, each counting the same", style="bold"))
@@ -155,6 +156,8 @@ def _rates(findings: Findings) -> str:
             by_rate.setdefault(rate, []).append(domain)
         if by_rate:
             parts = [f"{rate:g} on {', '.join(names)}" for rate, names in sorted(by_rate.items())]
+            if len(by_rate) == 1 and len(line.learning_rates) > 1:
+                parts = [f"{next(iter(by_rate)):g} on all"]
             where = f" of {line.model} on {line.device}" if several else ""
             told.append(f"{line.method}{where}: {'; '.join(parts)}.")
     if not told:
@@ -162,14 +165,15 @@ def _rates(findings: Findings) -> str:
     return " Learning rates, each domain's chosen on the others: " + " ".join(told)
 
 
-def _table(headings: Sequence[str]) -> Table:
+def _table(headings: Sequence[str], words: int = 1) -> Table:
+    """Empty; the first `words` columns are words, the others figures."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for index, heading in enumerate(headings):
         table.add_column(
             Text(heading),
-            justify="right" if index else "left",
+            justify="right" if index >= words else "left",
             overflow="fold",
-            no_wrap=not index,
+            no_wrap=index < words,
         )
     return table
 
