@@ -595,6 +595,14 @@ def test_a_choice_by_tasks_of_other_images(method, capsys):
     assert plans[0] == plans[1] != []
 
 
+def test_digits_by_name_are_those_without_data(capsys):
+    found = []
+    for given in ([], ["--data", "digits"]):
+        assert main([*SMALL, *TASK, *given, "--method", "none", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["task"])
+    assert found[0] == found[1]
+
+
 def test_json_of_a_meta_dataset_episode(capsys):
     episode = ["--episode", "meta-dataset", "--method", "lastlayer", "--queries", "2"]
     assert main([*SMALL, *episode, "--seed", "4", "--json"]) == 0
@@ -615,6 +623,8 @@ def test_json_of_a_meta_dataset_episode(capsys):
         (["--method", "magic"], "method 'magic' is unknown; known are None, FullTrain"),
         (["--guard", "dog"], "guard 'dog' is unknown"),
         (["--data", "nowhere"], "nowhere: cannot be read"),
+        (["--data", ""], "'' names no images; a path, or hub:NAME, is needed"),
+        (["--data", "hub:"], "'hub:' names no images"),
         (["--split", "train"], "--split names a part of --data, which is missing"),
         (["--ways", "11"], "10 of its 10 classes have the 5 images that 2 shots and 3 queries"),
         (["--episode", "meta-dataset"], "--ways is drawn in a meta-dataset episode"),

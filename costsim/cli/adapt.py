@@ -202,7 +202,7 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
         make_guard,
         source_situations,
     )
-    from costsim.data import digits, open_source, sample_episode
+    from costsim.data import sample_episode
     from costsim.device import load_device
     from costsim.methods import make_method
 
@@ -218,9 +218,8 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
         copies=given["copies"],
         seed=given["seed"],
     )
-    data = given["data"]
-    source: ImageSource = digits() if data is None else open_source(data, given["split"], progress)
-    others = _other_images(given["source"], progress) if method.needs_source else None
+    source = _images(given["data"], given["split"], progress)
+    others = _images(given["source"], None, progress) if method.needs_source else None
     progress("loading the model", 0, 0)
     backbone = load_backbone(
         given["model"],
@@ -277,10 +276,12 @@ def _check_source(given: dict[str, Any], method: "Method") -> None:
         raise InputError(f"--source-tasks is {given['source_tasks']}; at least 1 is needed")
 
 
-def _other_images(path: str, progress: "Progress") -> "ImageSource":
+def _images(path: str | None, split: str | None, progress: "Progress") -> "ImageSource":
     from costsim.data import digits, open_source
 
-    return digits() if path == "digits" else open_source(path, progress=progress)
+    if path is None or (path == "digits" and not Path(path).exists()):
+        return digits()
+    return open_source(path, split, progress)
 
 
 def _rule(given: dict[str, Any], source: "ImageSource") -> "EpisodeRule":

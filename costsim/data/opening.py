@@ -5,6 +5,7 @@ from pathlib import Path
 from costsim.data.folder import open_images, path_and_split
 from costsim.data.parquet import parquet_files
 from costsim.data.source import ImageSource
+from costsim.errors import InputError
 from costsim.progress import Progress
 
 
@@ -15,6 +16,8 @@ def open_source(
 
     A split may follow `::`. Raises `InputError` for whatever cannot be used.
     """
+    if str(path) in ("", "hub:"):
+        raise InputError(f"{str(path)!r} names no images; a path, or hub:NAME, is needed")
     path, split = path_and_split(path, split)
     if is_of_hub(path) or parquet_files(path):
         from costsim.data.hub import open_hub
