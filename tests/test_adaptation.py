@@ -597,8 +597,8 @@ def test_a_choice_by_tasks_of_other_images(method, capsys):
 
 def test_digits_by_name_are_those_without_data(capsys):
     found = []
-    for given in ([], ["--data", "digits"]):
-        assert main([*SMALL, *TASK, *given, "--method", "none", "--json"]) == 0
+    for data in ([], ["--data", "digits"]):
+        assert main([*SMALL, *TASK, *data, "--method", "none", "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out)["task"])
     assert found[0] == found[1]
 
