@@ -636,6 +636,10 @@ def test_json_of_a_meta_dataset_episode(capsys):
         (["--out", "no/where"], "the folder no does not exist"),
         (["--out", "/proc/1/patch"], "--out: no permission to write in /proc/1"),
         (["--out", "x", "--plan-out", "x"], "--plan-out: x is --out too"),
+        (
+            ["--method", "AdapterDrop-75%", "--out", "x"],
+            "adds modules to the network, which no pat",
+        ),
         (["--weights", "x", "--out", "./x"], "--out: x is --weights too"),
         (["--model", "torch.nn:Identity"], "Identity: has no weights, so that there is nothing"),
         (["--method", "transductive", "--guard", "2-fold"], "Transductive learns from the queries"),

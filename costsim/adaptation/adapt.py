@@ -15,6 +15,7 @@ from costsim.adaptation.method import Choice, Method
 from costsim.adaptation.situation import Situation
 from costsim.errors import InputError
 from costsim.importance import Importance
+from costsim.plan import UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file
 from costsim.planner import parameters_digest
 from costsim.solution import Solution, Status
@@ -118,13 +119,8 @@ def adapt(
     own = situation.backbone
     situation = situation.on(method.backbone(own))
     rate = method.learning_rate if learning_rate is None else learning_rate
-    if not 0 <= rate <= 1e37:
-        raise InputError(f"learning rate is {rate:g}; allowed is 0 to 1e37")
     guard = guard or method.guard or NoGuard()
-    if method.transductive and not isinstance(guard, NoGuard):
-        raise InputError(f"{method.name} learns from the queries; no guard can hold them back")
-    if with_patch and (situation.backbone.origin is None or situation.backbone is not own):
-        raise InputError(f"{method.name}: a patch is for a network that can be loaded again")
+    _check(situation, method, rate, guard, patched=with_patch, is_own=situation.backbone is own)
     situation.make_ready(transductive=method.transductive)
     before = situation.base_accuracy
     hidden = situation if method.transductive else situation.without_queries()
@@ -145,21 +141,8 @@ def adapt(
     if with_patch:
         plan_sha256 = plan_digest(_plan_file(situation, method.name, choice, cost))
         base = {name: t.detach().clone() for name, t in situation.backbone.tensors.items()}
-    trained: list[Trained] = []
 
-    def fit(samples: Tensor | None, rate_factor: float = 1.0) -> Trained:
-        for earlier in trained:
-            earlier.update.restore()
-        found = train(
-            hidden,
-            choice.plan,
-            rate * rate_factor,
-            transductive=method.transductive,
-            samples=samples,
-        )
-        trained[:] = [found]
-        return found
-
+    fit = _Fitting(hidden, choice.plan, rate, method.transductive)
     started, kept, diverged, patch = time.perf_counter(), 1.0, False, None
     losses: tuple[float, ...] = ()
     try:
@@ -167,17 +150,14 @@ def adapt(
             outcome, kept = guard.run(hidden, fit)
             losses, diverged, rate = outcome.losses, outcome.diverged, outcome.learning_rate
             kept = 0.0 if diverged else kept
-            update = outcome.update
-            if kept < 1:
-                update.write(update.mix(update.read(), kept) if kept else update.base)
+            outcome.update.keep(kept)
             if base is not None:
                 patch = _patch(situation, plan_sha256, base, outcome)
         _wait(situation)
         training = time.perf_counter() - started + shared
         answers = situation.answers()
     finally:
-        for one in trained:
-            one.update.restore()
+        fit.restore()
     return Adapted(
         method=method.name,
         guard=guard.name,
@@ -196,6 +176,48 @@ def adapt(
         kept=kept,
         patch=patch,
     )
+
+
+def _check(
+    situation: Situation, method: Method, rate: float, guard: Guard, *, patched: bool, is_own: bool
+) -> None:
+    """Raise `InputError` for what cannot go together."""
+    if not 0 <= rate <= 1e37:
+        raise InputError(f"learning rate is {rate:g}; allowed is 0 to 1e37")
+    if method.transductive and not isinstance(guard, NoGuard):
+        raise InputError(f"{method.name} learns from the queries; no guard can hold them back")
+    if patched and not is_own:
+        raise InputError(f"{method.name}: adds modules to the network, which no patch can hold")
+    if patched and situation.backbone.origin is None:
+        raise InputError(f"{method.name}: a patch is for a network that can be loaded again")
+
+
+class _Fitting:
+    """Trains for a guard (`Fit`), each time from the base."""
+
+    def __init__(
+        self, situation: Situation, plan: UpdatePlan, rate: float, transductive: bool
+    ) -> None:
+        self.situation, self.plan = situation, plan
+        self.rate, self.transductive = rate, transductive
+        self.last: Trained | None = None
+
+    def __call__(self, samples: Tensor | None, rate_factor: float = 1.0) -> Trained:
+        """See `Fit`."""
+        self.restore()
+        self.last = train(
+            self.situation,
+            self.plan,
+            self.rate * rate_factor,
+            transductive=self.transductive,
+            samples=samples,
+        )
+        return self.last
+
+    def restore(self) -> None:
+        """The base again, to the bit."""
+        if self.last is not None:
+            self.last.update.restore()
 
 
 def _wait(situation: Situation) -> None:

@@ -21,7 +21,9 @@ class MethodCost:
     accounting, its MACs, its seconds and joules. `autograd_bytes` is what stock PyTorch keeps for
     as many samples as one pass has, in fp32, for comparison. `task` is selection and iterations,
     `class_means_s` the forward passes for the class means of each iteration, which stand apart:
-    None where a step does not fit on the device.
+    None where a step does not fit on the device. What scoring holds for a while (values and
+    gradients of the inspected layers, and where the criterion needs them the gradients of their
+    weights) is in no figure of memory.
     """
 
     samples: int

@@ -51,6 +51,11 @@ class Update:
             return dict(trained if share else self.base)
         return {atom: torch.lerp(self.base[atom], trained[atom], share) for atom in self.base}
 
+    def keep(self, share: float) -> None:
+        """Leave `share` of the change."""
+        if share < 1:
+            self.write(self.mix(self.read(), share))
+
     def restore(self) -> None:
         """The base again, to the bit."""
         self.write(self.base)
