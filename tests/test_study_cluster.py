@@ -15,6 +15,7 @@ from waiting import until
 
 from costsim.adaptation import Situation
 from costsim.cli import main
+from costsim.errors import InputError
 from costsim.methods import METHODS, make_method
 from costsim.methods.none import NoAdaptation
 from costsim.study import parse_study
@@ -183,9 +184,24 @@ def test_a_scheduler_that_dies_is_one_line_and_costs_nothing_finished(tmp_path: 
     assert 3 < len(open_store(store).finished()) < 1000
 
 
-def test_without_dask_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from costsim.errors import InputError
+@pytest.mark.slow
+def test_without_a_worker_left_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("costsim.study.cluster.WITHOUT_WORKERS_S", 2.0)
+    cluster = Cluster(tmp_path)
+    store = open_store(tmp_path / "s.sqlite")
+    cells = parse_study(DOCUMENT, "s", methods=tuple(METHODS), folder=tmp_path).cells()
+    try:
+        cluster.add_worker()
+        with pytest.raises(InputError, match="all workers are gone; what was finished is kept"):
+            run_study(cells, store, make_deadly, scheduler=cluster.address)
+    finally:
+        cluster.stop()
+    assert 0 < len(store.finished()) < 6
 
+
+def test_without_dask_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     cells = parse_study(DOCUMENT, "s", methods=tuple(METHODS), folder=tmp_path).cells()
     with pytest.raises(InputError, match=r'pip install "costsim\[cluster\]"'):

@@ -8,6 +8,7 @@ store; files of data and weights must be at the same place on all workers.
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,11 @@ from costsim.study.work import MakeMethod, workshop
 
 TIMEOUT = "10s"
 """For the scheduler to answer."""
+
+WITHOUT_WORKERS_S = 60.0
+"""A cluster may be without workers for so long; others may come."""
+
+POLL_S = 0.02
 
 _ADDRESS = re.compile(r"(\w+://)?(\[[^\]]+\]|[^\[\]/:\s]+):\d{1,5}")
 
@@ -36,10 +42,9 @@ def run_on_cluster(
     """Have all cells computed by the workers of the scheduler at `address`.
 
     Raises `InputError` where the package is missing, `address` is none, nobody answers, there are
-    no workers, or they have another version of costsim.
+    no workers or no longer any, or they have another version of costsim.
     """
     with _connected(address) as client:
-        from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
         workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
@@ -58,7 +63,7 @@ def run_on_cluster(
             ): cell
             for cell in cells
         }
-        for future in as_completed(list(futures), loop=client.loop):  # type: ignore[no-untyped-call]
+        for future in _ended(client, list(futures), address):
             cell = futures.pop(future)
             if future.status == "finished":
                 store.write(future.result())
@@ -72,6 +77,30 @@ def run_on_cluster(
                 died(cell, " ".join(f"the workers {how}".split()))
             future.release()
             told()
+
+
+def _ended(client: Any, futures: list[Any], address: str) -> Iterator[Any]:
+    """The futures as they end; raises `InputError` where all workers are gone and none comes."""
+    from distributed import as_completed
+
+    ended: Any = as_completed(futures, loop=client.loop)  # type: ignore[no-untyped-call]
+    seen = asked = time.monotonic()
+    while not ended.is_empty():
+        if ended.has_ready():
+            yield from ended.next_batch(block=False)
+            seen = time.monotonic()
+            continue
+        time.sleep(POLL_S)
+        now = time.monotonic()
+        if now - asked > WITHOUT_WORKERS_S / 10:
+            asked = now
+            if client.scheduler_info(n_workers=-1)["workers"]:
+                seen = now
+        if now - seen > WITHOUT_WORKERS_S:
+            raise InputError(
+                f"--scheduler {address}: all workers are gone; what was finished is kept, start "
+                "again when there are some"
+            )
 
 
 @contextmanager
