@@ -19,6 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,7 @@ def main() -> int:
             row = _task(options, domain, path, seed)
             done.append(row)
             if options.out is not None:
-                with options.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                _append(options.out, row)
             print(
                 f"{domain} {seed}: {len(row['plans'])} plans in "
                 f"{time.perf_counter() - started:.0f} s",
@@ -213,8 +213,19 @@ def _print(rows: list[dict[str, Any]]) -> None:
 def _read(path: Path | None) -> list[dict[str, Any]]:
     if path is None or not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]  # one cut short is not there
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):  # one that a kill cut short is not there
+            found.append(json.loads(line))
+    return found
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """On a line of its own, whatever the last run left."""
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def _domain(text: str) -> tuple[str, str]:
