@@ -520,6 +520,8 @@ def test_a_task_that_does_not_fit():
     [
         ({"iterations": 0}, "iterations is 0; at least 1"),
         ({"copies": -1}, "copies is -1; at least 0"),
+        ({"iterations": 10**14}, "iterations is 100000000000000; at most 1000000"),
+        ({"copies": 10**9}, "copies is 1000000000; at most 10000"),
         ({"temperature": 0.0}, "temperature is 0; allowed is above 0"),
         ({"temperature": math.inf}, "temperature is inf"),
         ({"momentum": math.nan}, "momentum is nan; allowed is 0 to below 1"),

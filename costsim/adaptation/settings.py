@@ -9,6 +9,11 @@ from costsim.planner import DEFAULT_ITERATIONS
 from costsim.step import OPTIMIZER_STATES, TrainingStep
 
 
+MOST_ITERATIONS = 1_000_000
+MOST_COPIES = 10_000
+"""What is drawn for all of them is drawn at once."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The protocol, the same for every method.
@@ -44,6 +49,9 @@ class Settings:
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"{name.replace('_', ' ')} is {value}; at least {least} is needed")
+        for name, most in (("iterations", MOST_ITERATIONS), ("copies", MOST_COPIES)):
+            if getattr(self, name) > most:
+                raise InputError(f"{name} is {getattr(self, name)}; at most {most} are allowed")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum is {self.momentum:g}; allowed is 0 to below 1")
         if not 0 < self.temperature < math.inf:
