@@ -8,7 +8,6 @@ from costsim.errors import InputError
 from costsim.planner import DEFAULT_ITERATIONS
 from costsim.step import OPTIMIZER_STATES, TrainingStep
 
-
 MOST_ITERATIONS = 1_000_000
 MOST_COPIES = 10_000
 """What is drawn for all of them is drawn at once."""
