@@ -2,6 +2,7 @@
 
 from costsim.cells.claims import Claims
 from costsim.cells.done import Done
+from costsim.cells.missing import run_missing
 from costsim.cells.owner import Owner
 from costsim.cells.processes import run_cells, single_threaded, worker_begins
 from costsim.cells.store import CellStore, Claim
@@ -13,6 +14,7 @@ __all__ = [
     "Done",
     "Owner",
     "run_cells",
+    "run_missing",
     "single_threaded",
     "worker_begins",
 ]

@@ -4,12 +4,10 @@ Every process works with one thread, writes its own rows, and ends when the proc
 it does, however that ends. Several runs on one store share its cells.
 """
 
-import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from costsim.cells import Claims, Done, run_cells
+from costsim.cells import Done, run_missing
 from costsim.comparison.cells import Cell
 from costsim.comparison.store import Store
 from costsim.comparison.work import Compute, MakeSolver, failed, group_of
@@ -29,30 +27,16 @@ def run(
     tried again by the next run. What another run is at is left to it. Ctrl-C
     (`KeyboardInterrupt`) ends the processes; what they finished is in the store.
     """
-    finished = store.finished()
-    missing = [cell for cell in cells if cell.key not in finished]
-    if not missing:
-        return 0
-    begun = time.monotonic()
-    keys = frozenset(cell.key for cell in missing)
-
-    def told() -> None:
-        now, elsewhere = len(store.finished() & keys), len(claims.held() & keys)
-        progress("solving", Done(now, len(missing), time.monotonic() - begun, elsewhere))
-
-    def died(cell: Cell, reason: str) -> None:
-        store.write(failed(cell, RuntimeError(reason)) | {"reason": reason})
-
-    with Claims[Cell](store, lambda cell: cell.key) as claims:
-        return run_cells(
-            _spread(missing),
-            Compute(store.path, make_solver),
-            workers=min(workers or os.cpu_count() or 1, len(missing)),
-            group_of=group_of,
-            died=died,
-            told=told,
-            claims=claims,
-        )
+    return run_missing(
+        cells,
+        store,
+        Compute(store.path, make_solver),
+        group_of=group_of,
+        failed=failed,
+        watch=lambda done: progress("solving", done),
+        workers=workers,
+        in_order=_spread,
+    )
 
 
 def _spread(cells: Sequence[Cell]) -> list[Cell]:

@@ -1,11 +1,10 @@
 """A study run: what is not in the store yet is computed, each cell once, here or on a cluster."""
 
-import os
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from costsim.cells import CellStore, Claims, Done, run_cells
+from costsim.cells import CellStore, Done, run_missing
 from costsim.study.cells import Cell
 from costsim.study.work import Compute, MakeMethod, failed, head
 
@@ -36,35 +35,20 @@ def run_study(
     (`KeyboardInterrupt`) ends the run; what was finished is in the store. Raises `InputError` for a
     store that cannot be written and for a cluster that cannot be used.
     """
-    finished = store.finished()
-    missing = [cell for cell in cells if cell.key not in finished]
-    if not missing:
-        return 0
-    begun = time.monotonic()
-    keys = frozenset(cell.key for cell in missing)
-
-    def told() -> None:
-        now, elsewhere = len(store.finished() & keys), len(claims.held() & keys)
-        watch(Done(now, len(missing), time.monotonic() - begun, elsewhere))
-
-    def died(cell: Cell, reason: str) -> None:
-        store.write(failed(cell, RuntimeError(reason)) | {"reason": reason})
-
-    with Claims[Cell](store, lambda cell: cell.key) as claims:
-        if scheduler is None:
-            return run_cells(
-                missing,
-                Compute(store.path, make_method),
-                workers=workers or os.cpu_count() or 1,
-                group_of=lambda cell: cell.situation_key,
-                died=died,
-                told=told,
-                claims=claims,
-            )
+    on_cluster = None
+    if scheduler is not None:
         from costsim.study.cluster import run_on_cluster
 
-        computed = 0
-        for mine in claims.batches(missing):
-            run_on_cluster(mine, store, make_method, scheduler, died=died, told=told)
-            computed += len(mine)
-        return computed
+        on_cluster = partial(
+            run_on_cluster, store=store, make_method=make_method, address=scheduler
+        )
+    return run_missing(
+        cells,
+        store,
+        Compute(store.path, make_method),
+        group_of=lambda cell: cell.situation_key,
+        failed=failed,
+        watch=watch,
+        workers=workers,
+        elsewhere=on_cluster,
+    )
