@@ -15,7 +15,6 @@ from costsim.data import EpisodeRule, MetaDatasetEpisode
 from costsim.device import load_device
 from costsim.errors import InputError
 from costsim.experiment import device_digest, digest, images_digest, model_digest
-from costsim.networks.shipped import RANDOM
 from costsim.planner import BudgetRequest
 
 
@@ -174,7 +173,7 @@ class Study:
         names, of which a table could show but one.
         """
         devices = {name: device_digest(load_device(name)) for name in self.devices}
-        models = {model: _model_digest(model) for model in self.models}
+        models = {model: model_digest(model.model, model.weights) for model in self.models}
         domains = {domain: images_digest(domain.data) for domain in self.domains}
         source = self.source
         source_digest = "" if source is None else images_digest(source.data)
@@ -206,7 +205,3 @@ def _twice(first: Cell, second: Cell) -> str:
 
 def _plain(value: Any) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
-
-
-def _model_digest(model: ModelChoice) -> str:
-    return "random" if model.weights == RANDOM else model_digest(model.model, model.weights)

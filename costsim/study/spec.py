@@ -25,7 +25,6 @@ from costsim.adaptation.source import DEFAULT_SOURCE_TASKS
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.errors import InputError
 from costsim.experiment import FileReader, images_name, read_document
-from costsim.networks.shipped import RANDOM
 from costsim.planner import BudgetRequest
 from costsim.study.analysis import AVERAGE
 from costsim.study.cells import DomainChoice, MethodChoice, ModelChoice, SourceChoice, Study
@@ -131,11 +130,6 @@ class _Reader(FileReader):
             self.weights(entry.get("weights"), f"{key}.weights"),
             None if side is None else self.number(side, f"{key}.resolution", 1, 10_000),
         )
-
-    def weights(self, given: object, key: str) -> Path | None:
-        if given is None or given == str(RANDOM):
-            return None if given is None else RANDOM
-        return self.path(given, key)
 
     def method(self, given: object, key: str) -> _Method:
         if given is None:  # `None` is a string in YAML, but `null` and `~` are not
