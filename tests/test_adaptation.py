@@ -35,8 +35,8 @@ from costsim.adaptation import (
     method_cost,
 )
 from costsim.adaptation import backbone as backbone_module
-from costsim.adaptation import guard as guards
 from costsim.adaptation.guard import Judged, Shrinkage, divide, leave_one_out_similarity
+from costsim.adaptation.guard.likelihood import log_likelihoods
 from costsim.adaptation.loop import train
 from costsim.adaptation.method import Choice, Method
 from costsim.adaptation.prefix import between, cuts, last_frozen_cut
@@ -473,7 +473,7 @@ def test_a_guard_does_not_mind_how_sharp_similarities_are():
     """Halved similarities, and no temperature to make up for it, would look like harm."""
     similarity = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     labels = torch.arange(40) % 5
-    plain, halved = (guards._log_likelihoods(part, labels) for part in (similarity, similarity / 2))
+    plain, halved = (log_likelihoods(part, labels) for part in (similarity, similarity / 2))
     assert plain[:-1] == pytest.approx(halved[1:])
     scores = Judged.of((0.0, 1.0), np.array([plain, halved]), 40).log_likelihoods
     assert scores[0] == pytest.approx(max(plain) / 40)
