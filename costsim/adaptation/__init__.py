@@ -5,8 +5,9 @@ from costsim.adaptation.backbone import Backbone, load_backbone
 from costsim.adaptation.cost import MethodCost, method_cost
 from costsim.adaptation.guard import CrossValidation, Guard, LeaveOneOut, NoGuard, make_guard
 from costsim.adaptation.method import Choice, Method, NothingFits
+from costsim.adaptation.place import Place
 from costsim.adaptation.settings import Settings
-from costsim.adaptation.situation import Place, Situation
+from costsim.adaptation.situation import Situation
 from costsim.adaptation.source import DEFAULT_SOURCE_TASKS, source_situations
 
 __all__ = [

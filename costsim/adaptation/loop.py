@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from costsim.adaptation.classifier import cosine
 from costsim.adaptation.prefix import between, last_frozen_cut, updated_layers
-from costsim.adaptation.situation import Situation, cosine
+from costsim.adaptation.situation import Situation
 from costsim.criteria.loss import prototypes
 from costsim.execution.executor import Executor
 from costsim.execution.selection import Selection

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from costsim.adaptation.backbone import Backbone
+from costsim.adaptation.place import Place
 from costsim.adaptation.settings import Settings
-from costsim.adaptation.situation import Place, Situation
+from costsim.adaptation.situation import Situation
 from costsim.data import EpisodeRule, ImageSource, Progress, sample_episode
 from costsim.errors import InputError
 

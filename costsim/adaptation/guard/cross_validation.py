@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from costsim.adaptation.classifier import cosine
 from costsim.adaptation.guard.base import Fit, Guard
 from costsim.adaptation.guard.likelihood import (
     SHARES,
@@ -16,7 +17,7 @@ from costsim.adaptation.guard.likelihood import (
     support_features,
 )
 from costsim.adaptation.loop import Trained
-from costsim.adaptation.situation import Situation, cosine
+from costsim.adaptation.situation import Situation
 from costsim.criteria.loss import prototypes
 from costsim.errors import InputError
 

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from costsim.adaptation.classifier import cosine
 from costsim.adaptation.guard.base import Fit, Guard
 from costsim.adaptation.guard.likelihood import SHARES, Judged, log_likelihoods, support_features
 from costsim.adaptation.loop import Trained
-from costsim.adaptation.situation import Situation, cosine
+from costsim.adaptation.situation import Situation
 from costsim.criteria.loss import prototypes
 
 

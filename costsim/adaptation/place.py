@@ -1,0 +1,20 @@
+"""Where a network is adapted: the device that is priced, and what it may spend."""
+
+from dataclasses import dataclass, field
+
+from costsim.device import ComputeTarget, DeviceSpec
+from costsim.planner import BudgetRequest
+
+
+@dataclass(frozen=True)
+class Place:
+    """The device that is priced: its compute target, and the budgets asked for."""
+
+    device: DeviceSpec
+    target_name: str | None = None
+    budget: BudgetRequest = field(default_factory=BudgetRequest)
+
+    @property
+    def target(self) -> ComputeTarget:
+        """The compute target."""
+        return self.device.target(self.target_name)
