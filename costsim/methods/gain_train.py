@@ -16,7 +16,8 @@ class GainTrain(TinyTrain):
     Fisher information says how far the loss hangs on a channel as it is; what training a channel
     brings is the fall of the loss along the optimiser's step (`costsim.criteria.StepGain`). Of the
     gains that were tried it and its first-order relatives predict best what plans of equal cost
-    reach, and it was chosen on tasks apart from those that it is reported on (docs/accuracy.md).
+    reach, if weakly; it was chosen on tasks apart from those that it is reported on
+    (docs/accuracy.md).
     A quarter of the change is taken back after a training at three times TinyTrain's rate.
     """
 
