@@ -57,6 +57,11 @@ from .search import OutOfTime, Search
 GAIN_SCALE = 1e4
 """Gains are scaled to sum to this, so that the solvers' absolute tolerances mean nothing."""
 
+WORK = 100
+"""States that a programme counts as: few, so that the loss looked at grows sevenfold from one to
+the next, as another programme takes longer than a larger one.
+"""
+
 Terms = list[tuple[pulp.LpVariable, float]]
 
 
@@ -139,7 +144,7 @@ class _Decider:
                 raise OutOfTime
             # The solver gave up, on numbers too close together for it.
             whole.run()
-        return 0
+        return WORK
 
     def _combined(
         self, whole: Enumeration, most: float

@@ -87,10 +87,9 @@ class Relaxation:
     def __init__(self, resources: Resources, options: Options, case: Case, costs: Costs) -> None:
         self.resources, self.options, self.case, self.costs = resources, options, case, costs
         self.room: Floats = resources.room - costs.base
-        self.forced = np.array([case.opened[list(c)].any() for c in resources.classes])
-        self.class_of = np.empty(len(case.opened), dtype=np.int64)
-        for row, members in enumerate(resources.classes):
-            self.class_of[list(members)] = row
+        self.class_of = resources.class_of
+        self.forced = np.zeros(len(resources.classes), dtype=bool)
+        self.forced[self.class_of[case.opened]] = True
         # Opening any other candidate of a class than the one that is surely opened is forbidden:
         # branching closes what an opened candidate excludes.
         self.forbidden = case.closed[options.candidate]

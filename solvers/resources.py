@@ -86,6 +86,14 @@ class Resources:
             slack[self.seconds_row] = ROUNDING * self.limit_s
         return slack
 
+    @cached_property
+    def class_of(self) -> Integers:
+        """The class of each candidate [N]."""
+        of = np.empty(len(self.sizes), dtype=np.int64)
+        for row, members in enumerate(self.classes):
+            of[list(members)] = row
+        return of
+
     def fits(self, selections: Integers) -> Booleans:
         """Whether each row of `selections` [plans, N] is within all limits, one axis a layer."""
         within: Booleans = np.all(self.usage(selections) <= self.room + self.slack, axis=1)

@@ -34,8 +34,9 @@ from .resources import resources
 TIE, ROUNDING_ERROR = 1e-10, 1e-14
 """Gains that differ by less are equal: relatively, and as a share of all gains."""
 
-FIRST_LOSS, GROWTH = 2.0**-20, 1.5
-"""The loss that is looked at first, as a share of all gains, and by how much it grows."""
+FIRST_LOSS, GROWTH, CHEAP = 2.0**-20, 1.5, 5_000
+"""The loss that is looked at first, as a share of all gains, by how much it grows at least, and the
+states of a look that take no longer than its preparation."""
 
 RECENT = 8
 """How many of the multipliers found last a case is tried at before its relaxation is solved."""
@@ -63,6 +64,10 @@ class _Node:
     """No selection of the case loses less than this of `bound`."""
     states: int = field(compare=False, default=0)
     """What it took to find that out."""
+
+    def next_loss(self) -> float:
+        """What to look at next: states grow about with the square of the loss."""
+        return self.lost * max(GROWTH, (CHEAP / max(self.states, 1)) ** 0.5)
 
 
 Look: TypeAlias = Callable[
@@ -182,7 +187,7 @@ class Search:
             opened = node.case.open(torn, self.cases.excludes)
             self._split(node, [opened, node.case.close(closed)])
         else:
-            most = min(max(FIRST_LOSS, GROWTH * node.lost), bound.value - self.gain)
+            most = min(max(FIRST_LOSS, node.next_loss()), bound.value - self.gain)
             node.states = self._look(relaxation, bound, most)
             node.lost = most
             self._requeue(node, min(-node.key, bound.value - most))
@@ -203,7 +208,7 @@ class Search:
             return int(np.argmax(half))
         if node.states <= MANY:
             return None
-        most = min(GROWTH * node.lost, bound.value - self.gain)
+        most = min(node.next_loss(), bound.value - self.gain)
         net = np.maximum.reduceat(bound.net, self.options.starts)
         best = bound.best[relaxation.class_of]
         loss = np.where(share > 0, best, best - net)

@@ -5,7 +5,7 @@ order of its schema, with every tensor replaced by one of the handles below; it 
 returns the handle (or the list of handles) of what the operator computes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
@@ -16,8 +16,19 @@ from torch.fx.node import map_arg
 
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.graph import Call, LayerGraph, Parameter
-from costsim.operators import Constant, Input, Operator, Permute, Reshape, Shape, Slice
-from costsim.tracing.names import Namer, owner_of
+from costsim.operators import (
+    Add,
+    Constant,
+    Input,
+    Operator,
+    Permute,
+    Reshape,
+    Shape,
+    Shapes,
+    Slice,
+)
+from costsim.tracing.names import Namer
+from costsim.tracing.ownership import Owners, Use, check_uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,7 @@ class Builder:
     dtype: torch.dtype = torch.float32
     emitted: list[_Emitted] = field(default_factory=list)
     constants: dict[str, Value] = field(default_factory=dict)
+    biases: dict[str, str] = field(default_factory=dict)
 
     def emit(
         self,
@@ -87,17 +99,28 @@ class Builder:
             )
         except (ValueError, IndexError) as error:
             raise InputError(f"{self.place()}: {error}") from error
+        own_bias = self.stored(bias, "bias")
+        if own_bias and self._is_another(own_bias, own_weight):  # a layer has one: this adds its own
+            axis = operator.channel_axis(Shapes((values[0].shape,), shape), "output")
+            around = (1,) * (len(shape) - 1 - axis)
+            product = self.emit(operator, *values, weight=weight)
+            return self.emit(Add(), product, self.reshape(own_bias, (*own_bias.shape, *around)))
         call = _Emitted(
             operator,
             values,
             shape,
             own_weight,
-            self.stored(bias, "bias"),
+            own_bias,
             tuple(self.required(buffer, "statistics") for buffer in buffers),
             self.node,
         )
         self.emitted.append(call)
         return Value(len(self.emitted) - 1, shape)
+
+    def _is_another(self, bias: Stored, weight: Stored | None) -> bool:
+        """Whether `weight`, shared by several calls, came with another bias before."""
+        name = bias.parameter.name
+        return weight is not None and self.biases.setdefault(weight.parameter.name, name) != name
 
     def emit_input(self, shape: Shape) -> Value:
         """The call that stands for the sample."""
@@ -207,14 +230,17 @@ class Builder:
         if 0 not in needed:
             raise InputError("the model's output does not depend on its input")
         kept = sorted(needed)
+        known = Owners()
+        owners = {index: _owner(self.emitted[index], known) for index in kept}
+        check_uses((use for i in kept for use in _uses(self.emitted[i], owners[i])), self.tensors)
         namer = Namer(
-            [(self.emitted[i].node, _owner(self.emitted[i])) for i in kept if self.emitted[i].node]
+            [(self.emitted[i].node, owners[i]) for i in kept if self.emitted[i].node is not None]
         )
         names: dict[int, str] = {}
         calls = []
         for index in kept:
             call = self.emitted[index]
-            owner = _owner(call)
+            owner = owners[index]
             names[index] = (
                 namer.name("input")
                 if call.operator.kind == "input"
@@ -238,16 +264,21 @@ class Builder:
         return LayerGraph(calls, names[last.index])
 
 
-def _owner(call: _Emitted) -> str | None:
+def _owner(call: _Emitted, known: Owners) -> str | None:
     """What owns the weight (else the bias, else the constant) of a call."""
     if call.operator.kind == "constant":
         return (call.bias or call.buffers[0]).parameter.name
-    if call.weight or call.bias:
-        source = call.weight or call.bias
-        assert source is not None
-        suffix = "weight" if call.weight else "bias"
-        return owner_of(source.parameter.name, suffix)
-    return None
+    if call.weight:
+        return known.name(call.weight.parameter.name, "weight")
+    return known.name(call.bias.parameter.name, "bias") if call.bias else None
+
+
+def _uses(call: _Emitted, owner: str | None) -> Iterator[Use]:
+    """The trainable parameters that a call reads."""
+    bias = "value" if call.operator.kind == "constant" else "bias"
+    for stored, role in ((call.weight, "weight"), (call.bias, bias)):
+        if stored is not None and stored.trainable:
+            yield Use(stored.parameter.name, role, owner or "")
 
 
 def fold(builder: Builder, node: Node, handles: Mapping[Node, Any]) -> Stored | None:
