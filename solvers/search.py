@@ -12,6 +12,7 @@ the gain of the best plan, that plan is optimal.
 """
 
 import heapq
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,7 +68,7 @@ class _Node:
 
     def next_loss(self) -> float:
         """What to look at next: states grow about with the square of the loss."""
-        return self.lost * max(GROWTH, (CHEAP / max(self.states, 1)) ** 0.5)
+        return self.lost * max(GROWTH, math.sqrt(CHEAP / max(self.states, 1)))
 
 
 Look: TypeAlias = Callable[

@@ -61,12 +61,14 @@ class Binding:
     def reader(self, operand: Operand) -> Reader:
         """Looks an operand up, in the shape of the value that is read."""
         index = operand.buffer
+        shape = self.program.graph[operand.value].shape if operand.value is not None else None
         if index in self._fixed:
             tensor = self._fixed[index]
-            return lambda buffers: tensor
-        if operand.value is None:
+            if shape in (None, tuple(tensor.shape)):
+                return lambda buffers: tensor
+            return lambda buffers: tensor.reshape(shape)
+        if shape is None:
             return lambda buffers: buffers[index]
-        shape = self.program.graph[operand.value].shape
         if self._shapes[index] == shape:
             return lambda buffers: buffers[index]
         return lambda buffers: buffers[index].view(shape)
