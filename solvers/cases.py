@@ -65,11 +65,9 @@ class Cases:
         width = len(resources.sizes)
         self.width = width
         self.excludes, self.classes = resources.excludes, resources.classes
-        self.class_of = np.zeros(width, dtype=np.int64)
+        self.class_of = resources.class_of
         self.in_class = np.zeros((len(self.classes), width), dtype=float)
-        for row, members in enumerate(self.classes):
-            self.in_class[row, list(members)] = 1.0
-            self.class_of[list(members)] = row
+        self.in_class[self.class_of, np.arange(width)] = 1.0
         self.weight = resources.clause_costs / np.maximum(resources.room, 1.0)
 
     def root(self) -> Case:

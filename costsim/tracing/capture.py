@@ -19,6 +19,7 @@ from costsim.graph import LayerGraph, Parameter
 from costsim.tracing.aten import HANDLERS, PASSED_THROUGH
 from costsim.tracing.builder import Builder, Stored, Value, fold
 from costsim.tracing.quiet import plain_attention, quiet
+from costsim.tracing.stopped import check_stopped
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 def _translate(exported: ExportedProgram, state: Mapping[str, Tensor]) -> Traced:
     _output_node(exported)  # before the work: its complaints are the clearest
+    check_stopped(exported)
     with quiet():
         try:
             program = exported.run_decompositions({})
