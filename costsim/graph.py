@@ -155,12 +155,7 @@ class LayerGraph:
             if call.layer is not None:
                 calls.setdefault(call.layer, []).append(call)
         return {
-            name: Layer(
-                name,
-                tuple(call.name for call in uses),
-                uses[0].weight,
-                next((call.bias for call in uses if call.bias is not None), None),
-            )
+            name: Layer(name, tuple(call.name for call in uses), uses[0].weight, uses[0].bias)
             for name, uses in calls.items()
         }
 

@@ -80,7 +80,7 @@ class Builder:
     dtype: torch.dtype = torch.float32
     emitted: list[_Emitted] = field(default_factory=list)
     constants: dict[str, Value] = field(default_factory=dict)
-    biases: dict[str, str] = field(default_factory=dict)
+    biases: dict[str, str | None] = field(default_factory=dict)
 
     def emit(
         self,
@@ -100,7 +100,9 @@ class Builder:
         except (ValueError, IndexError) as error:
             raise InputError(f"{self.place()}: {error}") from error
         own_bias = self.stored(bias, "bias")
-        if own_bias and self._is_another(own_bias, own_weight):  # a layer has one: this adds its own
+        if (
+            self._is_another(own_bias, own_weight) and own_bias
+        ):  # a layer has one: this adds its own
             axis = operator.channel_axis(Shapes((values[0].shape,), shape), "output")
             around = (1,) * (len(shape) - 1 - axis)
             product = self.emit(operator, *values, weight=weight)
@@ -117,10 +119,12 @@ class Builder:
         self.emitted.append(call)
         return Value(len(self.emitted) - 1, shape)
 
-    def _is_another(self, bias: Stored, weight: Stored | None) -> bool:
-        """Whether `weight`, shared by several calls, came with another bias before."""
-        name = bias.parameter.name
-        return weight is not None and self.biases.setdefault(weight.parameter.name, name) != name
+    def _is_another(self, bias: Stored | None, weight: Stored | None) -> bool:
+        """Whether `weight` is shared with an earlier call, which had no bias or another."""
+        if weight is None:
+            return False
+        name = bias.parameter.name if bias else None
+        return self.biases.setdefault(weight.parameter.name, name) != name
 
     def emit_input(self, shape: Shape) -> Value:
         """The call that stands for the sample."""
