@@ -1,14 +1,14 @@
 """The price of a program: memory in every accounting, MACs, bytes moved, time and energy."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from costsim.accounting.tiny_training import tiny_training_bytes
 from costsim.device import ComputeTarget, DeviceSpec, Interval
 from costsim.device.kernels import kernel_name
 from costsim.graph import LayerGraph
-from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.plan import UpdatePlan
 from costsim.program import (
     Category,
     Direction,
@@ -230,74 +230,6 @@ def operation_work(
         operation.moved_bytes,
         kernel,
     )
-
-
-Work: TypeAlias = tuple[str, str, float, float] | tuple[str, str, float, float, str]
-"""Of an operation, as `ComputeTarget.total_seconds` takes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringWork:
-    """What a criterion does with every sample: so many `rounds` of a forward and a backward pass.
-
-    `weight_gradients`: one of them has the gradients of the inspected layers' weights;
-    `again`: in one the inspected layers run a second time, with other weights.
-    """
-
-    rounds: int = 1
-    weight_gradients: bool = False
-    again: bool = False
-
-
-FISHER_WORK = ScoringWork()
-"""One pass, whose input gradients are enough."""
-
-
-def scoring_program(
-    graph: LayerGraph, step: TrainingStep, layers: Iterable[str], work: ScoringWork = FISHER_WORK
-) -> TrainingProgram:
-    """The step that updates the inspected layers: its passes are those that score them."""
-
-    def channels(layer: str) -> range:
-        return range(graph.selectable_channels(layer, "output") if work.weight_gradients else 1)
-
-    plan = UpdatePlan(
-        tuple(ChannelSubset(layer, "output", tuple(channels(layer))) for layer in layers)
-    )
-    return compile_program(graph, plan, step)
-
-
-def selection_seconds(
-    program: TrainingProgram,
-    target: ComputeTarget,
-    layers: Iterable[str],
-    samples: int,
-    work: ScoringWork = FISHER_WORK,
-) -> Interval:
-    """Seconds of the passes that score `layers` on `samples` samples, on `target`.
-
-    `program` is their `scoring_program`: a pass runs its forward and its input gradients, and
-    reads each inspected value and its gradient once.
-    """
-    inspected = set(layers)
-    once: list[Work] = []
-    extra: list[Work] = []
-    for op in program.operations:
-        layer = program.graph[op.call].layer if op.call else None
-        is_inspected = layer in inspected
-        match op.direction:
-            case Direction.FORWARD:
-                once.append(operation_work(program, op))
-                if is_inspected:
-                    once.append(("elementwise", "forward", 0, 2 * op.writes[0].bytes))
-                    if work.again:
-                        extra.append(operation_work(program, op))
-            case Direction.LOSS | Direction.INPUT_GRADIENT | Direction.ACCUMULATE:
-                once.append(operation_work(program, op))
-            case Direction.WEIGHT_GRADIENT if work.weight_gradients:
-                extra.append(operation_work(program, op))
-    passes = -(-samples // program.graph.batch)
-    return target.at(program.step.bits).total_seconds(once * work.rounds + extra) * passes
 
 
 def _on_device(

@@ -41,6 +41,7 @@ ORDER = (
     "table",
     "tabulate",
     "cost",
+    "scoring",
     "importance",
     "budget",
     "problem",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costsim.budget import Budget
-from costsim.cost import full_backward_macs, price, selection_seconds
+from costsim.cost import full_backward_macs, price
 from costsim.device import estimate_task, load_device, shipped_devices
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
@@ -21,6 +21,7 @@ from costsim.importance import ChannelScores, Importance
 from costsim.plan import ChannelSubset, UpdatePlan
 from costsim.planfile import ModelRecord, PlanFile, plan_file, read_plan, write_plan
 from costsim.program import compile_program
+from costsim.scoring import scoring_cost
 from costsim.solution import Solution, Status
 from costsim.step import TrainingStep
 
@@ -54,6 +55,8 @@ def example(
         samples=7,
         source="seven drawings",
     )
+    scorable = [n for n in graph.layers if graph.selectable_channels(n, "output")]
+    scoring = scoring_cost(graph, step, scorable, 7, target)
     gain = SCORE * sum(len(subset.channels) for subset in plan.subsets)
     return plan_file(
         model=ModelRecord(name=name, spec=name, resolution=4, provenance="from seed 0"),
@@ -70,7 +73,8 @@ def example(
             iterations=40,
             samples=7,
             batch=step.batch,
-            selection_s=selection_seconds(program, target, importance.layers, 7),
+            selection_s=scoring.latency_s,
+            selection_peak_bytes=scoring.peak_bytes,
             swap_s=cost.on_device.swap_s,
         ),
     )

@@ -126,6 +126,11 @@ def load_backbone(
     Raises `InputError` for a model or weights that cannot be used, and for a torch device that is
     not there.
     """
+    if spec.endswith(".pt2"):
+        raise InputError(
+            f"{spec}: an exported program takes batches of one size, and adapting needs several; "
+            "give the function that makes the model, as package.module:factory"
+        )
     loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution)
     shape = tuple(loaded.example_input.shape[1:])
     try:

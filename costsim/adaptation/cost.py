@@ -6,10 +6,11 @@ from typing import Any
 from costsim.accounting.autograd import autograd_memory
 from costsim.adaptation.method import Choice
 from costsim.adaptation.situation import Situation
-from costsim.cost import Cost, price, scoring_program, selection_seconds, step_seconds
+from costsim.cost import Cost, price, step_seconds
 from costsim.device import Interval, TaskEstimate, estimate_task
 from costsim.plan import UpdatePlan
 from costsim.program import compile_program
+from costsim.scoring import scoring_cost
 from costsim.step import OPTIMIZER_STATES
 
 
@@ -21,9 +22,7 @@ class MethodCost:
     accounting, its MACs, its seconds and joules. `autograd_bytes` is what stock PyTorch keeps for
     as many samples as one pass has, in fp32, for comparison. `task` is selection and iterations,
     `class_means_s` the forward passes for the class means of each iteration, which stand apart:
-    None where a step does not fit on the device. What scoring holds for a while (values and
-    gradients of the inspected layers, and where the criterion needs them the gradients of their
-    weights) is in no figure of memory.
+    None where a step does not fit on the device.
     """
 
     samples: int
@@ -72,9 +71,10 @@ def method_cost(
     cost = price(compile_program(graph, plan, step), place.device, place.target_name)
     selection = None
     if choice.scored:
-        program = scoring_program(graph, step, choice.scored, choice.scoring)
-        selection = selection_seconds(
-            program, target, choice.scored, situation.samples, choice.scoring
+        assert choice.importance is not None
+        axes = {entry.axis for entry in choice.importance.channels}
+        selection = scoring_cost(
+            graph, step, choice.scored, situation.samples, target, choice.scoring, axes
         )
     task = means = None
     iterations = round(settings.iterations * (1 + extra_training))
@@ -85,7 +85,8 @@ def method_cost(
             iterations=iterations,
             samples=samples,
             batch=samples,
-            selection_s=selection,
+            selection_s=selection.latency_s if selection else None,
+            selection_peak_bytes=selection.peak_bytes if selection else 0,
             swap_s=cost.on_device.swap_s,
         )
         forward = compile_program(graph, UpdatePlan(), settings.step(situation.samples))

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from costsim.cost import FISHER_WORK, ScoringWork
 from costsim.errors import InputError
 from costsim.importance import Importance
 from costsim.plan import UpdatePlan
 from costsim.problem import Problem
+from costsim.scoring import FISHER_WORK, ScoringWork
 from costsim.solution import Solution
 
 if TYPE_CHECKING:

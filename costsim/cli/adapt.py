@@ -329,6 +329,9 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
             f"{format_macs(round(cost.backward_macs_a_sample))} a sample",
         ),
     ]
+    if cost.task is not None and cost.task.selection_peak_bytes:
+        most = format_bytes(cost.task.selection_peak_bytes)
+        rows.append(("memory of choosing (peak)", most))
     if cost.task is None and (plan.subsets or plan.biases):
         rows.append(
             (

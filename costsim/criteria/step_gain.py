@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.cost import ScoringWork
 from costsim.criteria.base import Criterion, Request, Target
 from costsim.errors import InputError
 from costsim.graph import Call
 from costsim.operators import UpdateKind
+from costsim.scoring import ScoringWork
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.cost import ScoringWork
 from costsim.criteria.base import Criterion, Request, Target
+from costsim.scoring import ScoringWork
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ class TaskEstimate:
     """Seconds and joules of a whole personal task on one compute target.
 
     `steps` optimiser steps; `selection_s` once before them; `training_s` all steps with their
-    swapping.
+    swapping. `selection_peak_bytes` are the most bytes live at once in the selection, frozen
+    weights apart.
     """
 
     steps: int
     selection_s: Interval
     training_s: Interval
     energy_j: Interval
+    selection_peak_bytes: int = 0
 
     @property
     def latency_s(self) -> Interval:
@@ -35,6 +37,7 @@ class TaskEstimate:
             "training_s": self.training_s.to_json(),
             "latency_s": self.latency_s.to_json(),
             "energy_j": self.energy_j.to_json(),
+            "selection_peak_bytes": self.selection_peak_bytes,
         }
 
 
@@ -46,6 +49,7 @@ def estimate_task(
     samples: int,
     batch: int = 1,
     selection_s: Interval | None = None,
+    selection_peak_bytes: int = 0,
     swap_s: Interval | None = None,
 ) -> TaskEstimate:
     """Price `iterations` over `samples`, `batch` of them a step, after the selection.
@@ -66,4 +70,5 @@ def estimate_task(
         selection_s=selection,
         training_s=computing + swapping,
         energy_j=target.joules(selection + computing, swapping),
+        selection_peak_bytes=selection_peak_bytes,
     )

@@ -121,13 +121,17 @@ class MacRecord(Record):
 
 
 class TaskRecord(Record):
-    """Seconds and joules of the whole task: selection, then `steps` optimiser steps."""
+    """Seconds and joules of the whole task: selection, then `steps` optimiser steps.
+
+    `selection_peak_bytes`: the most bytes live at once in the selection; 0 if nothing is scored.
+    """
 
     steps: Count
     selection_s: Range
     training_s: Range
     latency_s: Range
     energy_j: Range
+    selection_peak_bytes: Count = 0
 
 
 class Prediction(Record):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from costsim.cost import scoring_program, selection_seconds
 from costsim.criteria import CRITERIA
 from costsim.device import TaskEstimate, estimate_task
 from costsim.emission.support import why_not_emitted
@@ -15,6 +14,7 @@ from costsim.planner.preparing import Prepared, is_microcontroller, parameters_d
 from costsim.planner.request import PlanRequest
 from costsim.problem import Problem
 from costsim.progress import Progress, silent
+from costsim.scoring import scoring_cost
 from costsim.solution import Solution
 from costsim.step import TrainingStep
 from costsim.units import format_bytes
@@ -43,6 +43,7 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
     if request.explain_with is not None:
         explanation = explain(problem, solution, request.explain_with, progress)
     (progress or silent)("pricing the whole task", 0, 0)
+    task = _task_estimate(request, problem.step, problem.graph, layers, solution, samples)
     file = plan_file(
         model=ModelRecord(
             name=loaded.name,
@@ -60,10 +61,10 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         seed=request.seed,
         device=request.device,
         target=request.target,
-        task=_task_estimate(request, problem.step, problem.graph, layers, solution, samples),
+        task=task,
         explanation=explanation,
     )
-    warnings = _warnings(request, loaded, solution, problem)
+    warnings = _warnings(request, loaded, solution, problem, task)
     too_large = _too_large(request, solution)
     return Planned(file, problem.graph, problem.importance, solution, warnings, too_large)
 
@@ -99,21 +100,25 @@ def _task_estimate(
     selection = None
     criterion = CRITERIA[request.criterion]
     if criterion.uses_samples:
-        program = scoring_program(graph, step, layers, criterion.work)
-        selection = selection_seconds(program, target, layers, samples, criterion.work)
+        selection = scoring_cost(graph, step, layers, samples, target, criterion.work, request.axes)
     return estimate_task(
         target,
         step_s=cost.on_device.latency_s,
         iterations=request.iterations,
         samples=samples,
         batch=step.batch,
-        selection_s=selection,
+        selection_s=selection.latency_s if selection else None,
+        selection_peak_bytes=selection.peak_bytes if selection else 0,
         swap_s=cost.on_device.swap_s,
     )
 
 
 def _warnings(
-    request: PlanRequest, loaded: LoadedModel, solution: Solution, problem: Problem
+    request: PlanRequest,
+    loaded: LoadedModel,
+    solution: Solution,
+    problem: Problem,
+    task: TaskEstimate | None,
 ) -> tuple[str, ...]:
     importance = problem.importance
     found = []
@@ -144,4 +149,14 @@ def _warnings(
                 f"the arena needs {memory.arena_bytes} B, more than the {room} B that the device "
                 "has in one piece, though never that many are live"
             )
+        if task is not None:
+            weights = memory.frozen_weight_bytes + memory.updated_weight_bytes
+            in_ram = request.device.placement.frozen_weights == "ram"
+            needed = task.selection_peak_bytes + weights * in_ram
+            if needed > room:
+                found.append(
+                    f"choosing would hold {format_bytes(needed)} at once, more than the "
+                    f"{format_bytes(room)} that the device has: choose on another machine, or "
+                    "inspect fewer layers"
+                )
     return tuple(found)

@@ -25,6 +25,9 @@ def cost_rows(file: PlanFile) -> list[Section]:
             ("together", seconds(task.latency_s)),
             ("energy", joules(task.energy_j)),
         ]
+        if task.selection_peak_bytes:
+            most = format_bytes(task.selection_peak_bytes)
+            rows.insert(1, ("choosing, most bytes live at once", most))
         sections.append((f"whole task, {task.steps:,} steps", rows))
     return sections
 
