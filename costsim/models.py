@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DEFAULT_RESOLUTION = 128
 """Side of the square images for a model that does not say what it takes."""
 
+IMAGE_CHANNELS = (3, 1)
+"""Of images in colour and in grey."""
+
 LARGEST_INPUT_BYTES = 2**30
 """Of the example a model is traced with."""
 
@@ -36,7 +39,8 @@ SMALLEST_RESOLUTION = 32
 class LoadedModel:
     """A model ready to be traced.
 
-    `module` is in evaluation mode; `example_input` is float32 `[N, 3, H, W]`, noise in [-1, 1];
+    `module` is in evaluation mode; `example_input` is float32 `[N, C, H, W]`, noise in [-1, 1],
+    with 3 channels or, where the model says so, 1;
     `provenance` says in a few words where the weights come from.
     """
 
@@ -59,7 +63,8 @@ def load_model(
     `spec` is a built-in network; or `package.module:factory`, imported with the current folder on
     the path, whose factory returns a module (it receives `resolution` if it has such a parameter
     and one is given); or the path of a program exported with fixed sizes (`.pt2`). Without
-    `resolution` a module's own integer attribute `resolution` counts, else 128.
+    `resolution` a module's own integer attribute `resolution` counts, else 128. A module whose
+    images are grey or not square says so by an attribute `input_shape`: (channels, height, width).
 
     `weights`: for a built-in network any file `costsim.networks` reads, by default the weights
     that come with it if it has any (`random`: initialised from `seed` all the same); for a factory
@@ -142,14 +147,16 @@ def _exported(
     if len(shapes) != 1:
         raise InputError(f"{path}: takes {len(shapes)} inputs; one tensor is needed")
     shape = shapes[0]
-    if len(shape) != 4 or shape[1] != 3:
-        raise InputError(f"{path}: takes input of shape {shape}; images [N, 3, H, W] are needed")
+    if len(shape) != 4 or shape[1] not in IMAGE_CHANNELS:
+        raise InputError(
+            f"{path}: takes input of shape {shape}; images [N, 3, H, W] or [N, 1, H, W] are needed"
+        )
     if shape[0] != batch:
         raise InputError(
             f"{path}: was exported for batch {shape[0]}, not {batch}; "
             "use that batch or export it again"
         )
-    if resolution is not None and shape[2:] != (resolution, resolution):
+    if resolution not in (None, shape[3]):
         raise InputError(
             f"{path}: was exported for images of {shape[2]}x{shape[3]}, not "
             f"{resolution}x{resolution}; use those or export it again"
@@ -188,8 +195,36 @@ def _from_factory(
     side = next(
         size for size in (resolution, own, default, DEFAULT_RESOLUTION) if isinstance(size, int)
     )
-    example = _noise(seed, batch, 3, side, side)
+    shape = own_input_shape(module, resolution) or (3, side, side)
+    example = _noise(seed, batch, *shape)
     return LoadedModel(spec.partition(":")[2], module.eval(), example, provenance)
+
+
+def own_input_shape(module: "nn.Module", resolution: int | None) -> tuple[int, int, int] | None:
+    """(channels, height, width) that a module's attribute `input_shape` says; None without one.
+
+    At another `resolution`, the width of the images, if they are square. Raises `InputError` for
+    anything but images, and for another width of images that are not square.
+    """
+    given: Any = getattr(module, "input_shape", None)
+    if given is None:
+        return None
+    sizes = tuple(given) if isinstance(given, tuple | list) else (given,)
+    plain = all(isinstance(size, int) and size > 0 for size in sizes)
+    if len(sizes) != 3 or not plain or sizes[0] not in IMAGE_CHANNELS:
+        raise InputError(
+            f"the model's input_shape is {given!r}; images are needed, (channels, height, width) "
+            "with 3 channels or 1"
+        )
+    channels, height, width = sizes
+    if resolution in (None, width):
+        return channels, height, width
+    if height != width:
+        raise InputError(
+            f"resolution is {resolution}; the model says that its images are {height}x{width}"
+        )
+    assert resolution is not None
+    return channels, resolution, resolution
 
 
 @contextlib.contextmanager

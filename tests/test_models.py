@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from zoo import tiny
 
+from costsim.adaptation.backbone import load_backbone
 from costsim.errors import InputError
 from costsim.models import DEFAULT_RESOLUTION, load_model
 from costsim.networks import NETWORKS
@@ -31,6 +32,23 @@ class Sized(nn.Module):
     resolution = 40
     def forward(self, x):
         return x.mean((2, 3))
+
+class Grey(nn.Module):
+    def __init__(self, *shape):
+        super().__init__()
+        self.input_shape = shape
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+def wide():
+    return Grey(1, 20, 30)
+
+def square():
+    return Grey(1, 28, 28)
+
+def wave():
+    return Grey(1, 16000)
 
 def broken():
     raise RuntimeError("no such layer\\nand more")
@@ -175,6 +193,44 @@ def test_weights_that_do_not_fit_are_named(factories: str, tmp_path: Path) -> No
         load_model(spec, weights=path)
     with pytest.raises(InputError, match=r"none\.safetensors: cannot be read: No such file"):
         load_model(spec, weights=tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("factory", "resolution", "shape"),
+    [
+        ("wide", None, (1, 20, 30)),
+        ("wide", 30, (1, 20, 30)),  # as a plan file says it
+        ("square", None, (1, 28, 28)),
+        ("square", 40, (1, 40, 40)),
+    ],
+)
+def test_images_may_be_grey_and_not_square(
+    factories: str, factory: str, resolution: int | None, shape: tuple[int, ...]
+) -> None:
+    loaded = load_model(f"{factories}:{factory}", resolution=resolution, batch=2)
+    assert loaded.example_input.shape == (2, *shape)
+
+
+def test_what_an_input_shape_cannot_say(factories: str) -> None:
+    with pytest.raises(InputError, match=r"resolution is 20; .*images are 20x30"):
+        load_model(f"{factories}:wide", resolution=20)
+    with pytest.raises(InputError, match=r"input_shape is \(1, 16000\); images are needed"):
+        load_model(f"{factories}:wave")
+
+
+def test_exported_programs_may_be_for_grey_images_that_are_not_square(tmp_path: Path) -> None:
+    model = torch.nn.Conv2d(1, 2, 3).eval()
+    path = tmp_path / "grey.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(model, (torch.zeros(1, 1, 20, 30),)), path)
+    for resolution in (None, 30):  # the second is what a plan file says
+        loaded = load_model(str(path), resolution=resolution)
+        assert loaded.example_input.shape == (1, 1, 20, 30)
+    with pytest.raises(InputError, match="exported for images of 20x30, not 20x20"):
+        load_model(str(path), resolution=20)
+    with pytest.raises(InputError, match=r"grey.pt2: .*batches of one size.*factory"):
+        load_backbone(str(path))
 
 
 def test_exported_program(exported: Path) -> None:

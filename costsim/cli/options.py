@@ -92,7 +92,8 @@ resolution_option = click.option(
     "--resolution",
     type=int,
     metavar="N",
-    help="Side of the images in pixels.  [default: the model's]",
+    help="Side of the images in pixels.  [default: what the model's attribute resolution says, or "
+    "input_shape (channels, height, width); else 128]",
 )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from costsim.errors import InputError
+from costsim.models import own_input_shape
 from costsim.plan import UpdatePlan
 from costsim.planfile import PlanFile, read_plan
 from costsim.program import TrainingProgram, compile_program, plan_atoms
@@ -29,7 +30,8 @@ def sparsify(
     """A module that computes what `model` does and trains only what `plan` selects.
 
     `plan` is a plan, a plan file or the path of one. `example_input` is a batch `[N, ...]`; a plan
-    file, or an attribute `resolution` of the model, stands in for it (images `[N, 3, H, W]`).
+    file, or an attribute `resolution` of the model, stands in for it (images `[N, 3, H, W]`), or
+    one `input_shape` (channels, height, width).
     `recompute` names the calls that end segments of the forward pass to be computed again rather
     than kept, as `TrainingStep` has it; None is what the plan file says. `model` is not copied:
     training writes to its selected weights.
@@ -61,9 +63,10 @@ def _sparsify(
         shape = tuple(example_input.shape)
     else:
         side = file.model.resolution if file else getattr(model, "resolution", None)
-        if not isinstance(side, int):
+        own = own_input_shape(model, file.model.resolution if file else None)
+        if own is None and not isinstance(side, int):
             raise InputError("an example_input is needed: nothing says what the model takes")
-        shape = (1, 3, side, side)
+        shape = (1, *(own or (3, side, side)))
     if file is not None:
         shape = (file.step.samples_a_pass, *shape[1:])
         recompute = file.step.recompute if recompute is None else recompute

@@ -108,13 +108,13 @@ def load_planned(
     assert file.predicted is not None
     program = compile_program(subject.graph, file.plan, file.step)
     found, planned = mac_cost(program), file.predicted.macs
+    size = subject.graph[subject.graph.input].shape
     for name in ("forward", "input_gradient", "weight_gradient"):
         if getattr(found, name) != getattr(planned, name):
             raise InputError(
                 f"{source}: predicted.macs.{name} is {getattr(planned, name)}, but "
                 f"{getattr(found, name)} for {subject.name} on images of "
-                f"{file.model.resolution}x{file.model.resolution}: the plan is for another model "
-                "or input size"
+                f"{'x'.join(map(str, size[2:]))}: the plan is for another model or input size"
             )
     wanted, digest = file.model.parameters_sha256, subject.digest()
     if wanted not in (None, digest):
