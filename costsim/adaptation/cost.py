@@ -8,6 +8,7 @@ from costsim.adaptation.method import Choice
 from costsim.adaptation.situation import Situation
 from costsim.cost import Cost, price, step_seconds
 from costsim.device import Interval, TaskEstimate, estimate_task
+from costsim.operators import UpdateKind
 from costsim.plan import UpdatePlan
 from costsim.program import compile_program
 from costsim.scoring import scoring_cost
@@ -71,8 +72,9 @@ def method_cost(
     cost = price(compile_program(graph, plan, step), place.device, place.target_name)
     selection = None
     if choice.scored:
-        assert choice.importance is not None
-        axes = {entry.axis for entry in choice.importance.channels}
+        axes: set[UpdateKind] = {"output"}
+        if choice.importance is not None:
+            axes = {entry.axis for entry in choice.importance.channels}
         selection = scoring_cost(
             graph, step, choice.scored, situation.samples, target, choice.scoring, axes
         )
