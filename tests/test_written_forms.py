@@ -10,7 +10,7 @@ from running import check_measured
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.errors import InputError
+from costsim.errors import InputError, UnsupportedOperator
 from costsim.plan import UpdatePlan
 from costsim.sparse import sparsify
 from costsim.step import TrainingStep
@@ -30,6 +30,13 @@ class Written(nn.Module):
         self.head = nn.Linear(8, 4)
         self.other = nn.Linear(8, 4)
         self.scale, self.offset = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+        self.wide = nn.Conv2d(3, 16, 1)
+        self.slope = nn.Parameter(torch.tensor([0.3]))
+        self.mixing = nn.Parameter(torch.randn(8, 8))
+        self.instances = nn.InstanceNorm2d(8, affine=True)
+        self.running = nn.InstanceNorm2d(8, affine=True, track_running_stats=True)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+        self.lstm = nn.LSTM(8, 4, batch_first=True, bidirectional=True)
         self.second_weight = nn.Parameter(torch.randn(8, 8, 3, 3) * 0.1)
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
 
@@ -54,6 +61,31 @@ FORMS: Mapping[str, Form] = {
     "both, then a mask": lambda m, x: (
         m.scale.reshape(8, 1, 1) * m.second(m.first(x)) + m.offset[None, :, None, None]
     ).relu(),
+    "slopes that are learnt": lambda m, x: F.prelu(m.second(F.prelu(m.first(x), m.slope)), m.scale),
+    "instances": lambda m, x: m.instances(m.second(m.instances(m.first(x)))),
+    "instances by running statistics": lambda m, x: m.running(m.second(m.first(x))),
+    "twice as many pixels": lambda m, x: m.second(F.interpolate(m.first(x), scale_factor=2)),
+    "more pixels by two factors": lambda m, x: m.second(F.interpolate(m.first(x), (16, 21))),
+    "pixels out of channels": lambda m, x: m.second(
+        F.pixel_shuffle(torch.cat([m.wide(x), m.wide(-x)], 1), 2)
+    ),
+    "channels shuffled": lambda m, x: m.second(F.channel_shuffle(m.first(x), 4)),
+    "a product by letters": lambda m, x: torch.einsum("nchw,cd->ndhw", m.first(x), m.mixing),
+    "a gated half": lambda m, x: m.second(torch.cat([F.glu(m.first(x), 1)] * 2, 1)),
+    "powers": lambda m, x: m.first(x) ** 2 + m.second(m.first(x)).pow(3) - m.first(x).square() ** 2,
+    "sums": lambda m, x: m.second(m.first(x)).sum((2, 3), keepdim=True) + m.first(x).sum() / 99,
+    "the greatest of all pixels": lambda m, x: F.adaptive_max_pool2d(m.second(m.first(x)), 1),
+    "the greatest of blocks": lambda m, x: F.adaptive_max_pool2d(m.second(m.first(x)), (4, 1)),
+    "the greatest of a row": lambda m, x: m.second(m.first(x)).max(3, keepdim=True)[0],
+    "the greatest of pairs": lambda m, x: m.wide(x).unflatten(1, (8, 2)).max(2).values,
+    "rolled": lambda m, x: m.second(torch.roll(m.first(x), (1, -2), (2, -1))),
+    "rolled flat": lambda m, x: m.second(torch.roll(m.first(x), 5)),
+    "flipped": lambda m, x: m.second(m.first(x).flip((1, 3))),
+    "a reflected border": lambda m, x: m.second(F.pad(m.first(x), (2, 1, 0, 3), mode="reflect")),
+    "a circular border": lambda m, x: m.second(F.pad(m.first(x), (2, 1, 0, 3), mode="circular")),
+    "a repeated border": lambda m, x: m.second(F.pad(m.first(x), (2, 1, 0, 3), mode="replicate")),
+    "gated cells": lambda m, x: m.gru(m.first(x).mean(2).transpose(1, 2))[0][:, -1, :, None, None],
+    "cells with memory": lambda m, x: m.lstm(m.first(x).mean(2).mT)[0].mT[..., None],
     "two weights that read alike": lambda m, x: F.conv2d(
         m.second(m.first(x)), m.second_weight, padding=1
     ),
@@ -160,3 +192,41 @@ def _normalised(m: Any, x: Tensor) -> Tensor:
 
 def test_what_depends_on_no_parameter_may_be_computed_without_gradients() -> None:
     agrees_with_autograd(written(_normalised))
+
+
+# Operators that torch writes as others.
+
+
+def test_of_operators_that_cannot_be_taken_apart_the_models_own_is_named() -> None:
+    def form(m: Any, x: Tensor) -> Tensor:
+        y = torch.einsum("nchw,cd->ndhw", m.first(x), m.mixing)
+        return y + F.log_softmax(y, 1)
+
+    with pytest.raises(UnsupportedOperator, match=r"operator aten\.log_softmax\.int"):
+        capture(written(form), torch.zeros(2, 3, 10, 9).double())
+
+
+def test_a_parametrised_weight_is_refused_with_what_to_do() -> None:
+    model = written(lambda m, x: m.second(m.first(x)))
+    nn.utils.parametrizations.weight_norm(model.second)  # type: ignore[attr-defined, arg-type]
+    with pytest.raises(UnsupportedOperator, match=r"'second\..*remove_parametrizations"):
+        capture(model.eval(), torch.zeros(2, 3, 10, 9).double())
+
+
+LIMITED: Mapping[str, tuple[Form, str]] = {
+    "a size between": (lambda m, x: F.interpolate(m.first(x), (9, 12)), "only by whole factors"),
+    "cells of two sizes": (
+        lambda m, x: F.adaptive_max_pool2d(m.first(x), 3),
+        "windows of one size",
+    ),
+    "a root": (lambda m, x: m.first(x) ** 0.5, "with the exponent 0.5; 1, 2, 3 and 4 are"),
+    "many runs": (lambda m, x: m.first(torch.cat([x] * 8, 2)).flip(2), "separate runs"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_limits_are_named(name: str) -> None:
+    form, message = LIMITED[name]
+    with pytest.raises(UnsupportedOperator) as caught:
+        capture(written(form), torch.zeros(2, 3, 10, 9).double())
+    assert message in str(caught.value)

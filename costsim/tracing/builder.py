@@ -222,7 +222,13 @@ class Builder:
 
     def unsupported(self, how: str = "") -> NoReturn:
         """Raise `UnsupportedOperator` naming the operator and the module it sits in."""
-        raise UnsupportedOperator(f"{self.place()} is not supported{' ' if how else ''}{how}")
+        place = self.place()
+        if ".parametrizations." in place:
+            how += (
+                " (a parametrisation; torch.nn.utils.parametrize.remove_parametrizations makes "
+                "its weight a plain one)"
+            )
+        raise UnsupportedOperator(" ".join(f"{place} is not supported {how}".split()))
 
     def graph(self, output: Handle) -> LayerGraph:
         """The layer graph of the calls that `output` depends on, named."""

@@ -18,6 +18,7 @@ from costsim.errors import CostsimError, InputError
 from costsim.graph import LayerGraph, Parameter
 from costsim.tracing.aten import HANDLERS, PASSED_THROUGH
 from costsim.tracing.builder import Builder, Stored, Value, fold
+from costsim.tracing.composites import taken_apart
 from costsim.tracing.quiet import plain_attention, quiet
 from costsim.tracing.stopped import check_stopped
 
@@ -96,7 +97,7 @@ def _translate(exported: ExportedProgram, state: Mapping[str, Tensor]) -> Traced
     check_stopped(exported)
     with quiet():
         try:
-            program = exported.run_decompositions({})
+            program = taken_apart(exported.run_decompositions({}))
         except Exception as error:
             raise InputError(f"the model cannot be traced: {_first_line(error)}") from error
     if program.graph_signature.buffers_to_mutate:

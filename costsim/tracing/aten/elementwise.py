@@ -137,6 +137,25 @@ def divide(b: Builder, left: Any, right: Any) -> Result:
     b.unsupported("by an activation or a parameter")
 
 
+def power(b: Builder, x: Handle, exponent: float) -> Result:
+    if exponent not in (1, 2, 3, 4):
+        b.unsupported(f"with the exponent {exponent}; 1, 2, 3 and 4 are")
+    if exponent == 1:
+        return x
+    square = b.emit(Multiply(), x, x)
+    if exponent == 2:
+        return square
+    return b.emit(Multiply(), square, x if exponent == 3 else square)
+
+
+def prelu(b: Builder, x: Handle, slope: Handle) -> Result:
+    """`max(x, 0) + slope * min(x, 0)`: its slopes are a layer that can be updated."""
+    around = (1,) * max(len(x.shape) - 2, 0)
+    slopes = b.reshape(slope, (*slope.shape, *around))
+    below = b.emit(Clamp(-LARGEST, 0.0, gradient_at_bounds=True), x)
+    return b.emit(Add(), b.emit(ReLU(), x), b.emit(Multiply(), below, slopes))
+
+
 def negate(b: Builder, x: Handle) -> Result:
     return b.emit(Scale(factor=-1.0), x)
 
@@ -169,4 +188,8 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.div.Tensor": divide,
     "aten.div.Scalar": divide,
     "aten.neg.default": negate,
+    "aten.pow.Tensor_Scalar": power,
+    "aten.square.default": lambda b, x: power(b, x, 2),
+    "aten.prelu.default": prelu,
+    "aten._prelu_kernel.default": prelu,
 }

@@ -112,6 +112,64 @@ def expand(b: Builder, x: Handle, *_: Any) -> Result:
     return x if x.shape == shape else b.emit(Expand(shape), x)
 
 
+MOST_RUNS = 64
+"""Slices that one operator may become."""
+
+
+def taken(b: Builder, x: Handle, dimension: int, places: Sequence[int]) -> Handle:
+    """Elements of `x` at `places` along a dimension, as slices one after another."""
+    starts = [i for i, place in enumerate(places) if i == 0 or place != places[i - 1] + 1]
+    if len(starts) > MOST_RUNS:
+        b.unsupported(f"that takes {x.shape[dimension]} elements in {len(starts)} separate runs")
+    runs = [places[start:stop] for start, stop in pairwise([*starts, len(places)])]
+    value = b.value(x)
+    parts = [_sliced(b, value, dimension, run[0], run[-1] + 1) for run in runs]
+    return parts[0] if len(parts) == 1 else b.emit(Concatenate(dimension), *parts)
+
+
+def roll(b: Builder, x: Handle, shifts: Sequence[int], dimensions: Sequence[int]) -> Result:
+    if not dimensions:
+        flat = b.reshape(x, (math.prod(x.shape),))
+        return b.reshape(_rolled(b, flat, 0, shifts[0]), x.shape)
+    for shift, dimension in zip(shifts, dimensions, strict=True):
+        x = _rolled(b, x, dimension_of(dimension, len(x.shape)), shift)
+    return x
+
+
+def _rolled(b: Builder, x: Handle, dimension: int, shift: int) -> Handle:
+    size = x.shape[dimension]
+    return taken(b, x, dimension, [(place - shift) % size for place in range(size)])
+
+
+def flip(b: Builder, x: Handle, dimensions: Sequence[int]) -> Result:
+    for dimension in dimensions:
+        d = dimension_of(dimension, len(x.shape))
+        x = taken(b, x, d, range(x.shape[d])[::-1])
+    return x
+
+
+def pixel_shuffle(b: Builder, x: Handle, factor: int) -> Result:
+    *samples, c, height, width = x.shape
+    rank, channels = len(samples), c // factor**2
+    cut = b.reshape(x, (*samples, channels, factor, factor, height, width))
+    order = (*range(rank), rank, rank + 3, rank + 1, rank + 4, rank + 2)
+    return b.reshape(
+        _permuted(b, cut, order), (*samples, channels, height * factor, width * factor)
+    )
+
+
+def upsample_nearest(b: Builder, x: Handle, *_: Any) -> Result:
+    """Every pixel repeated: a view with sizes of one, expanded."""
+    shape = b.output_shape()
+    factors = [new // old for new, old in zip(shape[2:], x.shape[2:], strict=True)]
+    if any(new % old for new, old in zip(shape[2:], x.shape[2:], strict=True)):
+        b.unsupported(f"from {x.shape[2:]} to {shape[2:]}; only by whole factors is")
+    between = [size for pair in zip(x.shape[2:], (1,) * len(factors), strict=True) for size in pair]
+    repeated = [size for pair in zip(x.shape[2:], factors, strict=True) for size in pair]
+    spread = b.reshape(x, (*x.shape[:2], *between))
+    return b.reshape(b.emit(Expand((*x.shape[:2], *repeated)), spread), shape)
+
+
 def pad(b: Builder, x: Handle, padding: Sequence[int], value: float | None = None) -> Result:
     if min(padding, default=0) < 0:
         b.unsupported("with a negative border")
@@ -125,9 +183,23 @@ def pad(b: Builder, x: Handle, padding: Sequence[int], value: float | None = Non
 def pad_in_mode(
     b: Builder, x: Handle, padding: Sequence[int], mode: str, value: float | None
 ) -> Result:
-    if mode != "constant":
-        b.unsupported(f"in mode {mode!r}; only 'constant' is")
-    return pad(b, x, padding, value)
+    if mode == "constant":
+        return pad(b, x, padding, value)
+    result = x
+    for i in range(0, len(padding), 2):
+        d = len(x.shape) - 1 - i // 2
+        places = range(-padding[i], x.shape[d] + padding[i + 1])
+        result = taken(b, result, d, [_inside(place, x.shape[d], mode) for place in places])
+    return result
+
+
+def _inside(place: int, size: int, mode: str) -> int:
+    """The place that stands for one in the border."""
+    if mode == "circular":
+        return place % size
+    if mode == "reflect":
+        return (size - 1) - abs((size - 1) - abs(place))
+    return min(max(place, 0), size - 1)
 
 
 HANDLERS: Mapping[str, Handler] = {
@@ -157,4 +229,13 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.expand_as.default": expand,
     "aten.constant_pad_nd.default": pad,
     "aten.pad.default": pad_in_mode,
+    "aten.roll.default": roll,
+    "aten.flip.default": flip,
+    "aten.pixel_shuffle.default": pixel_shuffle,
+    "aten.upsample_nearest1d.vec": upsample_nearest,
+    "aten.upsample_nearest2d.vec": upsample_nearest,
+    "aten.upsample_nearest3d.vec": upsample_nearest,
+    "aten.upsample_nearest1d.default": upsample_nearest,
+    "aten.upsample_nearest2d.default": upsample_nearest,
+    "aten.upsample_nearest3d.default": upsample_nearest,
 }

@@ -68,10 +68,31 @@ def native_group_norm(
     return [b.emit(GroupNorm(groups, eps), x, weight=weight, bias=bias), None, None]
 
 
+def instance_norm(
+    b: Builder,
+    x: Handle,
+    weight: Handle | None,
+    bias: Handle | None,
+    mean: Handle | None,
+    variance: Handle | None,
+    use_input: bool,
+    _momentum: float,
+    eps: float,
+    _cudnn: bool,
+) -> Result:
+    """Each channel is a group of its own; with statistics of its own, it is a batch norm."""
+    if use_input:
+        return b.emit(GroupNorm(x.shape[1], eps), x, weight=weight, bias=bias)
+    assert mean is not None
+    assert variance is not None
+    return b.emit(BatchNorm(eps), x, weight=weight, bias=bias, buffers=(mean, variance))
+
+
 HANDLERS: Mapping[str, Handler] = {
     "aten._native_batch_norm_legit_no_training.default": batch_norm,
     "aten.layer_norm.default": layer_norm,
     "aten.native_layer_norm.default": native_layer_norm,
     "aten.group_norm.default": group_norm,
     "aten.native_group_norm.default": native_group_norm,
+    "aten.instance_norm.default": instance_norm,
 }

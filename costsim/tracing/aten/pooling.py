@@ -1,5 +1,6 @@
 """Pooling and means."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,9 +9,11 @@ from costsim.operators import (
     AveragePool,
     MaxPool,
     Mean,
+    Permute,
+    Scale,
 )
 from costsim.tracing.aten.common import Handler, Result, as_tuple, dimension_of
-from costsim.tracing.builder import Builder, Handle
+from costsim.tracing.builder import Builder, Handle, Value
 
 
 def max_pool(
@@ -63,6 +66,36 @@ def adaptive_average_pool(b: Builder, x: Handle, _output: Sequence[int]) -> Resu
     return b.emit(AdaptiveAveragePool(shape[2:]), x)
 
 
+def adaptive_max_pool(b: Builder, x: Handle, output: Sequence[int]) -> Result:
+    rank = len(x.shape) - 2
+    sizes = as_tuple(output, rank)
+    if any(size % cells for size, cells in zip(x.shape[2:], sizes, strict=True)):
+        b.unsupported(f"from {x.shape[2:]} to {sizes}; only where windows of one size tile is")
+    window = tuple(size // cells for size, cells in zip(x.shape[2:], sizes, strict=True))
+    once = (1,) * rank
+    return [b.emit(MaxPool(window, window, (0,) * rank, once), x), None]
+
+
+def maximum_along(b: Builder, x: Handle, dimension: int, keep: bool) -> Result:
+    """A pool over a whole dimension, once that is the last."""
+    d, rank = dimension_of(dimension, len(x.shape)), len(x.shape)
+    rest = [i for i in range(rank) if i != d]
+    last = x if d == rank - 1 else b.emit(Permute((*rest, d)), x)
+    size = x.shape[d]
+    lines = b.reshape(last, (math.prod(x.shape) // size, 1, size))
+    best = b.emit(MaxPool((size,), (size,), (0,), (1,)), lines)
+    kept = (*x.shape[:d], *((1,) if keep else ()), *x.shape[d + 1 :])
+    return [b.reshape(best, kept), None]
+
+
+def total(b: Builder, x: Handle, dimensions: Any, keep: bool = False, dtype: Any = None) -> Result:
+    """As many times the mean."""
+    average = mean(b, x, dimensions, keep, dtype)
+    assert isinstance(average, Value)
+    count = math.prod(x.shape) // math.prod(average.shape)
+    return b.emit(Scale(factor=float(count)), average)
+
+
 def mean(b: Builder, x: Handle, dimensions: Sequence[int] | None, keep: bool, dtype: Any) -> Result:
     rank = len(x.shape)
     every = dimensions if dimensions else range(rank)
@@ -87,6 +120,12 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.adaptive_avg_pool2d.default": adaptive_average_pool,
     "aten.adaptive_avg_pool3d.default": adaptive_average_pool,
     "aten._adaptive_avg_pool2d.default": adaptive_average_pool,
+    "aten.adaptive_max_pool1d.default": adaptive_max_pool,
+    "aten.adaptive_max_pool2d.default": adaptive_max_pool,
+    "aten.adaptive_max_pool3d.default": adaptive_max_pool,
+    "aten.max.dim": maximum_along,
+    "aten.sum.dim_IntList": total,
+    "aten.sum.default": lambda b, x, dtype: total(b, x, None, dtype=dtype),
     "aten.mean.dim": mean,
     "aten.mean.default": mean_of_all,
 }
