@@ -97,7 +97,7 @@ class Cases:
         undecided: list[tuple[float, Booleans]] = []
         open_clauses = np.flatnonzero(parties > 1)
         if len(open_clauses):
-            weights = self.weight[open_clauses].max(axis=1)
+            weights = self.weight[open_clauses].max(axis=1, initial=0.0)
             heaviest = int(open_clauses[int(np.argmax(weights))])
             undecided.append((float(weights.max()), causes[heaviest]))
         if r.keeps:
