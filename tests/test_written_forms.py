@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.errors import InputError, UnsupportedOperator
 from costsim.plan import UpdatePlan
+from costsim.planner import parameters_digest
 from costsim.sparse import sparsify
 from costsim.step import TrainingStep
 from costsim.tracing import capture
@@ -131,6 +132,17 @@ def test_a_weight_with_and_without_a_bias_gives_both_their_gradients() -> None:
         return F.conv2d(m.second(F.conv2d(m.first(x), m.second.weight)), m.second.weight)
 
     agrees_with_autograd(written(form))
+
+
+def test_constants_that_depend_on_the_batch_are_no_part_of_the_weights() -> None:
+    model = written(lambda m, x: m.first(x) + torch.ones(x.shape[0], 8, 1, 1, dtype=x.dtype))
+    one, three = (capture(model, torch.zeros(n, 3, 10, 9).double()).tensors for n in (1, 3))
+    assert one[".constant.0"].shape != three[".constant.0"].shape
+    assert parameters_digest(one) == parameters_digest(three)
+    before = parameters_digest(one)
+    with torch.no_grad():
+        model.get_parameter("first.bias").add_(1)
+    assert parameters_digest(one) != before
 
 
 # What would have but a part of its gradient.

@@ -121,9 +121,12 @@ def _score(
 
 
 def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
-    """SHA-256 over the names, shapes, types and bytes of all parameters."""
+    """SHA-256 over the names, shapes, types and bytes of all parameters.
+
+    Constants that tracing computed (`.constant.0`) are none: their size may depend on the batch.
+    """
     digest = hashlib.sha256()
-    for name in sorted(tensors):
+    for name in sorted(name for name in tensors if not name.startswith(".")):
         array = tensors[name].detach().cpu().contiguous().numpy()
         digest.update(f"{name} {array.shape} {array.dtype.str}\n".encode())
         digest.update(array.tobytes())

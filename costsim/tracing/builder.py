@@ -200,9 +200,12 @@ class Builder:
         return Stored(Parameter(name, shape), whole.trainable, origin=(operator, whole))
 
     def lift(self, tensor: Tensor) -> Stored:
-        """A constant computed from constants alone, kept under a name of its own."""
-        count = sum(name.startswith("constant.") for name in self.tensors)
-        name = f"constant.{count}"
+        """A constant computed from constants alone, kept under a name that no model's tensor has.
+
+        What it holds may depend on the batch: with the leading dot it is no part of the weights.
+        """
+        count = sum(name.startswith(".constant.") for name in self.tensors)
+        name = f".constant.{count}"
         self.tensors[name] = tensor
         return Stored(Parameter(name, tuple(tensor.shape)), trainable=False)
 
@@ -277,7 +280,7 @@ class Builder:
 def _owner(call: _Emitted, known: Owners) -> str | None:
     """What owns the weight (else the bias, else the constant) of a call."""
     if call.operator.kind == "constant":
-        return (call.bias or call.buffers[0]).parameter.name
+        return (call.bias or call.buffers[0]).parameter.name.removeprefix(".")
     if call.weight:
         return known.name(call.weight.parameter.name, "weight")
     return known.name(call.bias.parameter.name, "bias") if call.bias else None
