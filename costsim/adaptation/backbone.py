@@ -1,6 +1,6 @@
 """The network that is adapted: a module, its tensors, and its layer graph at any batch."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,10 +42,10 @@ class Backbone:
         self._variants: dict[Hashable, Backbone] = {}
         self._derived: dict[Hashable, Any] = {}
         if isinstance(module, Network):
-            self.tensors: Mapping[str, Tensor] = dict(module.state_dict())
+            self.tensors: dict[str, Tensor] = dict(module.state_dict())
         else:
             traced = capture(module, self._zeros(1))
-            self._graphs[1], self.tensors = traced.graph, traced.tensors
+            self._graphs[1], self.tensors = traced.graph, dict(traced.tensors)
         if not any(tensor.is_floating_point() for tensor in self.tensors.values()):
             raise InputError(f"{name}: has no weights, so that there is nothing to adapt")
 
@@ -74,7 +74,10 @@ class Backbone:
                     batch_norm=self.module.batch_norm,
                 )
             else:
-                self._graphs[batch] = capture(self.module, self._zeros(batch)).graph
+                traced = capture(self.module, self._zeros(batch))
+                self._graphs[batch] = traced.graph
+                for name, tensor in traced.tensors.items():  # constants may depend on the batch
+                    self.tensors.setdefault(name, tensor)
         return self._graphs[batch]
 
     def pass_size(self, samples: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import networkx as nx
 
+from costsim.criteria.samples import sample_axes
 from costsim.graph import Call, LayerGraph
 from costsim.operators import Input
 from costsim.plan import UpdatePlan
@@ -13,8 +14,10 @@ def cuts(graph: LayerGraph) -> tuple[str, ...]:
     """The calls through whose value everything from the input to the output passes, in order.
 
     The first is the input, the last the output. All that follows such a call reads nothing that
-    comes before it, but for values that do not depend on the input.
+    comes before it, but for values that do not depend on the input. Samples lie along the first
+    dimension of each, so that values of several passes can be put together and cut again.
     """
+    axes = sample_axes(graph)
     after_input = nx.descendants(graph.digraph, graph.input) | {graph.input}
     found: list[str] = []
     waiting: set[str] = set()  # values computed so far that are still to be read
@@ -26,7 +29,7 @@ def cuts(graph: LayerGraph) -> tuple[str, ...]:
         done.add(call.name)
         waiting.add(call.name)
         waiting = {name for name in waiting if name == call.name or readers[name] - done}
-        if waiting == {call.name}:
+        if waiting == {call.name} and (axes[call.name] == 0 or call.name == graph.output):
             found.append(call.name)
         if call.name == graph.output:
             break

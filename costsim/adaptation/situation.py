@@ -21,6 +21,7 @@ from costsim.adaptation.settings import Settings
 from costsim.budget import Budget
 from costsim.criteria import CRITERIA, Criterion
 from costsim.criteria.loss import PrototypeLoss, prototypes
+from costsim.criteria.samples import first_without_samples
 from costsim.data import Progress, Task
 from costsim.errors import InputError
 from costsim.graph import LayerGraph
@@ -159,9 +160,13 @@ class Situation:
         """
         chosen = CRITERIA[criterion] if isinstance(criterion, str) else criterion
         start = last_frozen_cut(self.backbone.graph(1), layers)
-        batch = self.backbone.pass_size(self.samples)
+        graph = between(self.backbone.graph(self.backbone.pass_size(self.samples)), start)
+        calls = [graph[name] for layer in layers for name in graph.layers[layer].calls]
+        seen = {name for call in calls for name in (call.name, *call.inputs[:1])}
+        if first_without_samples(graph, sorted(seen)) is not None:  # then one sample after another
+            graph = between(self.backbone.graph(1), start)
         return chosen.score(
-            between(self.backbone.graph(batch), start),
+            graph,
             self.backbone.tensors,
             self.values_at(start)[0],
             self.labels,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from costsim.criteria.base import Request, Target
 from costsim.criteria.passes import check_gradient, passes
+from costsim.criteria.samples import first_without_samples
 from costsim.errors import InputError
 from costsim.execution.forward import evaluate
 from costsim.graph import Call, LayerGraph
@@ -95,13 +96,13 @@ def input_gradient(
 
 
 def _check_batch(graph: LayerGraph, names: Iterable[str]) -> None:
-    for name in names:
+    name = first_without_samples(graph, names)
+    if name is not None:
         call = graph[name]
-        if graph.batch > 1 and call.shape[0] != graph.batch:
-            raise InputError(
-                f"layer {call.layer or name!r}: a value of shape {call.shape} does not have the "
-                f"{graph.batch} samples first; score with a graph traced for one sample"
-            )
+        raise InputError(
+            f"layer {call.layer or name!r}: a value of shape {call.shape} does not have the "
+            f"{graph.batch} samples first; score with a graph traced for one sample"
+        )
 
 
 def _over_positions(summands: Tensor, batch: int, channel_axis: int) -> Tensor:

@@ -5,6 +5,7 @@ order of its schema, with every tensor replaced by one of the handles below; it 
 returns the handle (or the list of handles) of what the operator computes.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
@@ -202,10 +203,13 @@ class Builder:
     def lift(self, tensor: Tensor) -> Stored:
         """A constant computed from constants alone, kept under a name that no model's tensor has.
 
-        What it holds may depend on the batch: with the leading dot it is no part of the weights.
+        What it holds may depend on the batch: with the leading dot it is no part of the weights,
+        and its name says what it holds, so that graphs for several batches share one mapping.
         """
-        count = sum(name.startswith(".constant.") for name in self.tensors)
-        name = f".constant.{count}"
+        content = tensor.detach().cpu().contiguous()
+        digest = hashlib.sha256(f"{content.dtype} {tuple(content.shape)}".encode())
+        digest.update(content.view(-1).view(torch.uint8).numpy().tobytes())
+        name = f".constant.{digest.hexdigest()[:8]}"
         self.tensors[name] = tensor
         return Stored(Parameter(name, tuple(tensor.shape)), trainable=False)
 
