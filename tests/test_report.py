@@ -177,6 +177,9 @@ def test_kinds(graph: LayerGraph) -> None:
 @pytest.mark.parametrize(
     ("share", "text"),
     [
+        (4e-5, "0.004 %"),
+        (9.4e-5, "0.009 %"),
+        (9.6e-5, "0.01 %"),
         (0.0, "0 %"),
         (1e-9, "under 0.001 %"),
         (0.0123, "1.23 %"),

@@ -22,10 +22,10 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage to three digits."""
+    """A share as a percentage to three digits, of which none is lost to zeros alone."""
     if 0 < share < 1e-5:
         return "under 0.001 %"
     if not share:
         return "0 %"
-    digits = 2 if share < 0.0995 else 1 if share < 0.9995 else 0
+    digits = 3 if share < 9.5e-5 else 2 if share < 0.0995 else 1 if share < 0.9995 else 0
     return f"{share * 100:.{digits}f} %"

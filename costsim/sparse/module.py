@@ -59,14 +59,18 @@ def _sparsify(
     plan = given.plan if isinstance(given, PlanFile) else given
     if not plan.subsets and not plan.biases:
         raise InputError("the plan selects nothing to update")
+    shape: tuple[int, ...]
     if example_input is not None:
         shape = tuple(example_input.shape)
     else:
         side = file.model.resolution if file else getattr(model, "resolution", None)
         own = own_input_shape(model, file.model.resolution if file else None)
-        if own is None and not isinstance(side, int):
+        if own is not None:
+            shape = (1, *own)
+        elif isinstance(side, int):
+            shape = (1, 3, side, side)
+        else:
             raise InputError("an example_input is needed: nothing says what the model takes")
-        shape = (1, *(own or (3, side, side)))
     if file is not None:
         shape = (file.step.samples_a_pass, *shape[1:])
         recompute = file.step.recompute if recompute is None else recompute
