@@ -132,7 +132,8 @@ class TinyTL(Method):
         network = backbone.module
         if not isinstance(network, Network):
             raise InputError(
-                f"{self.name}: {backbone.name} is no built-in network; its blocks are not known"
+                f"{self.name}: {backbone.name} is no built-in network; its blocks are not known "
+                "(BiasOnly trains the biases of any network)"
             )
         lite = LiteNetwork(
             copy.deepcopy(network), self._first(network), kernel=self.kernel, groups=self.groups
