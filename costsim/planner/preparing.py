@@ -123,7 +123,7 @@ def _score(
 def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
     """SHA-256 over the names, shapes, types and bytes of all parameters.
 
-    Constants that tracing computed (`.constant.` and a digest) are none: their size may depend on the batch.
+    Constants that tracing computed (`.constant.<digest>`) are none: they may depend on the batch.
     """
     digest = hashlib.sha256()
     for name in sorted(name for name in tensors if not name.startswith(".")):
