@@ -1,9 +1,12 @@
 """A plan on a terminal: readable at 80 columns, without colour and through a pipe."""
 
+import re
 from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +31,24 @@ def render_plan(console: Console, plan: PlanFile, graph: LayerGraph) -> None:
     for part in writer.parts(summary):
         console.print(part)
         console.print()
+
+
+class _Dotted:
+    """A dotted name, which is broken after its dots where it must be."""
+
+    def __init__(self, name: Text) -> None:
+        self.name = name
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self.name)
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        lines = [""]
+        for piece in re.findall(r"[^.]*\.|[^.]+", self.name.plain):
+            if lines[-1] and cell_len(lines[-1] + piece) > options.max_width:
+                lines.append("")
+            lines[-1] += piece
+        yield Text("\n".join(lines), overflow="fold")
 
 
 class _Writer:
@@ -124,7 +145,7 @@ class _Writer:
         table = self.table(*headings, numbers=tuple(range(2, len(headings))))
         for row in summary.chosen:
             table.add_row(
-                self.text(row.name),
+                _Dotted(self.text(row.name)),
                 self.text(row.kind),
                 _channels(row, with_axis=axis is None),
                 *(("yes" if row.bias else "-",) if biased else ()),
