@@ -141,6 +141,17 @@ def test_mathematics_is_as_accurate_as_it_says(name):
     assert worst <= LIMITS.get(name, 5.0) * (1 + 1e-6)
 
 
+def test_log_softmax_of_far_apart_logits_is_not_the_logarithm_of_a_zero():
+    x = np.array([[1e4, 0.0, -1e4], [-3.0, -3.0, -200.0]], np.float32)
+    y = np.empty_like(x)
+    kernels().costsim_log_softmax_forward(
+        2, 3, 1, x.ctypes.data_as(ctypes.c_void_p), y.ctypes.data_as(ctypes.c_void_p)
+    )
+    wanted = torch.from_numpy(x).double().log_softmax(1).numpy()
+    assert np.abs(y - wanted).max() <= 1e-6 * np.abs(wanted).max()
+    assert y[0].tolist() == [0.0, -1e4, -2e4]
+
+
 def test_mathematics_at_the_edges():
     library = kernels()
     for name, cases in {

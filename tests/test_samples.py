@@ -71,6 +71,17 @@ def test_what_is_known_of_samples_is_what_another_batch_shows(name: str) -> None
             assert tuple(shape) == five[call.name].shape
 
 
+@pytest.mark.parametrize("function", [torch.softmax, torch.log_softmax])
+@pytest.mark.parametrize("dimension", [0, 1, 2])
+def test_a_softmax_over_samples_mixes_them(function: Callable[..., Tensor], dimension: int) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x, dimension).sigmoid()
+
+    graph = trace(Model().eval(), torch.zeros(3, 4, 5))
+    assert sample_axes(graph)[graph.output] == (None if dimension == 0 else 0)
+
+
 @pytest.mark.parametrize("name", ["tiny", "tokens first", "cells"])
 def test_a_network_may_be_cut_at_every_cut(name: str) -> None:
     backbone = Backbone(made(name), (3, SIDE, SIDE), name=name)

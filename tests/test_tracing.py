@@ -259,6 +259,7 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "padded": lambda m, x: F.pad(x, (1, 2, 3, 0), value=0.5),
     "means": lambda m, x: x.mean(-1) + x.mean((1, 3)).unsqueeze(1),
     "softmax": lambda m, x: x.softmax(-1) + F.softmax(x, dim=1),
+    "log_softmax": lambda m, x: x.log_softmax(-1) + F.log_softmax(x, dim=1) + nn.LogSoftmax(2)(x),
     "products": lambda m, x: x @ x.transpose(-1, -2) + torch.matmul(x, x),
     "batched": lambda m, x: torch.bmm(x[:, 0], x[:, 1]),
     "constant": lambda m, x: x + torch.linspace(0, 1, 32) * torch.tensor(2.0) - torch.arange(32),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 
 class BasicBlock(nn.Module):
@@ -194,10 +195,34 @@ def tiny(width: int = 4, classes: int = 10) -> nn.Module:
     return Tiny(width, classes).eval()
 
 
+class Classic(nn.Module):
+    """As many examples have it: logarithms of probabilities, not logits."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, width, 3)
+        self.second = nn.Conv2d(width, 2 * width, 3)
+        self.dropout = nn.Dropout(0.5)
+        self.hidden = nn.Linear(2 * width * 16, 16)
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.second(F.max_pool2d(F.relu(self.first(x)), 2)))
+        x = torch.flatten(F.adaptive_avg_pool2d(x, 4), 1)
+        x = self.dropout(F.relu(self.hidden(x)))
+        return F.log_softmax(self.head(x), dim=1)
+
+
+def classic(width: int = 4, classes: int = 10) -> nn.Module:
+    """Convolutions, pooling, dropout, and `log_softmax` at the end."""
+    return Classic(width, classes).eval()
+
+
 ZOO: Mapping[str, Callable[[], nn.Module]] = {
     "resnet18": resnet18,
     "mobilenet_v3_like": mobilenet_v3_like,
     "small_vit": small_vit,
     "tiny": tiny,
+    "classic": classic,
 }
 """Every network at its small size, for 3x32x32 images."""

@@ -184,6 +184,7 @@ SAVED: Mapping[str, Rule] = {
     "sigmoid": _output,
     "tanh": _output,
     "softmax": _output,
+    "log_softmax": _output,
     "add": _nothing,
     "subtract": _nothing,
     "multiply": _other_factor,

@@ -29,6 +29,7 @@ from costsim.operators import (
     LayerNorm,
     LeakyReLU,
     Linear,
+    LogSoftmax,
     MatMul,
     MaxPool,
     Mean,
@@ -281,6 +282,7 @@ _BLOCKS: tuple[Callable[[Writer, str], str], ...] = (
     lambda w, x: w.call(ELU(1.0), x),
     lambda w, x: w.call(Tanh(), x),
     lambda w, x: w.call(HardSigmoid(), x),
+    lambda w, x: w.call(LogSoftmax(1), x),
     lambda w, x: w.call(Scale(3.0, -1.5), x),
 )
 

@@ -4,7 +4,17 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from costsim.graph import Call, LayerGraph
-from costsim.operators import Concatenate, LayerNorm, Mean, Pad, Permute, Shape, Slice, Softmax
+from costsim.operators import (
+    Concatenate,
+    LayerNorm,
+    LogSoftmax,
+    Mean,
+    Pad,
+    Permute,
+    Shape,
+    Slice,
+    Softmax,
+)
 
 _FIRST = frozenset(
     {"convolution", "batch_norm", "group_norm", "max_pool", "average_pool", "adaptive_average_pool"}
@@ -51,7 +61,7 @@ def _through(call: Call, shape: Shape, axis: int) -> int | None:
         return None if axis in o.dimensions else _left(axis, o)
     if o.kind == "reshape":
         return _reshaped(shape, call.shape, axis)
-    if isinstance(o, Slice | Concatenate | Softmax) and o.dimension % rank == axis:
+    if isinstance(o, Slice | Concatenate | Softmax | LogSoftmax) and o.dimension % rank == axis:
         return None
     if isinstance(o, Pad) and any(o.padding[axis]):
         return None

@@ -135,7 +135,7 @@ def _activation(o: Any, s: Site) -> list[str]:
 
 def _softmax(o: Any, s: Site) -> list[str]:
     where = lines_along(s.shapes.output, o.dimension)
-    return [call("costsim_softmax_forward", *where, s.x, s.output)]
+    return [call(f"costsim_{o.kind}_forward", *where, s.x, s.output)]
 
 
 def _binary(what: str) -> ForwardEmitter:
@@ -238,6 +238,7 @@ FORWARD: Mapping[str, ForwardEmitter] = MappingProxyType(
         "sigmoid": _activation,
         "tanh": _activation,
         "softmax": _softmax,
+        "log_softmax": _softmax,
         "add": _binary("COSTSIM_ADD"),
         "subtract": _binary("COSTSIM_SUBTRACT"),
         "multiply": _binary("COSTSIM_MULTIPLY"),

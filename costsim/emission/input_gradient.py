@@ -155,7 +155,7 @@ def _activation(o: Any, s: GradientSite) -> list[str]:
 
 def _softmax(o: Any, s: GradientSite) -> list[str]:
     where = lines_along(s.shape, o.dimension)
-    return [call("costsim_softmax_input_gradient", *where, s.output, s.dy, s.dx)]
+    return [call(f"costsim_{o.kind}_input_gradient", *where, s.output, s.dy, s.dx)]
 
 
 def _summed(s: GradientSite, what: str, b: Any = None, pointer: str = "NULL") -> list[str]:
@@ -258,6 +258,7 @@ INPUT_GRADIENT: Mapping[str, GradientEmitter] = MappingProxyType(
         "sigmoid": _activation,
         "tanh": _activation,
         "softmax": _softmax,
+        "log_softmax": _softmax,
         "add": _add,
         "subtract": _subtract,
         "multiply": _multiply,

@@ -133,6 +133,7 @@ FORWARD: Mapping[str, ForwardFunction] = MappingProxyType(
         "sigmoid": lambda o, t: torch.sigmoid(t.x),
         "tanh": lambda o, t: torch.tanh(t.x),
         "softmax": lambda o, t: torch.softmax(t.x, o.dimension),
+        "log_softmax": lambda o, t: torch.log_softmax(t.x, o.dimension),
         "add": lambda o, t: t.inputs[0] + t.inputs[1],
         "subtract": lambda o, t: t.inputs[0] - t.inputs[1],
         "multiply": lambda o, t: t.inputs[0] * t.inputs[1],

@@ -74,6 +74,7 @@ IN_PLACE: Mapping[str, InPlaceFunction] = MappingProxyType(
         "sigmoid": lambda o, t, i: t.x.sigmoid_(),
         "tanh": lambda o, t, i: t.x.tanh_(),
         "softmax": _softmax,
+        "log_softmax": lambda o, t, i: t.x.copy_(torch.log_softmax(t.x, o.dimension)),
         "add": lambda o, t, i: t.inputs[i].add_(t.inputs[1 - i]),
         "subtract": _subtract,
         "multiply": lambda o, t, i: t.inputs[i].mul_(t.inputs[1 - i]),

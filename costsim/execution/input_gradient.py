@@ -145,6 +145,11 @@ def _softmax(o: Any, t: Backward) -> Tensor:
     return torch.sub(t.dy, row, out=t.target).mul_(t.output)
 
 
+def _log_softmax(o: Any, t: Backward) -> Tensor:
+    gradient: Tensor = aten._log_softmax_backward_data(t.dy, t.output, o.dimension, t.dy.dtype)
+    return t.dy.copy_(gradient) if t.in_place else gradient
+
+
 def _subtract(o: Any, t: Backward) -> Tensor:
     if t.shape == t.dy.shape:
         return torch.neg(t.dy, out=t.target)
@@ -240,6 +245,7 @@ INPUT_GRADIENT: Mapping[str, InputGradient] = MappingProxyType(
         "sigmoid": _sigmoid,
         "tanh": _tanh,
         "softmax": _softmax,
+        "log_softmax": _log_softmax,
         "add": lambda o, t: _summed(t.dy, t.shape),
         "subtract": _subtract,
         "multiply": _multiply,

@@ -1,4 +1,4 @@
-"""Elementwise non-linearities and softmax."""
+"""Elementwise non-linearities, softmax and its logarithm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,5 +133,14 @@ class Softmax(FromOutput):
     """Softmax along one dimension."""
 
     kind = "softmax"
+
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogSoftmax(FromOutput):
+    """Logarithm of the softmax along one dimension; its gradient is `g - exp(y) * sum(g)`."""
+
+    kind = "log_softmax"
 
     dimension: int

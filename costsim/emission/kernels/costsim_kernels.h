@@ -171,6 +171,11 @@ void costsim_activation_input_gradient(costsim_activation what, float p, int32_t
 void costsim_softmax_forward(int32_t outer, int32_t size, int32_t inner, const float *x, float *y);
 void costsim_softmax_input_gradient(int32_t outer, int32_t size, int32_t inner, const float *y,
                                     const float *dy, float *dx);
+void costsim_log_softmax_forward(int32_t outer, int32_t size, int32_t inner, const float *x,
+                                 float *y);
+/* dx = dy - exp(y) * sum(dy) */
+void costsim_log_softmax_input_gradient(int32_t outer, int32_t size, int32_t inner, const float *y,
+                                        const float *dy, float *dx);
 
 /* Normalisation. Blocks are of the weight [channels], with outs alone; none: a weight of ones.
  * statistics: means, then inverse deviations, or NULL. */

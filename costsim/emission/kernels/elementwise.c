@@ -237,3 +237,39 @@ void costsim_softmax_input_gradient(int32_t outer, int32_t size, int32_t inner, 
         }
     }
 }
+
+void costsim_log_softmax_forward(int32_t outer, int32_t size, int32_t inner, const float *x,
+                                 float *y) {
+    int32_t n, i, k;
+    for (n = 0; n < outer; n++, x += size * inner, y += size * inner) {
+        for (i = 0; i < inner; i++) {
+            float most = x[i], sum = 0;
+            for (k = 1; k < size; k++) {
+                most = x[k * inner + i] > most ? x[k * inner + i] : most;
+            }
+            for (k = 0; k < size; k++) {
+                sum += costsim_exp(x[k * inner + i] - most);
+            }
+            sum = costsim_log(sum);
+            for (k = 0; k < size; k++) {
+                y[k * inner + i] = x[k * inner + i] - most - sum;
+            }
+        }
+    }
+}
+
+void costsim_log_softmax_input_gradient(int32_t outer, int32_t size, int32_t inner, const float *y,
+                                        const float *dy, float *dx) {
+    int32_t n, i, k;
+    for (n = 0; n < outer; n++, y += size * inner, dy += size * inner, dx += size * inner) {
+        for (i = 0; i < inner; i++) {
+            float sum = 0;
+            for (k = 0; k < size; k++) {
+                sum += dy[k * inner + i];
+            }
+            for (k = 0; k < size; k++) {
+                dx[k * inner + i] = dy[k * inner + i] - costsim_exp(y[k * inner + i]) * sum;
+            }
+        }
+    }
+}

@@ -13,6 +13,7 @@ from costsim.operators import (
     HardSigmoid,
     HardSwish,
     LeakyReLU,
+    LogSoftmax,
     Multiply,
     Operator,
     ReLU,
@@ -73,10 +74,13 @@ def elu(b: Builder, x: Handle, alpha: float, scale: float, input_scale: float) -
     return b.emit(ELU(float(alpha)), x)
 
 
-def softmax(b: Builder, x: Handle, dimension: int, dtype: Any) -> Result:
-    if dtype not in (None, False, torch.float32):
-        b.unsupported(f"in {dtype}")
-    return b.emit(Softmax(dimension_of(dimension, len(x.shape))), x)
+def _softmax(kind: type[Softmax | LogSoftmax]) -> Handler:
+    def handler(b: Builder, x: Handle, dimension: int, dtype: Any) -> Result:
+        if dtype not in (None, False, torch.float32):
+            b.unsupported(f"in {dtype}")
+        return b.emit(kind(dimension_of(dimension, len(x.shape))), x)
+
+    return handler
 
 
 def _number(b: Builder, x: Any) -> float | None:
@@ -175,8 +179,10 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.leaky_relu.default": leaky_relu,
     "aten.elu.default": elu,
     "aten.gelu.default": gelu,
-    "aten.softmax.int": softmax,
-    "aten._softmax.default": softmax,
+    "aten.softmax.int": _softmax(Softmax),
+    "aten._softmax.default": _softmax(Softmax),
+    "aten.log_softmax.int": _softmax(LogSoftmax),
+    "aten._log_softmax.default": _softmax(LogSoftmax),
     "aten.add.Tensor": add,
     "aten.add.Scalar": add,
     "aten.sub.Tensor": subtract,
