@@ -57,10 +57,8 @@ from .search import OutOfTime, Search
 GAIN_SCALE = 1e4
 """Gains are scaled to sum to this, so that the solvers' absolute tolerances mean nothing."""
 
-WORK = 100
-"""States that a programme counts as: few, so that the loss looked at grows sevenfold from one to
-the next, as another programme takes longer than a larger one.
-"""
+WORK = 1250
+"""States that a programme counts as: the loss looked at then doubles from one to the next."""
 
 Terms = list[tuple[pulp.LpVariable, float]]
 
