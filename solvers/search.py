@@ -35,9 +35,13 @@ from .resources import resources
 TIE, ROUNDING_ERROR = 1e-10, 1e-14
 """Gains that differ by less are equal: relatively, and as a share of all gains."""
 
-FIRST_LOSS, GROWTH, CHEAP = 2.0**-20, 1.5, 5_000
-"""The loss that is looked at first, as a share of all gains, by how much it grows at least, and the
-states of a look that take no longer than its preparation."""
+FIRST_LOSS = 2.0**-20
+"""The loss that is looked at first, as a share of all gains."""
+
+GROWTH, MOST_GROWTH, CHEAP = 1.5, 4.0, 5_000
+"""By how much that loss grows, at least and at most, and the states of a look that take no longer
+than its preparation: up to them it grows faster.
+"""
 
 RECENT = 8
 """How many of the multipliers found last a case is tried at before its relaxation is solved."""
@@ -68,7 +72,7 @@ class _Node:
 
     def next_loss(self) -> float:
         """What to look at next: states grow about with the square of the loss."""
-        return self.lost * max(GROWTH, math.sqrt(CHEAP / max(self.states, 1)))
+        return self.lost * min(max(GROWTH, math.sqrt(CHEAP / max(self.states, 1))), MOST_GROWTH)
 
 
 Look: TypeAlias = Callable[
