@@ -448,7 +448,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [
         "pretrain", "--model", "backbones:small", "--data", str(data), "--resolution", "16",
         "--steps", "6", "--ways", "4", "--shots", "2", "--queries", "2", "--eval-every", "3",
-        "--held-out", "0.25", "--compute", "cpu", "--checkpoint-every", "2",
+        "--held-out", "0.25", "--torch-device", "cpu", "--checkpoint-every", "2",
         "--out", str(tmp_path / "w.safetensors"),
     ]  # fmt: skip
 
@@ -511,7 +511,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(
         (["--data", "missing.tar"], "missing.tar"),
         (["--held-out", "1"], "held out is 1.0; allowed is 0 to below 1"),
         (["--steps", "0"], "steps is 0"),
-        (["--compute", "cuda:9"], "torch device 'cuda:9' cannot be used"),
+        (["--torch-device", "cuda:9"], "torch device 'cuda:9' cannot be used"),
         (["--checkpoint", "w.safetensors"], "name the same file"),
         (["--weights", "missing.safetensors"], "missing.safetensors: cannot be read"),
     ],

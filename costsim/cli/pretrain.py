@@ -103,8 +103,8 @@ if TYPE_CHECKING:
               help="Of each source's classes, kept to measure the accuracy on.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto",
               show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
-@click.option("--compute", metavar="DEVICE",
-              help="cpu, cuda, ...  [default: a GPU if there is one]")  # fmt: skip
+@click.option("--torch-device", metavar="NAME",
+              help="Where torch runs, as cuda.  [default: a GPU if there is one]")  # fmt: skip
 @seed_option
 @click.option("--eval-every", type=int, default=200, show_default=True, metavar="STEPS",
               help="Measure the accuracy so often; 0: only at the end.")  # fmt: skip
@@ -165,7 +165,7 @@ def command(**given: Any) -> int:
             held_out=given["held_out"],
             seed=given["seed"],
         ),
-        compute=given["compute"],
+        compute=given["torch_device"],
         checkpoint=checkpoint,
         resume=given["resume"],
         log=given["log"],
