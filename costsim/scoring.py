@@ -59,6 +59,8 @@ def scoring_cost(
     its input gradients, and reads each inspected value and its gradient once; what is kept is what
     the criterion looks at, not what an update would.
     """
+    if set(axes) == {"bias"}:  # their gradients are sums of those that are there anyway
+        work = ScoringWork(work.rounds)
     whole = work.weight_gradients or "input" in axes
     plan = UpdatePlan(
         tuple(

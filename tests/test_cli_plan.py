@@ -328,6 +328,16 @@ def test_bits_and_optimiser(small: Plan) -> None:
     assert memory["optimizer_bytes"] == 2 * memory["gradient_bytes"]
 
 
+def test_a_choice_that_the_device_has_no_room_for_is_told(small: Plan) -> None:
+    fisher = small(device="stm32f746")
+    assert "choosing, most bytes live at once" in fisher.out
+    assert "choosing would hold" not in fisher.err
+    gradients = ("--criterion", "step_gain", "--inspect", "40")
+    assert "at once, more than the 288 KiB" in small(*gradients, device="stm32f746").err
+    held = small("--json", *gradients).document["predicted"]["task"]["selection_peak_bytes"]
+    assert held > 288 * 1024
+
+
 def test_micro_batches_take_less_memory_for_the_same_macs(small: Plan) -> None:
     request = ("--json", "--batch", "4", "--solver", "last-layer", "--memory", "1GB")
     whole = small(*request).document["predicted"]

@@ -47,6 +47,7 @@ def peak(graph, layers, work=FISHER_WORK, axes=("output",), step=None):
         (("first", "second"), FISHER_WORK, ("output", "input"), 5 + 5 + 4 + 3 + 4, 0),
         # biases take gradients alone
         (("first", "second"), FISHER_WORK, ("bias",), 5 + 5, 0),
+        (("first", "second"), AGAIN, ("bias",), 5 + 5, 0),
         # the image, the ReLU's, and the gradients of both weights
         (("first", "second"), WEIGHTS, ("output",), 5 + 5 + 3 + 4, 4 * 3 + 5 * 4),
         # and where `second` runs again: its gradient and its output, not yet what it wrote first

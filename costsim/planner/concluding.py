@@ -157,6 +157,6 @@ def _warnings(
                 found.append(
                     f"choosing would hold {format_bytes(needed)} at once, more than the "
                     f"{format_bytes(room)} that the device has: choose on another machine, or "
-                    "inspect fewer layers"
+                    "inspect fewer layers (--inspect)"
                 )
     return tuple(found)

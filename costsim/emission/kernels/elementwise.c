@@ -203,14 +203,21 @@ void costsim_activation_input_gradient(costsim_activation what, float p, int32_t
     }
 }
 
+/* The largest of `size` values that lie `stride` apart. */
+static float costsim_largest(int32_t size, int32_t stride, const float *x) {
+    float most = x[0];
+    int32_t k;
+    for (k = 1; k < size; k++) {
+        most = x[k * stride] > most ? x[k * stride] : most;
+    }
+    return most;
+}
+
 void costsim_softmax_forward(int32_t outer, int32_t size, int32_t inner, const float *x, float *y) {
     int32_t n, i, k;
     for (n = 0; n < outer; n++, x += size * inner, y += size * inner) {
         for (i = 0; i < inner; i++) {
-            float most = x[i], sum = 0;
-            for (k = 1; k < size; k++) {
-                most = x[k * inner + i] > most ? x[k * inner + i] : most;
-            }
+            float most = costsim_largest(size, inner, x + i), sum = 0;
             for (k = 0; k < size; k++) {
                 y[k * inner + i] = costsim_exp(x[k * inner + i] - most);
                 sum += y[k * inner + i];
@@ -243,10 +250,7 @@ void costsim_log_softmax_forward(int32_t outer, int32_t size, int32_t inner, con
     int32_t n, i, k;
     for (n = 0; n < outer; n++, x += size * inner, y += size * inner) {
         for (i = 0; i < inner; i++) {
-            float most = x[i], sum = 0;
-            for (k = 1; k < size; k++) {
-                most = x[k * inner + i] > most ? x[k * inner + i] : most;
-            }
+            float most = costsim_largest(size, inner, x + i), sum = 0;
             for (k = 0; k < size; k++) {
                 sum += costsim_exp(x[k * inner + i] - most);
             }
