@@ -1,0 +1,1 @@
+"""Microcontrollers: real ones on a line, and emulated ones."""

@@ -1,0 +1,1 @@
+"""How a model becomes a layer graph: built-in networks, tracing, and what a person may name."""

@@ -1,0 +1,1 @@
+"""Asking solvers: answers checked and priced again, frontiers, explanations, plan files."""

@@ -1,0 +1,1 @@
+"""Many cells, each computed once: solvers on many problems, methods on many tasks."""
