@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from costsim.adaptation import Backbone, Place, Settings, Situation, adapt, load_backbone
-from costsim.criteria.loss import prototypes
 from costsim.data import FixedEpisode, digits, open_source, sample_episode
 from costsim.device import load_device
-from costsim.methods import make_method
+from costsim.learning.adaptation import Backbone, Place, Settings, Situation, adapt, load_backbone
+from costsim.learning.methods import make_method
+from costsim.run.criteria.loss import prototypes
 
 METHODS = ("LastLayer", "TinyTrain", "TinyTrain (exact)", "GainTrain", "FullTrain")
 TARGET = 0.05

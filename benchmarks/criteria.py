@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from costsim.criteria import (
+from costsim.ir.operators import UpdateKind
+from costsim.run.criteria import (
     Criterion,
     FirstOrder,
     FirstOrderAdam,
@@ -36,7 +37,6 @@ from costsim.criteria import (
     StepGain,
     WeightGradient,
 )
-from costsim.operators import UpdateKind
 
 CRITERIA: Mapping[str, Criterion] = {
     "fisher": Fisher(),
@@ -84,10 +84,10 @@ def main() -> int:
 
 
 def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dict[str, Any]:
-    from costsim.adaptation import Place, Settings, Situation, adapt, load_backbone
     from costsim.data import FixedEpisode, digits, open_source, sample_episode
     from costsim.device import load_device
-    from costsim.methods.correlation import (
+    from costsim.learning.adaptation import Place, Settings, Situation, adapt, load_backbone
+    from costsim.learning.methods.correlation import (
         FixedPlan,
         designed_trials,
         gain_by_target,
@@ -164,7 +164,7 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from costsim.methods.correlation import bootstrap_interval, spearman
+    from costsim.learning.methods.correlation import bootstrap_interval, spearman
 
     domains = sorted({row["domain"] for row in rows})
     for measure in ("accuracy", "log_likelihood"):

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from costsim.plan import UpdatePlan
-    from costsim.program import TrainingProgram
+    from costsim.ir.plan import UpdatePlan
+    from costsim.ir.program import TrainingProgram
 
 # Fixed for every contender alike, before anything is allocated: or page faults decide.
 FIXED = {
@@ -85,11 +85,11 @@ def setting_of(name: str, batch: int) -> Setting:
     """A quarter of the channels of six of the last fifteen convolutions is trained."""
     import torch
 
-    from costsim.models import load_model
-    from costsim.plan import ChannelSubset, UpdatePlan
-    from costsim.program import compile_program
-    from costsim.step import TrainingStep
-    from costsim.tracing.capture import capture
+    from costsim.ir.plan import ChannelSubset, UpdatePlan
+    from costsim.ir.program import compile_program
+    from costsim.ir.step import TrainingStep
+    from costsim.models.loading import load_model
+    from costsim.models.tracing.capture import capture
 
     loaded = load_model(name, batch=batch)
     graph = capture(loaded.module, loaded.example_input).graph
@@ -126,7 +126,7 @@ def loss_of(output: "Tensor", labels: "Tensor") -> "Tensor":
 
 def backward_macs(program: "TrainingProgram") -> int:
     """MACs of a step after its forward pass."""
-    from costsim.program import Direction
+    from costsim.ir.program import Direction
 
     directions = (Direction.INPUT_GRADIENT, Direction.WEIGHT_GRADIENT)
     return sum(op.macs for op in program.operations if op.direction in directions)
@@ -184,9 +184,9 @@ def saved_bytes(model: "nn.Module", images: "Tensor") -> int:
 
 def ours(setting: Setting, program: "TrainingProgram") -> Contender:
     """The step as the executor runs it."""
-    from costsim.execution.executor import Executor
-    from costsim.measurement.observe import StorageObserver
-    from costsim.tracing.capture import capture
+    from costsim.hardware.meters.observe import StorageObserver
+    from costsim.models.tracing.capture import capture
+    from costsim.run.execution.executor import Executor
 
     tensors = capture(deepcopy(setting.model), setting.images).tensors
     times: list[float] = []

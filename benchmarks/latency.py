@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 NETWORKS = ("mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3")
 ROUNDS = 30
@@ -74,10 +74,10 @@ def run(threads: int, arguments: argparse.Namespace) -> None:
     """One number of threads: calibrate, measure, print."""
     import torch
 
-    from costsim.calibration.conditions import describe_conditions
-    from costsim.calibration.device_file import machine_spec, write_device
-    from costsim.calibration.session import CalibrationRequest, calibrate, local_runner
-    from costsim.units import parse_seconds
+    from costsim.base.units import parse_seconds
+    from costsim.hardware.calibration.conditions import describe_conditions
+    from costsim.hardware.calibration.device_file import machine_spec, write_device
+    from costsim.hardware.calibration.session import CalibrationRequest, calibrate, local_runner
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,12 +113,12 @@ def draw(spec, threads: int, arguments: argparse.Namespace) -> list[Held]:  # ty
     import torch
     from zoo import resnet18
 
-    from costsim.calibration.probes import random_plan
-    from costsim.cost import step_seconds
-    from costsim.networks.graph import architecture_graph
-    from costsim.program import compile_program
-    from costsim.step import TrainingStep
-    from costsim.tracing import capture
+    from costsim.hardware.calibration.probes import random_plan
+    from costsim.ir.program import compile_program
+    from costsim.ir.step import TrainingStep
+    from costsim.models.networks.graph import architecture_graph
+    from costsim.models.tracing import capture
+    from costsim.pricing.cost import step_seconds
 
     rng = random.Random(arguments.seed)
     found = []
@@ -149,7 +149,7 @@ def draw(spec, threads: int, arguments: argparse.Namespace) -> list[Held]:  # ty
 
 def runnable(program, threads: int):  # type: ignore[no-untyped-def]
     """A function that runs one step and returns its seconds."""
-    from costsim.calibration.timing import Running, clock_for
+    from costsim.hardware.calibration.timing import Running, clock_for
 
     running = Running(program, clock_for(threads))
     return lambda: running.step() / 1e9
@@ -157,7 +157,7 @@ def runnable(program, threads: int):  # type: ignore[no-untyped-def]
 
 def measure(held: list[Held], threads: int, limit_s: float) -> None:
     """Steps of all plans by turns, in another order each round; every other round is one run."""
-    from costsim.calibration.probes import YARDSTICK
+    from costsim.hardware.calibration.probes import YARDSTICK
 
     yardstick = runnable(YARDSTICK.program(), threads)
     for one in held:

@@ -18,9 +18,9 @@ import torch
 from torch.nn import functional
 
 from costsim.data import digits
-from costsim.pretraining import Pretraining, PretrainSettings, Stage, load_pool
-from costsim.pretraining.backbone import load_backbone
-from costsim.pretraining.parallel import choose_device
+from costsim.learning.pretraining import Pretraining, PretrainSettings, Stage, load_pool
+from costsim.learning.pretraining.backbone import load_backbone
+from costsim.learning.pretraining.parallel import choose_device
 
 
 def main() -> None:

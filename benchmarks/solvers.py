@@ -24,15 +24,15 @@ from rich.console import Console
 from rich.table import Table
 from solvers_scores import NETWORKS, SHARED, scores
 
-from costsim.budget import Budget
-from costsim.cost import full_backward_macs
 from costsim.device import load_device, shipped_devices
-from costsim.importance import Importance
-from costsim.networks.graph import architecture_graph
-from costsim.problem import Problem
-from costsim.solution import Solution, Solver, Status
-from costsim.solve import solve
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.cost import full_backward_macs
+from costsim.problem.budget import Budget
+from costsim.problem.importance import Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Solution, Solver, Status
+from costsim.solving.solve import solve
 
 
 @dataclass(frozen=True)

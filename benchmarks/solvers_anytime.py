@@ -25,19 +25,19 @@ from rich.table import Table
 from solvers_scores import NETWORKS, SHARED, scores
 from torch import nn
 
-from costsim.budget import Budget
-from costsim.cost import full_backward_macs
-from costsim.criteria import CRITERIA
 from costsim.data import digits, open_images, sample_task
 from costsim.device import load_device
-from costsim.graph import LayerGraph
-from costsim.importance import Importance, inspected_layers
-from costsim.networks.graph import architecture_graph
-from costsim.problem import Problem
-from costsim.solution import Solver, Status
-from costsim.solve import solve
-from costsim.step import TrainingStep
-from costsim.tracing import capture
+from costsim.ir.graph import LayerGraph
+from costsim.ir.step import TrainingStep
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.tracing import capture
+from costsim.pricing.cost import full_backward_macs
+from costsim.problem.budget import Budget
+from costsim.problem.importance import Importance, inspected_layers
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Solver, Status
+from costsim.run.criteria import CRITERIA
+from costsim.solving.solve import solve
 
 LIMITS_S = (0.05, 1.0, 10.0)
 

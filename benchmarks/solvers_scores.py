@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from costsim.importance import Importance, inspected_layers
-from costsim.networks.graph import architecture_graph
+from costsim.models.networks.graph import architecture_graph
+from costsim.problem.importance import Importance, inspected_layers
 
 NETWORKS = ("mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3")
 SHARED = Path(os.environ.get("COSTSIM_SHARED", Path(__file__).parents[2] / "shared"))
@@ -14,9 +14,9 @@ def scores(name: str, images: Path | None, both: bool, biases: bool = False) -> 
     """Fisher scores of the inspected layers of a network, as the plan command computes them."""
     import torch
 
-    from costsim.criteria import CRITERIA
     from costsim.data import digits, open_images, sample_task
-    from costsim.networks.build import build
+    from costsim.models.networks.build import build
+    from costsim.run.criteria import CRITERIA
 
     source = digits() if images is None else open_images(images)
     task = sample_task(source, ways=10, shots=5, seed=0, resolution=128)

@@ -8,17 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from costsim.cost import price
+    from costsim.base.errors import CostsimError, InputError
     from costsim.device import DeviceSpec, load_device
-    from costsim.errors import CostsimError, InputError
-    from costsim.graph import LayerGraph
-    from costsim.plan import ChannelSubset, UpdatePlan
-    from costsim.planfile import PlanFile, read_plan, write_plan
-    from costsim.planner import PlanRequest, make_plan
-    from costsim.program import TrainingProgram, compile_program
-    from costsim.sparse import sparsify
-    from costsim.step import BitWidths, TrainingStep
-    from costsim.tracing import trace
+    from costsim.ir.graph import LayerGraph
+    from costsim.ir.plan import ChannelSubset, UpdatePlan
+    from costsim.ir.program import TrainingProgram, compile_program
+    from costsim.ir.step import BitWidths, TrainingStep
+    from costsim.models.tracing import trace
+    from costsim.planning import PlanRequest, make_plan
+    from costsim.pricing.cost import price
+    from costsim.run.sparse import sparsify
+    from costsim.solving.planfile import PlanFile, read_plan, write_plan
 
 __version__ = "0.1.0"
 
@@ -45,17 +45,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "cost": ("price",),
+    "pricing.cost": ("price",),
     "device": ("DeviceSpec", "load_device"),
-    "errors": ("CostsimError", "InputError"),
-    "graph": ("LayerGraph",),
-    "plan": ("ChannelSubset", "UpdatePlan"),
-    "planfile": ("PlanFile", "read_plan", "write_plan"),
-    "planner": ("PlanRequest", "make_plan"),
-    "program": ("TrainingProgram", "compile_program"),
-    "sparse": ("sparsify",),
-    "step": ("BitWidths", "TrainingStep"),
-    "tracing": ("trace",),
+    "base.errors": ("CostsimError", "InputError"),
+    "ir.graph": ("LayerGraph",),
+    "ir.plan": ("ChannelSubset", "UpdatePlan"),
+    "solving.planfile": ("PlanFile", "read_plan", "write_plan"),
+    "planning": ("PlanRequest", "make_plan"),
+    "ir.program": ("TrainingProgram", "compile_program"),
+    "run.sparse": ("sparsify",),
+    "ir.step": ("BitWidths", "TrainingStep"),
+    "models.tracing": ("trace",),
 }
 
 

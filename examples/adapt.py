@@ -4,10 +4,10 @@ The digits inside scikit-learn stand in for the user's samples. Without `weights
 what ships or what a seed gives, so look at the costs; give your own weights for accuracies.
 """
 
-from costsim.adaptation import Place, Settings, Situation, adapt, load_backbone, make_guard
 from costsim.data import FixedEpisode, digits, sample_episode
 from costsim.device import load_device
-from costsim.methods import make_method
+from costsim.learning.adaptation import Place, Settings, Situation, adapt, load_backbone, make_guard
+from costsim.learning.methods import make_method
 
 backbone = load_backbone("mcunet-5fps", resolution=48)  # weights=Path("mcunet.safetensors")
 task = sample_episode(digits(), FixedEpisode(ways=5, shots=3, queries=10), seed=0, resolution=48)

@@ -6,8 +6,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from costsim.errors import InputError
-from costsim.solution import Solver
+from costsim.base.errors import InputError
+from costsim.problem.solution import Solver
 
 from .baselines import BiasOnly, Full, LastLayer, NoUpdate
 from .brute_force import BruteForce

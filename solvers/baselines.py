@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costsim.budget import at_least, describe
-from costsim.graph import LayerGraph
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.problem.budget import at_least, describe
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
 
 
 def _answer(problem: Problem, plan: UpdatePlan) -> Answer:

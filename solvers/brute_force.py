@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from costsim.errors import InputError
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
+from costsim.base.errors import InputError
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
 
 
 @dataclass(frozen=True, slots=True)

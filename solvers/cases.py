@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costsim.table import Floats
+from costsim.pricing.table import Floats
 
 from .resources import Booleans, Resources
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costsim.table import Floats, Integers
+from costsim.pricing.table import Floats, Integers
 
 from .dominance import undominated
 

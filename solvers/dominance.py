@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from costsim.table import Floats, Integers
+from costsim.pricing.table import Floats, Integers
 
 BANDS = 16
 """Into how many bands of one cost states are put, to compare them in the other."""

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costsim.table import Floats, Integers
+from costsim.pricing.table import Floats, Integers
 
 from .combined import Level, alike, both, combine
 from .dominance import undominated

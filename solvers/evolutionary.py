@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
-from costsim.table import Floats, Integers
+from costsim.pricing.table import Floats, Integers
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
 
 from .resources import Booleans
 

@@ -39,9 +39,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costsim.problem import Problem
-from costsim.solution import Answer
-from costsim.table import Integers
+from costsim.pricing.table import Integers
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer
 
 from .enumeration import Enumeration
 from .lagrangian import Bound, Relaxation

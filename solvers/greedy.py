@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from costsim.importance import tinytrain_scores
-from costsim.operators import UpdateKind
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
-from costsim.table import Integers
+from costsim.ir.operators import UpdateKind
+from costsim.pricing.table import Integers
+from costsim.problem.importance import tinytrain_scores
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
 
 from .resources import Resources, resources
 

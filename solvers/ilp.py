@@ -42,10 +42,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pulp
 
-from costsim.errors import InputError
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
-from costsim.table import Floats, Integers
+from costsim.base.errors import InputError
+from costsim.pricing.table import Floats, Integers
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
 
 from .combined import Level
 from .dominance import undominated

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costsim.problem import Problem
-from costsim.table import Floats, Integers
+from costsim.pricing.table import Floats, Integers
+from costsim.problem.problem import Problem
 
 from .cases import Case, Costs
 from .resources import Resources

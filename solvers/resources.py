@@ -24,8 +24,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.problem import ROUNDING, Problem
-from costsim.table import Floats, Integers, Linear
+from costsim.pricing.table import Floats, Integers, Linear
+from costsim.problem.problem import ROUNDING, Problem
 
 Booleans = NDArray[np.bool_]
 

@@ -21,11 +21,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costsim.errors import InputError
-from costsim.plan import UpdatePlan
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
-from costsim.table import Floats, Integers
+from costsim.base.errors import InputError
+from costsim.ir.plan import UpdatePlan
+from costsim.pricing.table import Floats, Integers
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
 
 from .cases import Case, Cases
 from .greedy import Greedy

@@ -1,7 +1,7 @@
 """SparseUpdate as its authors published it: one static scheme for each network and memory size.
 
 Lin et al., "On-Device Training Under 256KB Memory", NeurIPS 2022; the schemes are those of
-`costsim.accounting.sparse_update`, found offline, the same for every task.
+`costsim.pricing.accounting.sparse_update`, found offline, the same for every task.
 """
 
 import hashlib
@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costsim.accounting.sparse_update import SCHEMES, SparseUpdateScheme, scheme_plan
-from costsim.budget import describe
-from costsim.graph import LayerGraph
-from costsim.operators import Convolution
-from costsim.plan import UpdatePlan
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Convolution
+from costsim.ir.plan import UpdatePlan
+from costsim.pricing.accounting.sparse_update import SCHEMES, SparseUpdateScheme, scheme_plan
+from costsim.problem.budget import describe
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
 
 SHAPES: Mapping[str, str] = {
     "mcunet-5fps": "13a90c852c527c78",
@@ -29,12 +29,12 @@ SHAPES: Mapping[str, str] = {
 class SparseUpdate:
     """The largest published scheme of the network that is within the budgets.
 
-    A scheme says how many input channels of which convolutions are updated and which biases;
-    which channels follows from `weight_norms`, the norms by layer and input channel of
-    `costsim.accounting.sparse_update.input_channel_norms`: the largest. Where it is None the
-    scores of the problem decide instead (the norms themselves, if the criterion is `l2_norm`; with
-    any other one the scheme is better informed than the published one is), and the first channels
-    of a layer that was not scored.
+    A scheme says how many input channels of which convolutions are updated and which biases; which
+    channels follows from `weight_norms`, the norms by layer and input channel of
+    `costsim.pricing.accounting.sparse_update.input_channel_norms`: the largest. Where it is None
+    the scores of the problem decide instead (the norms themselves, if the criterion is `l2_norm`;
+    with any other one the scheme is better informed than the published one is), and the first
+    channels of a layer that was not scored.
 
     The gain of a plan counts scored channels alone: score both axes, and as many layers as a scheme
     reaches back, to compare gains. `reason` says how much of the scheme was not scored.

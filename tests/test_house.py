@@ -19,92 +19,56 @@ import networkx as nx
 import pytest
 from packaging.requirements import Requirement
 
-from costsim.operators import OPERATORS, WORK_KINDS
+from costsim.ir.operators import OPERATORS, WORK_KINDS
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"costsim": "costsim", "solvers": "costsim.solvers", "devices": "costsim.devices"}
 
-# A part imports only parts that stand before it. The longest prefix of a module's name decides.
-ORDER = (
-    "errors",
-    "units",
-    "files",
-    "progress",
-    "cells",
-    "operators",
-    "graph",
-    "plan",
-    "step",
-    "program",
-    "accounting",
-    "device",
-    "table",
-    "tabulate",
-    "cost",
-    "scoring",
-    "importance",
-    "budget",
-    "problem",
-    "solution",
-    "arena_budget",
-    "solve",
-    "pareto",
-    "explain",
-    "solvers",
-    "planfile",
-    "networks",
-    "data",
-    "experiment",
-    "emission",
-    "emulation",
-    # From here on torch.
-    "execution",
-    "networks.build",
-    "networks.weights",
-    "tracing",
-    "criteria",
-    "models",
-    "planner",
-    "fleet",
-    "inverse",
-    "sparse",
-    "training",
-    "measurement",
-    "targets",
-    "calibration",
-    "pretraining",
-    "adaptation",
-    "methods",
-    "comparison",
-    "study",
-    # What a person meets.
-    "report",
-    "cli",
-    "__main__",
+# The wings, floor by floor: a wing imports itself and wings of lower floors, and nothing else.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("base",),
+    ("ir", "data"),
+    ("device", "models"),
+    ("pricing", "c"),
+    ("problem",),
+    ("solving", "solvers"),
+    ("run",),
+    ("planning",),
+    ("learning",),
+    ("hardware", "studies"),
+    ("report",),
+    ("cli",),
 )
-CORE = ORDER[: ORDER.index("execution")]
+WINGS = tuple(wing for floor in FLOORS for wing in floor)
+FLOOR = {wing: number for number, floor in enumerate(FLOORS) for wing in floor}
+MOST_WINGS, MOST_FLOORS = 17, 12
+
+# Wings in which nothing names torch, not even when a function runs; of `models`, all but these.
+CORE = ("base", "ir", "data", "device", "pricing", "c", "problem", "solving", "solvers")
+NAMED_WITHOUT_TORCH = ("models.networks", "studies.engine")
+BUILT_WITH_TORCH = ("models.networks.build", "models.networks.weights")
 TORCH = frozenset({"torch", "safetensors"})
 # These may import torch at their top, because nothing imports them before torch is needed.
 TORCH_LAND = (
-    "adaptation",
-    "execution",
-    "networks.build",
-    "networks.weights",
-    "tracing",
-    "criteria.passes",
-    "criteria.slopes",
-    "sparse",
-    "training",
-    "calibration.timing",
-    "methods",
-    "pretraining",
-    "measurement.allocator",
-    "measurement.measure",
-    "measurement.observe",
-    "measurement.planned",
-    "measurement.scratch",
-    "measurement.stepping",
-    "targets.plan_run",
+    "hardware.calibration.timing",
+    "hardware.meters.allocator",
+    "hardware.meters.measure",
+    "hardware.meters.observe",
+    "hardware.meters.plan_validation",
+    "hardware.meters.scratch",
+    "hardware.meters.stepping",
+    "hardware.targets.plan_run",
+    "learning.adaptation",
+    "learning.methods",
+    "learning.pretraining",
+    "learning.training",
+    "models.networks.build",
+    "models.networks.weights",
+    "models.tracing",
+    "run.criteria.passes",
+    "run.criteria.slopes",
+    "run.execution",
+    "run.sparse",
 )
 
 # The extras for working on costsim; every other one brings a capability.
@@ -165,11 +129,20 @@ def _imports(node: ast.AST, package: str, at_import: bool) -> Iterator[Imported]
                 yield from _imports(child, package, at_import)
 
 
-def part(module: str) -> str | None:
-    """The part of `ORDER` a module belongs to; `None` if it has no place there."""
-    inner = module.removeprefix("costsim").removeprefix(".")
-    fitting = [name for name in ORDER if inner == name or inner.startswith(f"{name}.")]
-    return max(fitting, key=len, default=None)
+def inner(module: str) -> str:
+    """The name of a module below `costsim`."""
+    return module.removeprefix("costsim").removeprefix(".")
+
+
+def is_in(module: str, *places: str) -> bool:
+    """Whether a module is one of `places` (names below `costsim`), or lies in one."""
+    return f"{inner(module)}.".startswith(tuple(f"{place}." for place in places))
+
+
+def wing(module: str) -> str | None:
+    """The wing a module stands in; `None` of the package itself, its start, and the devices."""
+    first = inner(module).partition(".")[0]
+    return first if first in WINGS else None
 
 
 def ours() -> Iterator[tuple[str, str]]:
@@ -180,45 +153,44 @@ def ours() -> Iterator[tuple[str, str]]:
                 yield module, imported.module
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    assert {module for module in sources() if not part(module)} == {"costsim", "costsim.devices"}
-    assert {part(module) for module in sources()} >= set(ORDER)
+def test_every_module_stands_in_a_wing() -> None:
+    beside = {"costsim", "costsim.__main__", "costsim.devices"}
+    assert {module for module in sources() if wing(module) is None} == beside
+    assert {wing(module) for module in sources()} - {None} == set(WINGS)
+
+
+def test_a_person_can_hold_the_wings_in_the_head() -> None:
+    below = [entry for entry in (ROOT / "costsim").iterdir() if entry.name != "__pycache__"]
+    assert len([entry for entry in below if entry.is_dir()]) <= MOST_WINGS
+    assert len(FLOORS) <= MOST_FLOORS
+    loose = {entry.name for entry in below if entry.is_file()}
+    assert loose == {"__init__.py", "__main__.py", "py.typed"}
 
 
 def test_imports_point_one_way() -> None:
     against = [
         f"{module} imports {imported}"
         for module, imported in ours()
-        if (importer := part(module)) != (target := part(imported))
+        if (importer := wing(module)) != (target := wing(imported))
         and importer is not None
         and target is not None
-        and ORDER.index(target) > ORDER.index(importer)
+        and FLOOR[target] >= FLOOR[importer]
     ]
     assert not against
 
 
-def described() -> dict[str, int]:
-    """The parts that docs/structure.md names, and in which row of its table."""
+def test_the_structure_page_shows_the_wings_floor_by_floor() -> None:
     text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    return {
-        name.removeprefix("costsim/").rstrip("/").replace("/", "."): number
-        for number, names in enumerate(rows)
-        for name in re.findall(r"`([^`]+)`", names)
-    }
+    rows = [line.split("|")[2] for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    shown = [re.findall(r"`(?:costsim/)?(\w+)/`", row) for row in rows]
+    assert [sorted(floor) for floor in shown] == [sorted(floor) for floor in FLOORS]
 
 
-def test_the_structure_page_names_every_part_in_the_order_of_imports() -> None:
-    rows = described()
-    assert set(rows) == set(ORDER) - {"__main__"}
-    wrong = [
-        f"{module} imports {imported}"
-        for module, imported in ours()
-        if (importer := part(module)) in rows
-        and (target := part(imported)) in rows
-        and rows[target] > rows[importer]
-    ]
-    assert not wrong
+def test_what_the_structure_page_names_exists() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:costsim|solvers|devices|tests|docs|benchmarks)/[\w./-]*)`", text))
+    assert named
+    assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
 def test_the_package_itself_imports_nothing() -> None:
@@ -233,16 +205,19 @@ def test_no_module_is_imported_in_a_circle() -> None:
     assert list(nx.simple_cycles(graph)) == []
 
 
+def names_torch(module: str) -> bool:
+    return any(one.module.partition(".")[0] in TORCH for one in imports(module))
+
+
 @pytest.mark.parametrize("core", CORE)
 def test_core_has_no_torch(core: str) -> None:
-    named = {
-        f"{module} imports {imported.module}"
-        for module in sources()
-        if part(module) == core
-        for imported in imports(module)
-        if imported.module.partition(".")[0] in TORCH
-    }
-    assert not named
+    assert [module for module in sources() if wing(module) == core and names_torch(module)] == []
+
+
+def test_what_is_known_of_networks_and_studies_without_torch() -> None:
+    light = [m for m in sources() if is_in(m, *NAMED_WITHOUT_TORCH)]
+    assert light
+    assert [m for m in light if names_torch(m) and not is_in(m, *BUILT_WITH_TORCH)] == []
 
 
 def test_only_torch_land_imports_torch_on_import() -> None:
@@ -252,29 +227,28 @@ def test_only_torch_land_imports_torch_on_import() -> None:
         for imported in imports(module)
         if imported.at_import
         and imported.module.partition(".")[0] in TORCH
-        and not f"{module}.".startswith(tuple(f"costsim.{name}." for name in TORCH_LAND))
+        and not is_in(module, *TORCH_LAND)
     }
     assert not named
 
 
 def test_solvers_see_only_the_problem() -> None:
-    beside = {"units", "files", "progress", "cells", "device"}
-    after = {"arena_budget", "solve", "pareto", "explain"}
-    allowed = {"solvers", *ORDER[: ORDER.index("solvers")]} - beside - after
+    allowed = ("solvers", "problem", "pricing", "ir", "base.errors")
     for module in sources():
-        if part(module) != "solvers":
+        if wing(module) != "solvers":
             continue
         for imported in imports(module):
             top = imported.module.partition(".")[0]
             if top == "costsim":
-                assert part(imported.module) in allowed, f"{module} imports {imported.module}"
+                assert is_in(imported.module, *allowed), f"{module} imports {imported.module}"
             else:
                 assert top in {*sys.stdlib_module_names, "numpy", "pulp", "highspy"}, module
 
 
 def test_only_what_composes_knows_the_solvers() -> None:
-    knowing = {part(module) for module, imported in ours() if part(imported) == "solvers"}
-    assert knowing <= {"solvers", "planner", "methods", "cli"}
+    knowing = {module for module, imported in ours() if wing(imported) == "solvers"}
+    composing = ("solvers", "planning", "learning.methods", "cli")
+    assert [module for module in knowing if not is_in(module, *composing)] == []
 
 
 @pytest.mark.parametrize("module", sorted(sources()))
@@ -332,14 +306,14 @@ def test_help_loads_no_more_than_the_command_line() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "criteria",
-        "models",
+        "run.criteria",
+        "models.loading",
+        "models.networks",
         "report",
         "data",
-        "networks",
-        "solve",
-        "measurement.compare",
-        "measurement.machine",
+        "solving.solve",
+        "hardware.results.comparison",
+        "hardware.results.machine",
     ],
 )
 def test_importing_a_part_does_not_load_torch(module: str) -> None:
@@ -348,13 +322,13 @@ def test_importing_a_part_does_not_load_torch(module: str) -> None:
 
 # Tables keyed by operator kind, and the kinds that have nothing to say there.
 TABLES: Mapping[str, set[str]] = {
-    "costsim.accounting.autograd": set(),
-    "costsim.emission.forward": {"input"},
-    "costsim.emission.input_gradient": {"input", "constant", "reshape"},
-    "costsim.execution.forward": {"input"},
+    "costsim.pricing.accounting.autograd": set(),
+    "costsim.c.emission.forward": {"input"},
+    "costsim.c.emission.input_gradient": {"input", "constant", "reshape"},
+    "costsim.run.execution.forward": {"input"},
     # The gradient of a reshape is the same memory in another shape; convolutions and what keeps
     # one bit an element have files of their own.
-    "costsim.execution.input_gradient": {
+    "costsim.run.execution.input_gradient": {
         "input",
         "constant",
         "reshape",
@@ -367,9 +341,9 @@ TABLES: Mapping[str, set[str]] = {
 }
 # For the kinds with some property only; their own tests say which.
 PARTIAL_TABLES = {
-    "costsim.execution.in_place",
-    "costsim.execution.masks",
-    "costsim.execution.weight_gradient",
+    "costsim.run.execution.in_place",
+    "costsim.run.execution.masks",
+    "costsim.run.execution.weight_gradient",
 }
 
 

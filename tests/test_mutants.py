@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from problems import AXES, scores_for
 
-import costsim.problem
-from costsim.budget import Budget
-from costsim.cost import price
-from costsim.errors import InvalidSolution
-from costsim.problem import Problem
-from costsim.program import compile_program
-from costsim.solution import Status
-from costsim.solve import solve
-from costsim.table import Linear
+import costsim.problem.problem
+from costsim.base.errors import InvalidSolution
+from costsim.ir.program import compile_program
+from costsim.pricing.cost import price
+from costsim.pricing.table import Linear
+from costsim.problem.budget import Budget
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Status
+from costsim.solving.solve import solve
 
 
 @st.composite
@@ -163,8 +163,10 @@ def biases_reach_nothing(table):
     ids=lambda m: m.__name__,
 )
 def test_a_wrong_table_is_caught(mutant, monkeypatch):
-    right = costsim.problem.build_table
-    monkeypatch.setattr(costsim.problem, "build_table", lambda *a, **k: mutant(right(*a, **k)))
+    right = costsim.problem.problem.build_table
+    monkeypatch.setattr(
+        costsim.problem.problem, "build_table", lambda *a, **k: mutant(right(*a, **k))
+    )
     with pytest.raises((AssertionError, InvalidSolution)):
         law(2000, Exact())()
 

@@ -10,12 +10,12 @@ from running import check_measured
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.plan import UpdatePlan
-from costsim.planner import parameters_digest
-from costsim.sparse import sparsify
-from costsim.step import TrainingStep
-from costsim.tracing import capture
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.step import TrainingStep
+from costsim.models.tracing import capture
+from costsim.planning import parameters_digest
+from costsim.run.sparse import sparsify
 
 Form = Callable[[Any, Tensor], Tensor]
 

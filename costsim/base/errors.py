@@ -16,7 +16,7 @@ class InputError(CostsimError):
 
 
 class UnsupportedOperator(InputError):
-    """The model calls an operator that no file of `costsim.operators` describes."""
+    """The model calls an operator that no file of `costsim.ir.operators` describes."""
 
 
 class InvalidSolution(CostsimError):

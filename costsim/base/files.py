@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 # No JSON string holds a raw line break, so that this never matches inside one.
 _NUMBERS = re.compile(r"(?<=: )\[\n[\s\d.,eE+-]+\]")

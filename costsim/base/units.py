@@ -7,7 +7,7 @@ Inside the library a quantity is a plain number whose unit is in its name (`_byt
 import math
 import re
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 _NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/%]*)\s*$")
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from costsim import __version__
-from costsim.errors import CostsimError
+from costsim.base.errors import CostsimError
 
 COMMANDS = {
     "adapt": "Adapt a network to one task by any method, priced on a device.",

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text
+from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
 from costsim.cli.facts import facts_table
 from costsim.cli.options import (
     DEVICE,
@@ -31,15 +34,12 @@ from costsim.cli.options import (
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import progress_on_stderr
-from costsim.errors import InputError
-from costsim.files import to_json_text
-from costsim.units import format_bytes, format_joules, format_macs, format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from costsim.adaptation import Adapted, Method
     from costsim.data import EpisodeRule, ImageSource, Progress
+    from costsim.learning.adaptation import Adapted, Method
 
 
 @click.command("adapt")
@@ -147,7 +147,7 @@ def command(**given: Any) -> int:
     check_split(given)
     check_seed(given["seed"])
 
-    from costsim.adaptation import NothingFits
+    from costsim.learning.adaptation import NothingFits
 
     with progress_on_stderr() as progress:
         try:
@@ -156,7 +156,7 @@ def command(**given: Any) -> int:
             print(f"costsim: {error}", file=sys.stderr)
             return 1
         if adapted.patch is not None:
-            from costsim.training import write_patch
+            from costsim.learning.training import write_patch
 
             write_patch(given["out"], adapted.patch)
         elif given["out"] is not None:
@@ -165,7 +165,7 @@ def command(**given: Any) -> int:
                 file=sys.stderr,
             )
         if given["plan_out"] is not None:
-            from costsim.planfile import write_plan
+            from costsim.solving.planfile import write_plan
 
             write_plan(given["plan_out"], adapted.plan)
     if "no pretrained weights" in adapted.situation.backbone.provenance:
@@ -192,7 +192,9 @@ def command(**given: Any) -> int:
 
 
 def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
-    from costsim.adaptation import (
+    from costsim.data import sample_episode
+    from costsim.device import load_device
+    from costsim.learning.adaptation import (
         DEFAULT_SOURCE_TASKS,
         Place,
         Settings,
@@ -202,9 +204,7 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
         make_guard,
         source_situations,
     )
-    from costsim.data import sample_episode
-    from costsim.device import load_device
-    from costsim.methods import make_method
+    from costsim.learning.methods import make_method
 
     method = make_method(given["method"])
     guard = None if given["guard"] is None else make_guard(given["guard"])
@@ -286,7 +286,7 @@ def _images(path: str | None, split: str | None, progress: "Progress") -> "Image
 
 def _rule(given: dict[str, Any], source: "ImageSource") -> "EpisodeRule":
     from costsim.data import FixedEpisode, MetaDatasetEpisode
-    from costsim.planner import DEFAULT_SHOTS, DEFAULT_WAYS
+    from costsim.planning import DEFAULT_SHOTS, DEFAULT_WAYS
 
     ways, shots = given["ways"], given["shots"]
     if given["episode"] == "meta-dataset":

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text
 from costsim.cli.options import check_writable, json_option, path_option, weights_option
-from costsim.errors import InputError
-from costsim.files import to_json_text
-from costsim.networks import NETWORKS
+from costsim.models.networks import NETWORKS
 
 if TYPE_CHECKING:
-    from costsim.training import Origin
+    from costsim.learning.training import Origin
 
 
 @click.command("apply")
@@ -44,8 +44,8 @@ def command(**given: Any) -> int:
     patch_file, out, remove = given["patch"], given["out"], given["remove"]
     check_writable(out, "--out")
 
-    from costsim.training import apply_patch, load_subject, read_patch, remove_patch
-    from costsim.training.tensorfile import write_tensors
+    from costsim.learning.training import apply_patch, load_subject, read_patch, remove_patch
+    from costsim.learning.training.tensorfile import write_tensors
 
     patch = read_patch(patch_file)
     spec = given["model"] or _default_model(patch_file, patch.origin)

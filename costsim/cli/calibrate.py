@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text
+from costsim.base.units import parse_seconds
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -18,17 +21,14 @@ from costsim.cli.options import (
     threads_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.refining import refine_spec, show_drift
+from costsim.cli.refinement import refine_spec, show_drift
 from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
 from costsim.cli.values import Quantity
-from costsim.errors import InputError
-from costsim.files import to_json_text
-from costsim.units import parse_seconds
 
 if TYPE_CHECKING:
-    from costsim.calibration.session import Calibrated
+    from costsim.base.progress import Progress
     from costsim.device import DeviceSpec
-    from costsim.progress import Progress
+    from costsim.hardware.calibration.session import Calibrated
 
 SLOW_START_S = 120.0
 
@@ -147,8 +147,8 @@ def _measure(given: dict[str, Any]) -> int:
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
 
-    from costsim.calibration.fit import FEWEST_PROBES
     from costsim.device import load_device
+    from costsim.hardware.calibration.fit import FEWEST_PROBES
 
     if given["probes"] < FEWEST_PROBES:
         raise InputError(f"--probes is {given['probes']}; at least {FEWEST_PROBES} are needed")
@@ -176,9 +176,9 @@ def _here(
     given: dict[str, Any], out: Path, base: "DeviceSpec | None", progress: "Progress"
 ) -> "Calibrated":
     """In this process."""
-    from costsim.calibration.conditions import describe_conditions
-    from costsim.calibration.device_file import machine_spec, write_device
-    from costsim.calibration.session import CalibrationRequest, calibrate, local_runner
+    from costsim.hardware.calibration.conditions import describe_conditions
+    from costsim.hardware.calibration.device_file import machine_spec, write_device
+    from costsim.hardware.calibration.session import CalibrationRequest, calibrate, local_runner
 
     conditions = describe_conditions(given["threads"])
     found = calibrate(
@@ -206,10 +206,10 @@ def _there(
     progress: "Progress",
 ) -> tuple[list[Result], bool]:
     """On targets, in parallel; whether any failed. Each spec is written as soon as it is known."""
-    from costsim.calibration.device_file import write_device
-    from costsim.calibration.remote import Answer, Order, calibrate_on
-    from costsim.errors import CostsimError
-    from costsim.targets.base import Watch, parse_target
+    from costsim.base.errors import CostsimError
+    from costsim.hardware.calibration.device_file import write_device
+    from costsim.hardware.calibration.remote import Answer, Order, calibrate_on
+    from costsim.hardware.targets.base import Watch, parse_target
 
     # The limit is on measuring and kept from here; a device may be slow to start.
     options = target_options(given, given["time_limit"] + SLOW_START_S)

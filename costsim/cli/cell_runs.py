@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from costsim.units import format_seconds
+from costsim.base.units import format_seconds
 
 if TYPE_CHECKING:
-    from costsim.cells import Done
+    from costsim.studies.engine import Done
 
 FAILURES_SHOWN = 5
 

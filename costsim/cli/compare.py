@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
 from costsim.cli.options import (
     check_writable,
@@ -17,12 +19,10 @@ from costsim.cli.options import (
     ways_option,
 )
 from costsim.cli.progress import lines_on_stderr
-from costsim.errors import InputError
-from costsim.files import to_json_text, write_atomically
-from costsim.networks.shipped import RANDOM
+from costsim.models.networks.shipped import RANDOM
 
 if TYPE_CHECKING:
-    from costsim.comparison.cells import Study
+    from costsim.studies.solvers.cells import Study
 
 
 @click.command("compare")
@@ -124,10 +124,10 @@ def command(**given: Any) -> int:
     for name, option in (("store", "--store"), ("table", "--csv"), ("report", "--report")):
         check_writable(given[name], option)
     study = _study(given)
-    from costsim.comparison.analysis import Findings
-    from costsim.comparison.runner import run
-    from costsim.comparison.store import Store
     from costsim.solvers import make_solver
+    from costsim.studies.solvers.analysis import Findings
+    from costsim.studies.solvers.runner import run
+    from costsim.studies.solvers.store import Store
 
     cells = study.cells()
     store = Store(given["store"])
@@ -167,8 +167,8 @@ def command(**given: Any) -> int:
 
 def _study(given: dict[str, Any]) -> "Study":
     """The YAML file, if there is one, with what options replace of it."""
-    from costsim.comparison.spec import parse_study, read_study
     from costsim.solvers import make_solver
+    from costsim.studies.solvers.spec import parse_study, read_study
 
     document: dict[str, Any] = {}
     source = "options"

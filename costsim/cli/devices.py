@@ -7,9 +7,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from costsim.base.units import format_bytes
 from costsim.cli.options import json_option
 from costsim.device import DeviceSpec, Quantity, load_device, shipped_devices
-from costsim.units import format_bytes
 
 LIST_SCHEMA = "costsim.devices/1"
 

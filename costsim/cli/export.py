@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text
+from costsim.base.units import format_bytes
 from costsim.cli.options import (
     WITHOUT_DATA,
     data_option,
@@ -17,16 +20,13 @@ from costsim.cli.options import (
     split_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.errors import InputError
-from costsim.files import to_json_text
-from costsim.units import format_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from costsim.emission import Sizes
-    from costsim.planfile import PlanFile
-    from costsim.training.loading import Subject
+    from costsim.c.emission import Sizes
+    from costsim.learning.training.base_model import Subject
+    from costsim.solving.planfile import PlanFile
 
 TARGETS = ("c",)
 SHOTS = 2
@@ -77,19 +77,19 @@ def command(**given: Any) -> int:
       costsim plan --device stm32f746 --out plan.json
       costsim export plan.json --target c --out firmware
     """
-    from costsim.emission.folder import check_folder, write_folder
+    from costsim.c.emission.folder import check_folder, write_folder
 
     out = given["out"]
     check_folder(out)
 
-    from costsim.planfile import read_plan
+    from costsim.solving.planfile import read_plan
 
     plan = read_plan(given["plan"])
 
-    from costsim.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
-    from costsim.targets.scales import find_scales
-    from costsim.training.loading import load_planned
-    from costsim.training.trainer import DEFAULT_LEARNING_RATES
+    from costsim.c.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
+    from costsim.hardware.boards.scales import find_scales
+    from costsim.learning.training.base_model import load_planned
+    from costsim.learning.training.trainer import DEFAULT_LEARNING_RATES
 
     rate = given["learning_rate"]
     options = EmissionOptions(
@@ -156,7 +156,7 @@ def _images(given: dict[str, Any], plan: "PlanFile", subject: "Subject") -> "Ten
     import torch
 
     from costsim.data import digits, open_source, sample_task
-    from costsim.planner import DEFAULT_WAYS
+    from costsim.planning import DEFAULT_WAYS
 
     source = digits() if given["data"] is None else open_source(given["data"], given["split"])
     channels, height, width = subject.input_shape

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text
+from costsim.base.units import parse_bytes, parse_seconds
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -20,13 +23,10 @@ from costsim.cli.options import (
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
 from costsim.cli.values import Quantity
-from costsim.errors import InputError
-from costsim.files import to_json_text
-from costsim.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
-    from costsim.targets.base import Target
-    from costsim.targets.measured import MeasurementFile
+    from costsim.hardware.results.measurement_file import MeasurementFile
+    from costsim.hardware.targets.base import Target
 
 
 @click.command("measure")
@@ -96,9 +96,9 @@ def command(**given: Any) -> int:
     check_writable(given["out"], "--out")
 
     from costsim.device import load_device
-    from costsim.planfile import read_plan
-    from costsim.step import BitWidths
-    from costsim.targets.base import Watch
+    from costsim.hardware.targets.base import Watch
+    from costsim.ir.step import BitWidths
+    from costsim.solving.planfile import read_plan
 
     targets = _targets(given)
     plan = read_plan(given["plan"])
@@ -109,10 +109,10 @@ def command(**given: Any) -> int:
         raise InputError("--compute-target: give --device too")
     calibration = None if device is None else device.target(given["compute_target"]).calibration
 
-    from costsim.targets.job import RunOptions
-    from costsim.targets.measured import Failure, MeasurementFile, predict
-    from costsim.targets.measuring import Found, measure_on
-    from costsim.targets.shipping import plan_job
+    from costsim.hardware.results.measurement_file import Failure, MeasurementFile, predict
+    from costsim.hardware.ssh.shipment import plan_job
+    from costsim.hardware.targets.fan_out import Found, measure_on
+    from costsim.hardware.targets.job import RunOptions
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is counted here is not what is timed
     threads: int = given["threads"] or 1
@@ -168,7 +168,7 @@ def command(**given: Any) -> int:
 
 
 def _targets(given: dict[str, Any]) -> "list[Target]":
-    from costsim.targets.base import parse_target
+    from costsim.hardware.targets.base import parse_target
 
     options = target_options(given, given["time_limit"])
     targets = [parse_target(text, options) for text in given["targets"] or ("local",)]
@@ -185,7 +185,7 @@ def _tell(found: "MeasurementFile", *, as_json: bool) -> int:
     elif found.runs:
         from rich.console import Console
 
-        from costsim.report.measured import render_measurements
+        from costsim.report.measurements import render_measurements
 
         render_measurements(Console(), found)
     for failure in found.failures:

@@ -5,12 +5,12 @@ import json
 import click
 
 from costsim.cli.options import json_option
-from costsim.networks import NETWORKS, Architecture
+from costsim.models.networks import NETWORKS, Architecture
 
 
 def describe(architecture: Architecture) -> dict[str, str | int]:
     """One built-in network as the command lists it: counts for one image, batch norm folded."""
-    from costsim.networks.graph import architecture_graph
+    from costsim.models.networks.graph import architecture_graph
 
     graph = architecture_graph(architecture)
     return {
@@ -41,7 +41,7 @@ def command(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from costsim.units import format_macs
+    from costsim.base.units import format_macs
 
     table = Table(
         title="Built-in networks (one image, batch norm folded, no classifier)",

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from costsim.accounting import ACCOUNTINGS
+from costsim.base.errors import InputError
+from costsim.base.units import parse_bytes, parse_joules, parse_seconds
 from costsim.cli.values import Quantity, parse_macs_or_share
-from costsim.errors import InputError
-from costsim.units import parse_bytes, parse_joules, parse_seconds
+from costsim.pricing.accounting import ACCOUNTINGS
 
 if TYPE_CHECKING:
-    from costsim.planner import BudgetRequest
+    from costsim.planning import BudgetRequest
 
 F = TypeVar("F", bound="Callable[..., Any] | click.Command")
 
@@ -192,7 +192,7 @@ def budget_options(of: str) -> Callable[[F], F]:
 
 def budget_request(given: dict[str, Any]) -> "BudgetRequest":
     """Their values as a `BudgetRequest`."""
-    from costsim.planner import BudgetRequest
+    from costsim.planning import BudgetRequest
 
     macs, share = given["macs"] or (None, None)
     return BudgetRequest(

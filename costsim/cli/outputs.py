@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from costsim.base.errors import InputError
 from costsim.cli.options import check_writable
-from costsim.errors import InputError
 
 
 def check_outputs(

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.options import check_writable, json_option, path_option, seed_option
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.request import device_option, plan_request, request_options, time_limit_option
-from costsim.errors import InputError
-from costsim.files import to_json_text, write_atomically
 
 if TYPE_CHECKING:
-    from costsim.pareto import Frontier, Point
-    from costsim.planner import Prepared
+    from costsim.planning import Prepared
+    from costsim.solving.pareto import Frontier, Point
 
 SCHEMA = "costsim.frontier/1"
 PICTURES = {".svg": "svg", ".png": "png"}
@@ -59,9 +59,9 @@ def command(**given: Any) -> int:
       costsim pareto --device stm32f746 --against macs --points 50 --csv frontier.csv
     """
     _check(given)
-    from costsim.pareto import frontier
-    from costsim.planner import prepare
+    from costsim.planning import prepare
     from costsim.solvers import Greedy, make_solver
+    from costsim.solving.pareto import frontier
 
     solver = make_solver("exact", time_limit_s=given["time_limit"])
     devices = given["devices"]
@@ -90,7 +90,7 @@ def command(**given: Any) -> int:
     for note in _notes(found):
         print(f"costsim: note: {note}", file=sys.stderr)
     if not found.points:
-        from costsim.solve import infeasibility
+        from costsim.solving.solve import infeasibility
 
         print(
             f"costsim: No plan within the budgets gains anything: "
@@ -120,7 +120,7 @@ def _lifted(prepared: "Prepared", given: dict[str, Any]) -> "Prepared":
 
     The memory that the device has still does.
     """
-    from costsim.pareto import AGAINST
+    from costsim.solving.pareto import AGAINST
 
     if given[given["against"]] is not None:
         return prepared
@@ -133,8 +133,8 @@ def _schemes(prepared: "Prepared", against: str) -> "list[Point]":
     """The published static schemes for the network, priced as any plan is."""
     import numpy as np
 
-    from costsim.accounting.sparse_update import SCHEMES, input_channel_norms, scheme_plan
-    from costsim.pareto import priced
+    from costsim.pricing.accounting.sparse_update import SCHEMES, input_channel_norms, scheme_plan
+    from costsim.solving.pareto import priced
 
     schemes = [scheme for scheme in SCHEMES if scheme.network == prepared.loaded.name]
     if not schemes:
@@ -186,7 +186,7 @@ def _document(prepared: "Prepared", found: "Frontier") -> dict[str, Any]:
 def _write(
     given: dict[str, Any], prepared: "Prepared", found: "Frontier", document: dict[str, Any]
 ) -> None:
-    from costsim.files import write_json
+    from costsim.base.files import write_json
     from costsim.report.frontier import frontier_csv, frontier_picture
 
     if given["out"]:
@@ -212,7 +212,7 @@ def _print(prepared: "Prepared", found: "Frontier") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from costsim.budget import describe
+    from costsim.problem.budget import describe
     from costsim.report.frontier import render_frontier
 
     console = Console()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.options import (
     check_writable,
     iterations_option,
@@ -22,11 +24,9 @@ from costsim.cli.request import (
     time_limit_option,
 )
 from costsim.cli.solve_for import check_sought, plan_backwards, solve_for_options
-from costsim.errors import InputError
-from costsim.files import to_json_text, write_atomically
 
 if TYPE_CHECKING:
-    from costsim.planner import PlanRequest
+    from costsim.planning import PlanRequest
 
 
 @click.command("plan")
@@ -71,15 +71,15 @@ def command(**given: Any) -> int:
         raise InputError(f"--out and --report are both {given['out']}; give each its own file")
     check_sought(given)
     requests = _requests(given)
-    from costsim.planfile import write_plan
-    from costsim.planner import make_plan
+    from costsim.planning import make_plan
     from costsim.report.summary import no_plan
+    from costsim.solving.planfile import write_plan
 
     with progress_on_stderr() as progress:
         if given["solve_for"]:
             planned = plan_backwards(given, requests, progress)
         elif len(requests) > 1:
-            from costsim.fleet import make_fleet_plan
+            from costsim.planning.fleet import make_fleet_plan
 
             planned = make_fleet_plan(requests, progress)
         else:

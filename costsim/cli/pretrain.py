@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text
+from costsim.base.units import format_seconds
 from costsim.cli.facts import facts_table
+from costsim.cli.interruption import stopping
 from costsim.cli.options import (
     IMAGES,
     checkpoint_file,
@@ -19,14 +23,10 @@ from costsim.cli.options import (
     weights_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.stopping import stopping
-from costsim.errors import InputError
-from costsim.files import to_json_text
-from costsim.units import format_seconds
 
 if TYPE_CHECKING:
-    from costsim.pretraining import Record, StepResult
-    from costsim.pretraining.request import PretrainRun
+    from costsim.learning.pretraining import Record, StepResult
+    from costsim.learning.pretraining.request import PretrainRun
 
 
 @click.command("pretrain")
@@ -139,9 +139,9 @@ def command(**given: Any) -> int:
         if given[name] < 0:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 (never)")
 
-    from costsim.pretraining.request import PretrainRequest, opened
-    from costsim.pretraining.run import Diverged, train
-    from costsim.pretraining.settings import PretrainSettings, parse_stages
+    from costsim.learning.pretraining.request import PretrainRequest, opened
+    from costsim.learning.pretraining.run import Diverged, train
+    from costsim.learning.pretraining.settings import PretrainSettings, parse_stages
 
     request = PretrainRequest(
         model=given["model"],
@@ -209,7 +209,7 @@ def command(**given: Any) -> int:
 def _episode(given: dict[str, Any]) -> dict[str, Any]:
     """What `PretrainSettings` says of episodes, as far as it was given."""
     from costsim.data import MetaDatasetEpisode
-    from costsim.pretraining.settings import parse_range
+    from costsim.learning.pretraining.settings import parse_range
 
     varying = given["episode"] == "meta-dataset"
     if varying and given["shots"] is not None:

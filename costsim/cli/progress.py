@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from costsim.progress import Progress
+    from costsim.base.progress import Progress
 
 LINE_EVERY_S = 10.0
 """How often a line is written where no terminal shows a live one."""

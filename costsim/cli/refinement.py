@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.options import check_writable
-from costsim.errors import InputError
-from costsim.files import to_json_text, write_atomically
 
 if TYPE_CHECKING:
     from costsim.device import DeviceSpec
@@ -21,8 +21,8 @@ def refine_spec(given: dict[str, Any]) -> int:
     if device is None:
         raise InputError("--from: give --device too, the spec to refine")
 
-    from costsim.calibration.device_file import write_device
-    from costsim.calibration.refine import measured_steps, refine
+    from costsim.hardware.calibration.device_file import write_device
+    from costsim.hardware.calibration.refinement import measured_steps, refine
 
     steps = measured_steps(given["files"], device, given["compute_target"], given["plans"])
     refined = refine(device, steps, given["compute_target"])
@@ -52,7 +52,7 @@ def show_drift(given: dict[str, Any]) -> int:
     for name in ("picture", "report"):
         check_writable(given[name], f"--{name}")
 
-    from costsim.calibration.refine import measured_steps
+    from costsim.hardware.calibration.refinement import measured_steps
     from costsim.report.drift import drift_svg, render_drift, write_drift_page
 
     steps = measured_steps(given["files"], _device(given), given["compute_target"], given["plans"])

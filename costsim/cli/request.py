@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.units import parse_seconds
 from costsim.cli.options import (
     DEVICE,
     F,
@@ -25,12 +27,10 @@ from costsim.cli.options import (
     weights_option,
 )
 from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
-from costsim.errors import InputError
-from costsim.units import parse_seconds
 
 if TYPE_CHECKING:
-    from costsim.planner import PlanRequest
-    from costsim.solution import Solver
+    from costsim.planning import PlanRequest
+    from costsim.problem.solution import Solver
 
 LARGEST_COUNT = 10**9
 
@@ -131,10 +131,10 @@ time_limit_option = click.option(
 def plan_request(given: dict[str, Any]) -> "PlanRequest":
     """The options as a `PlanRequest`; raises `InputError` for what no option allows."""
     from costsim.device import load_device
-    from costsim.importance import SCORED_AXES
-    from costsim.planner import PlanRequest, default_solver
+    from costsim.ir.step import TrainingStep
+    from costsim.planning import PlanRequest, default_solver
+    from costsim.problem.importance import SCORED_AXES
     from costsim.solvers import make_solver
-    from costsim.step import TrainingStep
 
     if not given["device"]:
         told = "missing" if given["device"] is None else "empty"

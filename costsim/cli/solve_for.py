@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from costsim.base.errors import InputError
 from costsim.cli.options import together
 from costsim.cli.values import Quantity, parse_share
-from costsim.errors import InputError
 
 if TYPE_CHECKING:
-    from costsim.planner import Planned, PlanRequest
-    from costsim.progress import Progress
+    from costsim.base.progress import Progress
+    from costsim.planning import Planned, PlanRequest
 
 PROVING = ("exact", "ilp", "ilp-cbc", "brute-force")
 
@@ -63,7 +63,8 @@ def plan_backwards(
     given: dict[str, Any], requests: "list[PlanRequest]", progress: "Progress"
 ) -> "Planned":
     """The plan with what was sought, or with the greatest gain where nothing reaches the share."""
-    from costsim.inverse import (
+    from costsim.planning import conclude
+    from costsim.planning.inverse import (
         BUDGETS,
         find_batch,
         find_budget,
@@ -71,8 +72,7 @@ def plan_backwards(
         find_resolution,
         sentence,
     )
-    from costsim.planfile import SoughtRecord
-    from costsim.planner import conclude
+    from costsim.solving.planfile import SoughtRecord
 
     sought, share = given["solve_for"], given["share"]
     if sought in BUDGETS:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from costsim.accounting import ACCOUNTINGS
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
 from costsim.cli.options import (
     jobs_option,
@@ -17,8 +18,7 @@ from costsim.cli.options import (
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr
-from costsim.errors import InputError
-from costsim.files import to_json_text, write_atomically
+from costsim.pricing.accounting import ACCOUNTINGS
 
 MEMORY = (*ACCOUNTINGS, "autograd")
 
@@ -95,12 +95,12 @@ def command(**given: Any) -> int:
     if given["show"] and given["scheduler"]:
         raise InputError("--show computes nothing; leave --scheduler out")
 
-    from costsim.adaptation.guard import GUARDS
-    from costsim.methods import METHODS, make_method
-    from costsim.study import read_study
-    from costsim.study.analysis import analyse
-    from costsim.study.runner import finished_rows, run_study
-    from costsim.study.store import open_store
+    from costsim.learning.adaptation.guard import GUARDS
+    from costsim.learning.methods import METHODS, make_method
+    from costsim.studies.methods import read_study
+    from costsim.studies.methods.analysis import analyse
+    from costsim.studies.methods.runner import finished_rows, run_study
+    from costsim.studies.methods.store import open_store
 
     study = read_study(
         file,

@@ -12,7 +12,7 @@ import click
 from costsim.cli.options import path_option, together
 
 if TYPE_CHECKING:
-    from costsim.targets.base import TargetOptions
+    from costsim.hardware.targets.base import TargetOptions
 
 reaching = together(
     click.option(
@@ -29,7 +29,7 @@ reaching = together(
 
 def target_options(given: Mapping[str, Any], time_limit_s: float) -> "TargetOptions":
     """What was given for them; raises `InputError` for a time limit that is none."""
-    from costsim.targets.base import TargetOptions
+    from costsim.hardware.targets.base import TargetOptions
 
     return TargetOptions(
         folder=given["folder"],

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.files import to_json_text
+from costsim.base.units import format_bytes, format_seconds
 from costsim.cli.facts import facts_table
+from costsim.cli.interruption import stopping
 from costsim.cli.options import (
     augment_option,
     check_seed,
@@ -30,15 +33,12 @@ from costsim.cli.options import (
     ways_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.stopping import stopping
-from costsim.files import to_json_text
-from costsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from costsim.progress import Progress
-    from costsim.training import Run, Trained
+    from costsim.base.progress import Progress
+    from costsim.learning.training import Run, Trained
 
 
 @click.command("train")
@@ -98,8 +98,8 @@ def command(**given: Any) -> int:
     checkpoint, own_checkpoint = checkpoint_file(given)
     check_seed(given["seed"])
 
-    from costsim.planfile import read_plan
-    from costsim.training import Diverged, TrainRequest, prepare, write_patch
+    from costsim.learning.training import Diverged, TrainRequest, prepare, write_patch
+    from costsim.solving.planfile import read_plan
 
     request = TrainRequest(
         plan=read_plan(given["plan"]),
@@ -197,7 +197,7 @@ def _watcher(progress: "Progress") -> "Callable[[Run, float], None]":
 
 
 def _show(run: "Run", trained: "Trained", out: Path | None, as_json: bool) -> None:
-    from costsim.training.finetune import outcome_json
+    from costsim.learning.training.fine_tuning import outcome_json
 
     if as_json:
         click.echo(to_json_text(outcome_json(run, trained, out)))

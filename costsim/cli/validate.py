@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -21,13 +23,11 @@ from costsim.cli.options import (
     threads_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.errors import InputError
-from costsim.files import to_json_text
 
 if TYPE_CHECKING:
-    from costsim.measurement.planned import ValidationRequest
-    from costsim.measurement.record import Measurement, Validation
-    from costsim.planfile import PlanFile
+    from costsim.hardware.meters.plan_validation import ValidationRequest
+    from costsim.hardware.results.record import Measurement, Validation
+    from costsim.solving.planfile import PlanFile
 
 
 @click.command("validate")
@@ -76,7 +76,7 @@ def command(**given: Any) -> int:
     files = _files(given)
     check_positive(given, "steps", "threads")
 
-    from costsim.planfile import read_plan
+    from costsim.solving.planfile import read_plan
 
     plan = read_plan(given["plan"])
     if given["target"] is not None:
@@ -85,7 +85,7 @@ def command(**given: Any) -> int:
         raise InputError("--report: of a plan run on this machine there is none; give --on")
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
-    from costsim.measurement.planned import validate_plan
+    from costsim.hardware.meters.plan_validation import validate_plan
 
     with progress_on_stderr() as progress:
         measurement, validation = validate_plan(_request(plan, given), progress)
@@ -93,7 +93,7 @@ def command(**given: Any) -> int:
 
 
 def _request(plan: "PlanFile", given: dict[str, Any]) -> "ValidationRequest":
-    from costsim.measurement.planned import ValidationRequest
+    from costsim.hardware.meters.plan_validation import ValidationRequest
 
     return ValidationRequest(
         plan=plan,
@@ -133,13 +133,13 @@ def _tell(
 def _emulated(plan: "PlanFile", given: dict[str, Any], files: Mapping[str, Path | None]) -> int:
     """The same on an emulated core."""
     check_writable(given["report"], "--report")
-    from costsim.targets.base import TargetError, TargetOptions, parse_target
-    from costsim.targets.unicorn import UnicornTarget
+    from costsim.hardware.boards.unicorn import UnicornTarget
+    from costsim.hardware.targets.base import TargetError, TargetOptions, parse_target
 
     target = parse_target(given["target"], TargetOptions())
     if not isinstance(target, UnicornTarget):
         raise InputError(f"--on {target.name}: allowed is unicorn:cortex-m7 (see costsim measure)")
-    from costsim.targets.validating import validate_emulated
+    from costsim.hardware.boards.emulation_validation import validate_emulated
 
     try:
         with progress_on_stderr() as progress:

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from costsim.errors import InputError
-from costsim.step import BitWidths
-from costsim.units import parse_macs, parse_percent
+from costsim.base.errors import InputError
+from costsim.base.units import parse_macs, parse_percent
+from costsim.ir.step import BitWidths
 
 
 class Quantity(click.ParamType):  # type: ignore[type-arg]
-    """A number with a unit, read by one of the parsers of `costsim.units` or of this file."""
+    """A number with a unit, read by one of the parsers of `costsim.base.units` or of this file."""
 
     def __init__(self, name: str, parse: Callable[[str, str], Any]) -> None:
         self.name = name

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from costsim.errors import InputError
-from costsim.progress import Progress
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
 
 MAXIMUM_FILE_BYTES = 256 * 1024 * 1024
 """A longer file is not taken for an image."""

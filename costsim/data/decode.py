@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 MAXIMUM_PIXELS = 64 * 1024 * 1024
 """More is taken for a decompression bomb: a small file that unpacks to fill the memory."""

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 Classes: TypeAlias = Mapping[str, Sequence[str]]
 """The names of the images of each class."""

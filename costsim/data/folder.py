@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
 from costsim.data.containers import Container, open_container
 from costsim.data.decode import decode
 from costsim.data.threads import threaded_map
-from costsim.errors import InputError
-from costsim.progress import Progress
 
 EXTENSIONS = (
     ".bmp",

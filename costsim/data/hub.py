@@ -13,11 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
 from costsim.data.decode import decode
 from costsim.data.parquet import parquet_files
 from costsim.data.threads import threaded_map
-from costsim.errors import InputError
-from costsim.progress import Progress
 
 PREFIX = "hub:"
 """What a dataset of the hub is named with, so that no path is taken for one."""

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
 from costsim.data.folder import open_images, path_and_split
 from costsim.data.parquet import parquet_files
 from costsim.data.source import ImageSource
-from costsim.errors import InputError
-from costsim.progress import Progress
 
 
 def open_source(

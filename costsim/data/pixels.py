@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
+from costsim.base.units import format_bytes
 from costsim.data.decode import to_levels
 from costsim.data.source import ImageSource
 from costsim.data.threads import threaded_map
-from costsim.errors import InputError
-from costsim.progress import Progress
-from costsim.units import format_bytes
 
 LARGEST_BYTES = 2**32
 """Of images that are held at once, as float32."""

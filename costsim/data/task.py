@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
 from costsim.data.episode import Episode, EpisodeRule, draw_order
 from costsim.data.pixels import read_pixels, to_float
 from costsim.data.source import ImageSource
 from costsim.data.tracks import find_tracks
-from costsim.errors import InputError
-from costsim.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)

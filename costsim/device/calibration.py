@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from costsim.device.base import Named, Part, refuse
 from costsim.device.interval import Interval
-from costsim.operators import OPERATORS, WORK_KINDS
+from costsim.ir.operators import OPERATORS, WORK_KINDS
 
 Floats = NDArray[np.float64]
 Amount = Annotated[float, Field(ge=0)]

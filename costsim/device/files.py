@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from costsim.base.errors import InputError
 from costsim.device.spec import DeviceSpec
-from costsim.errors import InputError
 
 SUFFIX = ".yaml"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

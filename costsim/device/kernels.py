@@ -9,9 +9,9 @@ executor does. A device whose library chooses otherwise gets a finer division th
 
 from math import prod
 
-from costsim.graph import LayerGraph
-from costsim.operators import Convolution, Shape
-from costsim.program import Direction
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Convolution, Shape
+from costsim.ir.program import Direction
 
 SMALL_IMAGE = 20480
 """Elements up to which one image alone is small."""

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from costsim import units
+from costsim.base import units
+from costsim.base.errors import InputError
 from costsim.device.base import Part, refuse
 from costsim.device.interval import Interval
-from costsim.errors import InputError
 
 Provenance: TypeAlias = Literal["datasheet", "published", "calibrated", "estimate"]
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from costsim.base.errors import InputError
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.device.interval import Interval
 from costsim.device.quantity import (
@@ -18,8 +19,7 @@ from costsim.device.quantity import (
     Share,
 )
 from costsim.device.target import ComputeTarget
-from costsim.errors import InputError
-from costsim.step import BitWidths
+from costsim.ir.step import BitWidths
 
 SCHEMA = "costsim.device/1"
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from costsim.base.errors import InputError
 from costsim.device.base import Part, refuse
 from costsim.device.calibration import Calibration, around
 from costsim.device.interval import Interval
@@ -20,9 +21,8 @@ from costsim.device.quantity import (
     Seconds,
     Watts,
 )
-from costsim.errors import InputError
-from costsim.operators import WORK_KINDS
-from costsim.step import BitWidths
+from costsim.ir.operators import WORK_KINDS
+from costsim.ir.step import BitWidths
 
 Bound: TypeAlias = Literal["value", "low", "high"]
 Numbers: TypeAlias = NDArray[Any]
@@ -63,7 +63,7 @@ class ByteRates(Part):
 
 
 class Throughput(Part):
-    """A rate for every kind of work; the kinds are `costsim.operators.WORK_KINDS`."""
+    """A rate for every kind of work; the kinds are `costsim.ir.operators.WORK_KINDS`."""
 
     convolution: MacRates
     depthwise_convolution: MacRates

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from costsim.base.errors import InputError
 from costsim.device.interval import Interval
 from costsim.device.target import ComputeTarget
-from costsim.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""What a training step is: operators, the layer graph, the update plan, and the program they make."""
+"""What a training step is: operators, layer graph, update plan, and the program they make."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import networkx as nx
 
-from costsim.errors import InputError
-from costsim.operators import (
+from costsim.base.errors import InputError
+from costsim.ir.operators import (
     Axis,
     Operator,
     Shape,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.operators import Axis
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Axis
 
 
 @dataclass(frozen=True, slots=True)

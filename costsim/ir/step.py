@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
 """State tensors an optimiser keeps for each updated parameter."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costsim.errors import InputError
-from costsim.networks import NETWORKS
-from costsim.networks.shipped import RANDOM, shipped_weights
-from costsim.units import format_bytes
+from costsim.base.errors import InputError
+from costsim.base.units import format_bytes
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.shipped import RANDOM, shipped_weights
 
 if TYPE_CHECKING:
     import torch
@@ -66,11 +66,11 @@ def load_model(
     `resolution` a module's own integer attribute `resolution` counts, else 128. A module whose
     images are grey or not square says so by an attribute `input_shape`: (channels, height, width).
 
-    `weights`: for a built-in network any file `costsim.networks` reads, by default the weights
-    that come with it if it has any (`random`: initialised from `seed` all the same); for a factory
-    a state dict as safetensors or by `torch.save`, which must fit exactly. Raises `InputError` for
-    anything that cannot be used: an unknown name, a failing import or factory, a file that is
-    missing, damaged or of another architecture, sizes that do not fit.
+    `weights`: for a built-in network any file `costsim.models.networks` reads, by default the
+    weights that come with it if it has any (`random`: initialised from `seed` all the same); for a
+    factory a state dict as safetensors or by `torch.save`, which must fit exactly. Raises
+    `InputError` for anything that cannot be used: an unknown name, a failing import or factory, a
+    file that is missing, damaged or of another architecture, sizes that do not fit.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}; at least 1 is needed")
@@ -104,8 +104,8 @@ def _noise(seed: int, *shape: int) -> "Tensor":
 def _built_in(
     name: str, weights: Path | None, seed: int, resolution: int | None, batch: int
 ) -> LoadedModel:
-    from costsim.networks.build import build
-    from costsim.networks.weights import load_weights
+    from costsim.models.networks.build import build
+    from costsim.models.networks.weights import load_weights
 
     side = resolution or NETWORKS[name].resolution
     if side < SMALLEST_RESOLUTION:
@@ -133,7 +133,7 @@ def _exported(
 ) -> LoadedModel:
     from torch.export.graph_signature import InputKind
 
-    from costsim.tracing.archive import load_program
+    from costsim.models.tracing.archive import load_program
 
     if weights is not None:
         raise InputError(f"{path}: an exported program has its weights inside; leave --weights out")

@@ -7,10 +7,10 @@
 torch is imported when a plan is made, not with this file.
 """
 
-from costsim.planner.concluding import Planned, conclude
-from costsim.planner.making import make_plan
-from costsim.planner.preparing import Prepared, Scored, parameters_digest, prepare
-from costsim.planner.request import (
+from costsim.planning.conclusion import Planned, conclude
+from costsim.planning.device_plan import make_plan
+from costsim.planning.preparation import Prepared, Scored, parameters_digest, prepare
+from costsim.planning.request import (
     DEFAULT_ITERATIONS,
     DEFAULT_MODEL,
     DEFAULT_SHOTS,

@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass
 
-from costsim.criteria import CRITERIA
+from costsim.base.progress import Progress, silent
+from costsim.base.units import format_bytes
+from costsim.c.emission.support import why_not_emitted
 from costsim.device import TaskEstimate, estimate_task
-from costsim.emission.support import why_not_emitted
-from costsim.explain import explain
-from costsim.graph import LayerGraph
-from costsim.importance import Importance
-from costsim.models import LoadedModel
-from costsim.planfile import ModelRecord, PlanFile, plan_file
-from costsim.planner.preparing import Prepared, is_microcontroller, parameters_digest
-from costsim.planner.request import PlanRequest
-from costsim.problem import Problem
-from costsim.progress import Progress, silent
-from costsim.scoring import scoring_cost
-from costsim.solution import Solution
-from costsim.step import TrainingStep
-from costsim.units import format_bytes
+from costsim.ir.graph import LayerGraph
+from costsim.ir.step import TrainingStep
+from costsim.models.loading import LoadedModel
+from costsim.planning.preparation import Prepared, is_microcontroller, parameters_digest
+from costsim.planning.request import PlanRequest
+from costsim.pricing.choosing import scoring_cost
+from costsim.problem.importance import Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Solution
+from costsim.run.criteria import CRITERIA
+from costsim.solving.explain import explain
+from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Everything that `costsim plan` does for one device."""
 
-from costsim.planner.concluding import Planned, conclude
-from costsim.planner.preparing import prepare
-from costsim.planner.request import PlanRequest
-from costsim.progress import Progress, silent
-from costsim.solve import solve
+from costsim.base.progress import Progress, silent
+from costsim.planning.conclusion import Planned, conclude
+from costsim.planning.preparation import prepare
+from costsim.planning.request import PlanRequest
+from costsim.solving.solve import solve
 
 
 def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned:

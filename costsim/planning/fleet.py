@@ -18,16 +18,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costsim.arena_budget import INTERRUPTED
-from costsim.budget import Budget
-from costsim.errors import InputError
-from costsim.planfile import FleetRecord
-from costsim.planner import Planned, PlanRequest, Prepared, conclude, prepare
-from costsim.problem import Problem
-from costsim.progress import Progress
-from costsim.solution import Answer, Solution, Solver, Status
-from costsim.solve import infeasibility, solve
-from costsim.table import Floats, OperationTimer
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
+from costsim.planning import Planned, PlanRequest, Prepared, conclude, prepare
+from costsim.pricing.table import Floats, OperationTimer
+from costsim.problem.budget import Budget
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Solution, Solver, Status
+from costsim.solving.arena_budget import INTERRUPTED
+from costsim.solving.planfile import FleetRecord
+from costsim.solving.solve import infeasibility, solve
 
 ROUNDS = 8
 """How often the weights of the devices are changed."""

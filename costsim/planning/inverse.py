@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from costsim.budget import describe
-from costsim.models import SMALLEST_RESOLUTION
-from costsim.pareto import TIE, full_gain, lifted, within
-from costsim.planner import PlanRequest, Prepared, prepare
-from costsim.problem import Problem
-from costsim.progress import Progress, silent
-from costsim.solution import Answer, Solution, Solver, Status
-from costsim.solve import relaxations, solve, solve_uninterrupted
+from costsim.base.progress import Progress, silent
+from costsim.models.loading import SMALLEST_RESOLUTION
+from costsim.planning import PlanRequest, Prepared, prepare
+from costsim.problem.budget import describe
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Solution, Solver, Status
+from costsim.solving.pareto import TIE, full_gain, lifted, within
+from costsim.solving.solve import relaxations, solve, solve_uninterrupted
 
 BUDGETS: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
 """Budgets that can be sought, and the limits that they are."""

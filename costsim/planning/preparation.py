@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from costsim.criteria import CRITERIA
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress, silent
+from costsim.c.emission.support import check_kernels
 from costsim.data import ImageSource, Task, digits, open_source, sample_task
 from costsim.device import DeviceSpec
-from costsim.emission.support import check_kernels
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.importance import Importance, inspected_layers
-from costsim.models import LoadedModel, load_model
-from costsim.planner.request import DEFAULT_WAYS, PlanRequest
-from costsim.problem import Problem
-from costsim.program import even_cuts
-from costsim.progress import Progress, silent
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import even_cuts
+from costsim.models.loading import LoadedModel, load_model
+from costsim.planning.request import DEFAULT_WAYS, PlanRequest
+from costsim.problem.importance import Importance, inspected_layers
+from costsim.problem.problem import Problem
+from costsim.run.criteria import CRITERIA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,9 +160,9 @@ def _graphs(
     request: PlanRequest, loaded: LoadedModel
 ) -> "tuple[LayerGraph, LayerGraph, Mapping[str, Tensor]]":
     """The graph to price at the samples of a pass, one to score with, and the model's tensors."""
-    from costsim.networks.build import Network
-    from costsim.networks.graph import architecture_graph
-    from costsim.tracing import capture
+    from costsim.models.networks.build import Network
+    from costsim.models.networks.graph import architecture_graph
+    from costsim.models.tracing import capture
 
     passed = request.step.samples_a_pass
     if isinstance(loaded.module, Network):

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from costsim.budget import Budget
-from costsim.cost import full_backward_macs
 from costsim.device import DeviceSpec
-from costsim.graph import LayerGraph
-from costsim.importance import DEFAULT_INSPECTED_LAYERS
-from costsim.operators import UpdateKind
-from costsim.solution import Solver
-from costsim.step import TrainingStep
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import UpdateKind
+from costsim.ir.step import TrainingStep
+from costsim.pricing.cost import full_backward_macs
+from costsim.problem.budget import Budget
+from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
+from costsim.problem.solution import Solver
 
 DEFAULT_MODEL = "mcunet-5fps"
 DEFAULT_WAYS = 10

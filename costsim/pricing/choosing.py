@@ -6,13 +6,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costsim.cost import operation_work
 from costsim.device import ComputeTarget, Interval
-from costsim.graph import LayerGraph
-from costsim.operators import UpdateKind
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, Direction, Operation, TrainingProgram, compile_program
-from costsim.step import TrainingStep
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import UpdateKind
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import Category, Direction, Operation, TrainingProgram, compile_program
+from costsim.ir.step import TrainingStep
+from costsim.pricing.cost import operation_work
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costsim.accounting.tiny_training import tiny_training_bytes
 from costsim.device import ComputeTarget, DeviceSpec, Interval
 from costsim.device.kernels import kernel_name
-from costsim.graph import LayerGraph
-from costsim.plan import UpdatePlan
-from costsim.program import (
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import (
     Category,
     Direction,
     Operation,
@@ -18,7 +17,8 @@ from costsim.program import (
     memory_timeline,
     plan_arena,
 )
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.pricing.accounting.tiny_training import tiny_training_bytes
 
 
 @dataclass(frozen=True, slots=True)

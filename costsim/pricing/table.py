@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.plan import UpdatePlan
-from costsim.program.compile import plan_atoms
-from costsim.program.schedule import (
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program.compile import plan_atoms
+from costsim.ir.program.schedule import (
     Atom,
     Guard,
 )

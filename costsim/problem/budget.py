@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from costsim.accounting import ACCOUNTINGS
-from costsim.errors import InputError
-from costsim.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.base.errors import InputError
+from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.pricing.accounting import ACCOUNTINGS
 
 
 @dataclass(frozen=True, slots=True)

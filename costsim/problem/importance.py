@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.operators import UpdateKind, elements
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import UpdateKind, elements
 
 DEFAULT_INSPECTED_LAYERS = 18
 """The last six blocks of three convolutions of a MobileNet-like network."""

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.accounting.tiny_training import TinyTrainingTerms, tiny_training_terms
-from costsim.budget import Budget
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.importance import Importance
-from costsim.operators import UpdateKind
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import (
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import UpdateKind
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import (
     Atom,
     Schedule,
     build_schedule,
@@ -24,9 +21,12 @@ from costsim.program import (
     plan_arena,
     plan_atoms,
 )
-from costsim.step import TrainingStep
-from costsim.table import CostTable, Floats, Integers, OperationTimer, PlanCosts
-from costsim.tabulate import build_table
+from costsim.ir.step import TrainingStep
+from costsim.pricing.accounting.tiny_training import TinyTrainingTerms, tiny_training_terms
+from costsim.pricing.derivation import build_table
+from costsim.pricing.table import CostTable, Floats, Integers, OperationTimer, PlanCosts
+from costsim.problem.budget import Budget
+from costsim.problem.importance import Importance
 
 ROUNDING = 1e-12
 """How far a sum of seconds may exceed its limit, relatively: it depends on the order of adding.

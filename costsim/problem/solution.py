@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from costsim.cost import Cost
-from costsim.plan import UpdatePlan
-from costsim.problem import Problem
+from costsim.ir.plan import UpdatePlan
+from costsim.pricing.cost import Cost
+from costsim.problem.problem import Problem
 
 
 class Status(StrEnum):

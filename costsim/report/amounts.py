@@ -1,7 +1,7 @@
 """How shares, and numbers with a range, are written for a person."""
 
-from costsim.planfile import Range
-from costsim.units import format_joules, format_seconds
+from costsim.base.units import format_joules, format_seconds
+from costsim.solving.planfile import Range
 
 
 def seconds(value: Range) -> str:

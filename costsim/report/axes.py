@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from costsim.base.units import format_bytes, format_macs
 from costsim.report.svg import COLOURS
-from costsim.units import format_bytes, format_macs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

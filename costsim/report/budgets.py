@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from costsim.budget import Budget
-from costsim.planfile import Prediction
-from costsim.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.problem.budget import Budget
+from costsim.solving.planfile import Prediction
 
 BUDGETS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "memory_bytes": ("memory", format_bytes),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.importance import Importance
+from costsim.problem.importance import Importance
 from costsim.report.axes import shortened
 from costsim.report.summary import Summary
 from costsim.report.svg import COLOURS, drawing, to_svg

@@ -13,7 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.comparison.analysis import (
+from costsim.base.units import format_seconds
+from costsim.report.axes import NARROW, WIDE
+from costsim.report.html import Picture, render_template
+from costsim.report.svg import COLOURS, drawing, to_svg
+from costsim.studies.solvers.analysis import (
     TIGHTNESS,
     Compared,
     Findings,
@@ -24,11 +28,7 @@ from costsim.comparison.analysis import (
     interval,
     overall,
 )
-from costsim.comparison.store import COLUMNS
-from costsim.report.axes import NARROW, WIDE
-from costsim.report.rendering import Picture, render_template
-from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.units import format_seconds
+from costsim.studies.solvers.store import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

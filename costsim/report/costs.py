@@ -1,8 +1,8 @@
 """Every predicted cost of a plan as rows of words and amounts."""
 
-from costsim.planfile import PlanFile, Prediction
+from costsim.base.units import format_bytes, format_macs
 from costsim.report.amounts import interval, joules, percent, seconds
-from costsim.units import format_bytes, format_macs
+from costsim.solving.planfile import PlanFile, Prediction
 
 Section = tuple[str, list[tuple[str, str]]]
 

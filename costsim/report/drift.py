@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from costsim.files import write_atomically
+from costsim.base.files import write_atomically
+from costsim.base.units import format_seconds
 from costsim.report.axes import WIDE
 from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from costsim.calibration.refine import MeasuredStep
+    from costsim.hardware.calibration.refinement import MeasuredStep
 
 NARROW, PANEL = 4.4, 2.1
 """Inches: a telephone, and the height that each target takes."""
@@ -106,7 +106,7 @@ def render_drift_page(steps: Sequence["MeasuredStep"]) -> str:
     """The page; it needs no script, no network and no other file."""
     from markupsafe import Markup
 
-    from costsim.report.rendering import Picture, render_template
+    from costsim.report.html import Picture, render_template
 
     wide, narrow = (
         Markup(drift_svg(steps, f"drift-{name}", width))

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from costsim.files import write_atomically
-from costsim.measurement.record import Comparison, Validation
-from costsim.program import memory_timeline
+from costsim.base.files import write_atomically
+from costsim.base.units import format_bytes, format_seconds
+from costsim.hardware.results.emulated_step import EmulatedStep
+from costsim.hardware.results.record import Comparison, Validation
+from costsim.ir.program import memory_timeline
 from costsim.report.axes import WIDE
-from costsim.report.rendering import Picture, render_template
+from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.targets.emulated import EmulatedStep
-from costsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.pareto import Frontier, Point
+from costsim.base.units import format_bytes, format_macs, format_seconds
 from costsim.report.amounts import percent
 from costsim.report.svg import COLOURS, STYLE, drawing
-from costsim.units import format_bytes, format_macs, format_seconds
+from costsim.solving.pareto import Frontier, Point
 
 SHOW: Mapping[str, Callable[[float], str]] = {
     "memory": format_bytes,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.graph import LayerGraph
-from costsim.operators import Convolution, Linear
-from costsim.program import Buffer, Category, Direction, TrainingProgram
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Convolution, Linear
+from costsim.ir.program import Buffer, Category, Direction, TrainingProgram
 
 GROUPS = (
     "updated weights",

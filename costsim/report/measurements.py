@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.targets.measured import Beside, MeasurementFile
-from costsim.units import format_bytes, format_joules, format_seconds
+from costsim.base.units import format_bytes, format_joules, format_seconds
+from costsim.hardware.results.measurement_file import Beside, MeasurementFile
 
 _FORMATS = {"s": format_seconds, "J": format_joules, "bytes": format_bytes}
 

@@ -5,19 +5,19 @@ from collections.abc import Callable
 import numpy as np
 from markupsafe import Markup
 
-from costsim.graph import LayerGraph
-from costsim.importance import Importance
-from costsim.planfile import PlanFile
+from costsim.base.units import format_bytes, format_macs
+from costsim.ir.graph import LayerGraph
+from costsim.problem.importance import Importance
 from costsim.report.amounts import percent
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.channel_picture import channel_picture
 from costsim.report.costs import cost_rows
+from costsim.report.html import Picture, render_template
 from costsim.report.layers import GROUP_COLOURS, GROUPS
 from costsim.report.network_picture import network_picture
-from costsim.report.rendering import Picture, render_template
 from costsim.report.summary import Summary
 from costsim.report.timeline_picture import memory_timeline_picture
-from costsim.units import format_bytes, format_macs
+from costsim.solving.planfile import PlanFile
 
 
 def render_page(plan: PlanFile, graph: LayerGraph, importance: Importance | None = None) -> str:

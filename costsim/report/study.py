@@ -12,11 +12,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from costsim.report.rendering import Picture, render_template
+from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.study.analysis import AVERAGE, Findings, Line, Mean
-from costsim.study.store import COLUMNS
-from costsim.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.studies.methods.analysis import AVERAGE, Findings, Line, Mean
+from costsim.studies.methods.store import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,13 +11,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.graph import LayerGraph
-from costsim.planfile import PlanFile, SolverRecord
-from costsim.program import TrainingProgram, compile_program
+from costsim.base.units import format_bytes, format_macs, format_seconds
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import TrainingProgram, compile_program
 from costsim.report.amounts import interval, percent, seconds
 from costsim.report.budgets import BudgetUse, budget_uses
 from costsim.report.layers import LayerMacs, kept_bytes, layer_kind, layer_macs, live_bytes
-from costsim.units import format_bytes, format_macs, format_seconds
+from costsim.solving.planfile import PlanFile, SolverRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from costsim.graph import LayerGraph
-from costsim.planfile import PlanFile
+from costsim.base.units import format_bytes, format_macs
+from costsim.ir.graph import LayerGraph
 from costsim.report.amounts import percent
 from costsim.report.costs import cost_rows
 from costsim.report.summary import ChosenLayer, Summary
-from costsim.units import format_bytes, format_macs
+from costsim.solving.planfile import PlanFile
 
 BAR_CELLS = 20
 

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from costsim.program import Direction
+from costsim.base.units import format_bytes
+from costsim.ir.program import Direction
 from costsim.report.axes import NARROW, byte_axis, legend, set_ticks, spaced
 from costsim.report.layers import GROUP_COLOURS, GROUPS
 from costsim.report.summary import Summary
 from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.units import format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

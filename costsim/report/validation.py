@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.measurement.record import Comparison, Validation
-from costsim.units import format_seconds
+from costsim.base.units import format_seconds
+from costsim.hardware.results.record import Comparison, Validation
 
 _BYTES = ("kept", "weight gradients", "optimizer state")
 

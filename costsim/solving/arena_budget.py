@@ -10,11 +10,11 @@ returned with the first bound.
 import time
 from dataclasses import replace
 
-from costsim.budget import at_least, describe
-from costsim.plan import UpdatePlan
-from costsim.problem import Problem
-from costsim.program import compile_program, plan_arena
-from costsim.solution import Answer, Solver, Status
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program, plan_arena
+from costsim.problem.budget import at_least, describe
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Solver, Status
 
 LOWERED, BETWEEN = 12, 4
 """How often less peak is allowed, and how many amounts between are tried then."""

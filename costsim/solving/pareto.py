@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from costsim.errors import InputError
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.problem import Problem
-from costsim.progress import Progress, silent
-from costsim.solution import Solution, Solver, Status
-from costsim.solve import relaxations, solve_uninterrupted
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress, silent
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Solution, Solver, Status
+from costsim.solving.solve import relaxations, solve_uninterrupted
 
 AGAINST: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
 """What gain can be held against, and the limit of a budget that it is."""

@@ -4,15 +4,15 @@ import time
 
 import numpy as np
 
-from costsim.arena_budget import INTERRUPTED, within_arena
-from costsim.budget import at_least, describe
-from costsim.cost import Cost, price
+from costsim.base.errors import InvalidSolution
 from costsim.device import DeviceSpec
-from costsim.errors import InvalidSolution
-from costsim.plan import UpdatePlan
-from costsim.problem import ROUNDING, Problem
-from costsim.program import compile_program
-from costsim.solution import Answer, Solution, Solver, Status
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.pricing.cost import Cost, price
+from costsim.problem.budget import at_least, describe
+from costsim.problem.problem import ROUNDING, Problem
+from costsim.problem.solution import Answer, Solution, Solver, Status
+from costsim.solving.arena_budget import INTERRUPTED, within_arena
 
 RELATIVE_TOLERANCE = 1e-9
 """Rounding allowed between a bound and the objective of a plan proven optimal, and in seconds."""

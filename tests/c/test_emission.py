@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from running import copies, random_images, random_tensors, with_statistics
 from test_execution_networks import every_nth_layer, flat_cross_entropy, fresh, images
 
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.c.emission import COMPILER_FLAGS, EmissionOptions, Memory, Sizes, check_emitted, emit
+from costsim.c.emission.parts import blocks_of
 from costsim.cli import main
 from costsim.device import load_device
-from costsim.emission import COMPILER_FLAGS, EmissionOptions, Memory, Sizes, check_emitted, emit
-from costsim.emission.parts import blocks_of
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.execution.executor import Executor
-from costsim.graph import Call, LayerGraph
-from costsim.networks import NETWORKS
-from costsim.operators import Convolution, MaxPool, Operator, Shapes, elements
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, compile_program, plan_arena
-from costsim.step import BitWidths, TrainingStep
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import Convolution, MaxPool, Operator, Shapes, elements
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import Category, compile_program, plan_arena
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.networks import NETWORKS
+from costsim.run.execution.executor import Executor
 
 EPS = 1e-2
 """Of Adam: gradients that are zero but for rounding would be divided by themselves."""

@@ -11,15 +11,15 @@ from running import random_images, random_tensors
 from test_execution_kinds import CASES, WEIGHTED, case
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.emission import EmissionOptions
-from costsim.emission.forward import FORWARD
-from costsim.emission.input_gradient import INPUT_GRADIENT
-from costsim.execution.executor import Executor
-from costsim.graph import Call, LayerGraph
-from costsim.operators import OPERATORS, Reshape, elements
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import TrainingProgram, compile_program
-from costsim.step import TrainingStep
+from costsim.c.emission import EmissionOptions
+from costsim.c.emission.forward import FORWARD
+from costsim.c.emission.input_gradient import INPUT_GRADIENT
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import OPERATORS, Reshape, elements
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.step import TrainingStep
+from costsim.run.execution.executor import Executor
 
 TOLERANCE = 2e-5
 """Of fp32 sums of some hundred terms, relative to the largest of a tensor."""

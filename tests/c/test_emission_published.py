@@ -8,19 +8,19 @@ import torch
 from test_weights import INT8, int8_document, write_int8
 from torch.nn import functional as F  # noqa: N812
 
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.c.emission import EmissionOptions, integers, published_quantization
+from costsim.c.emission.reference import Reference
 from costsim.data import open_images, sample_task
-from costsim.emission import EmissionOptions, integers, published_quantization
-from costsim.emission.reference import Reference
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.execution.ranges import value_ranges
-from costsim.models import load_model
-from costsim.networks.graph import architecture_graph
-from costsim.networks.int8 import int8_layers, read_arrays
-from costsim.networks.shipped import RANDOM
-from costsim.networks.weights import load_weights
-from costsim.plan import UpdatePlan
-from costsim.program import compile_program
-from costsim.step import BitWidths, TrainingStep
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.loading import load_model
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.networks.int8 import int8_layers, read_arrays
+from costsim.models.networks.shipped import RANDOM
+from costsim.models.networks.weights import load_weights
+from costsim.run.execution.ranges import value_ranges
 
 NARROW = BitWidths(8, 8, 32, 32)
 
@@ -139,7 +139,7 @@ def test_features_are_near_those_of_the_float_network(shared: Path, name: str) -
 
 
 def test_the_file_is_taken_by_whoever_needs_scales(tmp_path: Path) -> None:
-    from costsim.targets.scales import find_scales
+    from costsim.hardware.boards.scales import find_scales
 
     path = write_published(tmp_path / "w.pkl")
     loaded = load_model("mcunet-5fps", weights=path, resolution=32)
@@ -174,7 +174,7 @@ def write_published(path: Path, change=lambda document: None) -> Path:
             previous = (layer["params"]["y_scale"], layer["params"]["y_zero"])
         if block is not None:
             block["residual"] = None
-    from costsim.networks import NETWORKS
+    from costsim.models.networks import NETWORKS
 
     previous = (0.0, 0)
     for row, block in zip(NETWORKS["mcunet-5fps"].blocks, document["blocks"], strict=True):

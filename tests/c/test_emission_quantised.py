@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from running import random_images, random_tensors
 from torch.nn import functional as F  # noqa: N812
 
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.c.emission import EmissionOptions, emit, integers, quantize_ranges
+from costsim.c.emission.float32 import fused_sum
+from costsim.c.emission.quantization import HIGH, LOW, Affine
+from costsim.c.emission.reference import Reference
 from costsim.cli import main
-from costsim.emission import EmissionOptions, emit, integers, quantize_ranges
-from costsim.emission.float32 import fused_sum
-from costsim.emission.quantization import HIGH, LOW, Affine
-from costsim.emission.reference import Reference
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.execution.forward import evaluate
-from costsim.operators import (
+from costsim.ir.operators import (
     AdaptiveAveragePool,
     Add,
     AveragePool,
@@ -32,9 +31,10 @@ from costsim.operators import (
     Sigmoid,
     elements,
 )
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, Direction, compile_program
-from costsim.step import BitWidths, TrainingStep
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import Category, Direction, compile_program
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.run.execution.forward import evaluate
 
 BITS = BitWidths(8, 8, 32, 32)
 

@@ -26,20 +26,20 @@ from hypothesis import strategies as st
 from measuring import traced
 from running import copies, random_tensors, with_statistics
 
-from costsim.emission import emit
-from costsim.emulation.build import DoesNotFit, build_firmware
-from costsim.emulation.elf import read_image
-from costsim.emulation.emulator import EmulatedFault, Emulator, EmulatorLost
-from costsim.emulation.thumb import decode
-from costsim.emulation.toolchain import find_compiler
-from costsim.emulation.trial import LayerFault, Trial, least_memory
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.operators import Mean
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import compile_program, memory_timeline, plan_arena
-from costsim.step import BitWidths, TrainingStep
-from costsim.targets.emulated import EmulatedStep
+from costsim.base.errors import InputError
+from costsim.c.emission import emit
+from costsim.c.emulation.build import DoesNotFit, build_firmware
+from costsim.c.emulation.elf import read_image
+from costsim.c.emulation.emulator import EmulatedFault, Emulator, EmulatorLost
+from costsim.c.emulation.thumb import decode
+from costsim.c.emulation.toolchain import find_compiler
+from costsim.c.emulation.trial import LayerFault, Trial, least_memory
+from costsim.hardware.results.emulated_step import EmulatedStep
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Mean
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program, memory_timeline, plan_arena
+from costsim.ir.step import BitWidths, TrainingStep
 
 
 @pytest.fixture(autouse=True)
@@ -320,7 +320,7 @@ def test_the_emulators_process_may_die() -> None:
 
 
 def test_an_emulator_that_does_not_answer_is_ended(monkeypatch) -> None:
-    monkeypatch.setattr("costsim.emulation.emulator.GRACE_S", 0.3)
+    monkeypatch.setattr("costsim.c.emulation.emulator.GRACE_S", 0.3)
     firmware = build_firmware(broken(""), board()[1])
     with Emulator(firmware, time_limit_s=5.0) as emulator:
         emulator.time_limit_s = 0.1
@@ -334,8 +334,8 @@ def test_an_emulator_that_does_not_answer_is_ended(monkeypatch) -> None:
 def test_the_emulator_is_loaded_by_its_own_process_alone() -> None:
     """unicorn is GPL: this process only starts the one that loads it."""
     code = (
-        "import sys; import costsim.targets.unicorn, costsim.emulation.trial, "
-        "costsim.emulation.emulator; print('unicorn' in sys.modules, 'torch' in sys.modules)"
+        "import sys; import costsim.hardware.boards.unicorn, costsim.c.emulation.trial, "
+        "costsim.c.emulation.emulator; print('unicorn' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
@@ -413,9 +413,9 @@ def test_every_instruction_of_a_firmware_is_read_as_another_tool_reads_it() -> N
 
 @pytest.mark.parametrize("name", ["firmware/watch.c", "firmware/startup.c"])
 def test_the_sources_of_the_firmware_are_beside_the_package(name) -> None:
-    import costsim.emulation
+    import costsim.c.emulation
 
-    assert (Path(costsim.emulation.__file__).parent / name).is_file()
+    assert (Path(costsim.c.emulation.__file__).parent / name).is_file()
 
 
 def test_what_is_observed_is_checked_at_all() -> None:

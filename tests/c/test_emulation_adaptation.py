@@ -16,17 +16,17 @@ from emulating import (
 from running import copies
 from torch import nn
 
+from costsim.c.emission import EmissionOptions, integers
+from costsim.c.emission.reference import Reference
+from costsim.c.emulation.trial import Trial
 from costsim.data import digits, open_images, sample_task
-from costsim.emission import EmissionOptions, integers
-from costsim.emission.reference import Reference
-from costsim.emulation.trial import Trial
-from costsim.execution.executor import Executor
-from costsim.execution.forward import evaluate
-from costsim.models import load_model
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import compile_program
-from costsim.step import BitWidths, TrainingStep
-from costsim.tracing import capture
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.loading import load_model
+from costsim.models.tracing import capture
+from costsim.run.execution.executor import Executor
+from costsim.run.execution.forward import evaluate
 
 ITERATIONS = 40
 RATE = 0.05

@@ -8,8 +8,8 @@ from emulating import NARROW, needs_emulator
 from training import MODEL, write_network
 
 from costsim.cli import main
-from costsim.measurement.record import Measurement, Validation
-from costsim.planfile import read_plan
+from costsim.hardware.results.record import Measurement, Validation
+from costsim.solving.planfile import read_plan
 
 UNICORN = "unicorn:cortex-m7"
 

@@ -33,25 +33,25 @@ from running import random_tensors
 from test_emission_quantised import every_other_channel, inverted_bottleneck
 from training import MODEL, write_network
 
+from costsim.base.errors import InputError
+from costsim.c.emission import EmissionOptions, emit, integers, read_weights
+from costsim.c.emission.reference import Reference
+from costsim.c.emulation.build import build_firmware, source_digest
+from costsim.c.emulation.elf import read_image
+from costsim.c.emulation.frames import MAX_PAYLOAD_BYTES, Frame, Region, Type
+from costsim.c.emulation.lines import LineLost, SerialLine, SocketLine
+from costsim.c.emulation.link import BoardFault, Link, LinkError, LinkTimeout, encoding
+from costsim.c.emulation.worker import map_to_json
 from costsim.cli import main
-from costsim.emission import EmissionOptions, emit, integers, read_weights
-from costsim.emission.reference import Reference
-from costsim.emulation.build import build_firmware, source_digest
-from costsim.emulation.elf import read_image
-from costsim.emulation.frames import MAX_PAYLOAD_BYTES, Frame, Region, Type
-from costsim.emulation.lines import LineLost, SerialLine, SocketLine
-from costsim.emulation.link import BoardFault, Link, LinkError, LinkTimeout, encoding
-from costsim.emulation.worker import map_to_json
-from costsim.errors import InputError
-from costsim.plan import UpdatePlan
-from costsim.planfile import read_plan
-from costsim.program import compile_program, plan_arena
-from costsim.step import TrainingStep
-from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
-from costsim.targets.job import RunOptions
-from costsim.targets.line import compared_losses
-from costsim.targets.measuring import measure_on
-from costsim.targets.shipping import plan_job
+from costsim.hardware.boards.line import compared_losses
+from costsim.hardware.ssh.shipment import plan_job
+from costsim.hardware.targets.base import TargetError, TargetOptions, Watch, parse_target
+from costsim.hardware.targets.fan_out import measure_on
+from costsim.hardware.targets.job import RunOptions
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program, plan_arena
+from costsim.ir.step import TrainingStep
+from costsim.solving.planfile import read_plan
 
 STACK_BYTES = 4096
 
@@ -81,7 +81,7 @@ def running_board(folder: Path, firmware, memory=None):
     place = folder / "map.json"
     place.write_text(json.dumps(map_to_json(memory or firmware.memory)))
     process = subprocess.Popen(
-        [sys.executable, "-m", "costsim.emulation.board", str(firmware.elf), str(place)],
+        [sys.executable, "-m", "costsim.c.emulation.board", str(firmware.elf), str(place)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -24,13 +24,13 @@ from running import copies, random_tensors
 from test_emission_quantised import POOLS, every_other_channel, inverted_bottleneck
 from test_emulation import late_plan
 
-from costsim.emulation.build import DoesNotFit
-from costsim.emulation.toolchain import COMPILERS, find_compiler
-from costsim.emulation.trial import LayerFault, Trial, least_memory
-from costsim.errors import InputError
-from costsim.plan import UpdatePlan
-from costsim.program import compile_program, plan_arena
-from costsim.step import TrainingStep
+from costsim.base.errors import InputError
+from costsim.c.emulation.build import DoesNotFit
+from costsim.c.emulation.toolchain import COMPILERS, find_compiler
+from costsim.c.emulation.trial import LayerFault, Trial, least_memory
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program, plan_arena
+from costsim.ir.step import TrainingStep
 
 
 @pytest.fixture(autouse=True)

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costsim.base.errors import InputError
+from costsim.c.emulation.build import DEFAULT_STACK_BYTES, PORTS, own_source
+from costsim.c.emulation.elf import Image, Symbol
+from costsim.c.emulation.frames import MAX_PAYLOAD_BYTES, Frame, Reader, Type
+from costsim.c.emulation.latency import IDEAL, MEASURED, block_cycles, work_cycles
+from costsim.c.emulation.linker import linker_script
+from costsim.c.emulation.liveness import AccessBits, liveness
+from costsim.c.emulation.memory_map import MemoryMap, Span, memory_map
+from costsim.c.emulation.stack import StackUnknown, stack_bound
+from costsim.c.emulation.thumb import FP, decode
+from costsim.c.emulation.toolchain import find_compiler
+from costsim.c.emulation.trial import Touched
 from costsim.device import load_device
-from costsim.emulation.build import DEFAULT_STACK_BYTES, PORTS, own_source
-from costsim.emulation.elf import Image, Symbol
-from costsim.emulation.frames import MAX_PAYLOAD_BYTES, Frame, Reader, Type
-from costsim.emulation.latency import IDEAL, MEASURED, block_cycles, work_cycles
-from costsim.emulation.linker import linker_script
-from costsim.emulation.liveness import AccessBits, liveness
-from costsim.emulation.memory_map import MemoryMap, Span, memory_map
-from costsim.emulation.stack import StackUnknown, stack_bound
-from costsim.emulation.thumb import FP, decode
-from costsim.emulation.toolchain import find_compiler
-from costsim.emulation.trial import Touched
-from costsim.errors import InputError
 
 
 def code(*halfwords: int) -> bytes:

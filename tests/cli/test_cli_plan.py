@@ -19,10 +19,10 @@ from PIL import Image
 from waiting import until
 
 from costsim.cli import main
-from costsim.criteria import CRITERIA
 from costsim.device import load_device, shipped_devices
-from costsim.importance import SCORED_AXES
-from costsim.planfile import read_plan
+from costsim.problem.importance import SCORED_AXES
+from costsim.run.criteria import CRITERIA
+from costsim.solving.planfile import read_plan
 
 SMALL = ("--model", "mbv2-w0.35", "--resolution", "64", "--inspect", "4")
 """A quick plan: a small network on small images, few layers scored."""
@@ -386,7 +386,7 @@ def test_targets_of_a_device_take_different_times(small: Plan) -> None:
 
 
 def test_a_device_file_of_ones_own(small: Plan, tmp_path: Path) -> None:
-    shipped = Path(__file__).parents[1] / "devices" / "pi-zero-2.yaml"
+    shipped = Path(__file__).parents[2] / "devices" / "pi-zero-2.yaml"
     mine = tmp_path / "mine.yaml"
     mine.write_text(shipped.read_text().replace("name: pi-zero-2", "name: mine", 1))
     run = small("--json", device=mine)
@@ -535,7 +535,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a module `mine` of models, which is the current folder."""
     (tmp_path / "mine_models.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "support"))
     monkeypatch.delitem(sys.modules, "mine_models", raising=False)
     return tmp_path
 
@@ -764,7 +764,7 @@ def test_a_device_without_a_name_is_told_with_the_option(plan: Plan) -> None:
 def test_a_device_file_that_cannot_be_used(
     plan: Plan, tmp_path: Path, change: Callable[[str], str], words: str
 ) -> None:
-    shipped = (Path(__file__).parents[1] / "devices" / "pi-zero-2.yaml").read_text()
+    shipped = (Path(__file__).parents[2] / "devices" / "pi-zero-2.yaml").read_text()
     board = tmp_path / "board.yaml"
     board.write_text(change(shipped))
     assert board.read_text() != shipped

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from training import MODEL, bits, small_plan, write_network
 
 from costsim.cli import main
-from costsim.models import load_model
-from costsim.planfile import write_plan
+from costsim.models.loading import load_model
+from costsim.solving.planfile import write_plan
 
 TASK = ["--ways", "3", "--shots", "4", "--queries", "5", "--learning-rate", "0.003"]
 
@@ -226,7 +226,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_to_the_same_end(made, tmp_pat
 
 def test_a_second_signal_does_not_wait():
     """The first is noted and gives the handlers back."""
-    from costsim.cli.stopping import stopping
+    from costsim.cli.interruption import stopping
 
     before = signal.getsignal(signal.SIGINT)
     with stopping() as stop:
@@ -248,8 +248,8 @@ def test_training_traffic_signs_helps(shared):
     from costsim.solvers import make_solver
 
     from costsim.device import load_device
-    from costsim.planner import PlanRequest, make_plan
-    from costsim.training import TrainRequest, prepare
+    from costsim.learning.training import TrainRequest, prepare
+    from costsim.planning import PlanRequest, make_plan
 
     weights = shared / "weights" / "mcunet-5fps.int8.pkl"
     data = shared / "data" / "traffic_sign.tar.gz"

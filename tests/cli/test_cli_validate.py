@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from costsim.cli import main
-from costsim.measurement.record import Measurement, Validation
+from costsim.hardware.results.record import Measurement, Validation
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,17 @@ import pytest
 from costsim.solvers import make_solver
 from waiting import until
 
-from costsim.cells import Owner
+from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.comparison.analysis import Findings, bootstrap, by_tightness, compare
-from costsim.comparison.cells import Cell, ModelChoice, Study, TaskChoice
-from costsim.comparison.runner import run
-from costsim.comparison.spec import parse_study
-from costsim.comparison.store import Store
-from costsim.comparison.work import Compute, Workshop
-from costsim.errors import InputError
-from costsim.networks.shipped import RANDOM
+from costsim.models.networks.shipped import RANDOM
 from costsim.report.comparison import render_comparison, to_json
+from costsim.studies.engine import Owner
+from costsim.studies.solvers.analysis import Findings, bootstrap, by_tightness, compare
+from costsim.studies.solvers.cells import Cell, ModelChoice, Study, TaskChoice
+from costsim.studies.solvers.runner import run
+from costsim.studies.solvers.spec import parse_study
+from costsim.studies.solvers.store import Store
+from costsim.studies.solvers.work import Compute, Workshop
 
 TINY = """
 solvers: [exact, greedy, none, last-layer]
@@ -239,7 +239,7 @@ def deadly_solver(name, *, time_limit_s=None):
 
 @pytest.mark.slow
 def test_a_cell_that_kills_its_process_is_found_and_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
     plan = study(solvers=["greedy", "none"], devices=["jetson-nano"], budgets=["recommended"])
     plan = Study(**{**vars(plan), "tasks": plan.tasks[:1]})
     store = Store(tmp_path / "store.sqlite")

@@ -48,7 +48,7 @@ def test_a_file_is_shown_as_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    shipped = Path(__file__).parents[1] / "devices" / "pi-zero-2.yaml"
+    shipped = Path(__file__).parents[2] / "devices" / "pi-zero-2.yaml"
     mine = tmp_path / "mine.yaml"
     # What a terminal library would take for markup must come through.
     mine.write_text(shipped.read_text().replace("a usual card;", "a [/bold] card :smile:;"))

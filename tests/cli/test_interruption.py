@@ -9,15 +9,15 @@ from costsim.solvers import Exact
 from graphs import chain
 from test_solvers import chain_problem
 
-from costsim.budget import Budget
-from costsim.explain import explain
-from costsim.importance import ChannelScores, Importance
-from costsim.inverse import smallest_budget
-from costsim.pareto import frontier
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
-from costsim.solve import solve
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.planning.inverse import smallest_budget
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
+from costsim.solving.explain import explain
+from costsim.solving.pareto import frontier
+from costsim.solving.solve import solve
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from ssh_device import assert_nothing_is_left, device
 from targeting import FOREVER, write_plan
 from waiting import until
 
-from costsim.calibration.device_file import write_device
+from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.cost import price
 from costsim.device import Calibration, DeviceSpec, Law, load_device
-from costsim.errors import InputError
-from costsim.planfile import read_plan
-from costsim.program import compile_program
-from costsim.targets.measured import Failure, MeasurementFile, predict
-from costsim.targets.shipping import plan_job
+from costsim.hardware.calibration.device_file import write_device
+from costsim.hardware.results.measurement_file import Failure, MeasurementFile, predict
+from costsim.hardware.ssh.shipment import plan_job
+from costsim.ir.program import compile_program
+from costsim.pricing.cost import price
+from costsim.solving.planfile import read_plan
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_an_interrupted_measurement_cleans_up_and_keeps_what_it_has(plan, there,
     command += ["--steps", "2", "--repeats", "1000", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(out.exists)
-    assert there.processes("costsim.targets.worker") or there.files()
+    assert there.processes("costsim.hardware.targets.worker") or there.files()
     process.send_signal(number)
     printed, told = process.communicate(timeout=60)
     assert process.returncode == 130, told

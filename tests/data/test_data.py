@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from costsim.base.errors import InputError
 from costsim.data import Task, digits, open_images, sample_task
 from costsim.data.decode import MAXIMUM_PIXELS, decode, to_levels
-from costsim.errors import InputError
 
 Files = Mapping[str, bytes]
 

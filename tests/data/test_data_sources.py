@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.data import FixedEpisode, find_tracks, open_images, open_source, sample_episode
 from costsim.data.hub import open_hub
-from costsim.errors import InputError
 
 datasets = pytest.importorskip("datasets", reason="the extra costsim[hub] is not installed")
 

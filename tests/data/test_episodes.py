@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from costsim.base.errors import InputError
 from costsim.data import (
     Episode,
     FixedEpisode,
@@ -21,7 +22,6 @@ from costsim.data import (
     sample_episode,
     sample_task,
 )
-from costsim.errors import InputError
 
 Classes = Mapping[str, tuple[str, ...]]
 

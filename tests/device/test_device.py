@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from costsim.base.errors import InputError
 from costsim.device import DeviceSpec, Interval, load_device, parse_device, shipped_devices
 from costsim.device.quantity import (
     INTERVAL_FACTORS,
@@ -28,11 +29,10 @@ from costsim.device.quantity import (
     Watts,
 )
 from costsim.device.target import ByteRates, MacRates
-from costsim.errors import InputError
-from costsim.operators import WORK_KINDS
+from costsim.ir.operators import WORK_KINDS
 
 SHIPPED = shipped_devices()
-FOLDER = Path(__file__).parents[1] / "devices"
+FOLDER = Path(__file__).parents[2] / "devices"
 
 
 def document(name: str = "pi-zero-2") -> dict[str, Any]:

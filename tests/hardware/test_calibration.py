@@ -18,10 +18,14 @@ from graphs import graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.calibration.choose import Doubt, next_probe, rows_of
-from costsim.calibration.device_file import machine_spec, write_device
-from costsim.calibration.fit import KernelSample, family, fit_laws
-from costsim.calibration.probes import (
+from costsim.base.errors import InputError
+from costsim.cli import main
+from costsim.device import Calibration, DeviceSpec, Interval, Law, load_device
+from costsim.device.calibration import QUANTILE, around
+from costsim.hardware.calibration.device_file import machine_spec, write_device
+from costsim.hardware.calibration.fit import KernelSample, family, fit_laws
+from costsim.hardware.calibration.probe_choice import Doubt, next_probe, rows_of
+from costsim.hardware.calibration.probes import (
     Probe,
     _compiled,
     assorted,
@@ -30,23 +34,19 @@ from costsim.calibration.probes import (
     parse_probe,
     references,
 )
-from costsim.calibration.refine import MeasuredStep, refine
-from costsim.calibration.samples import SampleFile, noise_floor, read_samples, seen
-from costsim.calibration.session import Calibrated, CalibrationRequest, calibrate, conclude
-from costsim.cli import main
-from costsim.cost import operation_work, step_seconds
-from costsim.device import Calibration, DeviceSpec, Interval, Law, load_device
-from costsim.device.calibration import QUANTILE, around
-from costsim.errors import InputError
-from costsim.networks.architectures import NETWORKS
-from costsim.networks.graph import architecture_graph
-from costsim.operators import OPERATORS
-from costsim.plan import UpdatePlan
-from costsim.program import TrainingProgram, compile_program
+from costsim.hardware.calibration.refinement import MeasuredStep, refine
+from costsim.hardware.calibration.samples import SampleFile, noise_floor, read_samples, seen
+from costsim.hardware.calibration.session import Calibrated, CalibrationRequest, calibrate, conclude
+from costsim.ir.operators import OPERATORS
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.step import OPTIMIZER_STATES, TrainingStep
+from costsim.models.networks.architectures import NETWORKS
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.cost import operation_work, step_seconds
+from costsim.pricing.derivation import build_table
 from costsim.report.drift import drift_svg, sentence, write_drift_page
 from costsim.report.svg import COLOURS, SVG
-from costsim.step import OPTIMIZER_STATES, TrainingStep
-from costsim.tabulate import build_table
 
 BASE = machine_spec(CONDITIONS)
 PROBES = tuple(probe.name for probe in (*candidates(24), *checks()[:8]))

@@ -14,14 +14,14 @@ from calibrating import device as made_up
 from ssh_device import assert_nothing_is_left, device
 from waiting import until
 
-from costsim.calibration.device_file import machine_spec
-from costsim.calibration.remote import Order, look
-from costsim.calibration.samples import read_samples
-from costsim.calibration.session import CalibrationRequest, calibrate, measure_probes
+from costsim.base.errors import CostsimError, InputError
 from costsim.cli import main
 from costsim.device import load_device
-from costsim.errors import CostsimError, InputError
-from costsim.targets.base import TargetError, Watch, parse_target
+from costsim.hardware.calibration.device_file import machine_spec
+from costsim.hardware.calibration.remote import Order, look
+from costsim.hardware.calibration.samples import read_samples
+from costsim.hardware.calibration.session import CalibrationRequest, calibrate, measure_probes
+from costsim.hardware.targets.base import TargetError, Watch, parse_target
 
 QUICK = ["--time-limit", "6s", "--probes", "6"]
 
@@ -64,7 +64,7 @@ def samples_of(out):
 
 def test_a_device_is_calibrated_through_a_lost_connection_and_left_clean(there, tmp_path, capsys):
     out = tmp_path / "there.yaml"
-    working = later(lambda: there.processes("costsim.targets.worker"), there.drop)
+    working = later(lambda: there.processes("costsim.hardware.targets.worker"), there.drop)
     asked = ["calibrate", "--on", name_of(there), *keys(there), *QUICK, "--out", str(out)]
     assert main([*asked, "--json"]) == 0
     working.join()
@@ -251,8 +251,8 @@ def test_probes_bigger_than_the_device_are_not_tried(tmp_path: Path) -> None:
         return made_up()(names, seconds)
 
     measure_probes(CalibrationRequest(small, runner, tmp_path / "s.json", probes=8, pool=30))
-    from costsim.calibration.probes import parse_probe
-    from costsim.cost import memory_cost
+    from costsim.hardware.calibration.probes import parse_probe
+    from costsim.pricing.cost import memory_cost
 
     assert asked
     for name in asked:

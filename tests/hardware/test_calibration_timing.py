@@ -6,17 +6,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from costsim.calibration.conditions import describe_conditions
-from costsim.calibration.device_file import machine_spec
-from costsim.calibration.probes import YARDSTICK, Probe, assorted, candidates
-from costsim.calibration.remote import target_runner
-from costsim.calibration.samples import SampleFile, seen
-from costsim.calibration.session import CalibrationRequest, calibrate, local_runner
-from costsim.calibration.timing import FEWEST, clock_for, run_batch, tensors_for
-from costsim.cost import step_seconds
-from costsim.execution.forward import evaluate
-from costsim.progress import silent
-from costsim.targets.base import Watch, parse_target
+from costsim.base.progress import silent
+from costsim.hardware.calibration.conditions import describe_conditions
+from costsim.hardware.calibration.device_file import machine_spec
+from costsim.hardware.calibration.probes import YARDSTICK, Probe, assorted, candidates
+from costsim.hardware.calibration.remote import target_runner
+from costsim.hardware.calibration.samples import SampleFile, seen
+from costsim.hardware.calibration.session import CalibrationRequest, calibrate, local_runner
+from costsim.hardware.calibration.timing import FEWEST, clock_for, run_batch, tensors_for
+from costsim.hardware.targets.base import Watch, parse_target
+from costsim.pricing.cost import step_seconds
+from costsim.run.execution.forward import evaluate
 
 SMALL = [Probe("residual", 7, 1), Probe("attention", 41, 1), assorted()[0]]
 

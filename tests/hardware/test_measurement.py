@@ -15,29 +15,29 @@ from measuring import Feed, executor_of, full_program, measured, programs, trace
 from running import random_tensors
 from zoo import ZOO
 
-from costsim.cost import price
-from costsim.errors import InputError
-from costsim.execution.executor import Executor
-from costsim.measurement.allocator import Piece, record_allocations
-from costsim.measurement.compare import (
+from costsim.base.errors import InputError
+from costsim.hardware.meters.allocator import Piece, record_allocations
+from costsim.hardware.meters.measure import measure
+from costsim.hardware.meters.scratch import ScratchTable, table_path
+from costsim.hardware.results.comparison import (
     PROCESS_TOLERANCE,
     compare,
     predicted_process_bytes,
     priced_totals,
 )
-from costsim.measurement.machine import describe_machine, describe_versions
-from costsim.measurement.measure import measure
-from costsim.measurement.record import (
+from costsim.hardware.results.machine import describe_machine, describe_versions
+from costsim.hardware.results.record import (
     Comparison,
     Measurement,
     Validation,
     spread_warnings,
 )
-from costsim.measurement.scratch import ScratchTable, table_path
-from costsim.networks import NETWORKS
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, TrainingProgram, compile_program, memory_timeline
-from costsim.step import TrainingStep
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import Category, TrainingProgram, compile_program, memory_timeline
+from costsim.ir.step import TrainingStep
+from costsim.models.networks import NETWORKS
+from costsim.pricing.cost import price
+from costsim.run.execution.executor import Executor
 
 TABLE = ScratchTable()
 """Shared, as on a user's machine: an operation is measured once, whatever the plan."""
@@ -341,7 +341,10 @@ def test_documents_are_read_back_equal(subject, tmp_path):
 def test_other_documents_are_refused(subject):
     document = subject[2].measurement.to_json()
     for change, told in (
-        ({"schema": "costsim.plan/1"}, "schema: 'costsim.plan/1'; allowed is costsim.measurement"),
+        (
+            {"schema": "costsim.plan/1"},
+            "schema: 'costsim.plan/1'; allowed is costsim.hardware.meters",
+        ),
         ({"step_s": [-1.0]}, "step_s.0"),
         ({"extra": 1}, "extra"),
         ({"machine": None}, "machine"),

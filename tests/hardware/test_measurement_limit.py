@@ -11,11 +11,11 @@ import pytest
 import torch
 from measuring import Feed, executor_of, traced
 
-from costsim.measurement.compare import predicted_process_bytes
-from costsim.measurement.measure import measure
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import compile_program
-from costsim.step import TrainingStep
+from costsim.hardware.meters.measure import measure
+from costsim.hardware.results.comparison import predicted_process_bytes
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,9 +38,9 @@ CHILD = f"""
 import json, sys
 import torch
 from measuring import Feed, executor_of, traced
-from costsim.plan import UpdatePlan
-from costsim.program import compile_program
-from costsim.step import TrainingStep
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
 
 def held_bytes():
     with open("/proc/self/status") as lines:

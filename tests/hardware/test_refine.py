@@ -16,21 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from targeting import write_plan
 
-from costsim.calibration.apart import Row, shift, tell_apart
-from costsim.calibration.measured_steps import MeasuredStep, measured_steps
-from costsim.calibration.parts import rescaled, step_parts
-from costsim.calibration.power import Draw, draw_of
-from costsim.calibration.probes import random_plan
-from costsim.calibration.refine import refine
+from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.cost import operation_work, price, step_seconds
 from costsim.device import Calibration, DeviceSpec, Law, load_device
-from costsim.errors import InputError
-from costsim.measurement.record import Machine
-from costsim.networks.graph import architecture_graph
-from costsim.program import TrainingProgram, compile_program
-from costsim.step import TrainingStep
-from costsim.targets.outcome import EnergyReading, Outcome
+from costsim.hardware.calibration.attribution import Row, shift, tell_apart
+from costsim.hardware.calibration.measured_steps import MeasuredStep, measured_steps
+from costsim.hardware.calibration.parts import rescaled, step_parts
+from costsim.hardware.calibration.power import Draw, draw_of
+from costsim.hardware.calibration.probes import random_plan
+from costsim.hardware.calibration.refinement import refine
+from costsim.hardware.results.outcome import EnergyReading, Outcome
+from costsim.hardware.results.record import Machine
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.step import TrainingStep
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.cost import operation_work, price, step_seconds
 
 PI = load_device("pi-zero-2")
 PARTS = (

@@ -15,10 +15,9 @@ from targeting import FOREVER, make_job, with_options
 from waiting import PATIENCE_S, until
 
 import costsim
-from costsim.cost import mac_cost, memory_cost
-from costsim.errors import InputError
-from costsim.program import compile_program
-from costsim.targets.base import (
+from costsim.base.errors import InputError
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.targets.base import (
     EXAMPLES,
     SCHEMES,
     Session,
@@ -28,9 +27,10 @@ from costsim.targets.base import (
     Watch,
     parse_target,
 )
-from costsim.targets.job import KernelJob, RunOptions, job_from_json
-from costsim.targets.outcome import Outcome
-from costsim.targets.probe import RUNNER
+from costsim.hardware.targets.job import KernelJob, RunOptions, job_from_json
+from costsim.hardware.targets.probe import RUNNER
+from costsim.ir.program import compile_program
+from costsim.pricing.cost import mac_cost, memory_cost
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_batch_of_kernels_travels_as_json(batch, steps, threads):
         ({"schema": "costsim.job/2"}, "schema: 'costsim.job/2'"),
         ({"kind": "party"}, "kind: 'party'; allowed are plan, kernels"),
         ({"runner": "os:system"}, "runner 'os:system'"),
-        ({"runner": "costsim.targets.probe"}, "costsim.module:function is needed"),
+        ({"runner": "costsim.hardware.targets.probe"}, "costsim.module:function is needed"),
         ({"options": {"steps": 0}}, "steps is 0"),
         ({"options": {"steps": True}}, "steps is True"),
         ({"options": {"pace": 1}}, "pace"),
@@ -297,8 +297,8 @@ def test_a_job_can_be_stopped_from_another_thread(job, tmp_path, left_over):
     ("runner", "reason", "told"),
     [
         ("costsim.absent:run", "missing", "No module named 'costsim.absent'"),
-        ("costsim.targets.probe:absent", "failed", "AttributeError"),
-        ("costsim.units:parse_bytes", "failed", "TypeError"),
+        ("costsim.hardware.targets.probe:absent", "failed", "AttributeError"),
+        ("costsim.base.units:parse_bytes", "failed", "TypeError"),
     ],
 )
 def test_what_goes_wrong_in_a_job_is_one_line(runner, reason, told):
@@ -316,7 +316,7 @@ def test_a_job_ends_and_its_folder_goes_when_its_starter_dies(job, tmp_path):
     (tmp_path / "weights.safetensors").symlink_to(job.weights)
     (tmp_path / "job.json").write_text(json.dumps(with_options(job, steps=FOREVER).to_json()))
     process = subprocess.Popen(
-        [sys.executable, "-m", "costsim.targets.worker", str(tmp_path)],
+        [sys.executable, "-m", "costsim.hardware.targets.worker", str(tmp_path)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -331,7 +331,7 @@ def test_a_job_ends_and_its_folder_goes_when_its_starter_dies(job, tmp_path):
 
 def test_a_folder_without_a_job_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
-    command = [sys.executable, "-m", "costsim.targets.worker", str(tmp_path)]
+    command = [sys.executable, "-m", "costsim.hardware.targets.worker", str(tmp_path)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 2
     assert "holds no job.json" in done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from costsim.targets.conditions import SLOWED, Snapshot, describe_change, doubts
+from costsim.hardware.meters.conditions import SLOWED, Snapshot, describe_change, doubts
 
 
 def write(path: Path, value: object) -> None:

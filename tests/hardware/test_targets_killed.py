@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from targeting import FOREVER, make_job, with_options
 
-from costsim.targets.answer import outcome_of
-from costsim.targets.base import TargetError, Watch, parse_target
-from costsim.targets.killed import NEAR, Evidence
+from costsim.hardware.targets.base import TargetError, Watch, parse_target
+from costsim.hardware.targets.out_of_memory import NEAR, Evidence
+from costsim.hardware.targets.worker_answer import outcome_of
 
 LIMIT = 160 << 20
 """Bytes in which a worker starts, but PyTorch does not."""
@@ -184,9 +184,9 @@ def test_the_kernel_kills_for_memory_and_says_so(small_group: Path) -> None:
     code = f"""
 import json, os, sys
 from pathlib import Path
-from costsim.targets.base import TargetError, Watch, parse_target
-from costsim.targets.job import KernelJob
-from costsim.targets.probe import RUNNER
+from costsim.hardware.targets.base import TargetError, Watch, parse_target
+from costsim.hardware.targets.job import KernelJob
+from costsim.hardware.targets.probe import RUNNER
 Path({str(small_group / "cgroup.procs")!r}).write_text(str(os.getpid()))
 try:
     with parse_target("local").session(Watch()) as session:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from costsim.targets.base import Watch
-from costsim.targets.parallel import in_parallel
+from costsim.hardware.targets.base import Watch
+from costsim.hardware.targets.parallel import in_parallel
 
 
 def test_what_each_finds_comes_in_the_calling_thread_in_its_order() -> None:

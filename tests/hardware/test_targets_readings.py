@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from targeting import FOREVER, make_job, with_options
 
-from costsim.measurement.record import Measurement
-from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
-from costsim.targets.job import PlanJob
-from costsim.targets.local import LocalSession
-from costsim.targets.measured import Failure, Run
-from costsim.targets.measuring import Found, measure_on
-from costsim.targets.outcome import Outcome
-from costsim.targets.readings import BEGUN, STEPS, Readings, Recorder
+from costsim.hardware.results.measurement_file import Failure, Run
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.results.record import Measurement
+from costsim.hardware.targets.base import TargetError, TargetOptions, Watch, parse_target
+from costsim.hardware.targets.fan_out import Found, measure_on
+from costsim.hardware.targets.job import PlanJob
+from costsim.hardware.targets.local import LocalSession
+from costsim.hardware.targets.readings import BEGUN, STEPS, Readings, Recorder
 
 LOCAL = parse_target("local")
 LOST = TargetError("local", "unreachable", "gone")

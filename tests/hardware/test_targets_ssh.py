@@ -15,10 +15,10 @@ from ssh_device import assert_nothing_is_left, device
 from targeting import FOREVER, make_job, with_options
 from waiting import until
 
-from costsim.errors import InputError
-from costsim.targets.base import TargetError, TargetOptions, Watch, parse_target
-from costsim.targets.job import KernelJob
-from costsim.targets.probe import RUNNER
+from costsim.base.errors import InputError
+from costsim.hardware.targets.base import TargetError, TargetOptions, Watch, parse_target
+from costsim.hardware.targets.job import KernelJob
+from costsim.hardware.targets.probe import RUNNER
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +94,12 @@ def test_a_dropped_connection_comes_back_to_the_running_job(there, job):
     pids = []
 
     def cut():
-        pids.append(there.processes("costsim.targets.worker"))
+        pids.append(there.processes("costsim.hardware.targets.worker"))
         there.drop()
         story.moment, story.then = LATER, cut_for_longer
 
     def cut_for_longer():
-        pids.append(there.processes("costsim.targets.worker"))
+        pids.append(there.processes("costsim.hardware.targets.worker"))
         there.drop(deaf=True)
         threading.Timer(1.0, there.listen).start()
 
@@ -187,8 +187,8 @@ def test_when_nobody_comes_back_the_device_cleans_up_by_itself(there, job):
 import sys
 from pathlib import Path
 from dataclasses import replace
-from costsim.targets.base import TargetOptions, Watch, parse_target
-from costsim.targets.job import KernelJob, job_from_json
+from costsim.hardware.targets.base import TargetOptions, Watch, parse_target
+from costsim.hardware.targets.job import KernelJob, job_from_json
 import json
 options = TargetOptions(identity=Path({str(there.identity)!r}),
     known_hosts=Path({str(there.known_hosts)!r}), trust_new_hosts=True)
@@ -207,7 +207,7 @@ with replace(target, poll_s=0.05).session(Watch(lambda *told: print(told, flush=
             if "loading PyTorch" in line:
                 break
         process.kill()
-    assert len(there.processes("costsim.targets.worker")) == 1
+    assert len(there.processes("costsim.hardware.targets.worker")) == 1
     assert there.files()
     assert_nothing_is_left(there)
 
@@ -251,7 +251,7 @@ def test_what_a_power_cut_left_is_swept_by_the_next_visit(there):
 
 def test_a_job_that_somebody_killed_is_not_taken_for_one_out_of_memory(there, job):
     def kill():
-        (pid,) = there.processes("costsim.targets.worker")
+        (pid,) = there.processes("costsim.hardware.targets.worker")
         os.kill(pid, signal.SIGKILL)
 
     story = Story("loading PyTorch", kill)
@@ -399,7 +399,7 @@ def test_a_device_without_memory_for_the_job(there, job):
 def test_the_extra_is_named_where_asyncssh_is_missing(tmp_path):
     code = (
         "import sys; sys.modules['asyncssh'] = None\n"
-        "from costsim.targets.base import Watch, parse_target\n"
+        "from costsim.hardware.targets.base import Watch, parse_target\n"
         "parse_target('ssh://host').session(Watch())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO
 
-from costsim.cost import mac_cost
-from costsim.graph import Call, LayerGraph, Parameter
-from costsim.networks import NETWORKS
-from costsim.networks.build import build
-from costsim.networks.graph import architecture_graph
-from costsim.operators import Axis, Convolution, Input, Linear, MatMul, Mean, ReLU
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Direction, TrainingProgram, build_schedule, compile_program
-from costsim.step import TrainingStep
+from costsim.ir.graph import Call, LayerGraph, Parameter
+from costsim.ir.operators import Axis, Convolution, Input, Linear, MatMul, Mean, ReLU
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import Direction, TrainingProgram, build_schedule, compile_program
+from costsim.ir.step import TrainingStep
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.build import build
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.cost import mac_cost
 
 # Nested loops.
 
@@ -236,7 +236,7 @@ def full(graph: LayerGraph) -> int:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_full_step_of_a_dense_network_as_torch_counts_it(batch: int) -> None:
-    from costsim.tracing import trace
+    from costsim.models.tracing import trace
 
     model = Dense().eval()
     x = torch.randn(batch, 3, 12, 12)
@@ -244,7 +244,7 @@ def test_full_step_of_a_dense_network_as_torch_counts_it(batch: int) -> None:
 
 
 def test_full_step_of_resnet18_as_torch_counts_it() -> None:
-    from costsim.tracing import trace
+    from costsim.models.tracing import trace
 
     model, x = ZOO["resnet18"](), torch.randn(2, 3, 32, 32)
     assert full(trace(model, x)) == flop_counts(model, x)
@@ -252,7 +252,7 @@ def test_full_step_of_resnet18_as_torch_counts_it() -> None:
 
 def test_frozen_prefix_as_torch_counts_it() -> None:
     """Only the head is trained: neither of the two counts gradients that nobody needs."""
-    from costsim.tracing import trace
+    from costsim.models.tracing import trace
 
     model = Dense().eval()
     x = torch.randn(1, 3, 12, 12)
@@ -268,7 +268,7 @@ def test_torch_overcounts_the_weight_gradient_of_a_depthwise_convolution() -> No
     channels = 8
     model = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
     x = torch.randn(1, channels, 5, 5)
-    from costsim.tracing import trace
+    from costsim.models.tracing import trace
 
     graph = trace(model.eval(), x)
     forward = graph.forward_macs()
@@ -302,7 +302,7 @@ def test_built_in_networks_as_fvcore_counts_them(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_like"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_other_networks_as_fvcore_counts_them(name: str, batch: int) -> None:
-    from costsim.tracing import trace
+    from costsim.models.tracing import trace
 
     model, x = ZOO[name](), torch.randn(batch, 3, 32, 32)
     assert trace(model, x).forward_macs() == fvcore_macs(model, x, ("conv", "linear"))
@@ -310,7 +310,7 @@ def test_other_networks_as_fvcore_counts_them(name: str, batch: int) -> None:
 
 def test_vision_transformer_as_formulas_and_fvcore_count_it() -> None:
     """fvcore does not see inside fused attention; projections and products by formula."""
-    from costsim.tracing import trace
+    from costsim.models.tracing import trace
 
     size, patch, width, depth, classes = 32, 8, 16, 2, 10
     model, x = ZOO["small_vit"](), torch.randn(1, 3, size, size)

@@ -10,13 +10,11 @@ from graphs import GraphBuilder, chain, graphs, plans, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costsim.cost import Cost, price
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.networks.graph import architecture_graph
-from costsim.operators import Add, BatchNorm, HardSwish, Multiply
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import (
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Add, BatchNorm, HardSwish, Multiply
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import (
     Buffer,
     Category,
     Direction,
@@ -26,8 +24,10 @@ from costsim.program import (
     memory_timeline,
     plan_arena,
 )
-from costsim.program.arena import ALIGNMENT_BYTES
-from costsim.step import BitWidths, TrainingStep
+from costsim.ir.program.arena import ALIGNMENT_BYTES
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.cost import Cost, price
 
 FLOAT = 4
 ALL_PERSISTENT = (Category.UPDATED_WEIGHTS, Category.FROZEN_WEIGHTS, Category.OPTIMIZER)

@@ -23,7 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from costsim.adaptation import (
+from costsim.base.errors import InputError
+from costsim.cli import main
+from costsim.data import FixedEpisode, MetaDatasetEpisode, digits, open_images, sample_episode
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.learning.adaptation import (
     CrossValidation,
     LeaveOneOut,
     NoGuard,
@@ -34,23 +39,18 @@ from costsim.adaptation import (
     make_guard,
     method_cost,
 )
-from costsim.adaptation import backbone as backbone_module
-from costsim.adaptation.guard import Judged, Shrinkage, divide, leave_one_out_similarity
-from costsim.adaptation.guard.likelihood import log_likelihoods
-from costsim.adaptation.loop import train
-from costsim.adaptation.method import Choice, Method
-from costsim.adaptation.prefix import between, cuts, last_frozen_cut
-from costsim.cli import main
-from costsim.cost import price
-from costsim.data import FixedEpisode, MetaDatasetEpisode, digits, open_images, sample_episode
-from costsim.errors import InputError
-from costsim.execution.forward import evaluate
-from costsim.methods import make_method
-from costsim.networks.graph import architecture_graph
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.planfile import read_plan
-from costsim.program import compile_program
-from costsim.training import apply_patch, read_patch, remove_patch
+from costsim.learning.adaptation import backbone as backbone_module
+from costsim.learning.adaptation.guard import Judged, Shrinkage, divide, leave_one_out_similarity
+from costsim.learning.adaptation.guard.likelihood import log_likelihoods
+from costsim.learning.adaptation.loop import train
+from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.adaptation.prefix import between, cuts, last_frozen_cut
+from costsim.learning.methods import make_method
+from costsim.learning.training import apply_patch, read_patch, remove_patch
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.cost import price
+from costsim.run.execution.forward import evaluate
+from costsim.solving.planfile import read_plan
 
 PLAN = UpdatePlan(
     (
@@ -329,7 +329,7 @@ def test_an_iteration_costs_what_its_program_says():
 
 
 def test_the_outcome_as_a_patch(tmp_path):
-    from costsim.training import write_patch
+    from costsim.learning.training import write_patch
 
     situation = network_situation()
     adapted = adapt(situation, make_method("lastlayer"), with_patch=True)

@@ -15,8 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from costsim.accounting.sparse_update import input_channel_norms, scheme_plan
-from costsim.adaptation import (
+from costsim.base.errors import InputError
+from costsim.cli.adapt import command
+from costsim.data import FixedEpisode, digits, sample_episode
+from costsim.ir.operators import UpdateKind
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.step import TrainingStep
+from costsim.learning.adaptation import (
     Method,
     NoGuard,
     NothingFits,
@@ -27,14 +32,8 @@ from costsim.adaptation import (
     method_cost,
     source_situations,
 )
-from costsim.adaptation.guard import GUARDS
-from costsim.budget import Budget
-from costsim.cli.adapt import command
-from costsim.criteria import StepGain
-from costsim.data import FixedEpisode, digits, sample_episode
-from costsim.errors import InputError
-from costsim.importance import ChannelScores, Importance, inspected_layers
-from costsim.methods import (
+from costsim.learning.adaptation.guard import GUARDS
+from costsim.learning.methods import (
     METHODS,
     BiasOnly,
     GainTrain,
@@ -47,7 +46,7 @@ from costsim.methods import (
     make_method,
     static_importance,
 )
-from costsim.methods.correlation import (
+from costsim.learning.methods.correlation import (
     FixedPlan,
     bootstrap_interval,
     designed_trials,
@@ -57,13 +56,14 @@ from costsim.methods.correlation import (
     random_trials,
     spearman,
 )
-from costsim.methods.tinytl import lite_plan
-from costsim.operators import UpdateKind
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.problem import Problem
-from costsim.solution import Answer, Status
-from costsim.solve import solve_uninterrupted
-from costsim.step import TrainingStep
+from costsim.learning.methods.tinytl import lite_plan
+from costsim.pricing.accounting.sparse_update import input_channel_norms, scheme_plan
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance, inspected_layers
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Answer, Status
+from costsim.run.criteria import StepGain
+from costsim.solving.solve import solve_uninterrupted
 
 PAPER = (
     "None", "FullTrain", "LastLayer", "TinyTL", "AdapterDrop-25%", "AdapterDrop-50%",
@@ -473,7 +473,7 @@ def test_names_say_what_is_not_as_in_the_paper() -> None:
 
 def test_scores_from_a_cut_on_are_those_of_the_whole() -> None:
     """What comes before the inspected layers is not computed twice, and changes no score."""
-    from costsim.criteria import CRITERIA, PrototypeLoss
+    from costsim.run.criteria import CRITERIA, PrototypeLoss
 
     situation = small_situation()
     layers = inspected_layers(situation.graph, 3)
@@ -522,7 +522,7 @@ def test_every_other_three_random_plans_may_have_biases(situation: Situation) ->
 
 
 def test_plans_with_biases_are_tried_beside_those_without(situation: Situation) -> None:
-    from costsim.criteria import Fisher
+    from costsim.run.criteria import Fisher
 
     axes = ("output", "bias")
     with_biases = importances_of(situation, {"a": Fisher()}, inspect=12, axes=axes)
@@ -537,7 +537,7 @@ def test_plans_with_biases_are_tried_beside_those_without(situation: Situation) 
 
 @pytest.mark.parametrize("axes", [("output",), ("output", "bias")])
 def test_the_best_plan_by_a_criterion_has_its_greatest_gain(situation: Situation, axes) -> None:
-    from costsim.criteria import FirstOrder, Fisher
+    from costsim.run.criteria import FirstOrder, Fisher
 
     importances = importances_of(
         situation, {"a": Fisher(), "b": FirstOrder()}, inspect=12, axes=axes
@@ -569,7 +569,7 @@ def test_names_tell_what_differs() -> None:
 
 
 def test_a_predicted_gain_has_a_part_for_each_layer_and_axis(situation: Situation) -> None:
-    from costsim.criteria import FirstOrder
+    from costsim.run.criteria import FirstOrder
 
     axes: tuple[UpdateKind, ...] = ("output", "bias")
     scores = importances_of(situation, {"a": FirstOrder()}, inspect=4, axes=axes)["a"]

@@ -12,13 +12,12 @@ from running import random_tensors, with_statistics
 from safetensors.torch import load, save
 from training import bits
 
-from costsim.errors import InputError
-from costsim.execution.executor import Executor
-from costsim.operators import Convolution, Input
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import compile_program
-from costsim.step import TrainingStep
-from costsim.training import (
+from costsim.base.errors import InputError
+from costsim.ir.operators import Convolution, Input
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
+from costsim.learning.training import (
     Origin,
     apply_patch,
     make_patch,
@@ -26,6 +25,7 @@ from costsim.training import (
     remove_patch,
     write_patch,
 )
+from costsim.run.execution.executor import Executor
 
 ORIGIN = Origin(name="net", spec="net:make", weights=None, resolution=8, seed=0)
 PLAN = "0" * 64
@@ -80,7 +80,7 @@ def example():
     x = g.add(Input((1, 4, 6, 6)))
     x = g.add(Convolution((1, 1), (1, 1), (1, 1), 1), (x,), (8, 4, 3, 3), True, "first")
     g.add(Convolution((1, 1), (0, 0), (1, 1), 2), (x,), (6, 4, 1, 1), True, "second")
-    from costsim.graph import LayerGraph
+    from costsim.ir.graph import LayerGraph
 
     graph = LayerGraph(g.calls)
     plan = UpdatePlan(

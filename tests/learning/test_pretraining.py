@@ -18,18 +18,25 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.data import MetaDatasetEpisode, digits, find_tracks, open_images
-from costsim.errors import InputError
-from costsim.networks.build import Network, build
-from costsim.networks.weights import load_weights
-from costsim.pretraining import Pretraining, PretrainSettings, Stage, evaluate, load_pool, train
-from costsim.pretraining.augment import PRESETS, Augmentation, augment
-from costsim.pretraining.backbone import inference_tensors, load_backbone
-from costsim.pretraining.episodes import draw_episode, generator
-from costsim.pretraining.objective import Learner, episode_loss
-from costsim.pretraining.pool import Domain, Pool
-from costsim.pretraining.settings import parse_range, parse_stages
+from costsim.learning.pretraining import (
+    Pretraining,
+    PretrainSettings,
+    Stage,
+    evaluate,
+    load_pool,
+    train,
+)
+from costsim.learning.pretraining.augment import PRESETS, Augmentation, augment
+from costsim.learning.pretraining.backbone import inference_tensors, load_backbone
+from costsim.learning.pretraining.episodes import draw_episode, generator
+from costsim.learning.pretraining.objective import Learner, episode_loss
+from costsim.learning.pretraining.pool import Domain, Pool
+from costsim.learning.pretraining.settings import parse_range, parse_stages
+from costsim.models.networks.build import Network, build
+from costsim.models.networks.weights import load_weights
 
 CPU = torch.device("cpu")
 
@@ -318,7 +325,7 @@ def test_running_statistics_move_once_a_step_to_the_mean_over_its_episodes(pool:
 
 def test_training_of_folded_weights_begins_with_their_function(tmp_path: Path) -> None:
     """In training mode too: the first step must not see other features than inference does."""
-    from costsim.training.tensorfile import write_tensors
+    from costsim.learning.training.tensorfile import write_tensors
 
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     folded = build("mcunet-5fps", seed=4)
@@ -332,7 +339,7 @@ def test_training_of_folded_weights_begins_with_their_function(tmp_path: Path) -
 
 
 def test_what_is_written_is_read_by_the_built_in_network(pool: Pool, tmp_path: Path) -> None:
-    from costsim.training.tensorfile import write_tensors
+    from costsim.learning.training.tensorfile import write_tensors
 
     backbone, says = load_backbone("mcunet-5fps", weights=None, seed=1, resolution=32)
     assert says == "from scratch, seed 1"
@@ -480,7 +487,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(
     other = tmp_path / "other.safetensors"
     changed = [*arguments[:-1], str(other)]
     script = (
-        "import os, sys, costsim.pretraining.run as r\n"
+        "import os, sys, costsim.learning.pretraining.run as r\n"
         "from costsim.cli import main\n"
         "step = r.Pretraining.step\n"
         "def dying(self):\n"
@@ -609,7 +616,7 @@ def test_two_processes_do_what_one_does(
 
 
 def test_episodes_must_be_shared_evenly(pool: Pool) -> None:
-    from costsim.pretraining.parallel import Group
+    from costsim.learning.pretraining.parallel import Group
 
     with pytest.raises(InputError, match="2 episodes a step cannot be shared by 3 processes"):
         Pretraining(tiny(), 16, pool, SETTINGS, CPU, Group(0, 3))

@@ -13,12 +13,11 @@ from safetensors.torch import load, save
 from torch.nn import functional as F  # noqa: N812
 from training import bits, small_plan, write_network
 
-from costsim.errors import InputError
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.planfile import PlanFile
-from costsim.program import compile_program
-from costsim.step import TrainingStep
-from costsim.training import (
+from costsim.base.errors import InputError
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
+from costsim.learning.training import (
     Diverged,
     Settings,
     Trainer,
@@ -29,7 +28,8 @@ from costsim.training import (
     read_checkpoint,
     write_checkpoint,
 )
-from costsim.training.augment import AMOUNTS, augment
+from costsim.learning.training.augment import AMOUNTS, augment
+from costsim.solving.planfile import PlanFile
 
 RUN = {"learning rate": 0.01}
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.data import digits
-from costsim.errors import InputError
-from costsim.models import load_model
-from costsim.networks import NETWORKS
-from costsim.networks.build import build
-from costsim.networks.shipped import RANDOM, shipped_weights
-from costsim.pretraining import Accuracy, evaluate, load_pool
+from costsim.learning.pretraining import Accuracy, evaluate, load_pool
+from costsim.models.loading import load_model
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.build import build
+from costsim.models.networks.shipped import RANDOM, shipped_weights
 
 NAME = "mcunet-5fps"
-README = (Path(__file__).parents[1] / "costsim/networks/shipped/README.md").read_text()
+README = (Path(__file__).parents[2] / "costsim/models/networks/shipped/README.md").read_text()
 
 
 def accuracy(weights: Path | None) -> Accuracy:

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 from zoo import tiny
 
-from costsim.adaptation.backbone import load_backbone
-from costsim.errors import InputError
-from costsim.models import DEFAULT_RESOLUTION, load_model
-from costsim.networks import NETWORKS
-from costsim.networks.shipped import RANDOM, shipped_weights
-from costsim.tracing import capture, trace
+from costsim.base.errors import InputError
+from costsim.learning.adaptation.backbone import load_backbone
+from costsim.models.loading import DEFAULT_RESOLUTION, load_model
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.shipped import RANDOM, shipped_weights
+from costsim.models.tracing import capture, trace
 
 FACTORIES = """
 import torch
@@ -81,7 +81,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_this_file_imports_no_torch() -> None:
-    code = "import sys, costsim.models; sys.exit('torch' in sys.modules)"
+    code = "import sys, costsim.models.loading; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -94,7 +94,7 @@ def test_built_in_networks_trace_to_the_graph_of_their_rows(name: str) -> None:
         assert loaded.provenance == "initialised from seed 0 (no pretrained weights)"
     graph = trace(loaded.module, loaded.example_input)
     assert graph[graph.output].shape == (2, NETWORKS[name].features)
-    from costsim.networks.graph import architecture_graph
+    from costsim.models.networks.graph import architecture_graph
 
     rows = architecture_graph(NETWORKS[name])
     assert graph.forward_macs() == 2 * rows.forward_macs() // rows.batch

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.networks import NETWORKS, find_architecture
-from costsim.networks.architectures import Architecture
-from costsim.networks.build import Network, build, calibrate, fold, synthetic_images
-from costsim.networks.graph import architecture_graph
-from costsim.tracing.capture import capture
+from costsim.ir.graph import LayerGraph
+from costsim.models.networks import NETWORKS, find_architecture
+from costsim.models.networks.architectures import Architecture
+from costsim.models.networks.build import Network, build, calibrate, fold, synthetic_images
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.tracing.capture import capture
 
 ALL = list(NETWORKS)
 

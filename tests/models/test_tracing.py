@@ -19,12 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO
 
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.execution.forward import FORWARD, evaluate
-from costsim.graph import LayerGraph
-from costsim.operators import OPERATORS, Clamp, Convolution, Linear, MatMul, Mean, Scale
-from costsim.tracing import Traced, capture, capture_program, trace
-from costsim.tracing.archive import load_program
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import OPERATORS, Clamp, Convolution, Linear, MatMul, Mean, Scale
+from costsim.models.tracing import Traced, capture, capture_program, trace
+from costsim.models.tracing.archive import load_program
+from costsim.run.execution.forward import FORWARD, evaluate
 
 
 def randomised(model: nn.Module) -> nn.Module:

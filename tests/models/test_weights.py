@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from costsim.base.errors import InputError
 from costsim.data import ImageFolder, open_images, sample_task
-from costsim.errors import InputError
-from costsim.networks import NETWORKS
-from costsim.networks.build import Network, build, fold, synthetic_images
-from costsim.networks.restricted_pickle import loads_restricted
-from costsim.networks.weights import load_weights
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.build import Network, build, fold, synthetic_images
+from costsim.models.networks.restricted_pickle import loads_restricted
+from costsim.models.networks.weights import load_weights
 
 INT8 = {
     "mcunet-5fps": "mcunet-5fps.int8.pkl",
@@ -307,7 +307,7 @@ def test_truncated_files(tmp_path: Path) -> None:
 def test_files_that_unpack_too_large_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("costsim.networks.int8.MAXIMUM_BYTES", 2**20)
+    monkeypatch.setattr("costsim.models.networks.int8.MAXIMUM_BYTES", 2**20)
     path = tmp_path / "w.pkl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(2**21))

@@ -10,14 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import RooflineTimer, problems
 
-from costsim.budget import Budget
+from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.errors import InputError
-from costsim.fleet import Member, common_budget, solve_fleet
-from costsim.importance import ChannelScores, Importance
-from costsim.problem import Problem
-from costsim.solution import Status
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.planning.fleet import Member, common_budget, solve_fleet
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Status
 
 
 class OtherTimer:
@@ -140,7 +140,7 @@ def test_the_command_says_used_and_allowed_for_every_device(tmp_path, capsys):
     assert main(["plan", *TWO, *SMALL, "--latency", "10s", *written]) == 0
     assert "on pi-zero-2" in capsys.readouterr().out
     assert "Budgets on pi-zero-2" in page.read_text()
-    from costsim.planfile import PlanFile, read_plan
+    from costsim.solving.planfile import PlanFile, read_plan
 
     file = read_plan(tmp_path / "plan.json")
     document = json.loads((tmp_path / "plan.json").read_text())

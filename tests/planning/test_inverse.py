@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from problems import problems
 
 from costsim.cli import main
-from costsim.inverse import BUDGETS, UNITS, smallest_budget
-from costsim.pareto import TIE, full_gain, lifted, within
+from costsim.planning.inverse import BUDGETS, UNITS, smallest_budget
+from costsim.solving.pareto import TIE, full_gain, lifted, within
 
 EXACT = Exact()
 

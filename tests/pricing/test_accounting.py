@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from torch import nn
 from zoo import ZOO
 
-from costsim.accounting.autograd import SAVED, autograd_memory, saved_bytes
-from costsim.accounting.sparse_update import (
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import OPERATORS
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.build import build
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.tracing.capture import Traced, capture
+from costsim.pricing.accounting.autograd import SAVED, autograd_memory, saved_bytes
+from costsim.pricing.accounting.sparse_update import (
     SCHEMES,
     SparseUpdateScheme,
     input_channel_norms,
     scheme_plan,
 )
-from costsim.accounting.tiny_training import tiny_training_bytes, tiny_training_terms
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.networks import NETWORKS
-from costsim.networks.build import build
-from costsim.networks.graph import architecture_graph
-from costsim.operators import OPERATORS
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.tracing.capture import Traced, capture
+from costsim.pricing.accounting.tiny_training import tiny_training_bytes, tiny_training_terms
 
 MCUNET = architecture_graph("mcunet-5fps")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costsim.cost import price
+from costsim.base.errors import InputError
 from costsim.device import (
     ELEMENTWISE_RATE,
     ComputeTarget,
@@ -18,12 +18,12 @@ from costsim.device import (
     shipped_devices,
 )
 from costsim.device.target import Bound, MacRates
-from costsim.errors import InputError
-from costsim.networks.graph import architecture_graph
-from costsim.operators import WORK_KINDS
-from costsim.plan import UpdatePlan
-from costsim.program import Direction, compile_program
-from costsim.step import TrainingStep
+from costsim.ir.operators import WORK_KINDS
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import Direction, compile_program
+from costsim.ir.step import TrainingStep
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.cost import price
 
 SPECS = {name: load_device(name) for name in shipped_devices()}
 TARGETS = {

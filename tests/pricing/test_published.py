@@ -2,12 +2,12 @@
 
 import pytest
 
-from costsim.accounting.autograd import autograd_memory
-from costsim.accounting.sparse_update import SCHEMES, SparseUpdateScheme, scheme_plan
-from costsim.accounting.tiny_training import tiny_training_bytes
-from costsim.networks import NETWORKS
-from costsim.networks.graph import architecture_graph
-from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.accounting.autograd import autograd_memory
+from costsim.pricing.accounting.sparse_update import SCHEMES, SparseUpdateScheme, scheme_plan
+from costsim.pricing.accounting.tiny_training import tiny_training_bytes
 
 KB = 1024
 """Of the tiny-training tables."""

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from costsim.accounting.autograd import autograd_memory
-from costsim.accounting.sparse_update import SCHEMES, scheme_plan
-from costsim.cost import price, step_seconds
 from costsim.device import Interval, TaskEstimate, estimate_task, load_device
-from costsim.networks.graph import architecture_graph
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import compile_program
-from costsim.step import BitWidths, TrainingStep
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.accounting.autograd import autograd_memory
+from costsim.pricing.accounting.sparse_update import SCHEMES, scheme_plan
+from costsim.pricing.cost import price, step_seconds
 
 # TinyTrain (ICML 2024), Raspberry Pi Zero 2, MCUNet: the whole adaptation.
 

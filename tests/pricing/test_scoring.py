@@ -5,13 +5,13 @@ from graphs import GraphBuilder, graphs, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.criteria import CRITERIA
 from costsim.device import load_device
-from costsim.graph import LayerGraph
-from costsim.plan import UpdatePlan
-from costsim.program import compile_program, memory_timeline
-from costsim.scoring import FISHER_WORK, ScoringWork, scoring_cost
-from costsim.step import TrainingStep
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program, memory_timeline
+from costsim.ir.step import TrainingStep
+from costsim.pricing.choosing import FISHER_WORK, ScoringWork, scoring_cost
+from costsim.run.criteria import CRITERIA
 
 TARGET = load_device("pi-zero-2").target()
 WEIGHTS = ScoringWork(weight_gradients=True)

@@ -7,11 +7,11 @@ from graphs import GraphBuilder, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.operators import Add, Reshape
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import Category, Direction, compile_program, memory_timeline
-from costsim.step import TrainingStep
-from costsim.tabulate import build_table
+from costsim.ir.operators import Add, Reshape
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import Category, Direction, compile_program, memory_timeline
+from costsim.ir.step import TrainingStep
+from costsim.pricing.derivation import build_table
 
 
 class CountingTimer:

@@ -8,16 +8,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import problems
 
-from costsim.budget import Budget
-from costsim.cost import price
-from costsim.errors import InputError
-from costsim.importance import ChannelScores, Importance, tinytrain_scores
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.problem import Problem
-from costsim.program import compile_program
-from costsim.solution import Status
-from costsim.solve import solve
-from costsim.step import TrainingStep
+from costsim.base.errors import InputError
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
+from costsim.pricing.cost import price
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance, tinytrain_scores
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Status
+from costsim.solving.solve import solve
 
 WIDTHS = (4, 6, 5)
 BITS = 32

@@ -10,10 +10,11 @@ from graphs import GraphBuilder, chain, graphs
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from costsim.criteria import CRITERIA
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.importance import (
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import BatchNorm
+from costsim.models.networks.graph import architecture_graph
+from costsim.problem.importance import (
     DEFAULT_INSPECTED_LAYERS,
     ChannelScores,
     Importance,
@@ -21,8 +22,7 @@ from costsim.importance import (
     layer_macs,
     tinytrain_scores,
 )
-from costsim.networks.graph import architecture_graph
-from costsim.operators import BatchNorm
+from costsim.run.criteria import CRITERIA
 
 
 def scored(graph: LayerGraph, *axes: str) -> Importance:
@@ -175,7 +175,7 @@ def test_inspected_layers() -> None:
 
 def test_importing_needs_no_torch() -> None:
     code = (
-        "import sys, costsim.importance, costsim.criteria, costsim.data; "
+        "import sys, costsim.problem.importance, costsim.run.criteria, costsim.data; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,22 +16,22 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_planfile import SCORE, example
 
-from costsim.budget import Budget
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.importance import ChannelScores, Importance
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.planfile import ModelRecord, PlanFile, plan_file
-from costsim.program import memory_timeline
+from costsim.base.errors import InputError
+from costsim.base.units import format_bytes, format_joules, format_macs
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import memory_timeline
+from costsim.ir.step import TrainingStep
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance
+from costsim.problem.solution import Solution, Status
 from costsim.report.amounts import interval, percent
 from costsim.report.costs import cost_rows
 from costsim.report.layers import layer_kind
 from costsim.report.page import render_page
 from costsim.report.summary import Summary
 from costsim.report.table import render_plan
-from costsim.solution import Solution, Status
-from costsim.step import TrainingStep
-from costsim.units import format_bytes, format_joules, format_macs
+from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -445,7 +445,7 @@ def test_any_plan_has_a_page_and_a_table(data: st.DataObject) -> None:
 
 def test_matplotlib_is_imported_for_a_page_only() -> None:
     program = (
-        "import sys, costsim.planfile, costsim.report.table, costsim.report.page\n"
+        "import sys, costsim.solving.planfile, costsim.report.table, costsim.report.page\n"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -12,7 +12,22 @@ from running import with_statistics
 from torch import Tensor
 from torch.nn import functional
 
-from costsim.criteria import (
+from costsim.base.errors import InputError
+from costsim.data import digits, open_images, sample_task
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import (
+    Add,
+    BatchNorm,
+    Convolution,
+    LayerNorm,
+    Permute,
+    Reshape,
+    UpdateKind,
+)
+from costsim.models.networks.build import build
+from costsim.models.networks.graph import architecture_graph
+from costsim.problem.importance import Importance, inspected_layers, tinytrain_scores
+from costsim.run.criteria import (
     CRITERIA,
     LOSSES,
     CrossEntropy,
@@ -20,15 +35,8 @@ from costsim.criteria import (
     StepGain,
     prototype_loss,
 )
-from costsim.criteria.passes import by_channel
-from costsim.data import digits, open_images, sample_task
-from costsim.errors import InputError
-from costsim.execution.forward import evaluate
-from costsim.graph import LayerGraph
-from costsim.importance import Importance, inspected_layers, tinytrain_scores
-from costsim.networks.build import build
-from costsim.networks.graph import architecture_graph
-from costsim.operators import Add, BatchNorm, Convolution, LayerNorm, Permute, Reshape, UpdateKind
+from costsim.run.criteria.passes import by_channel
+from costsim.run.execution.forward import evaluate
 
 SAMPLES = 6
 LABELS = np.array([0, 0, 1, 1, 2, 2])

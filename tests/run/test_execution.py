@@ -21,15 +21,15 @@ from running import (
 )
 from torch import Tensor
 
-from costsim.errors import InputError
-from costsim.execution.executor import Executor, LossNotFinite
-from costsim.execution.forward import evaluate
-from costsim.execution.masks import PASSES, PIECE, mask_of, multiply_, pack, unpack
-from costsim.execution.selection import Selection
-from costsim.operators import ReLU
-from costsim.plan import UpdatePlan
-from costsim.program import compile_program
-from costsim.step import BitWidths, TrainingStep
+from costsim.base.errors import InputError
+from costsim.ir.operators import ReLU
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.run.execution.executor import Executor, LossNotFinite
+from costsim.run.execution.forward import evaluate
+from costsim.run.execution.masks import PASSES, PIECE, mask_of, multiply_, pack, unpack
+from costsim.run.execution.selection import Selection
 
 
 @settings(max_examples=200)

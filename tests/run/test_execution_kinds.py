@@ -7,14 +7,8 @@ import pytest
 from graphs import GraphBuilder
 from running import check_gradients, check_measured, with_statistics
 
-from costsim.execution.forward import FORWARD
-from costsim.execution.in_place import IN_PLACE
-from costsim.execution.input_gradient import INPUT_GRADIENT
-from costsim.execution.masks import PASSES
-from costsim.execution.saving import SAVING
-from costsim.execution.weight_gradient import WEIGHT_GRADIENT
-from costsim.graph import LayerGraph
-from costsim.operators import (
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import (
     ELU,
     GELU,
     OPERATORS,
@@ -51,9 +45,15 @@ from costsim.operators import (
     Subtract,
     Tanh,
 )
-from costsim.operators.activation import Masked
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.step import TrainingStep
+from costsim.ir.operators.activation import Masked
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.step import TrainingStep
+from costsim.run.execution.forward import FORWARD
+from costsim.run.execution.in_place import IN_PLACE
+from costsim.run.execution.input_gradient import INPUT_GRADIENT
+from costsim.run.execution.masks import PASSES
+from costsim.run.execution.saved_values import SAVING
+from costsim.run.execution.weight_gradient import WEIGHT_GRADIENT
 
 # One small graph for every operator kind.
 

@@ -5,13 +5,13 @@ import torch
 from graphs import GraphBuilder, chain
 from running import copies, mean_square, random_images, random_tensors, targets_for
 
-from costsim.execution.executor import Executor
-from costsim.execution.layout import has_channels_last, rows_of, suits_channels_last
-from costsim.execution.masks import PASSES, in_memory_order, mask_of, multiply_
-from costsim.operators import Permute, ReLU
-from costsim.plan import UpdatePlan
-from costsim.program import compile_program
-from costsim.step import TrainingStep
+from costsim.ir.operators import Permute, ReLU
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
+from costsim.run.execution.executor import Executor
+from costsim.run.execution.layout import has_channels_last, rows_of, suits_channels_last
+from costsim.run.execution.masks import PASSES, in_memory_order, mask_of, multiply_
 
 CPU = torch.device("cpu")
 

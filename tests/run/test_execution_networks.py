@@ -15,15 +15,15 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from zoo import ZOO
 
-from costsim.execution.executor import Executor
-from costsim.execution.forward import evaluate
-from costsim.graph import LayerGraph
-from costsim.networks import NETWORKS
-from costsim.networks.build import build
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import compile_program
-from costsim.step import BitWidths, TrainingStep
-from costsim.tracing.capture import Traced, capture
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.build import build
+from costsim.models.tracing.capture import Traced, capture
+from costsim.run.execution.executor import Executor
+from costsim.run.execution.forward import evaluate
 
 NAMES = (*ZOO, *NETWORKS)
 BATCH = 2

@@ -18,20 +18,20 @@ from torch.nn import functional as F  # noqa: N812
 from zoo import ZOO
 
 import costsim
+from costsim.base.errors import InputError
 from costsim.device import load_device
-from costsim.errors import InputError
-from costsim.execution.executor import Executor
-from costsim.graph import LayerGraph
-from costsim.models import load_model
-from costsim.networks import NETWORKS
-from costsim.networks.graph import architecture_graph
-from costsim.operators import Convolution
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.planfile import PlanFile, write_plan
-from costsim.planner import PlanRequest, make_plan
-from costsim.program import Direction
-from costsim.sparse import SparseModule, sparsify
-from costsim.tracing import trace
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Convolution
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import Direction
+from costsim.models.loading import load_model
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.tracing import trace
+from costsim.planning import PlanRequest, make_plan
+from costsim.run.execution.executor import Executor
+from costsim.run.sparse import SparseModule, sparsify
+from costsim.solving.planfile import PlanFile, write_plan
 
 BATCH = 4
 CLASSES = 10
@@ -666,7 +666,7 @@ def test_models_that_do_not_fit_are_refused():
 
 @pytest.mark.slow
 def test_the_example_runs():
-    script = Path(__file__).parents[1] / "examples" / "sparsify.py"
+    script = Path(__file__).parents[2] / "examples" / "sparsify.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert 0.5 < float(done.stdout.split()[1].rstrip("%;")) / 100 <= 1
 

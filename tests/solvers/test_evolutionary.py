@@ -9,16 +9,16 @@ from costsim.solvers.evolutionary import _Search
 from hypothesis import assume, given, settings
 from problems import problems
 
-from costsim.accounting.sparse_update import SCHEMES, scheme_plan
-from costsim.accounting.tiny_training import tiny_training_bytes
-from costsim.budget import Budget
-from costsim.importance import ChannelScores, Importance, inspected_layers
-from costsim.networks import NETWORKS
-from costsim.networks.graph import architecture_graph
-from costsim.problem import Problem
-from costsim.solution import Status
-from costsim.solve import solve
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.graph import architecture_graph
+from costsim.pricing.accounting.sparse_update import SCHEMES, scheme_plan
+from costsim.pricing.accounting.tiny_training import tiny_training_bytes
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance, inspected_layers
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Status
+from costsim.solving.solve import solve
 
 EXACT = BruteForce(most=20_000)
 QUICK = Evolutionary(generations=15, population=32, parents=8)

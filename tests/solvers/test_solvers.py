@@ -18,15 +18,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import LIMITS, RooflineTimer, problems, rescored
 
-from costsim.budget import Budget
-from costsim.cost import price
-from costsim.errors import InputError
-from costsim.importance import ChannelScores, Importance
-from costsim.problem import Problem
-from costsim.program import compile_program
-from costsim.solution import Status
-from costsim.solve import infeasibility, joint_relaxation, relaxations, solve
-from costsim.step import TrainingStep
+from costsim.base.errors import InputError
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
+from costsim.pricing.cost import price
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Status
+from costsim.solving.solve import infeasibility, joint_relaxation, relaxations, solve
 
 ORACLE = BruteForce(most=100_000)
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from problems import problems
 from test_solvers import chain_problem
 
-from costsim.arena_budget import arena_bytes
-from costsim.budget import Budget
-from costsim.solution import Status
-from costsim.solve import solve
+from costsim.problem.budget import Budget
+from costsim.problem.solution import Status
+from costsim.solving.arena_budget import arena_bytes
+from costsim.solving.solve import solve
 
 
 def in_arena(problem, limit):

@@ -12,9 +12,9 @@ from problems import problems
 from test_planfile import chain_example
 
 from costsim.cli import main
-from costsim.explain import Explanation, LeftOut, LimitPrice, Relaxation, explain, little
-from costsim.planfile import ExplanationRecord, PlanFile
-from costsim.solve import solve
+from costsim.solving.explain import Explanation, LeftOut, LimitPrice, Relaxation, explain, little
+from costsim.solving.planfile import ExplanationRecord, PlanFile
+from costsim.solving.solve import solve
 
 EXACT = Exact()
 LEAST = {"memory_bytes": 1, "working_bytes": 1, "macs": 1}

@@ -12,13 +12,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import problems
 
-from costsim.accounting.sparse_update import SCHEMES
-from costsim.budget import Budget
+from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.cli.pareto import command
-from costsim.errors import InputError
-from costsim.pareto import AGAINST, below, frontier, full_gain, lifted, non_dominated, priced
-from costsim.solution import Answer, Status
+from costsim.pricing.accounting.sparse_update import SCHEMES
+from costsim.problem.budget import Budget
+from costsim.problem.solution import Answer, Status
+from costsim.solving.pareto import (
+    AGAINST,
+    below,
+    frontier,
+    full_gain,
+    lifted,
+    non_dominated,
+    priced,
+)
 
 EXACT = Exact()
 

@@ -12,18 +12,18 @@ from graphs import chain, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.budget import Budget
-from costsim.cost import full_backward_macs, price
+from costsim.base.errors import InputError
 from costsim.device import estimate_task, load_device, shipped_devices
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.importance import ChannelScores, Importance
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.planfile import ModelRecord, PlanFile, plan_file, read_plan, write_plan
-from costsim.program import compile_program
-from costsim.scoring import scoring_cost
-from costsim.solution import Solution, Status
-from costsim.step import TrainingStep
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
+from costsim.pricing.choosing import scoring_cost
+from costsim.pricing.cost import full_backward_macs, price
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance
+from costsim.problem.solution import Solution, Status
+from costsim.solving.planfile import ModelRecord, PlanFile, plan_file, read_plan, write_plan
 
 SCORE = 0.25
 

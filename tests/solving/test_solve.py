@@ -6,14 +6,14 @@ import pytest
 from costsim.solvers import Full, make_solver
 from graphs import GraphBuilder
 
-from costsim.budget import Budget
-from costsim.errors import InputError
-from costsim.importance import ChannelScores, Importance
-from costsim.operators import Add
-from costsim.problem import Problem
-from costsim.solution import Status
-from costsim.solve import solve
-from costsim.step import TrainingStep
+from costsim.base.errors import InputError
+from costsim.ir.operators import Add
+from costsim.ir.step import TrainingStep
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Status
+from costsim.solving.solve import solve
 
 
 def two_readers_of_one_tensor():

@@ -14,11 +14,11 @@ import pytest
 from counting import Counting, Keeping, keep, open_store
 from waiting import PATIENCE_S, until
 
-from costsim.cells import Claim, Claims, Owner
-from costsim.cells.store import EXPIRES_S
-from costsim.errors import InputError
+from costsim.base.errors import InputError
+from costsim.studies.engine import Claim, Claims, Owner
+from costsim.studies.engine.store import EXPIRES_S
 
-COUNTING = Path(__file__).parent / "counting.py"
+COUNTING = Path(__file__).parents[1] / "support" / "counting.py"
 Begin = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -185,7 +185,7 @@ def test_a_pid_that_was_given_again_is_another_process() -> None:
 def test_a_run_confirms_its_claims_and_lets_go_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("costsim.cells.claims.BEAT_S", 0.02)
+    monkeypatch.setattr("costsim.studies.engine.claims.BEAT_S", 0.02)
     store = open_store(tmp_path / "store.sqlite")
     with Claims(store, str) as claims:
         assert claims.take(1, os.getpid()) is Claim.MINE
@@ -223,7 +223,7 @@ def test_many_at_once_are_what_is_free_and_then_what_others_leave(
 SLOW = """
 import sys, time
 from pathlib import Path
-from costsim.cells import run_cells
+from costsim.studies.engine import run_cells
 
 if __name__ == "__mp_main__":
     Path("importing").touch()
@@ -265,7 +265,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 from counting import open_store
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 try:
     open_store(Path(sys.argv[1]))
 except InputError as error:

@@ -23,22 +23,30 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 from waiting import until
 
-from costsim.adaptation import Backbone, Method, Place, Settings, Situation, adapt, load_backbone
-from costsim.adaptation.guard import GUARDS
-from costsim.cells import Owner, run_cells
+from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.data import digits, sample_episode
 from costsim.device import load_device
-from costsim.errors import InputError
-from costsim.methods import METHODS, SearchedScheme, make_method
+from costsim.learning.adaptation import (
+    Backbone,
+    Method,
+    Place,
+    Settings,
+    Situation,
+    adapt,
+    load_backbone,
+)
+from costsim.learning.adaptation.guard import GUARDS
+from costsim.learning.methods import METHODS, SearchedScheme, make_method
 from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
-from costsim.study import Study, parse_study
-from costsim.study.analysis import AVERAGE, Findings, Mean, analyse
-from costsim.study.runner import finished_rows, run_study
-from costsim.study.store import COLUMNS, open_store
-from costsim.study.work import Workshop
+from costsim.studies.engine import Owner, run_cells
+from costsim.studies.methods import Study, parse_study
+from costsim.studies.methods.analysis import AVERAGE, Findings, Mean, analyse
+from costsim.studies.methods.runner import finished_rows, run_study
+from costsim.studies.methods.store import COLUMNS, open_store
+from costsim.studies.methods.work import Workshop
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "study.yaml"
 
 STATIC = ("SparseUpdate (search)", "TinyTrain (static)")
@@ -105,7 +113,7 @@ def test_cells_are_the_product_of_the_lists_with_the_first_seeds_first() -> None
 def test_a_key_is_of_what_the_answer_depends_on(change: dict[str, Any], same: bool | None) -> None:
     first, other = study().cells()[0], study(**change).cells()[0]
     if same is None:  # as they come with the network or not
-        from costsim.networks.shipped import shipped_weights
+        from costsim.models.networks.shipped import shipped_weights
 
         assert (first.key == other.key) == (shipped_weights("mcunet-5fps") is None) or (
             first.key != other.key
@@ -681,7 +689,7 @@ def test_the_command_refuses_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("costsim.study.cluster.TIMEOUT", "1s")
+    monkeypatch.setattr("costsim.studies.methods.cluster.TIMEOUT", "1s")
     for name in ("study.yaml", "other.yaml"):
         yaml(tmp_path / name)
     assert main(["study", *arguments]) == 2

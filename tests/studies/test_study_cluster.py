@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from waiting import until
 
-from costsim.adaptation import Situation
+from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.errors import InputError
-from costsim.methods import METHODS, make_method
-from costsim.methods.none import NoAdaptation
-from costsim.study import parse_study
-from costsim.study.cluster import run_on_cluster
-from costsim.study.runner import run_study
-from costsim.study.store import open_store
-from costsim.study.work import Workshop
+from costsim.learning.adaptation import Situation
+from costsim.learning.methods import METHODS, make_method
+from costsim.learning.methods.none import NoAdaptation
+from costsim.studies.methods import parse_study
+from costsim.studies.methods.cluster import run_on_cluster
+from costsim.studies.methods.runner import run_study
+from costsim.studies.methods.store import open_store
+from costsim.studies.methods.work import Workshop
 
 pytest.importorskip("distributed")
 
@@ -40,7 +40,7 @@ def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
         "DASK_DISTRIBUTED__ADMIN__LOG_LENGTH": "0",
     }
@@ -188,7 +188,7 @@ def test_a_scheduler_that_dies_is_one_line_and_costs_nothing_finished(tmp_path: 
 def test_without_a_worker_left_the_run_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("costsim.study.cluster.WITHOUT_WORKERS_S", 2.0)
+    monkeypatch.setattr("costsim.studies.methods.cluster.WITHOUT_WORKERS_S", 2.0)
     cluster = Cluster(tmp_path)
     store = open_store(tmp_path / "s.sqlite")
     cells = parse_study(DOCUMENT, "s", methods=tuple(METHODS), folder=tmp_path).cells()

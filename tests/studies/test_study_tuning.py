@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.report.study import footnote
-from costsim.study.analysis import analyse
-from costsim.study.tuning import tuned
+from costsim.studies.methods.analysis import analyse
+from costsim.studies.methods.tuning import tuned
 
 RATES = (0.001, 0.003, 0.01)
 DOMAINS = ("signs", "letters", "flowers")

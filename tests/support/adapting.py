@@ -5,10 +5,10 @@ from functools import cache
 import torch
 from torch import nn
 
-from costsim.adaptation import Backbone, Place, Settings, Situation, load_backbone
 from costsim.data import FixedEpisode, Task, digits, sample_episode
 from costsim.device import load_device
-from costsim.planner import BudgetRequest
+from costsim.learning.adaptation import Backbone, Place, Settings, Situation, load_backbone
+from costsim.planning import BudgetRequest
 
 SIDE = 16
 

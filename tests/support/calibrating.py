@@ -4,10 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from costsim.calibration.fit import family
-from costsim.calibration.probes import YARDSTICK, Probe, parse_probe
-from costsim.cost import operation_work
 from costsim.device.calibration import Conditions
+from costsim.hardware.calibration.fit import family
+from costsim.hardware.calibration.probes import YARDSTICK, Probe, parse_probe
+from costsim.pricing.cost import operation_work
 
 CONDITIONS = Conditions(
     cpu="a made-up processor",

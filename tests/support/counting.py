@@ -9,8 +9,8 @@ from pathlib import Path
 
 from waiting import until
 
-from costsim.cells import CellStore, Claims, run_cells
-from costsim.errors import InputError
+from costsim.base.errors import InputError
+from costsim.studies.engine import CellStore, Claims, run_cells
 
 
 class Counting:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costsim.emission import COMPILER_FLAGS, Memory, emit, integers, kernel_source, read_weights
+from costsim.c.emission import COMPILER_FLAGS, Memory, emit, integers, kernel_source, read_weights
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 CACHE = Path(tempfile.gettempdir()) / f"costsim-emission-{os.getuid()}"
@@ -89,9 +89,9 @@ def kernels_object(*, counting: bool = False) -> Path:
 
 
 def emit_kernels_header() -> str:
-    import costsim.emission
+    import costsim.c.emission
 
-    folder = Path(costsim.emission.__file__).parent / "kernels"
+    folder = Path(costsim.c.emission.__file__).parent / "kernels"
     return (folder / "costsim_kernels.h").read_text()
 
 

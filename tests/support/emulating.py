@@ -8,18 +8,18 @@ import pytest
 import torch
 from running import copies
 
+from costsim.base.errors import InputError
+from costsim.c.emission import EmissionOptions, integers
+from costsim.c.emission.reference import Reference
+from costsim.c.emulation.memory_map import MemoryMap, memory_map
+from costsim.c.emulation.toolchain import find_compiler
+from costsim.c.emulation.trial import Trial
 from costsim.device import DeviceSpec, load_device
-from costsim.emission import EmissionOptions, integers
-from costsim.emission.reference import Reference
-from costsim.emulation.memory_map import MemoryMap, memory_map
-from costsim.emulation.toolchain import find_compiler
-from costsim.emulation.trial import Trial
-from costsim.errors import InputError
-from costsim.execution.executor import Executor
-from costsim.program import memory_timeline, plan_arena
-from costsim.step import BitWidths
-from costsim.targets.emulated import EmulatedStep
-from costsim.targets.scales import find_scales
+from costsim.hardware.boards.scales import find_scales
+from costsim.hardware.results.emulated_step import EmulatedStep
+from costsim.ir.program import memory_timeline, plan_arena
+from costsim.ir.step import BitWidths
+from costsim.run.execution.executor import Executor
 
 LEARNING_RATE = 0.05
 EPS = 0.01

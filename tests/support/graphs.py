@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from costsim.graph import Call, LayerGraph, Parameter
-from costsim.operators import (
+from costsim.ir.graph import Call, LayerGraph, Parameter
+from costsim.ir.operators import (
     Add,
     BatchNorm,
     Concatenate,
@@ -25,9 +25,9 @@ from costsim.operators import (
     Slice,
     Subtract,
 )
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import cut_calls
-from costsim.step import BitWidths, TrainingStep
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import cut_calls
+from costsim.ir.step import BitWidths, TrainingStep
 
 
 @dataclass

@@ -7,17 +7,17 @@ from graphs import plans
 from hypothesis import strategies as st
 from zoo import ZOO
 
-from costsim.execution.executor import Executor
-from costsim.measurement.measure import Measured, measure
-from costsim.measurement.scratch import ScratchTable
-from costsim.models import load_model
-from costsim.networks import NETWORKS
-from costsim.networks.graph import architecture_graph
-from costsim.plan import UpdatePlan
-from costsim.program import TrainingProgram, compile_program, even_cuts
-from costsim.step import TrainingStep
-from costsim.tracing import capture
-from costsim.tracing.capture import Traced
+from costsim.hardware.meters.measure import Measured, measure
+from costsim.hardware.meters.scratch import ScratchTable
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import TrainingProgram, compile_program, even_cuts
+from costsim.ir.step import TrainingStep
+from costsim.models.loading import load_model
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.tracing import capture
+from costsim.models.tracing.capture import Traced
+from costsim.run.execution.executor import Executor
 
 SMALL = 48
 """Side of the images of built-in networks in quick tests."""

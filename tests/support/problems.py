@@ -5,9 +5,9 @@ from graphs import graphs, steps
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from costsim.budget import Budget
-from costsim.importance import ChannelScores, Importance, layer_macs
-from costsim.problem import Problem
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance, layer_macs
+from costsim.problem.problem import Problem
 
 AXES = (
     ("output",),

@@ -7,16 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from costsim.execution.counting import MacCounter
-from costsim.execution.executor import Executor
-from costsim.execution.forward import evaluate
-from costsim.graph import LayerGraph, Parameter
-from costsim.operators import (
+from costsim.ir.graph import LayerGraph, Parameter
+from costsim.ir.operators import (
     BatchNorm,
     LayerNorm,
 )
-from costsim.program import Category, Direction, compile_program, memory_timeline
-from costsim.step import TrainingStep
+from costsim.ir.program import Category, Direction, compile_program, memory_timeline
+from costsim.ir.step import TrainingStep
+from costsim.run.execution.executor import Executor
+from costsim.run.execution.forward import evaluate
+from costsim.run.execution.mac_counter import MacCounter
 
 
 def with_statistics(graph: LayerGraph) -> LayerGraph:

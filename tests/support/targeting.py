@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from costsim.cli import main
-from costsim.planfile import PlanFile, read_plan
-from costsim.targets.job import PlanJob, RunOptions
-from costsim.targets.shipping import plan_job
+from costsim.hardware.ssh.shipment import plan_job
+from costsim.hardware.targets.job import PlanJob, RunOptions
+from costsim.solving.planfile import PlanFile, read_plan
 
 SIDE = 32
 FOREVER = 10**9

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from costsim.solvers import make_solver
 
-from costsim.planfile import PlanFile
-from costsim.planner import BudgetRequest, PlanRequest, make_plan
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.planning import BudgetRequest, PlanRequest, make_plan
+from costsim.solving.planfile import PlanFile
 
 SOURCE = """
 from torch import nn

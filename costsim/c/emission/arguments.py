@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from costsim.emission.memory import Memory
-from costsim.emission.parts import Block, is_depthwise
-from costsim.emission.tables import Tables, steps
-from costsim.emission.text import braces, call, number
-from costsim.graph import Call
-from costsim.operators import LayerNorm, Shape, Shapes, elements
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.parts import Block, is_depthwise
+from costsim.c.emission.tables import Tables, steps
+from costsim.c.emission.text import braces, call, number
+from costsim.ir.graph import Call
+from costsim.ir.operators import LayerNorm, Shape, Shapes, elements
 
 
 def weight_blocks(memory: Memory, tables: Tables, c: Call, output: Shape) -> tuple[str, int]:

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.memory import Memory
-from costsim.emission.model_header import header_text
-from costsim.emission.model_source import operation_symbol, source_text
-from costsim.emission.model_weights import weights_text
-from costsim.emission.operations import OperationWriter
-from costsim.emission.options import EmissionOptions
-from costsim.emission.quantised import QuantisedWriter
-from costsim.emission.quantization import Quantization, integers
-from costsim.emission.readme import readme
-from costsim.emission.sizes import DOCUMENT, Sizes, sizes_of
-from costsim.emission.support import check_step, is_narrow
-from costsim.emission.tables import Tables
-from costsim.errors import InputError
-from costsim.program import TrainingProgram
+from costsim.base.errors import InputError
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.model_header import header_text
+from costsim.c.emission.model_source import operation_symbol, source_text
+from costsim.c.emission.model_weights import weights_text
+from costsim.c.emission.operations import OperationWriter
+from costsim.c.emission.options import EmissionOptions
+from costsim.c.emission.quantised_writer import QuantisedWriter
+from costsim.c.emission.quantization import Quantization, integers
+from costsim.c.emission.readme import readme
+from costsim.c.emission.sizes import DOCUMENT, Sizes, sizes_of
+from costsim.c.emission.support import check_step, is_narrow
+from costsim.c.emission.tables import Tables
+from costsim.ir.program import TrainingProgram
 
 KERNELS = (
     "mathematics.c",
@@ -83,7 +83,7 @@ def kernel_source() -> str:
 
 
 def _kernel(name: str) -> str:
-    return resources.files("costsim.emission").joinpath("kernels", name).read_text("utf-8")
+    return resources.files("costsim.c.emission").joinpath("kernels", name).read_text("utf-8")
 
 
 def _check_scales(program: TrainingProgram, quantization: Quantization | None) -> None:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 MARK = "costsim_model.h"
 """A folder with this file was written by an export, and may be replaced by one."""

@@ -6,7 +6,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from costsim.emission.arguments import (
+from costsim.c.emission.arguments import (
     activation_arguments,
     concatenated,
     convolution_kernel,
@@ -25,11 +25,11 @@ from costsim.emission.arguments import (
     stack,
     weight_blocks,
 )
-from costsim.emission.memory import Memory
-from costsim.emission.tables import Tables, steps
-from costsim.emission.text import call, number
-from costsim.graph import Call
-from costsim.operators import Shapes, elements
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.tables import Tables, steps
+from costsim.c.emission.text import call, number
+from costsim.ir.graph import Call
+from costsim.ir.operators import Shapes, elements
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.parts import Block, blocks_of
-from costsim.errors import InputError
-from costsim.graph import Call, Parameter
-from costsim.operators import Axis
-from costsim.program import (
+from costsim.base.errors import InputError
+from costsim.c.emission.parts import Block, blocks_of
+from costsim.ir.graph import Call, Parameter
+from costsim.ir.operators import Axis
+from costsim.ir.program import (
     Arena,
     Atom,
     Category,
@@ -212,7 +212,7 @@ def read_weights(
     """The updated parameters, whole, as an arena that the emitted code worked in holds them.
 
     `weights` are those the code was emitted with: what is frozen is taken from them. Of a program
-    with 8-bit weights they are integers (`costsim.emission.quantization.integers`), as is what is
+    with 8-bit weights they are integers (`costsim.c.emission.quantization.integers`), as is what is
     returned.
     """
     memory, found = Memory(program), {}

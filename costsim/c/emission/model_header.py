@@ -1,11 +1,11 @@
 """The header of an emitted step: what a firmware may know of it."""
 
-from costsim.emission.memory import Memory
-from costsim.emission.options import EmissionOptions
-from costsim.emission.quantization import Quantization
-from costsim.emission.sizes import Sizes
-from costsim.emission.text import comment, number
-from costsim.operators import elements
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.options import EmissionOptions
+from costsim.c.emission.quantization import Quantization
+from costsim.c.emission.sizes import Sizes
+from costsim.c.emission.text import comment, number
+from costsim.ir.operators import elements
 
 
 def header_text(

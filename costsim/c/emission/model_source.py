@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from costsim.emission.memory import Memory
-from costsim.emission.options import EmissionOptions
-from costsim.emission.quantization import Quantization
-from costsim.emission.tables import Tables
-from costsim.emission.text import call, comment, identifier, number
-from costsim.operators import elements
-from costsim.program import Category, Direction, Operand
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.options import EmissionOptions
+from costsim.c.emission.quantization import Quantization
+from costsim.c.emission.tables import Tables
+from costsim.c.emission.text import call, comment, identifier, number
+from costsim.ir.operators import elements
+from costsim.ir.program import Category, Direction, Operand
 
 
 def source_text(

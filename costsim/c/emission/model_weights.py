@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.memory import Memory
-from costsim.emission.model_source import initial_symbol
-from costsim.emission.text import array, comment
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.model_source import initial_symbol
+from costsim.c.emission.text import array, comment
 
 
 def weights_text(memory: Memory, tensors: Mapping[str, NDArray[Any]]) -> str:

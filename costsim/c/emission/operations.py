@@ -3,7 +3,7 @@
 import math
 from math import prod
 
-from costsim.emission.arguments import (
+from costsim.c.emission.arguments import (
     block_initialiser,
     convolution_kernel,
     convolution_window,
@@ -11,15 +11,15 @@ from costsim.emission.arguments import (
     lines_along,
     planes,
 )
-from costsim.emission.forward import FORWARD, Site
-from costsim.emission.input_gradient import INPUT_GRADIENT, GradientSite
-from costsim.emission.memory import Memory
-from costsim.emission.options import EmissionOptions
-from costsim.emission.tables import Tables
-from costsim.emission.text import call, number
-from costsim.graph import Call
-from costsim.operators import elements
-from costsim.program import Category, Direction, Operand, Operation
+from costsim.c.emission.forward import FORWARD, Site
+from costsim.c.emission.input_gradient import INPUT_GRADIENT, GradientSite
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.options import EmissionOptions
+from costsim.c.emission.tables import Tables
+from costsim.c.emission.text import call, number
+from costsim.ir.graph import Call
+from costsim.ir.operators import elements
+from costsim.ir.program import Category, Direction, Operand, Operation
 
 
 class OperationWriter:

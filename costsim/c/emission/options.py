@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 COMPILER_FLAGS = (
     "-std=c99",
@@ -20,7 +20,7 @@ COMPILER_FLAGS = (
 
 @dataclass(frozen=True)
 class EmissionOptions:
-    """Hyperparameters as `costsim.execution.executor.Executor` has them, and the model's name.
+    """Hyperparameters as `costsim.run.execution.executor.Executor` has them, and the model's name.
 
     The learning rate is where `costsim_learning_rate` starts; the others are constants.
     """

@@ -12,8 +12,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.graph import Call
-from costsim.operators import Axis, Convolution, Linear, Shapes
+from costsim.ir.graph import Call
+from costsim.ir.operators import Axis, Convolution, Linear, Shapes
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.quantization import SAME, Affine, Quantization, check_quantised
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.networks.int8 import int8_layers, is_int8, read_arrays
+from costsim.base.errors import InputError
+from costsim.c.emission.quantization import SAME, Affine, Quantization, check_quantised
+from costsim.ir.graph import LayerGraph
+from costsim.models.networks.int8 import int8_layers, is_int8, read_arrays
 
 
 def published_quantization(graph: LayerGraph, path: Path) -> Quantization | None:

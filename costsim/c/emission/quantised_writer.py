@@ -5,23 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from costsim.emission.arguments import (
+from costsim.c.emission.arguments import (
     block_initialiser,
     convolution_window,
     lines_along,
     mean_kind,
     pooling_window,
 )
-from costsim.emission.memory import Memory
-from costsim.emission.operations import OperationWriter
-from costsim.emission.options import EmissionOptions
-from costsim.emission.parts import is_depthwise
-from costsim.emission.quantization import HIGH, LOW, Affine, Quantization
-from costsim.emission.tables import Tables
-from costsim.emission.text import call, number
-from costsim.graph import Call
-from costsim.operators import Shapes, elements
-from costsim.program import Category, Operation
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.operations import OperationWriter
+from costsim.c.emission.options import EmissionOptions
+from costsim.c.emission.parts import is_depthwise
+from costsim.c.emission.quantization import HIGH, LOW, Affine, Quantization
+from costsim.c.emission.tables import Tables
+from costsim.c.emission.text import call, number
+from costsim.ir.graph import Call
+from costsim.ir.operators import Shapes, elements
+from costsim.ir.program import Category, Operation
 
 
 class QuantisedWriter(OperationWriter):

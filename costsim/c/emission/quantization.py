@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.text import title
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.graph import Call, LayerGraph
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.c.emission.text import title
+from costsim.ir.graph import Call, LayerGraph
 
 LOW, HIGH = -128, 127
 

@@ -1,8 +1,8 @@
 """The README of an emitted model."""
 
-from costsim.emission.options import COMPILER_FLAGS, EmissionOptions
-from costsim.emission.sizes import Sizes
-from costsim.program import Direction, TrainingProgram
+from costsim.c.emission.options import COMPILER_FLAGS, EmissionOptions
+from costsim.c.emission.sizes import Sizes
+from costsim.ir.program import Direction, TrainingProgram
 
 FLOAT_BITS = 32
 

@@ -11,23 +11,23 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.float32 import Floats, exponential, fused_sum, logarithm
-from costsim.emission.memory import Memory
-from costsim.emission.options import EmissionOptions
-from costsim.emission.parts import Block
-from costsim.emission.quantised import bounds, mean_factor
-from costsim.emission.quantization import Quantization, saturated
-from costsim.emission.windows import Pool, Window
-from costsim.graph import Call
-from costsim.operators import elements
-from costsim.program import Category, Direction, Operand, Operation, TrainingProgram
+from costsim.c.emission.float32 import Floats, exponential, fused_sum, logarithm
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.options import EmissionOptions
+from costsim.c.emission.parts import Block
+from costsim.c.emission.quantised_writer import bounds, mean_factor
+from costsim.c.emission.quantization import Quantization, saturated
+from costsim.c.emission.windows import Pool, Window
+from costsim.ir.graph import Call
+from costsim.ir.operators import elements
+from costsim.ir.program import Category, Direction, Operand, Operation, TrainingProgram
 
 Integers: TypeAlias = NDArray[Any]
 """Of int8 and int32."""
 
 
 class Reference:
-    """Steps of `program` on the integers of its weights (`costsim.emission.integers`).
+    """Steps of `program` on the integers of its weights (`costsim.c.emission.integers`).
 
     `weights` are changed in place; `values` holds every call's integers of the last pass.
     """

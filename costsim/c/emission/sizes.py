@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from costsim.emission.memory import Memory
-from costsim.program import Category
+from costsim.c.emission.memory import Memory
+from costsim.ir.program import Category
 
 DOCUMENT = "costsim_model.json"
 """The emitted file that says what is where."""

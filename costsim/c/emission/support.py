@@ -1,12 +1,12 @@
 """Which operators there is C for."""
 
-from costsim.emission.forward import FORWARD
-from costsim.emission.quantization import check_quantised
-from costsim.emission.text import title
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.graph import LayerGraph
-from costsim.operators import Shape
-from costsim.step import BitWidths, TrainingStep
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.c.emission.forward import FORWARD
+from costsim.c.emission.quantization import check_quantised
+from costsim.c.emission.text import title
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Shape
+from costsim.ir.step import BitWidths, TrainingStep
 
 NARROW = 8
 WIDTHS = ((32, 32, 32, 32), (8, 8, 32, 32))

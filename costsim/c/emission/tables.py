@@ -7,9 +7,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.text import braces, number, rows
-from costsim.errors import InputError
-from costsim.operators import Shape
+from costsim.base.errors import InputError
+from costsim.c.emission.text import braces, number, rows
+from costsim.ir.operators import Shape
 
 DIMENSIONS = 6
 CHANNEL_LIMIT = 1 << 16

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.graph import Call, LayerGraph
+from costsim.ir.graph import Call, LayerGraph
 
 
 def title(graph: LayerGraph, call: Call) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission.parts import is_depthwise
-from costsim.graph import Call, LayerGraph
-from costsim.operators import Shape
+from costsim.c.emission.parts import is_depthwise
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import Shape
 
 SPATIAL = 3
 TURNED = 49

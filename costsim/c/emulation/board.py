@@ -1,6 +1,6 @@
 """An emulated board: a firmware under unicorn whose UART is a pseudo-terminal or a socket.
 
-    python -m costsim.emulation.board firmware.elf map.json [HOST:PORT]
+    python -m costsim.c.emulation.board firmware.elf map.json [HOST:PORT]
 
 Prints the name of the terminal, to be opened like that of a real board, and runs until it is ended.
 With an address it connects there instead.
@@ -17,9 +17,9 @@ import tty
 from pathlib import Path
 from typing import Any
 
-from costsim.emulation.build import build_watch
-from costsim.emulation.machine import Machine
-from costsim.emulation.worker import map_from_json
+from costsim.c.emulation.build import build_watch
+from costsim.c.emulation.machine import Machine
+from costsim.c.emulation.worker import map_from_json
 
 DATA, STATE = 0, 4
 PATIENCE = 8

@@ -12,10 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from costsim.emulation.linker import linker_script
-from costsim.emulation.memory_map import MemoryMap
-from costsim.emulation.toolchain import Compiler, find_compiler, host_compiler
-from costsim.errors import CostsimError, InputError
+from costsim.base.errors import CostsimError, InputError
+from costsim.c.emulation.linker import linker_script
+from costsim.c.emulation.memory_map import MemoryMap
+from costsim.c.emulation.toolchain import Compiler, find_compiler, host_compiler
 
 Port = Literal["bare", "uart"]
 PORTS: Mapping[Port, tuple[str, ...]] = {
@@ -56,7 +56,7 @@ def build_firmware(
     port: Port = "bare",
     compiler: Compiler | None = None,
 ) -> Firmware:
-    """Compile and link `sources` (file name to content, as `costsim.emission` gives them).
+    """Compile and link `sources` (file name to content, as `costsim.c.emission` gives them).
 
     Raises `DoesNotFit` with the linker's words where a section is larger than its memory, and
     `InputError` for a missing compiler or C it refuses.
@@ -128,7 +128,7 @@ def _digest_header(digest: bytes) -> bytes:
 
 def own_source(name: str) -> bytes:
     """A file of the firmware's own."""
-    return files("costsim.emulation").joinpath("firmware", name).read_bytes()
+    return files("costsim.c.emulation").joinpath("firmware", name).read_bytes()
 
 
 def _bytes(content: str | bytes) -> bytes:

@@ -11,9 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from costsim.emulation.elf import Image
-from costsim.emulation.latency import Cycles, work_cycles
-from costsim.emulation.thumb import Instruction, Kind, decode
+from costsim.c.emulation.elf import Image
+from costsim.c.emulation.latency import Cycles, work_cycles
+from costsim.c.emulation.thumb import Instruction, Kind, decode
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Work:
 
 
 def count_work(image: Image, blocks: NDArray[Any]) -> dict[int, Work]:
-    """What each operation (-1: none) executed, from rows of `costsim.emulation.watch.BLOCK`."""
+    """What each operation (-1: none) executed, from rows of `costsim.c.emulation.watch.BLOCK`."""
     found: defaultdict[int, Counter[tuple[Instruction, ...]]] = defaultdict(Counter)
     for row in blocks:
         code = image.code(int(row["address"]), int(row["size"]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 ARENA = ".costsim_arena"
 _OPERATION = re.compile(r"^costsim_op_?0*(\d+)(?:\D|$)")

@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emulation.build import Firmware, build_watch
-from costsim.emulation.elf import Image, read_image
-from costsim.emulation.messages import Message, read_message
-from costsim.errors import CostsimError, InputError
+from costsim.base.errors import CostsimError, InputError
+from costsim.c.emulation.build import Firmware, build_watch
+from costsim.c.emulation.elf import Image, read_image
+from costsim.c.emulation.messages import Message, read_message
 
 LOOK_S = 0.5
 """How often a wait is interrupted to see whether somebody asked to stop."""
@@ -84,7 +84,7 @@ class Emulator:
         time_limit_s: float = 60.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        from costsim.emulation.worker import map_to_json
+        from costsim.c.emulation.worker import map_to_json
 
         require_unicorn()
         self.firmware, self.time_limit_s, self.check = firmware, time_limit_s, check
@@ -101,10 +101,10 @@ class Emulator:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        folder = str(Path(__file__).parents[2])
+        folder = str(Path(__file__).parents[3])
         paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "costsim.emulation.worker"],
+            [sys.executable, "-m", "costsim.c.emulation.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
@@ -183,8 +183,8 @@ class Emulator:
         self._ask({"action": "watch", "on": on})
 
     def profile(self) -> NDArray[Any]:
-        """Blocks that ran, by operation: rows of `costsim.emulation.watch.BLOCK`."""
-        from costsim.emulation.watch import BLOCK
+        """Blocks that ran, by operation: rows of `costsim.c.emulation.watch.BLOCK`."""
+        from costsim.c.emulation.watch import BLOCK
 
         return np.frombuffer(self._ask({"action": "profile"}).parts[0], dtype=BLOCK)
 

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from costsim.c.emulation.thumb import Instruction, Kind
 from costsim.device.interval import Interval
 from costsim.device.target import ComputeTarget
-from costsim.emulation.thumb import Instruction, Kind
 
 LATENCY: dict[Kind, int] = {
     "int_mul": 2,

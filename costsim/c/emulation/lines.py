@@ -4,7 +4,7 @@ import select
 import socket
 from typing import Protocol, Self
 
-from costsim.errors import CostsimError, InputError
+from costsim.base.errors import CostsimError, InputError
 
 
 class LineLost(CostsimError):

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission import Affine
-from costsim.emulation.frames import MAX_PAYLOAD_BYTES, REFUSALS, Frame, Reader, Region, Type
-from costsim.emulation.lines import Line
-from costsim.errors import CostsimError
+from costsim.base.errors import CostsimError
+from costsim.c.emission import Affine
+from costsim.c.emulation.frames import MAX_PAYLOAD_BYTES, REFUSALS, Frame, Reader, Region, Type
+from costsim.c.emulation.lines import Line
 
 PROTOCOL = 1
 

@@ -1,6 +1,6 @@
 """The linker script of a firmware, written from the memory map of its device."""
 
-from costsim.emulation.memory_map import MemoryMap, Span
+from costsim.c.emulation.memory_map import MemoryMap, Span
 
 ARENA_SECTION = ".costsim_arena"
 FROZEN_SECTION = ".costsim_frozen"

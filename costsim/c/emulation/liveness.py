@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emulation.trial import Touched
+from costsim.c.emulation.trial import Touched
 
 Bits = NDArray[np.bool_]
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from costsim.emulation.elf import Image, read_image
-from costsim.emulation.memory_map import MemoryMap, Span
-from costsim.emulation.watch import Watch
+from costsim.c.emulation.elf import Image, read_image
+from costsim.c.emulation.memory_map import MemoryMap, Span
+from costsim.c.emulation.watch import Watch
 
 PAGE = 4096
 MAILBOX_ADDRESS = 0x6000_0000

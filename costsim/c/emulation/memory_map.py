@@ -9,8 +9,8 @@ out of the memory instead of into one another.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from costsim.base.errors import InputError
 from costsim.device.spec import DeviceSpec, Region
-from costsim.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

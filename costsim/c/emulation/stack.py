@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from costsim.emulation.elf import Image, Symbol
-from costsim.errors import CostsimError
+from costsim.base.errors import CostsimError
+from costsim.c.emulation.elf import Image, Symbol
 
 
 class StackUnknown(CostsimError):

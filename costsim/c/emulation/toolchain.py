@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from costsim.emission.options import COMPILER_FLAGS
-from costsim.errors import InputError
+from costsim.base.errors import InputError
+from costsim.c.emission.options import COMPILER_FLAGS
 
 CompilerName = Literal["zig", "gcc"]
 COMPILERS: tuple[CompilerName, ...] = ("zig", "gcc")

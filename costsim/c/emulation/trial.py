@@ -13,17 +13,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emission import EmissionOptions, Quantization, emit, integers, read_weights
-from costsim.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit, Firmware, build_firmware
-from costsim.emulation.counting import Work, count_work
-from costsim.emulation.emulator import EmulatedFault, Emulator, Fault
-from costsim.emulation.machine import MAILBOX_ADDRESS
-from costsim.emulation.memory_map import MemoryMap
-from costsim.emulation.stack import stack_bound
-from costsim.emulation.toolchain import Compiler
-from costsim.errors import InputError
-from costsim.operators import elements
-from costsim.program import TrainingProgram, plan_arena
+from costsim.base.errors import InputError
+from costsim.c.emission import EmissionOptions, Quantization, emit, integers, read_weights
+from costsim.c.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit, Firmware, build_firmware
+from costsim.c.emulation.counting import Work, count_work
+from costsim.c.emulation.emulator import EmulatedFault, Emulator, Fault
+from costsim.c.emulation.machine import MAILBOX_ADDRESS
+from costsim.c.emulation.memory_map import MemoryMap
+from costsim.c.emulation.stack import stack_bound
+from costsim.c.emulation.toolchain import Compiler
+from costsim.ir.operators import elements
+from costsim.ir.program import TrainingProgram, plan_arena
 
 PAINT = 0xA5A5_5AA5
 """What untouched memory is filled with: no float that training meets."""
@@ -69,7 +69,7 @@ class Trial:
     """A built program on an emulated core; a context manager.
 
     `weights` are those the firmware was emitted with; of a program with 8-bit weights they are
-    integers (`costsim.emission.integers`). A fault raises `EmulatedFault` whose text names the
+    integers (`costsim.c.emission.integers`). A fault raises `EmulatedFault` whose text names the
     operation and its layer.
     """
 
@@ -295,7 +295,7 @@ def least_memory(
         roomy = replace(roomy, stack=roomy.arena)
     sources = emit(program, weights, options=options, quantization=quantization)
     firmware = build_firmware(sources, roomy, stack_bytes=stack_bytes, compiler=compiler)
-    from costsim.emulation.elf import read_image
+    from costsim.c.emulation.elf import read_image
 
     address, size = read_image(firmware.elf).arena
     return address + size - memory.arena.address

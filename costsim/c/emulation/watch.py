@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.emulation.memory_map import Span
+from costsim.c.emulation.memory_map import Span
 
 BLOCK = np.dtype(
     [

@@ -1,4 +1,4 @@
-"""The emulator's process: `python -m costsim.emulation.worker`, messages on its pipes.
+"""The emulator's process: `python -m costsim.c.emulation.worker`, messages on its pipes.
 
 A process of its own because the emulator is GPL, may crash, and may have to be killed.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from costsim.emulation.machine import Machine
-from costsim.emulation.memory_map import MemoryMap, Span
-from costsim.emulation.messages import Message, read_message
+from costsim.c.emulation.machine import Machine
+from costsim.c.emulation.memory_map import MemoryMap, Span
+from costsim.c.emulation.messages import Message, read_message
 
 
 class Worker:

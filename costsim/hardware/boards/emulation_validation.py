@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from costsim.emission import EmissionOptions, Quantization, check_step, integers, is_narrow
-from costsim.emission.memory import Memory
-from costsim.emission.reference import Reference
-from costsim.emulation.build import DoesNotFit
-from costsim.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
-from costsim.emulation.toolchain import find_compiler
-from costsim.emulation.trial import Observed, Trial
-from costsim.errors import InputError
-from costsim.measurement.record import Measurement, Validation
-from costsim.program import TrainingProgram, compile_program
-from costsim.progress import Progress, silent
-from costsim.targets.emulated import EmulatedStep, emulated_machine
-from costsim.targets.emulated_comparison import ToPyTorch, ToReference, compare_emulated
-from costsim.targets.firmware import does_not_fit, losses_in_pytorch
-from costsim.targets.scales import find_scales
-from costsim.targets.unicorn import UnicornTarget, target_error
-from costsim.units import format_seconds
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress, silent
+from costsim.base.units import format_seconds
+from costsim.c.emission import EmissionOptions, Quantization, check_step, integers, is_narrow
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.reference import Reference
+from costsim.c.emulation.build import DoesNotFit
+from costsim.c.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
+from costsim.c.emulation.toolchain import find_compiler
+from costsim.c.emulation.trial import Observed, Trial
+from costsim.hardware.boards.firmware import does_not_fit, losses_in_pytorch
+from costsim.hardware.boards.scales import find_scales
+from costsim.hardware.boards.unicorn import UnicornTarget, target_error
+from costsim.hardware.results.emulated_step import EmulatedStep, emulated_machine
+from costsim.hardware.results.emulation_comparison import ToPyTorch, ToReference, compare_emulated
+from costsim.hardware.results.record import Measurement, Validation
+from costsim.ir.program import TrainingProgram, compile_program
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from costsim.measurement.planned import ValidationRequest
+    from costsim.hardware.meters.plan_validation import ValidationRequest
 
 Batch: TypeAlias = tuple[Any, Any]
 """Images of one step and their labels, as numpy arrays."""
@@ -137,7 +137,7 @@ def validate_emulated(
 def _task(request: "ValidationRequest", report: Progress) -> _Task:
     """The steps on the plan's own model and images."""
     report("loading the model", 0, 0)
-    from costsim.measurement.planned import PlanFeed, load_request
+    from costsim.hardware.meters.plan_validation import PlanFeed, load_request
 
     plan = request.plan
     subject, notes = load_request(request)

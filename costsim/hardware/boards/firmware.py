@@ -7,18 +7,18 @@ from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 
+from costsim.base.errors import InputError
+from costsim.base.units import format_bytes, parse_bytes
+from costsim.c.emission import Quantization, check_step, is_narrow
+from costsim.c.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit
+from costsim.c.emulation.memory_map import MemoryMap, memory_map
+from costsim.c.emulation.toolchain import CompilerName
 from costsim.device import DeviceSpec, load_device
-from costsim.emission import Quantization, check_step, is_narrow
-from costsim.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit
-from costsim.emulation.memory_map import MemoryMap, memory_map
-from costsim.emulation.toolchain import CompilerName
-from costsim.errors import InputError
-from costsim.planfile import PlanFile
-from costsim.program import TrainingProgram, compile_program, plan_arena
-from costsim.step import BitWidths
-from costsim.targets.base import How, Target, TargetError, TargetOptions, refuse_parameters
-from costsim.targets.job import PlanJob
-from costsim.units import format_bytes, parse_bytes
+from costsim.hardware.targets.base import How, Target, TargetError, TargetOptions, refuse_parameters
+from costsim.hardware.targets.job import PlanJob
+from costsim.ir.program import TrainingProgram, compile_program, plan_arena
+from costsim.ir.step import BitWidths
+from costsim.solving.planfile import PlanFile
 
 SEED = 0
 
@@ -121,7 +121,7 @@ def scales_of(job: PlanJob, program: TrainingProgram) -> Quantization | None:
     import torch
     from safetensors.torch import load_file
 
-    from costsim.targets.scales import find_scales
+    from costsim.hardware.boards.scales import find_scales
 
     images, _ = noise(program)
     scales, _ = find_scales(
@@ -149,8 +149,8 @@ def losses_in_pytorch(
     """Losses of the steps of `program` in 32 bits by the executor, which updates `tensors`."""
     import torch
 
-    from costsim.execution.executor import Executor
-    from costsim.measurement.planned import classification_loss
+    from costsim.hardware.meters.plan_validation import classification_loss
+    from costsim.run.execution.executor import Executor
 
     floats = program
     if program.step.bits != BitWidths():

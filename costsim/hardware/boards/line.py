@@ -8,21 +8,17 @@ from typing import Any
 import numpy as np
 
 from costsim import __version__
+from costsim.base.files import write_atomically
+from costsim.c.emission import EmissionOptions, Quantization, emit, integers
+from costsim.c.emission.reference import Reference
+from costsim.c.emulation.build import DoesNotFit, Firmware, build_firmware, source_digest
+from costsim.c.emulation.elf import Image, read_image
+from costsim.c.emulation.lines import Line, LineLost
+from costsim.c.emulation.link import BoardFault, Link, LinkError, LinkTimeout, Status, encoding
+from costsim.c.emulation.memory_map import MemoryMap
+from costsim.c.emulation.toolchain import Compiler, find_compiler
 from costsim.device import DeviceSpec
-from costsim.emission import EmissionOptions, Quantization, emit, integers
-from costsim.emission.reference import Reference
-from costsim.emulation.build import DoesNotFit, Firmware, build_firmware, source_digest
-from costsim.emulation.elf import Image, read_image
-from costsim.emulation.lines import Line, LineLost
-from costsim.emulation.link import BoardFault, Link, LinkError, LinkTimeout, Status, encoding
-from costsim.emulation.memory_map import MemoryMap
-from costsim.emulation.toolchain import Compiler, find_compiler
-from costsim.files import write_atomically
-from costsim.measurement.record import AllocatorSummary, Machine, Measurement, spread_warnings
-from costsim.program import TrainingProgram, plan_arena
-from costsim.targets.base import Session, Target, TargetError, TargetOptions, Watch
-from costsim.targets.emulated_comparison import LOSS_TOLERANCE
-from costsim.targets.firmware import (
+from costsim.hardware.boards.firmware import (
     FirmwareChoices,
     does_not_fit,
     losses_in_pytorch,
@@ -30,9 +26,13 @@ from costsim.targets.firmware import (
     program_of,
     scales_of,
 )
-from costsim.targets.job import Job, PlanJob
-from costsim.targets.outcome import Outcome
-from costsim.targets.readings import partial_outcome
+from costsim.hardware.results.emulation_comparison import LOSS_TOLERANCE
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.results.record import AllocatorSummary, Machine, Measurement, spread_warnings
+from costsim.hardware.targets.base import Session, Target, TargetError, TargetOptions, Watch
+from costsim.hardware.targets.job import Job, PlanJob
+from costsim.hardware.targets.readings import partial_outcome
+from costsim.ir.program import TrainingProgram, plan_arena
 
 LEARNING_RATE = 1e-6
 """Small: the step is measured, nothing is to be learnt from noise."""
@@ -317,8 +317,8 @@ def write_project(
     The port in `uart_cmsdk.c` is that of the emulated board: a real one needs the three functions
     of `uart.h` for its own line. The ELF is built with the port as it is.
     """
-    from costsim.emulation.build import firmware_sources
-    from costsim.emulation.linker import linker_script
+    from costsim.c.emulation.build import firmware_sources
+    from costsim.c.emulation.linker import linker_script
 
     contents: dict[str, Any] = dict(firmware_sources(sources, "uart"))
     contents["costsim.ld"] = linker_script(firmware.memory, firmware.stack_bytes).encode()

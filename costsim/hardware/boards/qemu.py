@@ -9,13 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costsim.emulation.build import Firmware
-from costsim.emulation.lines import Line, SocketLine
-from costsim.emulation.memory_map import MemoryMap
-from costsim.errors import InputError
-from costsim.targets.base import Watch
-from costsim.targets.firmware import EmulatorTarget
-from costsim.targets.line import LineSession
+from costsim.base.errors import InputError
+from costsim.c.emulation.build import Firmware
+from costsim.c.emulation.lines import Line, SocketLine
+from costsim.c.emulation.memory_map import MemoryMap
+from costsim.hardware.boards.firmware import EmulatorTarget
+from costsim.hardware.boards.line import LineSession
+from costsim.hardware.targets.base import Watch
 
 MACHINE = "mps2-an500"
 QEMU = "qemu-system-arm"

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from costsim.emission import Quantization, published_quantization, quantize_ranges
-from costsim.graph import LayerGraph
-from costsim.networks.shipped import RANDOM
+from costsim.c.emission import Quantization, published_quantization, quantize_ranges
+from costsim.ir.graph import LayerGraph
+from costsim.models.networks.shipped import RANDOM
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ def find_scales(
         if published is not None:
             told = f"scales of 8 bits are those of the published network in {weights.name}"
             return published, told
-    from costsim.execution.ranges import value_ranges
+    from costsim.run.execution.ranges import value_ranges
 
     found = images()
     ranges = value_ranges(graph, tensors, found)

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from costsim.emulation.build import Firmware
-from costsim.emulation.lines import Line, SerialLine
-from costsim.emulation.memory_map import MemoryMap
-from costsim.errors import InputError
-from costsim.targets.base import How, Target, TargetOptions, Watch, refuse_parameters
-from costsim.targets.firmware import FirmwareChoices
-from costsim.targets.job import Job
-from costsim.targets.line import LineSession, write_project
+from costsim.base.errors import InputError
+from costsim.c.emulation.build import Firmware
+from costsim.c.emulation.lines import Line, SerialLine
+from costsim.c.emulation.memory_map import MemoryMap
+from costsim.hardware.boards.firmware import FirmwareChoices
+from costsim.hardware.boards.line import LineSession, write_project
+from costsim.hardware.targets.base import How, Target, TargetOptions, Watch, refuse_parameters
+from costsim.hardware.targets.job import Job
 
 BAUD = 115_200
 

@@ -4,26 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from costsim.c.emission import Quantization
+from costsim.c.emulation.build import DoesNotFit
+from costsim.c.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
+from costsim.c.emulation.memory_map import MemoryMap
+from costsim.c.emulation.toolchain import Compiler, find_compiler
 from costsim.device import DeviceSpec
-from costsim.emission import Quantization
-from costsim.emulation.build import DoesNotFit
-from costsim.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
-from costsim.emulation.memory_map import MemoryMap
-from costsim.emulation.toolchain import Compiler, find_compiler
-from costsim.program import TrainingProgram
-from costsim.targets.base import Session, TargetError, Watch
-from costsim.targets.firmware import (
+from costsim.hardware.boards.firmware import (
     EmulatorTarget,
     does_not_fit,
     noise,
     program_of,
     scales_of,
 )
-from costsim.targets.job import Job, PlanJob
-from costsim.targets.outcome import Outcome
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.targets.base import Session, TargetError, Watch
+from costsim.hardware.targets.job import Job, PlanJob
+from costsim.ir.program import TrainingProgram
 
 if TYPE_CHECKING:
-    from costsim.emulation.trial import Trial
+    from costsim.c.emulation.trial import Trial
 
 CORE = "cortex-m7"
 
@@ -78,8 +78,8 @@ class UnicornSession(Session):
         memory: MemoryMap,
         scales: Quantization | None,
     ) -> "Trial":
-        from costsim.emission import EmissionOptions
-        from costsim.emulation.trial import Trial
+        from costsim.c.emission import EmissionOptions
+        from costsim.c.emulation.trial import Trial
 
         try:
             return Trial.of(
@@ -100,7 +100,7 @@ class UnicornSession(Session):
 
     def collect(self) -> Outcome:
         """Run one step with every access noted."""
-        from costsim.targets.emulated import EmulatedStep
+        from costsim.hardware.results.emulated_step import EmulatedStep
 
         assert self.trial is not None
         assert self.job is not None

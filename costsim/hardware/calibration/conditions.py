@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from costsim.device.calibration import Conditions
-from costsim.measurement.machine import describe_machine, describe_versions
-from costsim.targets.conditions import Snapshot
+from costsim.hardware.meters.conditions import Snapshot
+from costsim.hardware.results.machine import describe_machine, describe_versions
 
 
 def describe_conditions(threads: int) -> Conditions:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from costsim.calibration.fit import KernelSample
+from costsim.base.files import write_atomically
 from costsim.device import Calibration, DeviceSpec
 from costsim.device.calibration import Conditions
 from costsim.device.target import ELEMENTWISE_RATE, ByteRates, MacRates
-from costsim.files import write_atomically
+from costsim.hardware.calibration.fit import KernelSample
 
 HEADER = """\
 # Calibrated by costsim: numbers of provenance `calibrated`, and the laws under `calibration`, were

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from costsim.graph import Call, LayerGraph, Parameter
-from costsim.operators import (
+from costsim.ir.graph import Call, LayerGraph, Parameter
+from costsim.ir.operators import (
     ELU,
     GELU,
     AdaptiveAveragePool,

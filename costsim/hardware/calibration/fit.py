@@ -27,11 +27,17 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import t as student
 
-from costsim.calibration.probes import parse_probe
-from costsim.calibration.samples import SampleFile, Seen, noise_floor, seen, yardstick_seconds
-from costsim.cost import operation_work
+from costsim.base.errors import InputError
 from costsim.device.calibration import QUANTILE, Calibration, Law
-from costsim.errors import InputError
+from costsim.hardware.calibration.probes import parse_probe
+from costsim.hardware.calibration.samples import (
+    SampleFile,
+    Seen,
+    noise_floor,
+    seen,
+    yardstick_seconds,
+)
+from costsim.pricing.cost import operation_work
 
 Floats = NDArray[np.float64]
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from costsim.calibration.parts import Work
-from costsim.calibration.power import Draw, draw_of
-from costsim.cost import operation_work, step_seconds
+from costsim.base.errors import InputError
+from costsim.base.files import read_json
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
-from costsim.errors import InputError
-from costsim.files import read_json
-from costsim.measurement.record import Machine, Measurement
-from costsim.planfile import PlanFile, read_plan
-from costsim.program import TrainingProgram, compile_program
-from costsim.step import BitWidths
-from costsim.targets.measured import MeasurementFile
+from costsim.hardware.calibration.parts import Work
+from costsim.hardware.calibration.power import Draw, draw_of
+from costsim.hardware.results.measurement_file import MeasurementFile
+from costsim.hardware.results.record import Machine, Measurement
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.step import BitWidths
+from costsim.pricing.cost import operation_work, step_seconds
+from costsim.solving.planfile import PlanFile, read_plan
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class _Programs:
 
     def of(self, path: Path, plan: PlanFile, *, own_bits: bool = False) -> TrainingProgram:
         """The step of `plan`, which stands in the file `path`: in 32 bits, or in the plan's own."""
-        from costsim.training.loading import load_subject
+        from costsim.learning.training.base_model import load_subject
 
         key = json.dumps(plan.to_json(), sort_keys=True), own_bits
         if key not in self._known:

@@ -11,14 +11,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from costsim.calibration.fit import family
 from costsim.device import ELEMENTWISE_RATE, ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
 from costsim.device.quantity import Quantity
 from costsim.device.target import MacRates
+from costsim.hardware.calibration.fit import family
 
 Work: TypeAlias = tuple[str, str, float, float, str]
-"""Kind, direction, MACs, bytes and kernel of one operation (`costsim.cost.operation_work`)."""
+"""Kind, direction, MACs, bytes and kernel of an operation (`pricing.cost.operation_work`)."""
 
 OVERHEAD, BANDWIDTH = "overhead", "bandwidth"
 

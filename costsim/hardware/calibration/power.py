@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from costsim.base.units import format_watts
 from costsim.device import DeviceSpec
-from costsim.targets.outcome import Outcome
-from costsim.units import format_watts
+from costsim.hardware.results.outcome import Outcome
 
 PARTIAL = "RAPL"
 """An instrument inside the processor: it sees less than the whole board."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.calibration.probes import Probe
-from costsim.cost import operation_work
 from costsim.device import ComputeTarget
+from costsim.hardware.calibration.probes import Probe
+from costsim.pricing.cost import operation_work
 
 Floats = NDArray[np.float64]
 

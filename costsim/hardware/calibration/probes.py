@@ -11,12 +11,12 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from costsim.calibration.families import FAMILIES, Writer
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.plan import ChannelSubset, UpdatePlan
-from costsim.program import TrainingProgram, compile_program
-from costsim.step import TrainingStep
+from costsim.base.errors import InputError
+from costsim.hardware.calibration.families import FAMILIES, Writer
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.step import TrainingStep
 
 BATCHES = (1, 1, 1, 2, 4, 8, 8, 16)
 

@@ -12,15 +12,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from costsim.calibration.apart import Factors, Row, tell_apart
-from costsim.calibration.measured_steps import MeasuredStep, measured_steps
-from costsim.calibration.parts import rescaled, step_parts
-from costsim.calibration.power import with_power
+from costsim.base.errors import InputError
+from costsim.base.units import format_seconds
 from costsim.device import ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
-from costsim.errors import InputError
-from costsim.measurement.record import Machine
-from costsim.units import format_seconds
+from costsim.hardware.calibration.attribution import Factors, Row, tell_apart
+from costsim.hardware.calibration.measured_steps import MeasuredStep, measured_steps
+from costsim.hardware.calibration.parts import rescaled, step_parts
+from costsim.hardware.calibration.power import with_power
+from costsim.hardware.results.record import Machine
 
 UNLIKELY = 300.0
 """No device is so many times slower or faster than its own spec."""

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from costsim.calibration.device_file import machine_spec
-from costsim.calibration.samples import SampleFile
-from costsim.calibration.session import (
+from costsim.base.errors import CostsimError, InputError
+from costsim.device import Conditions, DeviceSpec
+from costsim.hardware.calibration.device_file import machine_spec
+from costsim.hardware.calibration.samples import SampleFile
+from costsim.hardware.calibration.session import (
     Calibrated,
     CalibrationRequest,
     Runner,
@@ -17,13 +19,11 @@ from costsim.calibration.session import (
     conclude,
     measure_probes,
 )
-from costsim.device import Conditions, DeviceSpec
-from costsim.errors import CostsimError, InputError
-from costsim.targets.base import Session, Target, Watch
-from costsim.targets.job import KernelJob, RunOptions
-from costsim.targets.parallel import in_parallel
+from costsim.hardware.targets.base import Session, Target, Watch
+from costsim.hardware.targets.job import KernelJob, RunOptions
+from costsim.hardware.targets.parallel import in_parallel
 
-RUNNER = "costsim.calibration.timing:run_batch"
+RUNNER = "costsim.hardware.calibration.timing:run_batch"
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
-from costsim.calibration.probes import Probe, parse_probe
+from costsim.base.errors import InputError
 from costsim.device.base import refuse
 from costsim.device.calibration import Conditions
-from costsim.errors import InputError
-from costsim.measurement.document import Document, Listed, Record
+from costsim.hardware.calibration.probes import Probe, parse_probe
+from costsim.hardware.results.document import Document, Listed, Record
 
 Floats = NDArray[np.float64]
 LONGEST_NS = 10**13

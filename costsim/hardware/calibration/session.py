@@ -10,18 +10,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from costsim.calibration.choose import Doubt, next_probe, rows_of
-from costsim.calibration.device_file import calibrated_spec
-from costsim.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_samples
-from costsim.calibration.probes import Probe, assorted, candidates, checks, references
-from costsim.calibration.samples import SampleFile, check_conditions, read_samples, seen
+from costsim.base.errors import CostsimError, InputError
+from costsim.base.files import write_json
+from costsim.base.progress import Progress, silent
 from costsim.device import Calibration, ComputeTarget, Conditions, DeviceSpec
-from costsim.errors import CostsimError, InputError
-from costsim.files import write_json
-from costsim.program import Category, memory_timeline
-from costsim.progress import Progress, silent
-from costsim.targets.base import TargetError
-from costsim.targets.conditions import SLOWED
+from costsim.hardware.calibration.device_file import calibrated_spec
+from costsim.hardware.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_samples
+from costsim.hardware.calibration.probe_choice import Doubt, next_probe, rows_of
+from costsim.hardware.calibration.probes import Probe, assorted, candidates, checks, references
+from costsim.hardware.calibration.samples import SampleFile, check_conditions, read_samples, seen
+from costsim.hardware.meters.conditions import SLOWED
+from costsim.hardware.targets.base import TargetError
+from costsim.ir.program import Category, memory_timeline
 
 PROBES = 50
 POOL = 160
@@ -39,7 +39,7 @@ FIRST = 4
 """Probes in the first run: by them it is seen how fast the device is."""
 
 Runner = Callable[[Sequence[str], float], dict[str, Any]]
-"""(names of probes, seconds for each) to what `costsim.calibration.timing.run_batch` returns."""
+"""(names of probes, seconds for each) to what `timing.run_batch` returns."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def local_runner(threads: int) -> Runner:
     """Runs probes in this process."""
 
     def run(names: Sequence[str], seconds_each: float) -> dict[str, Any]:
-        from costsim.calibration.timing import run_batch
+        from costsim.hardware.calibration.timing import run_batch
 
         options = SimpleNamespace(threads=threads)
         return run_batch(

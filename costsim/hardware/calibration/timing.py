@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.calibration.conditions import describe_conditions
-from costsim.calibration.probes import YARDSTICK, parse_probe
-from costsim.execution.executor import Executor
-from costsim.graph import LayerGraph
-from costsim.program import TrainingProgram
-from costsim.progress import Progress
+from costsim.base.progress import Progress
+from costsim.hardware.calibration.conditions import describe_conditions
+from costsim.hardware.calibration.probes import YARDSTICK, parse_probe
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import TrainingProgram
+from costsim.run.execution.executor import Executor
 
 LEARNING_RATE = 1e-7
 WARM_UPS = 3

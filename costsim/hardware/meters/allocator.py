@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from costsim.measurement.numpy_memory import watch_numpy
+from costsim.hardware.meters.numpy_memory import watch_numpy
 
 _PREFIX = "costsim "
 

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from costsim.execution.counting import MacCounter
-from costsim.execution.executor import Executor, Feed
-from costsim.measurement.allocator import Piece, record_allocations
-from costsim.measurement.machine import describe_machine, describe_versions
-from costsim.measurement.observe import StorageObserver, written_weight_bytes
-from costsim.measurement.owner import operation_owner
-from costsim.measurement.record import (
+from costsim.base.progress import Progress, silent
+from costsim.hardware.meters.allocator import Piece, record_allocations
+from costsim.hardware.meters.observe import StorageObserver, written_weight_bytes
+from costsim.hardware.meters.scratch import LayoutObserver, ScratchTable
+from costsim.hardware.results.machine import describe_machine, describe_versions
+from costsim.hardware.results.record import (
     AllocatorSummary,
     MeasuredOperation,
     Measurement,
     spread_warnings,
 )
-from costsim.measurement.scratch import LayoutObserver, ScratchTable
-from costsim.program import Operation
-from costsim.progress import Progress, silent
+from costsim.ir.program import Operation
+from costsim.ir.program.layer_of import operation_owner
+from costsim.run.execution.executor import Executor, Feed
+from costsim.run.execution.mac_counter import MacCounter
 
 _MULTIPLIES = re.compile(r"conv|mm|mv|linear|\bdot\b|attention|einsum|bilinear|addr\b")
 

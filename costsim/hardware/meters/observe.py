@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from costsim.execution.executor import Executor
-from costsim.measurement.owner import buffer_owner
-from costsim.measurement.record import MeasuredBuffer
-from costsim.program import Category, Operation, TrainingProgram
+from costsim.hardware.results.record import MeasuredBuffer
+from costsim.ir.program import Category, Operation, TrainingProgram
+from costsim.ir.program.layer_of import buffer_owner
+from costsim.run.execution.executor import Executor
 
 _NOT_KEPT = frozenset({Category.OPTIMIZER, Category.WEIGHT_GRADIENT})
 

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress, silent
 from costsim.data import digits, open_source, sample_task
-from costsim.errors import InputError
-from costsim.execution.executor import Executor
-from costsim.measurement.compare import PredictedTotals, compare, priced_totals
-from costsim.measurement.machine import describe_machine, describe_versions
-from costsim.measurement.measure import measure
-from costsim.measurement.record import Measurement, Validation
-from costsim.measurement.scratch import ScratchTable, table_path
-from costsim.planfile import PlanFile
-from costsim.planner import DEFAULT_WAYS
-from costsim.program import compile_program
-from costsim.progress import Progress, silent
-from costsim.step import BitWidths
-from costsim.training.loading import Subject, load_subject
+from costsim.hardware.meters.measure import measure
+from costsim.hardware.meters.scratch import ScratchTable, table_path
+from costsim.hardware.results.comparison import PredictedTotals, compare, priced_totals
+from costsim.hardware.results.machine import describe_machine, describe_versions
+from costsim.hardware.results.record import Measurement, Validation
+from costsim.ir.program import compile_program
+from costsim.ir.step import BitWidths
+from costsim.learning.training.base_model import Subject, load_subject
+from costsim.planning import DEFAULT_WAYS
+from costsim.run.execution.executor import Executor
+from costsim.solving.planfile import PlanFile
 
 LEARNING_RATE = 1e-4
 """Small: the step is measured, nothing is to be learnt."""

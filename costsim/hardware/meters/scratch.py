@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from costsim.errors import InputError
-from costsim.execution.executor import Executor, Pass
-from costsim.execution.forward import Operands
-from costsim.execution.saving import SAVING
-from costsim.files import read_json, write_json
-from costsim.measurement.allocator import record_allocations
-from costsim.measurement.record import Machine
-from costsim.operators import Convolution
-from costsim.program import Direction, Operand, Operation, TrainingProgram
+from costsim.base.errors import InputError
+from costsim.base.files import read_json, write_json
+from costsim.hardware.meters.allocator import record_allocations
+from costsim.hardware.results.record import Machine
+from costsim.ir.operators import Convolution
+from costsim.ir.program import Direction, Operand, Operation, TrainingProgram
+from costsim.run.execution.executor import Executor, Pass
+from costsim.run.execution.forward import Operands
+from costsim.run.execution.saved_values import SAVING
 
 SCHEMA = "costsim.scratch/1"
 

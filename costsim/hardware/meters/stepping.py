@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from costsim.execution.executor import Executor, Feed
+from costsim.run.execution.executor import Executor, Feed
 
 __all__ = ["Feed", "one_step"]
 

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from costsim.cost import mac_cost, memory_cost
-from costsim.measurement.owner import buffer_owner, operation_owner
-from costsim.measurement.record import Comparison, Measurement, Validation
-from costsim.program import Category, Direction, TrainingProgram, memory_timeline
+from costsim.hardware.results.record import Comparison, Measurement, Validation
+from costsim.ir.program import Category, Direction, TrainingProgram, memory_timeline
+from costsim.ir.program.layer_of import buffer_owner, operation_owner
+from costsim.pricing.cost import mac_cost, memory_cost
 
 PROCESS_TOLERANCE = 0.02
 """Share by which the process's peak may differ; everything else must be equal."""

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
+from costsim.base.errors import InputError
+from costsim.base.files import read_json, write_json
 from costsim.device.base import Part
-from costsim.errors import InputError
-from costsim.files import read_json, write_json
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]

@@ -14,24 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim import __version__
-from costsim.cost import operation_work
+from costsim.c.emission.support import is_narrow
+from costsim.c.emulation.build import Firmware
+from costsim.c.emulation.latency import Cycles
+from costsim.c.emulation.liveness import AccessBits, Liveness, liveness
+from costsim.c.emulation.trial import Observed
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
-from costsim.emission.support import is_narrow
-from costsim.emulation.build import Firmware
-from costsim.emulation.latency import Cycles
-from costsim.emulation.liveness import AccessBits, Liveness, liveness
-from costsim.emulation.trial import Observed
-from costsim.measurement.owner import buffer_owner, operation_owner
-from costsim.measurement.record import (
+from costsim.hardware.results.record import (
     AllocatorSummary,
     Machine,
     MeasuredBuffer,
     MeasuredOperation,
     Measurement,
 )
-from costsim.program import Category, TrainingProgram, plan_arena
-from costsim.program.program import KEPT_CATEGORIES
+from costsim.ir.program import Category, TrainingProgram, plan_arena
+from costsim.ir.program.layer_of import buffer_owner, operation_owner
+from costsim.ir.program.program import KEPT_CATEGORIES
+from costsim.pricing.cost import operation_work
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from costsim.cost import memory_cost
-from costsim.emission.memory import Memory
-from costsim.emission.sizes import sizes_of
-from costsim.measurement.owner import buffer_owner, operation_owner
-from costsim.measurement.record import Comparison, Measurement
-from costsim.planfile import Prediction
-from costsim.program import Category, Direction, memory_timeline, plan_arena
-from costsim.targets.emulated import EmulatedStep
+from costsim.c.emission.memory import Memory
+from costsim.c.emission.sizes import sizes_of
+from costsim.hardware.results.emulated_step import EmulatedStep
+from costsim.hardware.results.record import Comparison, Measurement
+from costsim.ir.program import Category, Direction, memory_timeline, plan_arena
+from costsim.ir.program.layer_of import buffer_owner, operation_owner
+from costsim.pricing.cost import memory_cost
+from costsim.solving.planfile import Prediction
 
 LOSS_TOLERANCE = 1e-4
 """Share by which losses of several steps may differ from PyTorch's: 32-bit sums in other orders."""

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from costsim import __version__
-from costsim.measurement.record import Machine
+from costsim.hardware.results.record import Machine
 
 
 def describe_machine(threads: int) -> Machine:

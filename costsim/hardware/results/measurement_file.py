@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from costsim.cost import price
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
-from costsim.measurement.document import Amount, Count, Document, Listed, Record
-from costsim.planfile import PlanFile, Range
-from costsim.program import compile_program
-from costsim.step import BitWidths
-from costsim.targets.base import How, Reason
-from costsim.targets.job import PlanJob
-from costsim.targets.outcome import Outcome
+from costsim.hardware.results.document import Amount, Count, Document, Listed, Record
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.targets.base import How, Reason
+from costsim.hardware.targets.job import PlanJob
+from costsim.ir.program import compile_program
+from costsim.ir.step import BitWidths
+from costsim.pricing.cost import price
+from costsim.solving.planfile import PlanFile, Range
 
 
 class PredictedStep(Record):

@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from costsim.device.base import Named
-from costsim.measurement.document import Document, Listed, Record
-from costsim.measurement.record import Measurement
+from costsim.hardware.results.document import Document, Listed, Record
+from costsim.hardware.results.record import Measurement
 
 Amount = Annotated[float, Field(ge=0)]
 

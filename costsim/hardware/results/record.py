@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from costsim.device.base import Named
-from costsim.measurement.document import Amount, Count, Document, Listed, Record
+from costsim.hardware.results.document import Amount, Count, Document, Listed, Record
 
 WIDE_SPREAD = 0.2
 """An interquartile range above this share of the median deserves a warning."""

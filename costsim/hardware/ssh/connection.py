@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costsim.errors import InputError
-from costsim.targets.base import Reason, TargetError, Watch
-from costsim.targets.hostkeys import HostKeys
+from costsim.base.errors import InputError
+from costsim.hardware.ssh.host_keys import HostKeys
+from costsim.hardware.targets.base import Reason, TargetError, Watch
 
 if TYPE_CHECKING:
     import asyncssh

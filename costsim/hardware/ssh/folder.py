@@ -1,7 +1,7 @@
 """A supervised folder of our own on a host: made, written into, looked at, and taken away.
 
-What holds there is `costsim.targets.supervisor`; every command in the folder tells it that we are
-still there.
+What holds there is `costsim.hardware.ssh.supervisor`; every command in the folder tells it that we
+are still there.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from costsim.targets.base import Reason, TargetError
-from costsim.targets.ssh_connection import COMMAND_S, Connection, Done, shell_word
-from costsim.units import format_bytes
+from costsim.base.units import format_bytes
+from costsim.hardware.ssh.connection import COMMAND_S, Connection, Done, shell_word
+from costsim.hardware.targets.base import Reason, TargetError
 
 DEFAULT_PARENT = "~/.cache/costsim"
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from costsim.errors import InputError
-from costsim.files import write_atomically
+from costsim.base.errors import InputError
+from costsim.base.files import write_atomically
 
 if TYPE_CHECKING:
     import asyncssh

@@ -4,8 +4,8 @@ import json
 import shlex
 from importlib.metadata import version as metadata_version
 
-from costsim.targets.shipping import NEEDED_MODULES, NEEDED_PYTHON
-from costsim.targets.ssh_connection import Connection
+from costsim.hardware.ssh.connection import Connection
+from costsim.hardware.ssh.shipment import NEEDED_MODULES, NEEDED_PYTHON
 
 # Written for any Python there may be, old ones included.
 _CHECK = """

@@ -6,8 +6,8 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from costsim.planfile import PlanFile
-from costsim.targets.job import WEIGHTS_NAME, PlanJob, RunOptions
+from costsim.hardware.targets.job import WEIGHTS_NAME, PlanJob, RunOptions
+from costsim.solving.planfile import PlanFile
 
 NEEDED_PYTHON = (3, 11)
 NEEDED_MODULES = {
@@ -52,8 +52,8 @@ def plan_job(
     `weights` replaces where the plan says they are. Raises `InputError`, naming `source`, for a
     plan without an answer and for a model that is not the plan's.
     """
-    from costsim.training.loading import load_subject_of
-    from costsim.training.tensorfile import write_tensors
+    from costsim.learning.training.base_model import load_subject_of
+    from costsim.learning.training.tensorfile import write_tensors
 
     subject, weights = load_subject_of(plan, source, weights)
     path = folder / WEIGHTS_NAME

@@ -8,7 +8,7 @@ is ended itself, or when nobody has touched `heartbeat` or an unfinished `*.part
 In the folder: `heartbeat`; `job-N/go` (JSON: `argv`, `environment`, `limit_s`) begins a job, which
 sees the end of its input when this process dies; `job-N/stop` ends it; `job-N/status` (JSON:
 `returncode`, `ended`: exit, stop or time limit, and where the shipped package can tell, `memory`:
-see `costsim.targets.killed`) says how it ended.
+see `costsim.hardware.targets.out_of_memory`) says how it ended.
 """
 
 import contextlib
@@ -176,7 +176,7 @@ def _evidence(library: Path, pid: int) -> Any:
         sys.path.insert(0, str(library))
     sys.dont_write_bytecode = True
     try:
-        from costsim.targets.killed import Evidence
+        from costsim.hardware.targets.out_of_memory import Evidence
     except ImportError:
         return None
     return Evidence(pid)

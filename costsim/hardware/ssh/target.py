@@ -1,9 +1,9 @@
 """A machine over SSH: a folder of its own there, a job in the background, nothing left behind.
 
-What holds there is `costsim.targets.supervisor`: it makes the folder, runs jobs in it, and takes
-everything away when told to or when nobody has asked for a while. This side only puts files in
-(`ssh_folder`), looks how far it is, and fetches the answer, each in one short command over a
-connection that may be a new one (`ssh_connection`).
+What holds there is `costsim.hardware.ssh.supervisor`: it makes the folder, runs jobs in it, and
+takes everything away when told to or when nobody has asked for a while. This side only puts files
+in (`folder`), looks how far it is, and fetches the answer, each in one short command over a
+connection that may be a new one (`connection`).
 """
 
 import asyncio
@@ -18,9 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
-from costsim.errors import InputError
-from costsim.targets.answer import outcome_of, progress_of
-from costsim.targets.base import (
+from costsim.base.errors import InputError
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.ssh.connection import Connection, Lost, Peer
+from costsim.hardware.ssh.folder import ALIVE, Folder
+from costsim.hardware.ssh.host_keys import HostKeys, known_hosts_path
+from costsim.hardware.ssh.python import find_python
+from costsim.hardware.ssh.shipment import package_zip
+from costsim.hardware.targets.base import (
     How,
     Session,
     Target,
@@ -29,15 +34,10 @@ from costsim.targets.base import (
     Watch,
     refuse_parameters,
 )
-from costsim.targets.hostkeys import HostKeys, known_hosts_path
-from costsim.targets.job import Job
-from costsim.targets.outcome import Outcome
-from costsim.targets.readings import BEGUN, STEPS, Readings
-from costsim.targets.shipping import package_zip
-from costsim.targets.ssh_connection import Connection, Lost, Peer
-from costsim.targets.ssh_folder import ALIVE, Folder
-from costsim.targets.ssh_python import find_python
-from costsim.targets.worker import worker_environment
+from costsim.hardware.targets.job import Job
+from costsim.hardware.targets.readings import BEGUN, STEPS, Readings
+from costsim.hardware.targets.worker import worker_environment
+from costsim.hardware.targets.worker_answer import outcome_of, progress_of
 
 T = TypeVar("T")
 
@@ -224,7 +224,7 @@ class SshSession(Session):
     async def _begin(self, there: Folder) -> None:
         assert self.job is not None
         order = {
-            "argv": [*shlex.split(self.python), "-m", "costsim.targets.worker", "."],
+            "argv": [*shlex.split(self.python), "-m", "costsim.hardware.targets.worker", "."],
             "environment": {
                 **worker_environment(self.job.options),
                 "PYTHONPATH": f"{there.path}/lib",

@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, final
 from urllib.parse import parse_qsl
 
-from costsim.errors import CostsimError, InputError
-from costsim.progress import Progress
+from costsim.base.errors import CostsimError, InputError
+from costsim.base.progress import Progress
 
 if TYPE_CHECKING:
-    from costsim.targets.job import Job
-    from costsim.targets.outcome import Outcome
+    from costsim.hardware.results.outcome import Outcome
+    from costsim.hardware.targets.job import Job
 
 How = Literal["measured", "emulated"]
 Reason = Literal[
@@ -41,11 +41,11 @@ Reason = Literal[
 ]
 
 SCHEMES: Mapping[str, str] = {
-    "local": "costsim.targets.local:LocalTarget",
-    "ssh": "costsim.targets.ssh:SshTarget",
-    "unicorn": "costsim.targets.unicorn:UnicornTarget",
-    "qemu": "costsim.targets.qemu:QemuTarget",
-    "serial": "costsim.targets.serial:SerialTarget",
+    "local": "costsim.hardware.targets.local:LocalTarget",
+    "ssh": "costsim.hardware.ssh.target:SshTarget",
+    "unicorn": "costsim.hardware.boards.unicorn:UnicornTarget",
+    "qemu": "costsim.hardware.boards.qemu:QemuTarget",
+    "serial": "costsim.hardware.boards.serial:SerialTarget",
 }
 """Where the class of each kind of target is; imported when one is named."""
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
 
-from costsim.errors import CostsimError
-from costsim.targets.base import Target, TargetError, Watch
-from costsim.targets.job import PlanJob
-from costsim.targets.measured import Failure, Run
-from costsim.targets.parallel import in_parallel
+from costsim.base.errors import CostsimError
+from costsim.hardware.results.measurement_file import Failure, Run
+from costsim.hardware.targets.base import Target, TargetError, Watch
+from costsim.hardware.targets.job import PlanJob
+from costsim.hardware.targets.parallel import in_parallel
 
 Found: TypeAlias = Run | Failure
 

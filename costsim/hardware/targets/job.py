@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.planfile import PlanFile
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.solving.planfile import PlanFile
 
 SCHEMA = "costsim.job/1"
 WEIGHTS_NAME = "weights.safetensors"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from costsim.errors import InputError
-from costsim.files import to_json_text, write_atomically
-from costsim.targets.answer import outcome_of, progress_of
-from costsim.targets.base import (
+from costsim.base.errors import InputError
+from costsim.base.files import to_json_text, write_atomically
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.targets.base import (
     How,
     Session,
     Target,
@@ -25,16 +25,18 @@ from costsim.targets.base import (
     Watch,
     refuse_parameters,
 )
-from costsim.targets.job import Job
-from costsim.targets.killed import Evidence
-from costsim.targets.outcome import Outcome
-from costsim.targets.readings import Readings
-from costsim.targets.worker import worker_environment
+from costsim.hardware.targets.job import Job
+from costsim.hardware.targets.out_of_memory import Evidence
+from costsim.hardware.targets.readings import Readings
+from costsim.hardware.targets.worker import worker_environment
+from costsim.hardware.targets.worker_answer import outcome_of, progress_of
 
 POLL_S = 0.2
 
 # The child sees the modules that this process sees, however it was started.
-_CODE = "import sys; sys.path[:] = {path!r}; from costsim.targets.worker import main; {call}"
+_CODE = (
+    "import sys; sys.path[:] = {path!r}; from costsim.hardware.targets.worker import main; {call}"
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from queue import Queue
 from typing import TypeVar
 
-from costsim.targets.base import Watch
+from costsim.hardware.targets.base import Watch
 
 T = TypeVar("T")
 

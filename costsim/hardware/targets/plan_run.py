@@ -13,24 +13,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.errors import CostsimError, InputError
-from costsim.execution.executor import Executor
-from costsim.measurement.compare import predicted_process_bytes
-from costsim.measurement.machine import describe_machine, describe_versions
-from costsim.measurement.measure import measure
-from costsim.measurement.record import Measurement
-from costsim.measurement.scratch import ScratchTable, table_path
-from costsim.measurement.stepping import one_step
-from costsim.program import TrainingProgram, compile_program
-from costsim.progress import Progress
-from costsim.step import BitWidths
-from costsim.targets.base import Reason
-from costsim.targets.conditions import Snapshot, describe_change, doubts
-from costsim.targets.energy import EnergyRecorder, find_counters
-from costsim.targets.job import PlanJob
-from costsim.targets.outcome import EnergyReading, Outcome
-from costsim.targets.readings import Recorder
-from costsim.units import format_bytes
+from costsim.base.errors import CostsimError, InputError
+from costsim.base.progress import Progress
+from costsim.base.units import format_bytes
+from costsim.hardware.meters.conditions import Snapshot, describe_change, doubts
+from costsim.hardware.meters.energy import EnergyRecorder, find_counters
+from costsim.hardware.meters.measure import measure
+from costsim.hardware.meters.scratch import ScratchTable, table_path
+from costsim.hardware.meters.stepping import one_step
+from costsim.hardware.results.comparison import predicted_process_bytes
+from costsim.hardware.results.machine import describe_machine, describe_versions
+from costsim.hardware.results.outcome import EnergyReading, Outcome
+from costsim.hardware.results.record import Measurement
+from costsim.hardware.targets.base import Reason
+from costsim.hardware.targets.job import PlanJob
+from costsim.hardware.targets.readings import Recorder
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.step import BitWidths
+from costsim.run.execution.executor import Executor
 
 LEARNING_RATE = 1e-6
 """Small: the step is measured, nothing is to be learnt from noise."""

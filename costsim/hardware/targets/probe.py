@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import costsim
-from costsim.progress import Progress
-from costsim.targets.job import RunOptions
+from costsim.base.progress import Progress
+from costsim.hardware.targets.job import RunOptions
 
-RUNNER = "costsim.targets.probe:describe"
+RUNNER = "costsim.hardware.targets.probe:describe"
 """For `KernelJob`."""
 
 
@@ -15,7 +15,7 @@ def describe(batch: Mapping[str, Any], options: RunOptions, report: Progress) ->
     """The machine, its versions, where costsim was loaded from; `batch` comes back as it is."""
     import torch
 
-    from costsim.measurement.machine import describe_machine, describe_versions
+    from costsim.hardware.results.machine import describe_machine, describe_versions
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

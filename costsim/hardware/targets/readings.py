@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from costsim.errors import CostsimError
-from costsim.measurement.record import Measurement, spread_warnings
-from costsim.targets.base import Target, TargetError
-from costsim.targets.job import Job
-from costsim.targets.outcome import Outcome
+from costsim.base.errors import CostsimError
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.results.record import Measurement, spread_warnings
+from costsim.hardware.targets.base import Target, TargetError
+from costsim.hardware.targets.job import Job
 
 BEGUN, STEPS = "begun.json", "steps"
 

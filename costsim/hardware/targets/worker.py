@@ -1,9 +1,9 @@
 """The process that does one job, here or on a device: reads its folder, writes its answer there.
 
 In: `job.json` and the files beside it. Out: `progress` (one line of JSON, replaced as it goes) and
-what `costsim.targets.readings` writes of the steps, then `outcome.json`, or `failure.json` with a
-`reason` of `costsim.targets.base.Reason` and a message. It ends when its input does, because then
-whoever started it is gone; the folder goes too.
+what `costsim.hardware.targets.readings` writes of the steps, then `outcome.json`, or `failure.json`
+with a `reason` of `costsim.hardware.targets.base.Reason` and a message. It ends when its input
+does, because then whoever started it is gone; the folder goes too.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costsim.errors import CostsimError
+from costsim.base.errors import CostsimError
 
 if TYPE_CHECKING:
-    from costsim.progress import Progress
-    from costsim.targets.job import RunOptions
-    from costsim.targets.outcome import Outcome
+    from costsim.base.progress import Progress
+    from costsim.hardware.results.outcome import Outcome
+    from costsim.hardware.targets.job import RunOptions
 
 PROGRESS_S = 0.2
 """Progress is written no more often."""
@@ -77,13 +77,13 @@ def main(folder: str) -> int:
 
 def _do(place: Path, report: "Progress") -> "Outcome":
     report("loading PyTorch", 0, 0)
-    from costsim.targets.job import PlanJob, job_from_json
-    from costsim.targets.outcome import Outcome
+    from costsim.hardware.results.outcome import Outcome
+    from costsim.hardware.targets.job import PlanJob, job_from_json
 
     job = job_from_json(json.loads((place / "job.json").read_text()), place)
     if isinstance(job, PlanJob):
-        from costsim.targets.plan_run import run_plan
-        from costsim.targets.readings import Recorder
+        from costsim.hardware.targets.plan_run import run_plan
+        from costsim.hardware.targets.readings import Recorder
 
         return run_plan(job, report, Recorder(place))
     module, _, name = job.runner.partition(":")

@@ -5,10 +5,10 @@ import signal
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from costsim.targets.base import Reason, Target, TargetError
-from costsim.targets.killed import NEAR
-from costsim.targets.outcome import Outcome
-from costsim.units import format_bytes
+from costsim.base.units import format_bytes
+from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.targets.base import Reason, Target, TargetError
+from costsim.hardware.targets.out_of_memory import NEAR
 
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 """How a killed process is reported, the second by a shell."""
@@ -29,7 +29,7 @@ def outcome_of(
     """The outcome in a job's `texts` (its files by name), made out to `target`.
 
     `status` is `returncode`, `ended` (exit, stop, time limit), and `memory` where whoever watched
-    could tell (see `costsim.targets.killed`). Raises `TargetError`.
+    could tell (see `costsim.hardware.targets.out_of_memory`). Raises `TargetError`.
     """
     name = target.name
     if status["ended"] == "time limit":

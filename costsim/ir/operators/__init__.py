@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from costsim.errors import InputError
-from costsim.operators.activation import (
+from costsim.base.errors import InputError
+from costsim.ir.operators.activation import (
     ELU,
     GELU,
     Clamp,
@@ -23,7 +23,7 @@ from costsim.operators.activation import (
     Softmax,
     Tanh,
 )
-from costsim.operators.base import (
+from costsim.ir.operators.base import (
     WORK_KINDS,
     Axis,
     GradientForm,
@@ -36,14 +36,14 @@ from costsim.operators.base import (
     UpdateKind,
     elements,
 )
-from costsim.operators.convolution import Convolution
-from costsim.operators.elementwise import Add, Multiply, Scale, Subtract
-from costsim.operators.layout import Concatenate, Expand, Pad, Permute, Reshape, Slice
-from costsim.operators.linear import Linear
-from costsim.operators.matmul import MatMul
-from costsim.operators.normalization import BatchNorm, GroupNorm, LayerNorm
-from costsim.operators.pooling import AdaptiveAveragePool, AveragePool, MaxPool, Mean
-from costsim.operators.source import Constant, Input
+from costsim.ir.operators.convolution import Convolution
+from costsim.ir.operators.elementwise import Add, Multiply, Scale, Subtract
+from costsim.ir.operators.layout import Concatenate, Expand, Pad, Permute, Reshape, Slice
+from costsim.ir.operators.linear import Linear
+from costsim.ir.operators.matmul import MatMul
+from costsim.ir.operators.normalization import BatchNorm, GroupNorm, LayerNorm
+from costsim.ir.operators.pooling import AdaptiveAveragePool, AveragePool, MaxPool, Mean
+from costsim.ir.operators.source import Constant, Input
 
 OPERATORS: Mapping[str, type[Operator]] = {
     operator.kind: operator

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from costsim.operators.base import GradientForm, Need, Operator, Saved, Shape, Shapes
+from costsim.ir.operators.base import GradientForm, Need, Operator, Saved, Shape, Shapes
 
 
 @dataclass(frozen=True, slots=True)

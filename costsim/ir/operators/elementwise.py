@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from costsim.operators.base import GradientForm, Need, Operator, Shape, Shapes, broadcast
+from costsim.ir.operators.base import GradientForm, Need, Operator, Shape, Shapes, broadcast
 
 
 @dataclass(frozen=True, slots=True)

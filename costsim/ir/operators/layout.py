@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from costsim.operators.base import GradientForm, Operator, Shape, ShapeError, Shapes, elements
+from costsim.ir.operators.base import GradientForm, Operator, Shape, ShapeError, Shapes, elements
 
 
 @dataclass(frozen=True, slots=True)

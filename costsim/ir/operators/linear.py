@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from costsim.operators.base import Axis, Need, Operator, Shape, ShapeError, Shapes, elements
+from costsim.ir.operators.base import Axis, Need, Operator, Shape, ShapeError, Shapes, elements
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from costsim.operators.base import Need, Operator, Shape, ShapeError, Shapes, broadcast, elements
+from costsim.ir.operators.base import Need, Operator, Shape, ShapeError, Shapes, broadcast, elements
 
 
 @dataclass(frozen=True, slots=True)

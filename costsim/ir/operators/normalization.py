@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from costsim.operators.base import (
+from costsim.ir.operators.base import (
     Axis,
     GradientForm,
     Need,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from costsim.operators.base import Need, Operator, Saved, Shape, ShapeError, Shapes
+from costsim.ir.operators.base import Need, Operator, Saved, Shape, ShapeError, Shapes
 
 
 def _pooled(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from costsim.operators.base import Operator, Shape
+from costsim.ir.operators.base import Operator, Shape
 
 
 @dataclass(frozen=True, slots=True)

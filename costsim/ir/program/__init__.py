@@ -1,11 +1,11 @@
 """The training program: compiled once at plan time, read by everything else."""
 
-from costsim.program.arena import Arena, plan_arena
-from costsim.program.backward import build_schedule
-from costsim.program.compile import compile_program, plan_atoms
-from costsim.program.guards import gradient_guards
-from costsim.program.program import Buffer, Operand, Operation, TrainingProgram
-from costsim.program.schedule import (
+from costsim.ir.program.arena import Arena, plan_arena
+from costsim.ir.program.backward import build_schedule
+from costsim.ir.program.compile import compile_program, plan_atoms
+from costsim.ir.program.guards import gradient_guards
+from costsim.ir.program.program import Buffer, Operand, Operation, TrainingProgram
+from costsim.ir.program.schedule import (
     AXES,
     Atom,
     Category,
@@ -14,8 +14,8 @@ from costsim.program.schedule import (
     Schedule,
     Step,
 )
-from costsim.program.segments import cut_calls, even_cuts
-from costsim.program.timeline import MemoryTimeline, memory_timeline
+from costsim.ir.program.segments import cut_calls, even_cuts
+from costsim.ir.program.timeline import MemoryTimeline, memory_timeline
 
 __all__ = [
     "AXES",

@@ -12,8 +12,8 @@ from bisect import insort
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from costsim.program.program import Buffer, TrainingProgram
-from costsim.program.timeline import working_buffers
+from costsim.ir.program.program import Buffer, TrainingProgram
+from costsim.ir.program.timeline import working_buffers
 
 ALIGNMENT_BYTES = 4
 """Buffers start at multiples of this, enough for 32-bit loads on every shipped device."""

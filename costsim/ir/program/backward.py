@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 
-from costsim.graph import Call, LayerGraph
-from costsim.operators import Need
-from costsim.program.forward import ForwardWriter
-from costsim.program.guards import own_atoms
-from costsim.program.schedule import Access, Atom, Category, Direction, Schedule, Step
-from costsim.step import TrainingStep
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import Need
+from costsim.ir.program.forward import ForwardWriter
+from costsim.ir.program.guards import own_atoms
+from costsim.ir.program.schedule import Access, Atom, Category, Direction, Schedule, Step
+from costsim.ir.step import TrainingStep
 
 
 def build_schedule(graph: LayerGraph, step: TrainingStep) -> Schedule:

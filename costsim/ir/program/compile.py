@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.plan import UpdatePlan
-from costsim.program.backward import build_schedule
-from costsim.program.program import Buffer, Operand, Operation, TrainingProgram
-from costsim.program.schedule import (
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program.backward import build_schedule
+from costsim.ir.program.program import Buffer, Operand, Operation, TrainingProgram
+from costsim.ir.program.schedule import (
     Access,
     Atom,
     Category,
@@ -17,7 +17,7 @@ from costsim.program.schedule import (
     Step,
     Storage,
 )
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
 
 _PERSISTENT = {Category.UPDATED_WEIGHTS, Category.FROZEN_WEIGHTS, Category.OPTIMIZER}
 

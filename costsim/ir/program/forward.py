@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from costsim.graph import Call, LayerGraph, Parameter
-from costsim.operators import Need, Shape, elements
-from costsim.program.guards import gradient_guards, own_atoms
-from costsim.program.schedule import (
+from costsim.ir.graph import Call, LayerGraph, Parameter
+from costsim.ir.operators import Need, Shape, elements
+from costsim.ir.program.guards import gradient_guards, own_atoms
+from costsim.ir.program.schedule import (
     AXES,
     Access,
     Atom,
@@ -19,8 +19,8 @@ from costsim.program.schedule import (
     Step,
     Storage,
 )
-from costsim.program.segments import segments
-from costsim.step import TrainingStep
+from costsim.ir.program.segments import segments
+from costsim.ir.step import TrainingStep
 
 BIAS_BITS = 32
 BIAS_BELOW = 16

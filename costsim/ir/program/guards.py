@@ -1,7 +1,7 @@
 """What makes a gradient necessary."""
 
-from costsim.graph import Call, LayerGraph
-from costsim.program.schedule import AXES, Atom, Guard
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.program.schedule import AXES, Atom, Guard
 
 
 def gradient_guards(graph: LayerGraph) -> dict[str, Guard]:

@@ -1,6 +1,6 @@
 """Which layer a buffer or an operation belongs to."""
 
-from costsim.program import Operation, TrainingProgram
+from costsim.ir.program import Operation, TrainingProgram
 
 _OF_UPDATES = ("weights:", "dweights:", "optimizer:")
 

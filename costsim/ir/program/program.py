@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from costsim.graph import LayerGraph
-from costsim.operators import Shape
-from costsim.plan import UpdatePlan
-from costsim.program.schedule import Category, Direction
-from costsim.step import TrainingStep
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Shape
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program.schedule import Category, Direction
+from costsim.ir.step import TrainingStep
 
 
 @dataclass(frozen=True, slots=True)

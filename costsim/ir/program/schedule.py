@@ -4,7 +4,7 @@ The schedule of a graph lists, in execution order, the forward calls, the loss, 
 pass and all updates. Each step carries a guard: the updates that make it necessary. A plan
 activates the steps whose guard it meets; everything else is absent from its program. Which steps
 work in place, and which values share a storage, is decided here for all plans alike, so that the
-cost of a plan is a simple function of what it contains (`costsim.table`).
+cost of a plan is a simple function of what it contains (`costsim.pricing.table`).
 
 A guard is a set of atoms, each an update of one layer: `("output", layer)` or `("input", layer)`
 for channels of its weight, `("bias", layer)`. It is met when the plan contains one of its atoms.
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from costsim.graph import LayerGraph
-from costsim.operators import Axis, Shape, UpdateKind, elements
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Axis, Shape, UpdateKind, elements
 
 Atom: TypeAlias = tuple[UpdateKind, str]
 Guard: TypeAlias = frozenset[Atom]

@@ -1,8 +1,8 @@
 """Where a forward pass can be cut for recomputation."""
 
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.operators import elements
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import elements
 
 
 def cut_calls(graph: LayerGraph) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.program.program import TrainingProgram
-from costsim.program.schedule import Category
+from costsim.ir.program.program import TrainingProgram
+from costsim.ir.program.schedule import Category
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def memory_timeline(program: TrainingProgram) -> MemoryTimeline:
     """Live bytes through the program.
 
     Frozen weights are not among them: they are there all the time, in flash or in RAM, whatever
-    the plan, and are counted where the device keeps them (`costsim.cost`).
+    the plan, and are counted where the device keeps them (`costsim.pricing.cost`).
     """
     steps = len(program.operations)
     by_category = {category: np.zeros(steps + 1, dtype=np.int64) for category in Category}

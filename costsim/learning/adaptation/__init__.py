@@ -1,14 +1,20 @@
 """Adapting a network to one user's task, by any method, on the budgets of a device."""
 
-from costsim.adaptation.adapt import Adapted, adapt
-from costsim.adaptation.backbone import Backbone, load_backbone
-from costsim.adaptation.cost import MethodCost, method_cost
-from costsim.adaptation.guard import CrossValidation, Guard, LeaveOneOut, NoGuard, make_guard
-from costsim.adaptation.method import Choice, Method, NothingFits
-from costsim.adaptation.place import Place
-from costsim.adaptation.settings import Settings
-from costsim.adaptation.situation import Situation
-from costsim.adaptation.source import DEFAULT_SOURCE_TASKS, source_situations
+from costsim.learning.adaptation.adapt import Adapted, adapt
+from costsim.learning.adaptation.backbone import Backbone, load_backbone
+from costsim.learning.adaptation.cost import MethodCost, method_cost
+from costsim.learning.adaptation.guard import (
+    CrossValidation,
+    Guard,
+    LeaveOneOut,
+    NoGuard,
+    make_guard,
+)
+from costsim.learning.adaptation.method import Choice, Method, NothingFits
+from costsim.learning.adaptation.place import Place
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.situation import Situation
+from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS, source_situations
 
 __all__ = [
     "DEFAULT_SOURCE_TASKS",

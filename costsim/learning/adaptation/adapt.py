@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from costsim import __version__
-from costsim.adaptation.cost import MethodCost, method_cost
-from costsim.adaptation.guard import Guard, NoGuard
-from costsim.adaptation.loop import Trained, train
-from costsim.adaptation.method import Choice, Method
-from costsim.adaptation.situation import Situation
-from costsim.errors import InputError
-from costsim.importance import Importance
-from costsim.plan import UpdatePlan
-from costsim.planfile import ModelRecord, PlanFile, plan_file
-from costsim.planner import parameters_digest
-from costsim.solution import Solution, Status
-from costsim.training.patch import Patch, make_patch, plan_digest
+from costsim.base.errors import InputError
+from costsim.ir.plan import UpdatePlan
+from costsim.learning.adaptation.cost import MethodCost, method_cost
+from costsim.learning.adaptation.guard import Guard, NoGuard
+from costsim.learning.adaptation.loop import Trained, train
+from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.adaptation.situation import Situation
+from costsim.learning.training.patch import Patch, make_patch, plan_digest
+from costsim.planning import parameters_digest
+from costsim.problem.importance import Importance
+from costsim.problem.solution import Solution, Status
+from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
 SCHEMA = "costsim.adaptation/1"
 

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.models import load_model
-from costsim.networks.build import Network
-from costsim.networks.graph import architecture_graph
-from costsim.tracing import capture
-from costsim.training.patch import Origin
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.learning.training.patch import Origin
+from costsim.models.loading import load_model
+from costsim.models.networks.build import Network
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.tracing import capture
 
 T = TypeVar("T")
 
@@ -124,7 +124,8 @@ def load_backbone(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Backbone:
-    """The model that `spec` names, as `costsim plan` loads it (see `costsim.models.load_model`).
+    """The model that `spec` names, as `costsim plan` loads it (see
+    `costsim.models.loading.load_model`).
 
     Raises `InputError` for a model or weights that cannot be used, and for a torch device that is
     not there.

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from costsim.adaptation.settings import Settings
-from costsim.training.augment import augment, draw_amounts
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.training.augment import augment, draw_amounts
 
 _STREAM = 0x41444150
 """Keeps these random numbers apart from those that drew the task from the same seed."""

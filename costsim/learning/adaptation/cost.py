@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-from costsim.accounting.autograd import autograd_memory
-from costsim.adaptation.method import Choice
-from costsim.adaptation.situation import Situation
-from costsim.cost import Cost, price, step_seconds
 from costsim.device import Interval, TaskEstimate, estimate_task
-from costsim.operators import UpdateKind
-from costsim.plan import UpdatePlan
-from costsim.program import compile_program
-from costsim.scoring import scoring_cost
-from costsim.step import OPTIMIZER_STATES
+from costsim.ir.operators import UpdateKind
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import OPTIMIZER_STATES
+from costsim.learning.adaptation.method import Choice
+from costsim.learning.adaptation.situation import Situation
+from costsim.pricing.accounting.autograd import autograd_memory
+from costsim.pricing.choosing import scoring_cost
+from costsim.pricing.cost import Cost, price, step_seconds
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import time
 import torch
 from torch import Tensor
 
-from costsim.adaptation.backbone import PASS, Backbone
-from costsim.adaptation.copies import Copies
-from costsim.adaptation.prefix import between, cuts
-from costsim.execution.forward import evaluate
+from costsim.learning.adaptation.backbone import PASS, Backbone
+from costsim.learning.adaptation.copies import Copies
+from costsim.learning.adaptation.prefix import between, cuts
+from costsim.run.execution.forward import evaluate
 
 
 class FrozenValues:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from costsim.adaptation.classifier import cosine
-from costsim.adaptation.prefix import between, last_frozen_cut, updated_layers
-from costsim.adaptation.situation import Situation
-from costsim.criteria.loss import prototypes
-from costsim.execution.executor import Executor
-from costsim.execution.selection import Selection
-from costsim.plan import UpdatePlan
-from costsim.program import Atom, compile_program
-from costsim.step import TrainingStep
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import Atom, compile_program
+from costsim.ir.step import TrainingStep
+from costsim.learning.adaptation.classifier import cosine
+from costsim.learning.adaptation.prefix import between, last_frozen_cut, updated_layers
+from costsim.learning.adaptation.situation import Situation
+from costsim.run.criteria.loss import prototypes
+from costsim.run.execution.executor import Executor
+from costsim.run.execution.selection import Selection
 
 Watch: TypeAlias = Callable[[int, float], bool]
 """Called after each iteration with its number from 1 and its loss; false ends the training."""

@@ -5,17 +5,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from costsim.errors import InputError
-from costsim.importance import Importance
-from costsim.plan import UpdatePlan
-from costsim.problem import Problem
-from costsim.scoring import FISHER_WORK, ScoringWork
-from costsim.solution import Solution
+from costsim.base.errors import InputError
+from costsim.ir.plan import UpdatePlan
+from costsim.pricing.choosing import FISHER_WORK, ScoringWork
+from costsim.problem.importance import Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Solution
 
 if TYPE_CHECKING:
-    from costsim.adaptation.backbone import Backbone
-    from costsim.adaptation.guard import Guard
-    from costsim.adaptation.situation import Situation
+    from costsim.learning.adaptation.backbone import Backbone
+    from costsim.learning.adaptation.guard import Guard
+    from costsim.learning.adaptation.situation import Situation
 
 
 class NothingFits(InputError):

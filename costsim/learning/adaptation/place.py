@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from costsim.device import ComputeTarget, DeviceSpec
-from costsim.planner import BudgetRequest
+from costsim.planning import BudgetRequest
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from costsim.criteria.samples import sample_axes
-from costsim.graph import Call, LayerGraph
-from costsim.operators import Input
-from costsim.plan import UpdatePlan
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import Input
+from costsim.ir.plan import UpdatePlan
+from costsim.run.criteria.samples import sample_axes
 
 
 def cuts(graph: LayerGraph) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TypeVar
 
-from costsim.adaptation.backbone import Backbone
-from costsim.adaptation.place import Place
-from costsim.budget import Budget
-from costsim.importance import Importance
-from costsim.problem import Problem
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.learning.adaptation.backbone import Backbone
+from costsim.learning.adaptation.place import Place
+from costsim.problem.budget import Budget
+from costsim.problem.importance import Importance
+from costsim.problem.problem import Problem
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from costsim.errors import InputError
-from costsim.planner import DEFAULT_ITERATIONS
-from costsim.step import OPTIMIZER_STATES, TrainingStep
+from costsim.base.errors import InputError
+from costsim.ir.step import OPTIMIZER_STATES, TrainingStep
+from costsim.planning import DEFAULT_ITERATIONS
 
 MOST_ITERATIONS = 1_000_000
 MOST_COPIES = 10_000

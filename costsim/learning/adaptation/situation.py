@@ -10,25 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from costsim.adaptation.backbone import Backbone
-from costsim.adaptation.classifier import Answers, classify, cosine
-from costsim.adaptation.copies import Copies
-from costsim.adaptation.frozen import FrozenValues, advance
-from costsim.adaptation.place import Place
-from costsim.adaptation.posing import on_device, pose
-from costsim.adaptation.prefix import between, last_frozen_cut
-from costsim.adaptation.settings import Settings
-from costsim.budget import Budget
-from costsim.criteria import CRITERIA, Criterion
-from costsim.criteria.loss import PrototypeLoss, prototypes
-from costsim.criteria.samples import first_without_samples
+from costsim.base.errors import InputError
 from costsim.data import Progress, Task
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.importance import ChannelScores, Importance, inspected_layers
-from costsim.operators import UpdateKind
-from costsim.problem import Problem
-from costsim.step import TrainingStep
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import UpdateKind
+from costsim.ir.step import TrainingStep
+from costsim.learning.adaptation.backbone import Backbone
+from costsim.learning.adaptation.classifier import Answers, classify, cosine
+from costsim.learning.adaptation.copies import Copies
+from costsim.learning.adaptation.frozen_values import FrozenValues, advance
+from costsim.learning.adaptation.place import Place
+from costsim.learning.adaptation.prefix import between, last_frozen_cut
+from costsim.learning.adaptation.problems import on_device, pose
+from costsim.learning.adaptation.settings import Settings
+from costsim.problem.budget import Budget
+from costsim.problem.importance import ChannelScores, Importance, inspected_layers
+from costsim.problem.problem import Problem
+from costsim.run.criteria import CRITERIA, Criterion
+from costsim.run.criteria.loss import PrototypeLoss, prototypes
+from costsim.run.criteria.samples import first_without_samples
 
 T = TypeVar("T")
 

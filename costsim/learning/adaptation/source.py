@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from costsim.adaptation.backbone import Backbone
-from costsim.adaptation.place import Place
-from costsim.adaptation.settings import Settings
-from costsim.adaptation.situation import Situation
+from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, ImageSource, Progress, sample_episode
-from costsim.errors import InputError
+from costsim.learning.adaptation.backbone import Backbone
+from costsim.learning.adaptation.place import Place
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.situation import Situation
 
 DEFAULT_SOURCE_TASKS = 10
 

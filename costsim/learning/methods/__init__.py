@@ -1,4 +1,4 @@
-"""Every way to adapt that is compared, one a file, behind `costsim.adaptation.Method`.
+"""Every way to adapt that is compared, one a file, behind `costsim.learning.adaptation.Method`.
 
 `METHODS` names them as the paper does; GainTrain is not of it.
 A method's options are the fields of its dataclass.
@@ -6,18 +6,18 @@ A method's options are the fields of its dataclass.
 
 from collections.abc import Callable, Mapping
 
-from costsim.adaptation.method import Choice, Method
-from costsim.errors import InputError
-from costsim.methods.bias_only import BiasOnly
-from costsim.methods.full_train import FullTrain
-from costsim.methods.gain_train import GainTrain
-from costsim.methods.last_layer import LastLayer
-from costsim.methods.none import NoAdaptation
-from costsim.methods.sparse_update import SearchedScheme, SparseUpdate
-from costsim.methods.static import static_importance
-from costsim.methods.tinytl import TinyTL
-from costsim.methods.tinytrain import TinyTrain
-from costsim.methods.transductive import Transductive
+from costsim.base.errors import InputError
+from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.methods.bias_only import BiasOnly
+from costsim.learning.methods.full_train import FullTrain
+from costsim.learning.methods.gain_train import GainTrain
+from costsim.learning.methods.last_layer import LastLayer
+from costsim.learning.methods.none import NoAdaptation
+from costsim.learning.methods.sparse_update import SearchedScheme, SparseUpdate
+from costsim.learning.methods.static import static_importance
+from costsim.learning.methods.tinytl import TinyTL
+from costsim.learning.methods.tinytrain import TinyTrain
+from costsim.learning.methods.transductive import Transductive
 from costsim.solvers import Exact
 
 METHODS: Mapping[str, Callable[[], Method]] = {

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from costsim.adaptation.method import Choice, Method
-from costsim.adaptation.situation import Situation
-from costsim.errors import InputError
-from costsim.plan import UpdatePlan
+from costsim.base.errors import InputError
+from costsim.ir.plan import UpdatePlan
+from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.adaptation.situation import Situation
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from costsim.adaptation.method import Choice, Method, NothingFits
-from costsim.adaptation.situation import Situation
-from costsim.criteria import Criterion
-from costsim.importance import ChannelScores, Importance, inspected_layers
-from costsim.operators import UpdateKind
-from costsim.plan import UpdatePlan
-from costsim.program import plan_atoms
-from costsim.solution import Solver
-from costsim.solve import solve_uninterrupted
+from costsim.ir.operators import UpdateKind
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import plan_atoms
+from costsim.learning.adaptation.method import Choice, Method, NothingFits
+from costsim.learning.adaptation.situation import Situation
+from costsim.problem.importance import ChannelScores, Importance, inspected_layers
+from costsim.problem.solution import Solver
+from costsim.run.criteria import Criterion
 from costsim.solvers import Exact
+from costsim.solving.solve import solve_uninterrupted
 
 WITH_BIASES = " +biases"
 """What the label of a plan that may have biases ends with."""

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from costsim.adaptation.method import Choice, Method
-from costsim.adaptation.situation import Situation
-from costsim.plan import UpdatePlan
+from costsim.ir.plan import UpdatePlan
+from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.adaptation.situation import Situation
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from costsim.adaptation.guard import Guard, Shrinkage
-from costsim.criteria import Criterion
-from costsim.methods.tinytrain import TinyTrain
-from costsim.solution import Solver
+from costsim.learning.adaptation.guard import Guard, Shrinkage
+from costsim.learning.methods.tinytrain import TinyTrain
+from costsim.problem.solution import Solver
+from costsim.run.criteria import Criterion
 from costsim.solvers import Exact
 
 
@@ -14,11 +14,11 @@ class GainTrain(TinyTrain):
     """TinyTrain with another gain, the exact solver, and a change that is shrunk.
 
     Fisher information says how far the loss hangs on a channel as it is; what training a channel
-    brings is the fall of the loss along the optimiser's step (`costsim.criteria.StepGain`). Of the
-    gains that were tried it and its first-order relatives predict best what plans of equal cost
+    brings is the fall of the loss along the optimiser's step (`costsim.run.criteria.StepGain`). Of
+    the gains that were tried it and its first-order relatives predict best what plans of equal cost
     reach, if weakly; it was chosen on tasks apart from those that it is reported on
-    (docs/accuracy.md).
-    A quarter of the change is taken back after a training at three times TinyTrain's rate.
+    (docs/accuracy.md). A quarter of the change is taken back after a training at three times
+    TinyTrain's rate.
     """
 
     learning_rate: float = 0.003

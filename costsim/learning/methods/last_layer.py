@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from costsim.adaptation.method import Choice, Method
-from costsim.adaptation.situation import Situation
-from costsim.importance import inspected_layers
-from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.adaptation.situation import Situation
+from costsim.problem.importance import inspected_layers
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ Lin et al., "On-Device Training Under 256KB Memory", NeurIPS 2022.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from costsim.accounting.sparse_update import input_channel_norms, scheme_plan
-from costsim.adaptation.method import Choice, Method, NothingFits
-from costsim.adaptation.situation import Situation
-from costsim.errors import InputError
-from costsim.importance import Importance, inspected_layers
-from costsim.methods.static import no_source, static_importance
-from costsim.plan import UpdatePlan
-from costsim.solution import Solution, Solver
-from costsim.solve import solve_uninterrupted
+from costsim.base.errors import InputError
+from costsim.ir.plan import UpdatePlan
+from costsim.learning.adaptation.method import Choice, Method, NothingFits
+from costsim.learning.adaptation.situation import Situation
+from costsim.learning.methods.static import no_source, static_importance
+from costsim.pricing.accounting.sparse_update import input_channel_norms, scheme_plan
+from costsim.problem.importance import Importance, inspected_layers
+from costsim.problem.solution import Solution, Solver
 from costsim.solvers import Evolutionary
 from costsim.solvers.static_scheme import published
+from costsim.solving.solve import solve_uninterrupted
 
 
 @dataclass(frozen=True)

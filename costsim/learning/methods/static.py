@@ -4,16 +4,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from costsim.adaptation.situation import Situation
-from costsim.criteria import Criterion
-from costsim.errors import InputError
-from costsim.importance import (
+from costsim.base.errors import InputError
+from costsim.ir.operators import UpdateKind
+from costsim.learning.adaptation.situation import Situation
+from costsim.problem.importance import (
     DEFAULT_INSPECTED_LAYERS,
     ChannelScores,
     Importance,
     inspected_layers,
 )
-from costsim.operators import UpdateKind
+from costsim.run.criteria import Criterion
 
 
 def static_importance(

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from costsim.adaptation.backbone import Backbone
-from costsim.adaptation.method import Choice, Method
-from costsim.adaptation.situation import Situation
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.networks.build import Network
-from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.learning.adaptation.backbone import Backbone
+from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.adaptation.situation import Situation
+from costsim.models.networks.build import Network
 
 SEED = 0
 """Of the modules' first weights, the same for every task."""

@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from costsim.adaptation.method import Choice, Method, NothingFits
-from costsim.adaptation.situation import Situation
-from costsim.criteria import CRITERIA, Criterion
-from costsim.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
-from costsim.methods.static import no_source, static_importance
-from costsim.operators import UpdateKind
-from costsim.solution import Solver
-from costsim.solve import solve_uninterrupted
+from costsim.ir.operators import UpdateKind
+from costsim.learning.adaptation.method import Choice, Method, NothingFits
+from costsim.learning.adaptation.situation import Situation
+from costsim.learning.methods.static import no_source, static_importance
+from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
+from costsim.problem.solution import Solver
+from costsim.run.criteria import CRITERIA, Criterion
 from costsim.solvers import Greedy
+from costsim.solving.solve import solve_uninterrupted
 
 
 @dataclass(frozen=True)

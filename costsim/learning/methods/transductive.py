@@ -9,7 +9,7 @@ from them.
 
 from dataclasses import dataclass
 
-from costsim.methods.full_train import FullTrain
+from costsim.learning.methods.full_train import FullTrain
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from costsim.errors import InputError
-from costsim.models import load_model
-from costsim.networks import NETWORKS, find_architecture
-from costsim.networks.build import FrozenBatchNorm, Network, build, fold
-from costsim.networks.weights import load_weights
+from costsim.base.errors import InputError
+from costsim.models.loading import load_model
+from costsim.models.networks import NETWORKS, find_architecture
+from costsim.models.networks.build import FrozenBatchNorm, Network, build, fold
+from costsim.models.networks.weights import load_weights
 
 
 def load_backbone(
@@ -18,12 +18,12 @@ def load_backbone(
 ) -> tuple[nn.Module, str]:
     """The model that `spec` names, ready for training, and a sentence on its weights.
 
-    A built-in network starts from `seed`, or from any file that `costsim.networks` reads. Its batch
-    norms learn, but weights in which they are folded are trained without any: statistics of
-    training batches would change a function that was trained with others. A factory's module is
+    A built-in network starts from `seed`, or from any file that `costsim.models.networks` reads.
+    Its batch norms learn, but weights in which they are folded are trained without any: statistics
+    of training batches would change a function that was trained with others. A factory's module is
     taken as it is.
 
-    Raises `InputError` as `costsim.models.load_model` does, and for exported programs.
+    Raises `InputError` as `costsim.models.loading.load_model` does, and for exported programs.
     """
     if spec.endswith(".pt2"):
         raise InputError(f"{spec}: an exported program cannot be trained; give the model itself")

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
-from costsim.errors import InputError
-from costsim.pretraining.pool import Domain
-from costsim.pretraining.settings import PretrainSettings
+from costsim.learning.pretraining.pool import Domain
+from costsim.learning.pretraining.settings import PretrainSettings
 
 _STREAM = 0x4D455441
 """Keeps these random numbers apart from those of other parts with the same seed."""

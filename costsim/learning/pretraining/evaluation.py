@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from costsim.data import FixedEpisode
-from costsim.pretraining.pool import Domain
+from costsim.learning.pretraining.pool import Domain
 
 EPISODES = 600
 WAYS, SHOTS, QUERIES = 10, 5, 10

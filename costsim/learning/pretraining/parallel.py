@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 
 @dataclass(frozen=True)

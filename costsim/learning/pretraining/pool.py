@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
+from costsim.base.units import format_bytes
 from costsim.data import ImageSource, decode_all, find_tracks
-from costsim.errors import InputError
-from costsim.progress import Progress
-from costsim.units import format_bytes
 
 LARGEST_POOL_BYTES = 8 * 2**30
 """Of all decoded images of a run."""

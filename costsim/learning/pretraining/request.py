@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
 from costsim.data import ImageSource, digits, open_source
-from costsim.errors import InputError
-from costsim.models import DEFAULT_RESOLUTION
-from costsim.networks import NETWORKS
-from costsim.pretraining.backbone import feature_count, inference_tensors, load_backbone
-from costsim.pretraining.parallel import choose_device, process_group
-from costsim.pretraining.pool import load_pool
-from costsim.pretraining.run import Pretraining, StepResult
-from costsim.pretraining.settings import PretrainSettings
-from costsim.pretraining.state import Record
-from costsim.progress import Progress
-from costsim.training.tensorfile import write_tensors
+from costsim.learning.pretraining.backbone import feature_count, inference_tensors, load_backbone
+from costsim.learning.pretraining.parallel import choose_device, process_group
+from costsim.learning.pretraining.pool import load_pool
+from costsim.learning.pretraining.run import Pretraining, StepResult
+from costsim.learning.pretraining.settings import PretrainSettings
+from costsim.learning.pretraining.state import Record
+from costsim.learning.training.tensorfile import write_tensors
+from costsim.models.loading import DEFAULT_RESOLUTION
+from costsim.models.networks import NETWORKS
 
 TRANSFER_IMAGES = 40
 """Images a class that a transfer source is measured on."""

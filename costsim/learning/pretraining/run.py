@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from costsim.errors import CostsimError, InputError
-from costsim.pretraining.augment import PRESETS, augment
-from costsim.pretraining.episodes import check_domains, draw_episode, generator
-from costsim.pretraining.evaluation import Accuracy, evaluate
-from costsim.pretraining.objective import Learner, episode_loss
-from costsim.pretraining.parallel import Group
-from costsim.pretraining.pool import Domain, Pool
-from costsim.pretraining.settings import PretrainSettings
-from costsim.pretraining.state import Progressed, Record, read_state, write_state
-from costsim.pretraining.statistics import RunningStatistics
-from costsim.training.checkpoint import RunKey
+from costsim.base.errors import CostsimError, InputError
+from costsim.learning.pretraining.augment import PRESETS, augment
+from costsim.learning.pretraining.episodes import check_domains, draw_episode, generator
+from costsim.learning.pretraining.evaluation import Accuracy, evaluate
+from costsim.learning.pretraining.objective import Learner, episode_loss
+from costsim.learning.pretraining.parallel import Group
+from costsim.learning.pretraining.pool import Domain, Pool
+from costsim.learning.pretraining.settings import PretrainSettings
+from costsim.learning.pretraining.state import Progressed, Record, read_state, write_state
+from costsim.learning.pretraining.statistics import RunningStatistics
+from costsim.learning.training.checkpoint import RunKey
 
 
 class Diverged(CostsimError):

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass, fields
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 AUGMENTATIONS = ("none", "characters", "photographs")
 EPISODES = ("fixed", "meta-dataset")

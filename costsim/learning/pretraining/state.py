@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from costsim.errors import InputError
-from costsim.pretraining.evaluation import Accuracy
-from costsim.training.checkpoint import RunKey, check_same_run
-from costsim.training.tensorfile import Header, check_names, read_tensors, write_tensors
+from costsim.base.errors import InputError
+from costsim.learning.pretraining.evaluation import Accuracy
+from costsim.learning.training.checkpoint import RunKey, check_same_run
+from costsim.learning.training.tensorfile import Header, check_names, read_tensors, write_tensors
 
 SCHEMA = "costsim.pretraining/1"
 

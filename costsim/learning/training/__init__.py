@@ -1,9 +1,9 @@
 """Fine-tuning what a plan chose, and writing the outcome as a patch on the base model."""
 
-from costsim.training.checkpoint import RunState, read_checkpoint, write_checkpoint
-from costsim.training.finetune import Run, Trained, TrainRequest, prepare
-from costsim.training.loading import Subject, load_planned, load_subject
-from costsim.training.patch import (
+from costsim.learning.training.base_model import Subject, load_planned, load_subject
+from costsim.learning.training.checkpoint import RunState, read_checkpoint, write_checkpoint
+from costsim.learning.training.fine_tuning import Run, Trained, TrainRequest, prepare
+from costsim.learning.training.patch import (
     Change,
     Origin,
     Patch,
@@ -14,7 +14,7 @@ from costsim.training.patch import (
     remove_patch,
     write_patch,
 )
-from costsim.training.trainer import Diverged, Settings, Trainer
+from costsim.learning.training.trainer import Diverged, Settings, Trainer
 
 __all__ = [
     "Change",

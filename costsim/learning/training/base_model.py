@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from costsim.cost import mac_cost
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.models import load_model
-from costsim.networks.build import Network
-from costsim.networks.graph import architecture_graph
-from costsim.planfile import PlanFile
-from costsim.planner import parameters_digest
-from costsim.program import TrainingProgram, compile_program
-from costsim.tracing import capture
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.models.loading import load_model
+from costsim.models.networks.build import Network
+from costsim.models.networks.graph import architecture_graph
+from costsim.models.tracing import capture
+from costsim.planning import parameters_digest
+from costsim.pricing.cost import mac_cost
+from costsim.solving.planfile import PlanFile
 
 PREDICTION_BATCH = 16
 """Samples that the module sees at a time when nothing is learnt."""
@@ -59,7 +59,7 @@ class Subject:
 def load_subject(
     spec: str, *, weights: Path | None, resolution: int, seed: int, batch: int = 1
 ) -> Subject:
-    """The model that `spec` names, as `costsim plan` loads it; see `costsim.models.load_model`."""
+    """The model that `spec` names, as `costsim plan` loads it; see `models.loading.load_model`."""
     loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution, batch=batch)
     module = loaded.module
     if isinstance(module, Network):

@@ -13,9 +13,9 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 from torch import Tensor
 
-from costsim.errors import InputError
-from costsim.program import AXES, Atom
-from costsim.training.tensorfile import Header, read_tensors, write_tensors
+from costsim.base.errors import InputError
+from costsim.ir.program import AXES, Atom
+from costsim.learning.training.tensorfile import Header, read_tensors, write_tensors
 
 SCHEMA = "costsim.checkpoint/1"
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from costsim import __version__
-from costsim.criteria.loss import prototypes
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress, silent
 from costsim.data import Task, digits, open_source, sample_task
-from costsim.errors import InputError
-from costsim.planfile import PlanFile
-from costsim.planner import DEFAULT_ITERATIONS, DEFAULT_WAYS
-from costsim.progress import Progress, silent
-from costsim.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
-from costsim.training.loading import Subject, load_planned
-from costsim.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
-from costsim.training.trainer import DEFAULT_LEARNING_RATES, Diverged, Settings, Trainer
+from costsim.learning.training.base_model import Subject, load_planned
+from costsim.learning.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
+from costsim.learning.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
+from costsim.learning.training.trainer import DEFAULT_LEARNING_RATES, Diverged, Settings, Trainer
+from costsim.planning import DEFAULT_ITERATIONS, DEFAULT_WAYS
+from costsim.run.criteria.loss import prototypes
+from costsim.solving.planfile import PlanFile
 
 DEFAULT_QUERIES = 10
 

@@ -2,8 +2,8 @@
 
 A safetensors file, schema `costsim.patch/1`. For each changed parameter it holds the new values
 `new/<parameter>`, the base's values `base/<parameter>`, both in the compact form of
-`costsim.execution.selection.Selection`, and `channels/<parameter>` (absent for a whole bias). Its
-header names axes, the model, and SHA-256 digests of all parameters before and after, so that a
+`costsim.run.execution.selection.Selection`, and `channels/<parameter>` (absent for a whole bias).
+Its header names axes, the model, and SHA-256 digests of all parameters before and after, so that a
 patch goes on nothing but its base, and comes off nothing but that.
 """
 
@@ -21,13 +21,13 @@ from pydantic import Field
 from torch import Tensor
 
 from costsim import __version__
-from costsim.errors import InputError
-from costsim.execution.selection import Selection
-from costsim.graph import LayerGraph
-from costsim.planfile import PlanFile
-from costsim.planner import parameters_digest
-from costsim.program import Atom
-from costsim.training.tensorfile import Header, check_names, read_tensors, write_tensors
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import Atom
+from costsim.learning.training.tensorfile import Header, check_names, read_tensors, write_tensors
+from costsim.planning import parameters_digest
+from costsim.run.execution.selection import Selection
+from costsim.solving.planfile import PlanFile
 
 SCHEMA = "costsim.patch/1"
 
@@ -36,7 +36,7 @@ _Positive = Annotated[int, Field(ge=1)]
 
 
 class Origin(Header):
-    """The model that was trained: what `costsim.models.load_model` needs to load its base."""
+    """The model that was trained: what `models.loading.load_model` needs to load its base."""
 
     name: str
     spec: str
@@ -58,7 +58,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """All changes of one training run. The digests are those of `costsim.planner`."""
+    """All changes of one training run. The digests are those of `costsim.planning`."""
 
     changes: tuple[Change, ...]
     origin: Origin

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from costsim.errors import InputError
-from costsim.files import write_atomically
+from costsim.base.errors import InputError
+from costsim.base.files import write_atomically
 
 _KEY = "costsim"
 

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from costsim.criteria.loss import LOSSES, prototype_loss, prototypes
-from costsim.errors import CostsimError, InputError
-from costsim.execution.executor import Executor, LossNotFinite
-from costsim.program import Atom, TrainingProgram
-from costsim.training.augment import augment, draw_amounts
-from costsim.training.checkpoint import RunState
+from costsim.base.errors import CostsimError, InputError
+from costsim.ir.program import Atom, TrainingProgram
+from costsim.learning.training.augment import augment, draw_amounts
+from costsim.learning.training.checkpoint import RunState
+from costsim.run.criteria.loss import LOSSES, prototype_loss, prototypes
+from costsim.run.execution.executor import Executor, LossNotFinite
 
 _STREAM = 0x5452414E
 """Keeps these random numbers apart from those that drew the task from the same seed."""

@@ -8,7 +8,7 @@ layer beside an identity shortcut) compute the identity and are not listed.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from costsim.networks.architectures import (
+from costsim.models.networks.architectures import (
     Architecture,
     Block,
     ConvolutionSpec,

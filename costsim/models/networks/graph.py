@@ -1,13 +1,13 @@
 """The layer graph of a built-in network straight from its rows: what tracing it would give."""
 
-from costsim.graph import Call, LayerGraph, Parameter
-from costsim.networks.architectures import (
+from costsim.ir.graph import Call, LayerGraph, Parameter
+from costsim.ir.operators import Add, BatchNorm, Clamp, Convolution, Input, Mean, Operator
+from costsim.models.networks.architectures import (
     Architecture,
     ConvolutionSpec,
     block_convolutions,
     find_architecture,
 )
-from costsim.operators import Add, BatchNorm, Clamp, Convolution, Input, Mean, Operator
 
 
 def architecture_graph(

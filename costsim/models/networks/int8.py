@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from costsim.errors import InputError
-from costsim.networks.restricted_pickle import loads_restricted
+from costsim.base.errors import InputError
+from costsim.models.networks.restricted_pickle import loads_restricted
 
 MAXIMUM_BYTES = 2**30
 

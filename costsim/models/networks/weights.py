@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from costsim.errors import InputError
-from costsim.networks.architectures import Architecture, find_architecture
-from costsim.networks.build import Network, fold
-from costsim.networks.int8 import MAXIMUM_BYTES, int8_layers, is_int8, read_arrays
+from costsim.base.errors import InputError
+from costsim.models.networks.architectures import Architecture, find_architecture
+from costsim.models.networks.build import Network, fold
+from costsim.models.networks.int8 import MAXIMUM_BYTES, int8_layers, is_int8, read_arrays
 
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 

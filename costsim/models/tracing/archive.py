@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from costsim.errors import InputError
-from costsim.tracing.quiet import quiet
+from costsim.base.errors import InputError
+from costsim.models.tracing.torch_settings import quiet
 
 _RECORDS = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)"

@@ -1,7 +1,7 @@
 """The calls of a layer graph while the operators of an exported program are translated.
 
-A handler of `costsim.tracing.aten` receives the `Builder` and the operator's arguments, in the
-order of its schema, with every tensor replaced by one of the handles below; it emits calls and
+A handler of `costsim.models.tracing.aten` receives the `Builder` and the operator's arguments, in
+the order of its schema, with every tensor replaced by one of the handles below; it emits calls and
 returns the handle (or the list of handles) of what the operator computes.
 """
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from costsim.errors import InputError, UnsupportedOperator
-from costsim.graph import Call, LayerGraph, Parameter
-from costsim.operators import (
+from costsim.base.errors import InputError, UnsupportedOperator
+from costsim.ir.graph import Call, LayerGraph, Parameter
+from costsim.ir.operators import (
     Add,
     Constant,
     Input,
@@ -28,8 +28,8 @@ from costsim.operators import (
     Shapes,
     Slice,
 )
-from costsim.tracing.names import Namer
-from costsim.tracing.ownership import Owners, Use, check_uses
+from costsim.models.tracing.names import Namer
+from costsim.models.tracing.ownership import Owners, Use, check_uses
 
 
 @dataclass(frozen=True, slots=True)

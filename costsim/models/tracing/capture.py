@@ -14,13 +14,13 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 
-from costsim.errors import CostsimError, InputError
-from costsim.graph import LayerGraph, Parameter
-from costsim.tracing.aten import HANDLERS, PASSED_THROUGH
-from costsim.tracing.builder import Builder, Stored, Value, fold
-from costsim.tracing.composites import taken_apart
-from costsim.tracing.quiet import plain_attention, quiet
-from costsim.tracing.stopped import check_stopped
+from costsim.base.errors import CostsimError, InputError
+from costsim.ir.graph import LayerGraph, Parameter
+from costsim.models.tracing.aten import HANDLERS, PASSED_THROUGH
+from costsim.models.tracing.builder import Builder, Stored, Value, fold
+from costsim.models.tracing.composites import taken_apart
+from costsim.models.tracing.gradient_stops import check_stopped
+from costsim.models.tracing.torch_settings import plain_attention, quiet
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
 
     Raises `InputError` for a model in training mode, one that needs several inputs or returns
     anything but one tensor, one whose control flow depends on data, and for weights that are not
-    finite; `UnsupportedOperator` for an operator that no file of `costsim.operators` describes.
+    finite; `UnsupportedOperator` for an operator that no file of `costsim.ir.operators` describes.
     """
     for name, module in model.named_modules():
         if module.training:

@@ -12,7 +12,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from costsim.tracing.aten import HANDLERS
+from costsim.models.tracing.aten import HANDLERS
 
 _ROUNDS = 4
 """What an operator is made of may be made of others in turn."""

@@ -4,7 +4,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 _DETACHING = frozenset({"aten.detach.default", "aten.detach_.default"})
 

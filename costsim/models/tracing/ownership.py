@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from costsim.errors import InputError
-from costsim.tracing.names import owner_of
+from costsim.base.errors import InputError
+from costsim.models.tracing.names import owner_of
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,10 +12,10 @@ input); attention as one fused kernel saves less than the products and softmax c
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from costsim.errors import InputError
-from costsim.graph import Call, LayerGraph
-from costsim.operators import AdaptiveAveragePool, Shapes, elements
-from costsim.plan import UpdatePlan
+from costsim.base.errors import InputError
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import AdaptiveAveragePool, Shapes, elements
+from costsim.ir.plan import UpdatePlan
 
 ELEMENT_BYTES = 4
 """Stock training is in fp32."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.errors import InputError
-from costsim.graph import Call, LayerGraph
-from costsim.operators import Convolution
-from costsim.plan import ChannelSubset, UpdatePlan
+from costsim.base.errors import InputError
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import Convolution
+from costsim.ir.plan import ChannelSubset, UpdatePlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ channels chosen.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from costsim.graph import LayerGraph
-from costsim.operators import Axis, UpdateKind, elements
-from costsim.plan import UpdatePlan
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Axis, UpdateKind, elements
+from costsim.ir.plan import UpdatePlan
 
 WEIGHT_BITS = 8
 ACTIVATION_BITS = 8

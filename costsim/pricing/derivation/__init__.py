@@ -5,6 +5,6 @@ its bytes there are multiplied by a clause: the union of those steps' guards. Co
 the same lifetimes by scanning its operations; that the two agree is a test.
 """
 
-from costsim.tabulate.build import build_table
+from costsim.pricing.derivation.build import build_table
 
 __all__ = ["build_table"]

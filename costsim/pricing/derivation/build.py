@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from costsim.graph import LayerGraph
-from costsim.program import Atom, Category, Schedule, build_schedule
-from costsim.step import TrainingStep
-from costsim.table import CostTable, Floats, Linear, OperationTimer
-from costsim.tabulate.coefficients import Clauses, Coefficients
-from costsim.tabulate.dominance import without_dominated_positions
-from costsim.tabulate.macs import mac_rows
-from costsim.tabulate.memory import MemoryRows
-from costsim.tabulate.scheduled import Scheduled
-from costsim.tabulate.seconds import Seconds
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import Atom, Category, Schedule, build_schedule
+from costsim.ir.step import TrainingStep
+from costsim.pricing.derivation.coefficients import Clauses, Coefficients
+from costsim.pricing.derivation.dominance import without_dominated_positions
+from costsim.pricing.derivation.macs import mac_rows
+from costsim.pricing.derivation.memory import MemoryRows
+from costsim.pricing.derivation.schedule_index import Scheduled
+from costsim.pricing.derivation.seconds import Seconds
+from costsim.pricing.table import CostTable, Floats, Linear, OperationTimer
 
 
 def build_table(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from costsim.program import Atom, Guard
-from costsim.table import Floats, Linear
+from costsim.ir.program import Atom, Guard
+from costsim.pricing.table import Floats, Linear
 
 
 class Clauses:

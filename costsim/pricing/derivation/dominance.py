@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from costsim.table import CostTable, Linear
+from costsim.pricing.table import CostTable, Linear
 
 
 def without_dominated_positions(table: CostTable) -> CostTable:

@@ -1,8 +1,8 @@
 """The MACs of a table."""
 
-from costsim.program import Direction
-from costsim.tabulate.coefficients import Clauses, Coefficients
-from costsim.tabulate.scheduled import Scheduled
+from costsim.ir.program import Direction
+from costsim.pricing.derivation.coefficients import Clauses, Coefficients
+from costsim.pricing.derivation.schedule_index import Scheduled
 
 
 def mac_rows(

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from costsim.program import Category, Direction, Guard
-from costsim.program.schedule import Storage
-from costsim.table import Conjunction, Floats, SharedKeep
-from costsim.tabulate.coefficients import Clauses, Coefficients
-from costsim.tabulate.scheduled import Reader, Scheduled, exclude_each_other, union_of_guards
+from costsim.ir.program import Category, Direction, Guard
+from costsim.ir.program.schedule import Storage
+from costsim.pricing.derivation.coefficients import Clauses, Coefficients
+from costsim.pricing.derivation.schedule_index import (
+    Reader,
+    Scheduled,
+    exclude_each_other,
+    union_of_guards,
+)
+from costsim.pricing.table import Conjunction, Floats, SharedKeep
 
 
 class MemoryRows:

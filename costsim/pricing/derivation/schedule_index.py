@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from costsim.program import AXES, Atom, Category, Guard, Schedule, Step
-from costsim.program.schedule import Access
-from costsim.step import TrainingStep
-from costsim.table import Floats
+from costsim.ir.program import AXES, Atom, Category, Guard, Schedule, Step
+from costsim.ir.program.schedule import Access
+from costsim.ir.step import TrainingStep
+from costsim.pricing.table import Floats
 
 Reader = tuple[int, Step, Access]
 """Position, step and access of one reading."""

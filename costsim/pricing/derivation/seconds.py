@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from costsim.device.kernels import kernel_name
-from costsim.program import Direction, Guard, Step
-from costsim.table import Floats, OperationTimer
-from costsim.tabulate.coefficients import Clauses, Coefficients
-from costsim.tabulate.scheduled import Scheduled
+from costsim.ir.program import Direction, Guard, Step
+from costsim.pricing.derivation.coefficients import Clauses, Coefficients
+from costsim.pricing.derivation.schedule_index import Scheduled
+from costsim.pricing.table import Floats, OperationTimer
 
 
 @dataclass(frozen=True)

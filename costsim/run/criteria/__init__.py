@@ -6,15 +6,15 @@ imports torch until a criterion that needs it is asked for scores.
 
 from collections.abc import Mapping
 
-from costsim.criteria.base import Criterion, Request
-from costsim.criteria.first_order import FirstOrder, FirstOrderAdam
-from costsim.criteria.fisher import Fisher
-from costsim.criteria.gradient_norm import GradientNorm
-from costsim.criteria.l2_norm import L2Norm
-from costsim.criteria.loss import LOSSES, CrossEntropy, Loss, PrototypeLoss, prototype_loss
-from costsim.criteria.random import Random
-from costsim.criteria.step_gain import StepGain
-from costsim.criteria.weight_gradient import WeightGradient
+from costsim.run.criteria.base import Criterion, Request
+from costsim.run.criteria.first_order import FirstOrder, FirstOrderAdam
+from costsim.run.criteria.fisher import Fisher
+from costsim.run.criteria.gradient_norm import GradientNorm
+from costsim.run.criteria.l2_norm import L2Norm
+from costsim.run.criteria.loss import LOSSES, CrossEntropy, Loss, PrototypeLoss, prototype_loss
+from costsim.run.criteria.random import Random
+from costsim.run.criteria.step_gain import StepGain
+from costsim.run.criteria.weight_gradient import WeightGradient
 
 CRITERIA: Mapping[str, Criterion] = {
     criterion.name: criterion

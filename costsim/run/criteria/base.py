@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.criteria.loss import LOSSES, Loss
-from costsim.errors import InputError
-from costsim.graph import LayerGraph, Parameter
-from costsim.importance import ChannelScores, Importance, layer_macs
-from costsim.operators import UpdateKind
-from costsim.progress import Progress
-from costsim.scoring import FISHER_WORK, ScoringWork
+from costsim.base.errors import InputError
+from costsim.base.progress import Progress
+from costsim.ir.graph import LayerGraph, Parameter
+from costsim.ir.operators import UpdateKind
+from costsim.pricing.choosing import FISHER_WORK, ScoringWork
+from costsim.problem.importance import ChannelScores, Importance, layer_macs
+from costsim.run.criteria.loss import LOSSES, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor

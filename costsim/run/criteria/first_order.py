@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.criteria.base import Criterion, Request, Target
-from costsim.scoring import ScoringWork
+from costsim.pricing.choosing import ScoringWork
+from costsim.run.criteria.base import Criterion, Request, Target
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FirstOrderAdam(Criterion):
 
 
 def _powers(request: Request, name: str, power: int) -> Mapping[Target, NDArray[np.float64]]:
-    from costsim.criteria.passes import by_channel, parameter_gradients
+    from costsim.run.criteria.passes import by_channel, parameter_gradients
 
     samples = len(request.images)
     return {

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.criteria.base import Criterion, Request, Target
-from costsim.graph import Call
-from costsim.operators import UpdateKind
+from costsim.ir.graph import Call
+from costsim.ir.operators import UpdateKind
+from costsim.run.criteria.base import Criterion, Request, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +46,8 @@ class Fisher(Criterion):
         """`Δ` of every channel of every target."""
         import torch
 
-        from costsim.criteria.passes import checked_tensors
-        from costsim.criteria.slopes import channel_count, input_gradient, slopes
+        from costsim.run.criteria.passes import checked_tensors
+        from costsim.run.criteria.slopes import channel_count, input_gradient, slopes
 
         graph = request.graph
         tensors = checked_tensors(request)

@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.criteria.base import Criterion, Request, Target
-from costsim.scoring import ScoringWork
+from costsim.pricing.choosing import ScoringWork
+from costsim.run.criteria.base import Criterion, Request, Target
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class GradientNorm(Criterion):
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The norm of every channel of every target."""
-        from costsim.criteria.passes import by_channel, parameter_gradients
+        from costsim.run.criteria.passes import by_channel, parameter_gradients
 
         return {
             target: by_channel(gradient.double(), request.graph, *target).norm(dim=1).cpu().numpy()

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.criteria.base import Criterion, Request, Target
+from costsim.run.criteria.base import Criterion, Request, Target
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class L2Norm(Criterion):
 
     def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
         """The norm of every channel of every target."""
-        from costsim.criteria.passes import by_channel, checked_tensors
+        from costsim.run.criteria.passes import by_channel, checked_tensors
 
         tensors = checked_tensors(request)
         scores = {}

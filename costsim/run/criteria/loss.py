@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from costsim.errors import InputError
+from costsim.base.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

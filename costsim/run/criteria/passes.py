@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from costsim.criteria.base import Request, Target
-from costsim.errors import InputError
-from costsim.execution.forward import evaluate
-from costsim.graph import LayerGraph
-from costsim.operators import Convolution, UpdateKind
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Convolution, UpdateKind
+from costsim.run.criteria.base import Request, Target
+from costsim.run.execution.forward import evaluate
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.criteria.base import Criterion, Request, Target
+from costsim.run.criteria.base import Criterion, Request, Target
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from math import prod
 
-from costsim.graph import Call, LayerGraph
-from costsim.operators import (
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import (
     Concatenate,
     LayerNorm,
     LogSoftmax,

@@ -11,13 +11,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from costsim.criteria.base import Request, Target
-from costsim.criteria.passes import check_gradient, passes
-from costsim.criteria.samples import first_without_samples
-from costsim.errors import InputError
-from costsim.execution.forward import evaluate
-from costsim.graph import Call, LayerGraph
-from costsim.operators import Input, UpdateKind
+from costsim.base.errors import InputError
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import Input, UpdateKind
+from costsim.run.criteria.base import Request, Target
+from costsim.run.criteria.passes import check_gradient, passes
+from costsim.run.criteria.samples import first_without_samples
+from costsim.run.execution.forward import evaluate
 
 Product: TypeAlias = Callable[[Call, UpdateKind, Mapping[str, Tensor], Tensor], Tensor]
 """Of a call, an axis (output or input), the values of a pass and the gradient of the call's output:

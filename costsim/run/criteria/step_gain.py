@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.criteria.base import Criterion, Request, Target
-from costsim.errors import InputError
-from costsim.graph import Call
-from costsim.operators import UpdateKind
-from costsim.scoring import ScoringWork
+from costsim.base.errors import InputError
+from costsim.ir.graph import Call
+from costsim.ir.operators import UpdateKind
+from costsim.pricing.choosing import ScoringWork
+from costsim.run.criteria.base import Criterion, Request, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +56,9 @@ class StepGain(Criterion):
         """The gain of every channel of every target."""
         import torch
 
-        from costsim.criteria.passes import checked_tensors, parameter_gradients
-        from costsim.criteria.slopes import channel_count, input_gradient, slopes
-        from costsim.execution.forward import FORWARD, Operands
+        from costsim.run.criteria.passes import checked_tensors, parameter_gradients
+        from costsim.run.criteria.slopes import channel_count, input_gradient, slopes
+        from costsim.run.execution.forward import FORWARD, Operands
 
         samples = len(request.images)
         moves = {

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-from costsim.execution import convolution
-from costsim.execution.binding import Binding, Buffers, Instruction
-from costsim.execution.input_gradient import INPUT_GRADIENT, Backward
-from costsim.execution.masks import FLAT, PASSES, multiply_flat_, slopes
-from costsim.execution.selection import Selection
-from costsim.execution.weight_gradient import WEIGHT_GRADIENT, WeightBackward
-from costsim.execution.weight_gradient import bias_gradient as gradient_of_bias
-from costsim.operators import Convolution, elements
-from costsim.program import Atom, Operation
+from costsim.ir.operators import Convolution, elements
+from costsim.ir.program import Atom, Operation
+from costsim.run.execution import convolution
+from costsim.run.execution.binding import Binding, Buffers, Instruction
+from costsim.run.execution.input_gradient import INPUT_GRADIENT, Backward
+from costsim.run.execution.masks import FLAT, PASSES, multiply_flat_, slopes
+from costsim.run.execution.selection import Selection
+from costsim.run.execution.weight_gradient import WEIGHT_GRADIENT, WeightBackward
+from costsim.run.execution.weight_gradient import bias_gradient as gradient_of_bias
 
 
 def input_gradient(bound: Binding, op: Operation) -> Instruction:

@@ -7,12 +7,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from costsim.execution.forward import Operands
-from costsim.execution.layout import memory_format
-from costsim.execution.selection import Channels
-from costsim.graph import Call, Parameter
-from costsim.operators import Axis, Shape
-from costsim.program import Category, Direction, Operand, Operation, TrainingProgram
+from costsim.ir.graph import Call, Parameter
+from costsim.ir.operators import Axis, Shape
+from costsim.ir.program import Category, Direction, Operand, Operation, TrainingProgram
+from costsim.run.execution.forward import Operands
+from costsim.run.execution.layout import memory_format
+from costsim.run.execution.selection import Channels
 
 Buffers: TypeAlias = dict[int, Tensor]
 """The tensors that are live, by index of the buffer in the program."""

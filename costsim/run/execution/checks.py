@@ -7,9 +7,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.operators import MaxPool
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import MaxPool
 
 MOST_IN_A_WINDOW = 256
 """Elements of a pooling window: a place in it is kept as one byte."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.execution.layout import RANK
-from costsim.execution.selection import Channels, Selection
-from costsim.operators import Convolution, Shape, Shapes
+from costsim.ir.operators import Convolution, Shape, Shapes
+from costsim.run.execution.layout import RANK
+from costsim.run.execution.selection import Channels, Selection
 
 aten: Any = torch.ops.aten
 

@@ -9,18 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.errors import CostsimError, InputError
-from costsim.execution.binding import Binding, Buffers
-from costsim.execution.checks import check_operators, check_overlap, check_tensors, common_type
-from costsim.execution.dispatch import gradient_of, past_autograd
-from costsim.execution.instructions import Updates, compile_instructions, updated_tensor
-from costsim.execution.layout import input_format, memory_format, suits_channels_last
-from costsim.execution.selection import Selection
-from costsim.execution.update import Hyperparameters
-from costsim.graph import LayerGraph
-from costsim.operators import Convolution
-from costsim.plan import UpdatePlan
-from costsim.program import (
+from costsim.base.errors import CostsimError, InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Convolution
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import (
     Atom,
     Category,
     Direction,
@@ -28,6 +21,13 @@ from costsim.program import (
     TrainingProgram,
     plan_atoms,
 )
+from costsim.run.execution.binding import Binding, Buffers
+from costsim.run.execution.checks import check_operators, check_overlap, check_tensors, common_type
+from costsim.run.execution.dispatch import gradient_of, past_autograd
+from costsim.run.execution.instructions import Updates, compile_instructions, updated_tensor
+from costsim.run.execution.layout import input_format, memory_format, suits_channels_last
+from costsim.run.execution.selection import Selection
+from costsim.run.execution.update import Hyperparameters
 
 Loss: TypeAlias = Callable[[Tensor, Any], Tensor]
 """(output, labels) to a scalar, the mean over the samples."""
@@ -56,12 +56,12 @@ class Pass:
 class Executor:
     """Runs `program` on the model's own `tensors`, by name, and updates them in place.
 
-    `tensors` are `costsim.tracing.Traced.tensors`; their dtype and device are those of the run.
-    Buffers are allocated and released where the program says, in place where it says so; only
+    `tensors` are `costsim.models.tracing.Traced.tensors`; their dtype and device are those of the
+    run. Buffers are allocated and released where the program says, in place where it says so; only
     the selected channels of the weights are ever written. `optimizer_state` holds one tensor
-    `[states, *selected]` for each update. `observer` is called after each operation. Images lie
-    in memory with `channels_last` where that is faster; it changes no bytes, and values only by
-    rounding. None leaves the choice to `costsim.execution.layout.suits_channels_last`.
+    `[states, *selected]` for each update. `observer` is called after each operation. Images lie in
+    memory with `channels_last` where that is faster; it changes no bytes, and values only by
+    rounding. None leaves the choice to `costsim.run.execution.layout.suits_channels_last`.
 
     A step is `step`, or in parts `begin`, for each pass `load`, `run_forward`, `run_loss` and
     `run_backward`, then `update`. With a loss of one's own, elsewhere: `forward` and `backward`.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.errors import InputError
-from costsim.graph import Call, LayerGraph, Parameter
+from costsim.base.errors import InputError
+from costsim.ir.graph import Call, LayerGraph, Parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +172,10 @@ def evaluate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The output of `graph` for the batch `x`, and the outputs of the calls named in `keep`.
 
-    `tensors` holds the parameters and buffers by name (`costsim.tracing.Traced.tensors`); `x` has
-    the shape the graph was traced for. Values are dropped after their last use, unless autograd
-    holds on to them. Raises `InputError` for another shape, an unknown name or a missing tensor.
+    `tensors` holds the parameters and buffers by name (`costsim.models.tracing.Traced.tensors`);
+    `x` has the shape the graph was traced for. Values are dropped after their last use, unless
+    autograd holds on to them. Raises `InputError` for another shape, an unknown name or a missing
+    tensor.
     """
     if tuple(x.shape) != graph[graph.input].shape:
         raise InputError(

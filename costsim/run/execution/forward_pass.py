@@ -1,16 +1,16 @@
 """Instructions of the forward pass."""
 
-from costsim.errors import InputError
-from costsim.execution import convolution
-from costsim.execution.binding import Binding, Buffers, Instruction
-from costsim.execution.forward import FORWARD, Operands
-from costsim.execution.in_place import IN_PLACE
-from costsim.execution.masks import FLAT, PASSES, mask_of_flat
-from costsim.execution.saving import SAVING
-from costsim.execution.selection import Channels
-from costsim.graph import Call
-from costsim.operators import Convolution, elements
-from costsim.program import Direction, Operation
+from costsim.base.errors import InputError
+from costsim.ir.graph import Call
+from costsim.ir.operators import Convolution, elements
+from costsim.ir.program import Direction, Operation
+from costsim.run.execution import convolution
+from costsim.run.execution.binding import Binding, Buffers, Instruction
+from costsim.run.execution.forward import FORWARD, Operands
+from costsim.run.execution.in_place import IN_PLACE
+from costsim.run.execution.masks import FLAT, PASSES, mask_of_flat
+from costsim.run.execution.saved_values import SAVING
+from costsim.run.execution.selection import Channels
 
 _MAY_ALIAS = frozenset({"permute", "slice", "expand", "scale"})
 """Kinds whose function may return its argument's own memory."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.execution.forward import FORWARD, Operands
+from costsim.run.execution.forward import FORWARD, Operands
 
 InPlaceFunction: TypeAlias = Callable[[Any, Operands, int], Any]
 """(the call's operator, its tensors, index of the input written over)."""

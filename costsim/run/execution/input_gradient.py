@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from costsim.execution.forward import Operands
-from costsim.execution.in_place import by_channel, normalising_factor
-from costsim.execution.saving import from_window_offsets, in_statistics_type
-from costsim.operators import Shape, Shapes
+from costsim.ir.operators import Shape, Shapes
+from costsim.run.execution.forward import Operands
+from costsim.run.execution.in_place import by_channel, normalising_factor
+from costsim.run.execution.saved_values import from_window_offsets, in_statistics_type
 
 aten: Any = torch.ops.aten
 
@@ -262,5 +262,5 @@ INPUT_GRADIENT: Mapping[str, InputGradient] = MappingProxyType(
     }
 )
 """Every operator kind that is run and has inputs, but for those whose gradient takes no more than
-that of the output: convolutions, which `costsim.execution.convolution` has, and what keeps one bit
-an element (`costsim.execution.masks`). A view's gradient is its output's own."""
+that of the output: convolutions, which `costsim.run.execution.convolution` has, and what keeps one
+bit an element (`costsim.run.execution.masks`). A view's gradient is its output's own."""

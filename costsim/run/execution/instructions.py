@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from costsim.execution.backward_pass import (
+from costsim.ir.program import Atom, Direction, Operation, TrainingProgram
+from costsim.run.execution.backward_pass import (
     accumulate,
     bias_gradient,
     input_gradient,
     weight_gradient,
 )
-from costsim.execution.binding import Binding, Buffers, Instruction
-from costsim.execution.forward_pass import forward, keep
-from costsim.execution.selection import Selection
-from costsim.execution.update import UPDATES, Hyperparameters
-from costsim.program import Atom, Direction, Operation, TrainingProgram
+from costsim.run.execution.binding import Binding, Buffers, Instruction
+from costsim.run.execution.forward_pass import forward, keep
+from costsim.run.execution.selection import Selection
+from costsim.run.execution.update import UPDATES, Hyperparameters
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ mask has its bits in the order of memory.
 import torch
 from torch import Tensor
 
-from costsim.graph import Call, LayerGraph
-from costsim.operators import Convolution
+from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import Convolution
 
 ANY_FORMAT = frozenset(
     {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from costsim.program import Direction, Operation
+from costsim.ir.program import Direction, Operation
 
 aten: Any = torch.ops.aten
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from costsim.execution.forward import evaluate
-from costsim.graph import LayerGraph
+from costsim.ir.graph import LayerGraph
+from costsim.run.execution.forward import evaluate
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Forward calls that store something beside their output for the gradient.
 
-Masks are in `costsim.execution.masks`; here is what must be computed together with the output.
+Masks are in `costsim.run.execution.masks`; here is what must be computed together with the output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from costsim.execution.forward import Operands
+from costsim.run.execution.forward import Operands
 
 SavingFunction: TypeAlias = Callable[[Any, Operands], tuple[Tensor, Tensor]]
 """(the call's operator, its tensors) to the call's output and what is saved."""

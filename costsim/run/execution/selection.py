@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from costsim.execution.layout import has_channels_last, rows_of
-from costsim.operators import Axis, Shape
+from costsim.ir.operators import Axis, Shape
+from costsim.run.execution.layout import has_channels_last, rows_of
 
 
 @dataclass(frozen=True)

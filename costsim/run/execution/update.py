@@ -55,4 +55,4 @@ def _adam(h: Hyperparameters, add: Add, dw: Tensor, state: Tensor | None, step: 
 UPDATES: Mapping[str, Update] = MappingProxyType(
     {"sgd": _sgd, "momentum": _momentum, "adam": _adam}
 )
-"""By the name of the optimiser in `costsim.step.TrainingStep`."""
+"""By the name of the optimiser in `costsim.ir.step.TrainingStep`."""

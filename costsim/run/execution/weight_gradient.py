@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from costsim.execution.forward import Operands
-from costsim.execution.selection import Channels, Selection
-from costsim.operators import Shapes
+from costsim.ir.operators import Shapes
+from costsim.run.execution.forward import Operands
+from costsim.run.execution.selection import Channels, Selection
 
 aten: Any = torch.ops.aten
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from costsim.errors import InputError
-from costsim.execution.selection import Selection
+from costsim.base.errors import InputError
+from costsim.run.execution.selection import Selection
 
 
 class CompactParameter:

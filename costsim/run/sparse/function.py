@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from costsim.execution.executor import Executor, Pass
-from costsim.program import Atom, Category, Direction, TrainingProgram
+from costsim.ir.program import Atom, Category, Direction, TrainingProgram
+from costsim.run.execution.executor import Executor, Pass
 
 
 class HeldPass:

@@ -8,16 +8,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from costsim.errors import InputError
-from costsim.models import own_input_shape
-from costsim.plan import UpdatePlan
-from costsim.planfile import PlanFile, read_plan
-from costsim.program import TrainingProgram, compile_program, plan_atoms
-from costsim.sparse.compact import Branch, CompactParameter, path_of, synchronise
-from costsim.sparse.function import ProgramFunction, ProgramPass
-from costsim.sparse.planned import check_planned
-from costsim.step import BitWidths, TrainingStep
-from costsim.tracing import capture
+from costsim.base.errors import InputError
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import TrainingProgram, compile_program, plan_atoms
+from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.loading import own_input_shape
+from costsim.models.tracing import capture
+from costsim.run.sparse.compact import Branch, CompactParameter, path_of, synchronise
+from costsim.run.sparse.function import ProgramFunction, ProgramPass
+from costsim.run.sparse.plan_match import check_planned
+from costsim.solving.planfile import PlanFile, read_plan
 
 
 def sparsify(

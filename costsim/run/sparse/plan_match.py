@@ -1,10 +1,10 @@
 """Whether a plan file was made for a model of this architecture and input size."""
 
-from costsim.cost import mac_cost
-from costsim.errors import InputError
-from costsim.graph import LayerGraph
-from costsim.planfile import PlanFile
-from costsim.program import Category, compile_program
+from costsim.base.errors import InputError
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import Category, compile_program
+from costsim.pricing.cost import mac_cost
+from costsim.solving.planfile import PlanFile
 
 _WEIGHTS = (Category.UPDATED_WEIGHTS, Category.FROZEN_WEIGHTS)
 

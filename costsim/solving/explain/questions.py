@@ -11,13 +11,13 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
-from costsim.budget import describe
-from costsim.explain.sentences import TIE, Explanation, LeftOut, LimitPrice, Relaxation
-from costsim.plan import UpdatePlan
-from costsim.problem import Problem
-from costsim.progress import Progress, silent
-from costsim.solution import Solution, Solver, Status
-from costsim.solve import relaxations, solve_uninterrupted
+from costsim.base.progress import Progress, silent
+from costsim.ir.plan import UpdatePlan
+from costsim.problem.budget import describe
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Solution, Solver, Status
+from costsim.solving.explain.sentences import TIE, Explanation, LeftOut, LimitPrice, Relaxation
+from costsim.solving.solve import relaxations, solve_uninterrupted
 
 DOUBLINGS = 20
 """How often the amount is doubled that brings nothing yet."""

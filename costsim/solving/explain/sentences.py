@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from costsim.budget import describe, with_unit
+from costsim.problem.budget import describe, with_unit
 
 TIE = 1e-9
 """Gains that differ by less, relatively, are equal: what the proofs are accurate to."""

@@ -5,10 +5,16 @@ model and device again. Numbers in it are in base units; `predicted` is null whe
 within the budgets.
 """
 
-from costsim.planfile.asked import ExplanationRecord, SoughtRecord
-from costsim.planfile.document import PlanFile, read_plan, write_plan
-from costsim.planfile.making import plan_file
-from costsim.planfile.records import FleetRecord, ModelRecord, Prediction, Range, SolverRecord
+from costsim.solving.planfile.construction import plan_file
+from costsim.solving.planfile.document import PlanFile, read_plan, write_plan
+from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
+from costsim.solving.planfile.records import (
+    FleetRecord,
+    ModelRecord,
+    Prediction,
+    Range,
+    SolverRecord,
+)
 
 __all__ = [
     "ExplanationRecord",

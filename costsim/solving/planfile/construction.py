@@ -4,17 +4,20 @@ import platform
 from importlib.metadata import version
 
 from costsim import __version__
-from costsim.accounting.autograd import autograd_memory
-from costsim.budget import Budget
-from costsim.cost import full_backward_macs
 from costsim.device import DeviceSpec, TaskEstimate
-from costsim.explain import Explanation
-from costsim.graph import LayerGraph
-from costsim.importance import Importance
-from costsim.plan import UpdatePlan
-from costsim.planfile.asked import ExplanationRecord
-from costsim.planfile.document import PlanFile
-from costsim.planfile.records import (
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import plan_atoms
+from costsim.ir.step import TrainingStep
+from costsim.pricing.accounting.autograd import autograd_memory
+from costsim.pricing.cost import full_backward_macs
+from costsim.problem.budget import Budget
+from costsim.problem.importance import Importance
+from costsim.problem.solution import Solution
+from costsim.solving.explain import Explanation
+from costsim.solving.planfile.document import PlanFile
+from costsim.solving.planfile.questions import ExplanationRecord
+from costsim.solving.planfile.records import (
     DeviceRecord,
     ImportanceRecord,
     InspectedLayer,
@@ -22,9 +25,6 @@ from costsim.planfile.records import (
     Prediction,
     SolverRecord,
 )
-from costsim.program import plan_atoms
-from costsim.solution import Solution
-from costsim.step import TrainingStep
 
 
 def plan_file(

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import ValidationError, model_validator
 
-from costsim.budget import Budget
+from costsim.base.errors import InputError
+from costsim.base.files import read_json, write_json
 from costsim.device.base import Named, Part, first_mistake, refuse
-from costsim.errors import InputError
-from costsim.files import read_json, write_json
-from costsim.plan import UpdatePlan
-from costsim.planfile.asked import ExplanationRecord, SoughtRecord
-from costsim.planfile.records import (
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.step import TrainingStep
+from costsim.problem.budget import Budget
+from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
+from costsim.solving.planfile.records import (
     BudgetRecord,
     DeviceRecord,
     FleetRecord,
@@ -26,7 +27,6 @@ from costsim.planfile.records import (
     SolverRecord,
     StepRecord,
 )
-from costsim.step import TrainingStep
 
 SCHEMA = "costsim.plan/1"
 

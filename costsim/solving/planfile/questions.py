@@ -3,11 +3,11 @@
 from typing import Annotated, Literal
 
 from costsim.device.base import Named
-from costsim.planfile.records import Amount, Listed, Name, Number, Record
+from costsim.solving.planfile.records import Amount, Listed, Name, Number, Record
 
 
 class LimitPriceRecord(Record):
-    """What more of one limit would bring; see `costsim.explain.LimitPrice`."""
+    """What more of one limit would bring; see `costsim.solving.explain.LimitPrice`."""
 
     limit: Name
     allowed: Number
@@ -19,7 +19,7 @@ class LimitPriceRecord(Record):
 
 
 class LeftOutRecord(Record):
-    """A layer that is not updated, and why; see `costsim.explain.LeftOut`."""
+    """A layer that is not updated, and why; see `costsim.solving.explain.LeftOut`."""
 
     layer: Name
     why: Literal["does not fit", "no gain", "overlooked", "worth less"]
@@ -32,7 +32,7 @@ class LeftOutRecord(Record):
 
 
 class RelaxationRecord(Record):
-    """The least of one limit that would do; see `costsim.explain.Relaxation`."""
+    """The least of one limit that would do; see `costsim.solving.explain.Relaxation`."""
 
     limit: Name
     allowed: Number
@@ -41,7 +41,7 @@ class RelaxationRecord(Record):
 
 
 class ExplanationRecord(Record):
-    """Why the plan is what it is; see `costsim.explain.Explanation`."""
+    """Why the plan is what it is; see `costsim.solving.explain.Explanation`."""
 
     optimum: Amount | None
     missed: Amount | None

@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from costsim.budget import Budget
 from costsim.device.base import Named, Part, refuse
-from costsim.operators import UpdateKind
+from costsim.ir.operators import UpdateKind
+from costsim.problem.budget import Budget
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
@@ -79,7 +79,7 @@ def _check_order(low: float, value: float, high: float) -> None:
 
 
 class MemoryRecord(Record):
-    """Bytes of one step in every accounting; see `costsim.cost.MemoryCost`.
+    """Bytes of one step in every accounting; see `costsim.pricing.cost.MemoryCost`.
 
     `autograd_kept_bytes` is what stock PyTorch would keep for the backward pass of the same step.
     """
@@ -194,7 +194,7 @@ class BitsRecord(Record):
 
 
 class StepRecord(Record):
-    """One training step; see `costsim.step.TrainingStep`."""
+    """One training step; see `costsim.ir.step.TrainingStep`."""
 
     batch: int
     micro_batch: int | None
@@ -205,7 +205,7 @@ class StepRecord(Record):
 
 
 class BudgetRecord(Record):
-    """The budgets of a step; see `costsim.budget.Budget`."""
+    """The budgets of a step; see `costsim.problem.budget.Budget`."""
 
     memory_bytes: int | None
     accounting: str

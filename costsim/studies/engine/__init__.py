@@ -1,13 +1,13 @@
 """Work divided into cells, each computed once: a store that survives kills, and processes."""
 
-from costsim.cells.claims import Claims
-from costsim.cells.done import Done
-from costsim.cells.missing import run_missing
-from costsim.cells.owner import Owner
-from costsim.cells.processes import run_cells, single_threaded, worker_begins
-from costsim.cells.store import CellStore, Claim
-from costsim.experiment.digests import device_digest, digest, images_digest, model_digest
-from costsim.experiment.reading import LIMITS, FileReader, images_name, read_document
+from costsim.studies.engine.claimant import Owner
+from costsim.studies.engine.claims import Claims
+from costsim.studies.engine.digests import device_digest, digest, images_digest, model_digest
+from costsim.studies.engine.processes import run_cells, single_threaded, worker_begins
+from costsim.studies.engine.progress import Done
+from costsim.studies.engine.reading import LIMITS, FileReader, images_name, read_document
+from costsim.studies.engine.run import run_missing
+from costsim.studies.engine.store import CellStore, Claim
 
 __all__ = [
     "LIMITS",

@@ -13,9 +13,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from costsim.cells.owner import Owner
-from costsim.cells.store import EXPIRES_S, CellStore, Claim
-from costsim.errors import InputError
+from costsim.base.errors import InputError
+from costsim.studies.engine.claimant import Owner
+from costsim.studies.engine.store import EXPIRES_S, CellStore, Claim
 
 BEAT_S = EXPIRES_S / 6
 POLL_S = 0.5

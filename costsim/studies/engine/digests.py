@@ -5,10 +5,10 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+from costsim.base.errors import InputError
 from costsim.data import is_of_hub
 from costsim.device import DeviceSpec
-from costsim.errors import InputError
-from costsim.networks.shipped import RANDOM, shipped_weights
+from costsim.models.networks.shipped import RANDOM, shipped_weights
 
 LENGTH = 24
 """Hexadecimal digits."""

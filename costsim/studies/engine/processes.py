@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-from costsim.cells.claims import POLL_S, Claims
-from costsim.cells.store import Claim
-from costsim.errors import CostsimError, InputError
+from costsim.base.errors import CostsimError, InputError
+from costsim.studies.engine.claims import POLL_S, Claims
+from costsim.studies.engine.store import Claim
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

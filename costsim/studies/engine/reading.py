@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from costsim.accounting import ACCOUNTINGS
+from costsim.base.errors import InputError
+from costsim.base.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
 from costsim.data import is_of_hub, open_source
 from costsim.device import load_device
-from costsim.device.loading import parse_yaml
-from costsim.errors import InputError
-from costsim.networks import NETWORKS
-from costsim.networks.shipped import RANDOM
-from costsim.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
+from costsim.device.files import parse_yaml
+from costsim.models.networks import NETWORKS
+from costsim.models.networks.shipped import RANDOM
+from costsim.pricing.accounting import ACCOUNTINGS
 
 LARGEST_SEED = 2**63 - 1
 LIMITS = ("memory", "accounting", "macs", "latency", "energy")

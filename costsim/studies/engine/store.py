@@ -14,8 +14,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from costsim.cells.owner import Owner
-from costsim.errors import InputError
+from costsim.base.errors import InputError
+from costsim.studies.engine.claimant import Owner
 
 BUSY_S = 60.0
 EXPIRES_S = 60.0

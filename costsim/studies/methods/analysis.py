@@ -7,7 +7,7 @@ from functools import lru_cache
 from statistics import fmean, median, stdev
 from typing import Any
 
-from costsim.study.tuning import Row, tuned
+from costsim.studies.methods.tuning import Row, tuned
 
 AVERAGE = "average"
 """What the column of the mean over domains is called."""
@@ -60,7 +60,7 @@ class Line:
     `gains` are over the reference on the same tasks. Costs are medians over tasks: bytes and MACs
     in one step, seconds and joules of the whole adaptation; None where nothing is trained or
     nothing fits. `refused` tells why a method has no plan, `tasks` how many were answered,
-    `learning_rates` which one each domain took of several (`costsim.study.tuning`).
+    `learning_rates` which one each domain took of several (`costsim.studies.methods.tuning`).
     """
 
     model: str

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from costsim import __version__
-from costsim.adaptation.settings import Settings
-from costsim.adaptation.source import DEFAULT_SOURCE_TASKS
+from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, MetaDatasetEpisode
 from costsim.device import load_device
-from costsim.errors import InputError
-from costsim.experiment import device_digest, digest, images_digest, model_digest
-from costsim.planner import BudgetRequest
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
+from costsim.planning import BudgetRequest
+from costsim.studies.engine import device_digest, digest, images_digest, model_digest
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method of `costsim.methods`; `learning_rate` and `guard` None are its own."""
+    """A method of `costsim.learning.methods`; `learning_rate` and `guard` None are its own."""
 
     method: str
     label: str

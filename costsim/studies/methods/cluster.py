@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from costsim import __version__
-from costsim.cells import CellStore
-from costsim.errors import InputError
-from costsim.study.cells import Cell
-from costsim.study.work import MakeMethod, workshop
+from costsim.base.errors import InputError
+from costsim.studies.engine import CellStore
+from costsim.studies.methods.cells import Cell
+from costsim.studies.methods.work import MakeMethod, workshop
 
 TIMEOUT = "10s"
 """For the scheduler to answer."""

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from costsim.cells import CellStore, Done, run_missing
-from costsim.study.cells import Cell
-from costsim.study.work import Compute, MakeMethod, failed, head
+from costsim.studies.engine import CellStore, Done, run_missing
+from costsim.studies.methods.cells import Cell
+from costsim.studies.methods.work import Compute, MakeMethod, failed, head
 
 
 def finished_rows(cells: Sequence[Cell], store: CellStore) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def run_study(
     """
     on_cluster = None
     if scheduler is not None:
-        from costsim.study.cluster import run_on_cluster
+        from costsim.studies.methods.cluster import run_on_cluster
 
         on_cluster = partial(
             run_on_cluster, store=store, make_method=make_method, address=scheduler

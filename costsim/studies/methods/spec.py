@@ -11,8 +11,8 @@
     source: {data: images.tar.gz, split: val, tasks: 10}
 
 A cell is one adaptation: one of each. A method with several learning rates runs at each, and is
-reported at those of `costsim.study.tuning`. Methods that choose the same for all tasks do so by
-tasks of the source, which are drawn by the same episode rule with seeds of their own.
+reported at those of `costsim.studies.methods.tuning`. Methods that choose the same for all tasks do
+so by tasks of the source, which are drawn by the same episode rule with seeds of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,20 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from costsim.adaptation.settings import Settings
-from costsim.adaptation.source import DEFAULT_SOURCE_TASKS
+from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
-from costsim.errors import InputError
-from costsim.experiment import FileReader, images_name, read_document
-from costsim.planner import BudgetRequest
-from costsim.study.analysis import AVERAGE
-from costsim.study.cells import DomainChoice, MethodChoice, ModelChoice, SourceChoice, Study
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
+from costsim.planning import BudgetRequest
+from costsim.studies.engine import FileReader, images_name, read_document
+from costsim.studies.methods.analysis import AVERAGE
+from costsim.studies.methods.cells import (
+    DomainChoice,
+    MethodChoice,
+    ModelChoice,
+    SourceChoice,
+    Study,
+)
 
 KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget", "settings",
         "source")  # fmt: skip

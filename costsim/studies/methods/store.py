@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from costsim.cells import CellStore
+from costsim.studies.engine import CellStore
 
 SCHEMA = "costsim.study/1"
 

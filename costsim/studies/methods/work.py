@@ -8,19 +8,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costsim.cells import CellStore
+from costsim.base.errors import CostsimError, InputError
 from costsim.data import digits, open_source, sample_episode
 from costsim.device import load_device
-from costsim.errors import CostsimError, InputError
-from costsim.study.cells import Cell, ModelChoice
-from costsim.study.store import open_store
+from costsim.studies.engine import CellStore
+from costsim.studies.methods.cells import Cell, ModelChoice
+from costsim.studies.methods.store import open_store
 
 if TYPE_CHECKING:
-    from costsim.adaptation import Adapted, Backbone, Method, Situation
     from costsim.data import ImageSource
+    from costsim.learning.adaptation import Adapted, Backbone, Method, Situation
 
 MakeMethod = Callable[[str], "Method"]
-"""`costsim.methods.make_method`."""
+"""`costsim.learning.methods.make_method`."""
 
 
 class Workshop:
@@ -44,7 +44,7 @@ class Workshop:
             "queries": len(situation.task.query_labels),
             "weights": situation.backbone.provenance,
         }
-        from costsim.adaptation import adapt, make_guard
+        from costsim.learning.adaptation import adapt, make_guard
 
         rate = cell.method.learning_rate
         try:
@@ -78,7 +78,7 @@ class Workshop:
         if cell.source is None:
             return make_method(cell.method.method)
         if cell.source_key not in self._informed:
-            from costsim.adaptation import Place, source_situations
+            from costsim.learning.adaptation import Place, source_situations
 
             tasks = source_situations(
                 self._backbone(cell.model),
@@ -99,7 +99,7 @@ class Workshop:
         return self._situation[1]
 
     def _made(self, cell: Cell) -> "Situation":
-        from costsim.adaptation import Place, Situation
+        from costsim.learning.adaptation import Place, Situation
 
         backbone = self._backbone(cell.model)
         channels, height, width = backbone.input_shape
@@ -115,7 +115,7 @@ class Workshop:
 
     def _backbone(self, model: ModelChoice) -> "Backbone":
         if model not in self._backbones:
-            from costsim.adaptation import load_backbone
+            from costsim.learning.adaptation import load_backbone
 
             self._backbones.clear()
             self._backbones[model] = load_backbone(

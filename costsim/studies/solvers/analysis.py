@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from costsim.table import Floats
+from costsim.pricing.table import Floats
 
 RESAMPLES = 4000
 EQUAL = 1e-9

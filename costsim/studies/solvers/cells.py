@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from costsim import __version__
 from costsim.device import DeviceSpec, load_device
-from costsim.experiment import device_digest, digest, images_digest, images_name, model_digest
-from costsim.importance import DEFAULT_INSPECTED_LAYERS, SCORED_AXES
-from costsim.planner import DEFAULT_SHOTS, BudgetRequest, PlanRequest
-from costsim.solution import Solver
-from costsim.step import TrainingStep
+from costsim.ir.step import TrainingStep
+from costsim.planning import DEFAULT_SHOTS, BudgetRequest, PlanRequest
+from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS, SCORED_AXES
+from costsim.problem.solution import Solver
+from costsim.studies.engine import device_digest, digest, images_digest, images_name, model_digest
 
 OPTIMIZERS: Mapping[str, Literal["sgd", "momentum", "adam"]] = {
     "sgd": "sgd",

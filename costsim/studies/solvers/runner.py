@@ -7,10 +7,10 @@ it does, however that ends. Several runs on one store share its cells.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from costsim.cells import Done, run_missing
-from costsim.comparison.cells import Cell
-from costsim.comparison.store import Store
-from costsim.comparison.work import Compute, MakeSolver, failed, group_of
+from costsim.studies.engine import Done, run_missing
+from costsim.studies.solvers.cells import Cell
+from costsim.studies.solvers.store import Store
+from costsim.studies.solvers.work import Compute, MakeSolver, failed, group_of
 
 
 def run(

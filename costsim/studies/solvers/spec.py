@@ -15,7 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from costsim.comparison.cells import (
+from costsim.base.errors import InputError
+from costsim.base.units import parse_quantity, parse_seconds
+from costsim.planning import DEFAULT_SHOTS
+from costsim.problem.importance import SCORED_AXES
+from costsim.problem.solution import Solver
+from costsim.run.criteria import CRITERIA, LOSSES
+from costsim.studies.engine import LIMITS, FileReader, read_document
+from costsim.studies.solvers.cells import (
     OPTIMIZERS,
     BudgetChoice,
     ModelChoice,
@@ -23,13 +30,6 @@ from costsim.comparison.cells import (
     Study,
     TaskChoice,
 )
-from costsim.criteria import CRITERIA, LOSSES
-from costsim.errors import InputError
-from costsim.experiment import LIMITS, FileReader, read_document
-from costsim.importance import SCORED_AXES
-from costsim.planner import DEFAULT_SHOTS
-from costsim.solution import Solver
-from costsim.units import parse_quantity, parse_seconds
 
 KEYS = ("solvers", "models", "devices", "budgets", "tasks", "settings")
 

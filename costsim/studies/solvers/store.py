@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from costsim.cells import CellStore
+from costsim.studies.engine import CellStore
 
 SCHEMA = "costsim.comparison/2"
 

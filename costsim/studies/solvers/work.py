@@ -8,17 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from costsim.accounting.sparse_update import input_channel_norms
-from costsim.cells import Claim, Owner
-from costsim.comparison.cells import Cell
-from costsim.comparison.store import Store
+from costsim.base.errors import CostsimError
 from costsim.device import DeviceSpec
-from costsim.errors import CostsimError
-from costsim.importance import Importance
-from costsim.planner import Prepared, Scored, conclude, prepare
-from costsim.problem import Problem
-from costsim.solution import Solution, Solver
-from costsim.solve import solve
+from costsim.planning import Prepared, Scored, conclude, prepare
+from costsim.pricing.accounting.sparse_update import input_channel_norms
+from costsim.problem.importance import Importance
+from costsim.problem.problem import Problem
+from costsim.problem.solution import Solution, Solver
+from costsim.solving.solve import solve
+from costsim.studies.engine import Claim, Owner
+from costsim.studies.solvers.cells import Cell
+from costsim.studies.solvers.store import Store
 
 MakeSolver = Callable[..., Solver]
 """`costsim.solvers.make_solver`: a solver by name, `time_limit_s` where it takes one."""
@@ -143,8 +143,8 @@ def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str
 
 def _trained(cell: Cell, prepared: Prepared, solution: Solution) -> dict[str, Any]:
     """Accuracies before and after training by the plan, on the task that it was made for."""
-    from costsim.training import TrainRequest
-    from costsim.training import prepare as prepare_training
+    from costsim.learning.training import TrainRequest
+    from costsim.learning.training import prepare as prepare_training
 
     if solution.plan is None or not (solution.plan.subsets or solution.plan.biases):
         return {}
@@ -175,7 +175,7 @@ def _norms(prepared: Prepared) -> Mapping[str, Sequence[float]]:
 
 
 def _answer(problem: Problem, solution: Solution, device: DeviceSpec) -> dict[str, Any]:
-    from costsim.files import to_json_text
+    from costsim.base.files import to_json_text
 
     budget = problem.budget
     row: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""The portable C of the kernels, which `costsim.emission` copies into what it writes."""
+"""The portable C of the kernels, which `costsim.c.emission` copies into what it writes."""

@@ -1,1 +1,1 @@
-"""The C that runs an emitted step on an emulated or a real board (`costsim.emulation.build`)."""
+"""The C that runs an emitted step on an emulated or a real board (`costsim.c.emulation.build`)."""

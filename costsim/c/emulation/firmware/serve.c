@@ -1,4 +1,4 @@
-/* Serves training steps on a line. The frames are those of costsim/emulation/frames.py:
+/* Serves training steps on a line. The frames are those of costsim/c/emulation/frames.py:
  *
  *   A5 5A  type  sequence  length (2)  check (2)  payload  CRC-32 (4)      little endian
  *

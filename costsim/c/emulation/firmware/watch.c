@@ -1,7 +1,7 @@
 /* Hooks of the emulator that are called for every block and every access: native, for speed.
  *
  * Linked to nothing: the emulator's own functions come in as pointers. Read and filled by
- * costsim/emulation/watch.py, whose structures must match these. */
+ * costsim/c/emulation/watch.py, whose structures must match these. */
 #include <stdint.h>
 
 enum { INHERIT = 0, OUTSIDE = 1, FIRST = 2 };

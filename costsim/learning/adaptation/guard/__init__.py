@@ -7,12 +7,12 @@ for a share s of 0 to 1. It is handed the task without its query images.
 
 from collections.abc import Callable, Mapping
 
-from costsim.adaptation.guard.base import Fit, Guard, NoGuard
-from costsim.adaptation.guard.cross_validation import CrossValidation, divide
-from costsim.adaptation.guard.leave_one_out import LeaveOneOut, leave_one_out_similarity
-from costsim.adaptation.guard.likelihood import SHARES, TEMPERATURES, Judged
-from costsim.adaptation.guard.shrinkage import Shrinkage
-from costsim.errors import InputError
+from costsim.base.errors import InputError
+from costsim.learning.adaptation.guard.base import Fit, Guard, NoGuard
+from costsim.learning.adaptation.guard.cross_validation import CrossValidation, divide
+from costsim.learning.adaptation.guard.leave_one_out import LeaveOneOut, leave_one_out_similarity
+from costsim.learning.adaptation.guard.likelihood import SHARES, TEMPERATURES, Judged
+from costsim.learning.adaptation.guard.shrinkage import Shrinkage
 
 GUARDS: Mapping[str, Callable[[], Guard]] = {
     "none": NoGuard,

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from costsim.adaptation.loop import Trained
-from costsim.adaptation.situation import Situation
+from costsim.learning.adaptation.loop import Trained
+from costsim.learning.adaptation.situation import Situation
 
 
 class Fit(Protocol):

@@ -6,12 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from costsim.adaptation.classifier import cosine
-from costsim.adaptation.guard.base import Fit, Guard
-from costsim.adaptation.guard.likelihood import SHARES, Judged, log_likelihoods, support_features
-from costsim.adaptation.loop import Trained
-from costsim.adaptation.situation import Situation
-from costsim.criteria.loss import prototypes
+from costsim.learning.adaptation.classifier import cosine
+from costsim.learning.adaptation.guard.base import Fit, Guard
+from costsim.learning.adaptation.guard.likelihood import (
+    SHARES,
+    Judged,
+    log_likelihoods,
+    support_features,
+)
+from costsim.learning.adaptation.loop import Trained
+from costsim.learning.adaptation.situation import Situation
+from costsim.run.criteria.loss import prototypes
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from costsim.adaptation.loop import Trained
-from costsim.adaptation.prefix import last_frozen_cut, updated_layers
-from costsim.adaptation.situation import Situation
+from costsim.learning.adaptation.loop import Trained
+from costsim.learning.adaptation.prefix import last_frozen_cut, updated_layers
+from costsim.learning.adaptation.situation import Situation
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from costsim.adaptation.guard.base import Fit, Guard
-from costsim.adaptation.loop import Trained
-from costsim.adaptation.situation import Situation
-from costsim.errors import InputError
+from costsim.base.errors import InputError
+from costsim.learning.adaptation.guard.base import Fit, Guard
+from costsim.learning.adaptation.loop import Trained
+from costsim.learning.adaptation.situation import Situation
 
 
 @dataclass(frozen=True)

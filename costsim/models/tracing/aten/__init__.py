@@ -1,13 +1,20 @@
-"""What each aten operator is in terms of `costsim.operators`: one function an operator.
+"""What each aten operator is in terms of `costsim.ir.operators`: one function an operator.
 
 The empty decomposition table of `torch.export` leaves these whole.
 """
 
 from collections.abc import Mapping
 
-from costsim.tracing.aten import elementwise, layout, normalization, passing, pooling, products
-from costsim.tracing.aten.common import Handler
-from costsim.tracing.aten.passing import PASSED_THROUGH
+from costsim.models.tracing.aten import (
+    elementwise,
+    layout,
+    normalization,
+    passing,
+    pooling,
+    products,
+)
+from costsim.models.tracing.aten.common import Handler
+from costsim.models.tracing.aten.passing import PASSED_THROUGH
 
 HANDLERS: Mapping[str, Handler] = {
     **passing.HANDLERS,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from costsim.tracing.builder import Handle
+from costsim.models.tracing.builder import Handle
 
 Result: TypeAlias = Handle | list[Handle | None]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from costsim.operators import (
+from costsim.ir.operators import (
     ELU,
     GELU,
     Add,
@@ -24,8 +24,8 @@ from costsim.operators import (
     Subtract,
     Tanh,
 )
-from costsim.tracing.aten.common import Handler, Result, dimension_of
-from costsim.tracing.builder import Builder, Handle, Stored, Value
+from costsim.models.tracing.aten.common import Handler, Result, dimension_of
+from costsim.models.tracing.builder import Builder, Handle, Stored, Value
 
 LARGEST = torch.finfo(torch.float32).max
 """The bound of a clamp without one: finite, so that a graph stays plain JSON."""

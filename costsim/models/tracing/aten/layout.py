@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from costsim.operators import (
+from costsim.ir.operators import (
     Concatenate,
     Expand,
     Pad,
@@ -13,8 +13,8 @@ from costsim.operators import (
     Shape,
     Slice,
 )
-from costsim.tracing.aten.common import Handler, Result, dimension_of
-from costsim.tracing.builder import Builder, Handle, Stored
+from costsim.models.tracing.aten.common import Handler, Result, dimension_of
+from costsim.models.tracing.builder import Builder, Handle, Stored
 
 
 def reshape(b: Builder, x: Handle, *_: Any) -> Result:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from costsim.operators import (
+from costsim.ir.operators import (
     BatchNorm,
     GroupNorm,
     LayerNorm,
 )
-from costsim.tracing.aten.common import Handler, Result
-from costsim.tracing.builder import Builder, Handle
+from costsim.models.tracing.aten.common import Handler, Result
+from costsim.models.tracing.builder import Builder, Handle
 
 
 def batch_norm(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from costsim.tracing.aten.common import Handler, Result
-from costsim.tracing.builder import Builder, Handle
+from costsim.models.tracing.aten.common import Handler, Result
+from costsim.models.tracing.builder import Builder, Handle
 
 
 def passed_through(b: Builder, x: Handle, *_: Any) -> Result:

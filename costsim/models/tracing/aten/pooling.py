@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from costsim.operators import (
+from costsim.ir.operators import (
     AdaptiveAveragePool,
     AveragePool,
     MaxPool,
@@ -12,8 +12,8 @@ from costsim.operators import (
     Permute,
     Scale,
 )
-from costsim.tracing.aten.common import Handler, Result, as_tuple, dimension_of
-from costsim.tracing.builder import Builder, Handle, Value
+from costsim.models.tracing.aten.common import Handler, Result, as_tuple, dimension_of
+from costsim.models.tracing.builder import Builder, Handle, Value
 
 
 def max_pool(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from costsim.operators import (
+from costsim.ir.operators import (
     Add,
     Convolution,
     Linear,
@@ -12,9 +12,9 @@ from costsim.operators import (
     Permute,
     Softmax,
 )
-from costsim.tracing.aten.common import Handler, Result, as_tuple
-from costsim.tracing.aten.elementwise import scaled
-from costsim.tracing.builder import Builder, Handle, Stored, Value
+from costsim.models.tracing.aten.common import Handler, Result, as_tuple
+from costsim.models.tracing.aten.elementwise import scaled
+from costsim.models.tracing.builder import Builder, Handle, Stored, Value
 
 
 def convolution(
