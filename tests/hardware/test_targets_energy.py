@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import PATIENCE_S
 
+from costsim.hardware.meters import energy
 from costsim.hardware.meters.energy import EnergyRecorder, RaplDomain, find_counters
-from costsim.hardware.targets import energy
 
 
 def write(folder: Path, **files: object) -> Path:
