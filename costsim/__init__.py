@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from costsim.base.errors import CostsimError, InputError
+    from costsim.data import FixedEpisode, digits, sample_episode
     from costsim.device import DeviceSpec, load_device
     from costsim.ir.graph import LayerGraph
     from costsim.ir.plan import ChannelSubset, UpdatePlan
     from costsim.ir.program import TrainingProgram, compile_program
     from costsim.ir.step import BitWidths, TrainingStep
+    from costsim.learning.adaptation import (
+        Place,
+        Settings,
+        Situation,
+        adapt,
+        load_backbone,
+        make_guard,
+    )
+    from costsim.learning.methods import make_method
     from costsim.models.tracing import trace
     from costsim.planning import PlanRequest, make_plan
     from costsim.pricing.cost import price
@@ -27,35 +37,81 @@ __all__ = [
     "ChannelSubset",
     "CostsimError",
     "DeviceSpec",
+    "FixedEpisode",
     "InputError",
     "LayerGraph",
+    "Place",
     "PlanFile",
     "PlanRequest",
+    "Settings",
+    "Situation",
     "TrainingProgram",
     "TrainingStep",
     "UpdatePlan",
+    "adapt",
     "compile_program",
+    "digits",
+    "load_backbone",
     "load_device",
+    "make_guard",
+    "make_method",
     "make_plan",
     "price",
     "read_plan",
+    "sample_episode",
     "sparsify",
     "trace",
     "write_plan",
 ]
 
 _HOMES = {
-    "pricing.cost": ("price",),
-    "device": ("DeviceSpec", "load_device"),
-    "base.errors": ("CostsimError", "InputError"),
+    "base.errors": (
+        "CostsimError",
+        "InputError",
+    ),
+    "data": (
+        "FixedEpisode",
+        "digits",
+        "sample_episode",
+    ),
+    "device": (
+        "DeviceSpec",
+        "load_device",
+    ),
     "ir.graph": ("LayerGraph",),
-    "ir.plan": ("ChannelSubset", "UpdatePlan"),
-    "solving.planfile": ("PlanFile", "read_plan", "write_plan"),
-    "planning": ("PlanRequest", "make_plan"),
-    "ir.program": ("TrainingProgram", "compile_program"),
-    "run.sparse": ("sparsify",),
-    "ir.step": ("BitWidths", "TrainingStep"),
+    "ir.plan": (
+        "ChannelSubset",
+        "UpdatePlan",
+    ),
+    "ir.program": (
+        "TrainingProgram",
+        "compile_program",
+    ),
+    "ir.step": (
+        "BitWidths",
+        "TrainingStep",
+    ),
+    "learning.adaptation": (
+        "Place",
+        "Settings",
+        "Situation",
+        "adapt",
+        "load_backbone",
+        "make_guard",
+    ),
+    "learning.methods": ("make_method",),
     "models.tracing": ("trace",),
+    "planning": (
+        "PlanRequest",
+        "make_plan",
+    ),
+    "pricing.cost": ("price",),
+    "run.sparse": ("sparsify",),
+    "solving.planfile": (
+        "PlanFile",
+        "read_plan",
+        "write_plan",
+    ),
 }
 
 

@@ -4,10 +4,19 @@ The digits inside scikit-learn stand in for the user's samples. Without `weights
 what ships or what a seed gives, so look at the costs; give your own weights for accuracies.
 """
 
-from costsim.data import FixedEpisode, digits, sample_episode
-from costsim.device import load_device
-from costsim.learning.adaptation import Place, Settings, Situation, adapt, load_backbone, make_guard
-from costsim.learning.methods import make_method
+from costsim import (
+    FixedEpisode,
+    Place,
+    Settings,
+    Situation,
+    adapt,
+    digits,
+    load_backbone,
+    load_device,
+    make_guard,
+    make_method,
+    sample_episode,
+)
 
 backbone = load_backbone("mcunet-5fps", resolution=48)  # weights=Path("mcunet.safetensors")
 task = sample_episode(digits(), FixedEpisode(ways=5, shots=3, queries=10), seed=0, resolution=48)
