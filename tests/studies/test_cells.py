@@ -16,7 +16,7 @@ from waiting import PATIENCE_S, until
 
 from costsim.base.errors import InputError
 from costsim.studies.engine import Claim, Claims, Owner
-from costsim.studies.engine.store import EXPIRES_S
+from costsim.studies.engine.cell_store import EXPIRES_S
 
 COUNTING = Path(__file__).parents[1] / "support" / "counting.py"
 Begin = Callable[..., "subprocess.Popen[str]"]

@@ -1,5 +1,6 @@
 """Work divided into cells, each computed once: a store that survives kills, and processes."""
 
+from costsim.studies.engine.cell_store import CellStore, Claim
 from costsim.studies.engine.claimant import Owner
 from costsim.studies.engine.claims import Claims
 from costsim.studies.engine.digests import device_digest, digest, images_digest, model_digest
@@ -7,7 +8,6 @@ from costsim.studies.engine.processes import run_cells, single_threaded, worker_
 from costsim.studies.engine.progress import Done
 from costsim.studies.engine.reading import LIMITS, FileReader, images_name, read_document
 from costsim.studies.engine.run import run_missing
-from costsim.studies.engine.store import CellStore, Claim
 
 __all__ = [
     "LIMITS",

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from costsim.base.errors import InputError
+from costsim.studies.engine.cell_store import EXPIRES_S, CellStore, Claim
 from costsim.studies.engine.claimant import Owner
-from costsim.studies.engine.store import EXPIRES_S, CellStore, Claim
 
 BEAT_S = EXPIRES_S / 6
 POLL_S = 0.5

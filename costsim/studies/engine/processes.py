@@ -20,8 +20,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from costsim.base.errors import CostsimError, InputError
+from costsim.studies.engine.cell_store import Claim
 from costsim.studies.engine.claims import POLL_S, Claims
-from costsim.studies.engine.store import Claim
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

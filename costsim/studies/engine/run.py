@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from costsim.studies.engine.cell_store import CellStore
 from costsim.studies.engine.claims import Claims
 from costsim.studies.engine.processes import run_cells
 from costsim.studies.engine.progress import Done
-from costsim.studies.engine.store import CellStore
 
 
 class Keyed(Protocol):
