@@ -13,6 +13,7 @@ coefficients into constraints, and thousands of plans are priced in one matrix p
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -146,7 +147,7 @@ class CostTable:
         """Column of an atom; raises `KeyError`."""
         return self._indices[atom]
 
-    @property
+    @cached_property
     def _indices(self) -> dict[Atom, int]:
         return {atom: i for i, atom in enumerate(self.atoms)}
 
@@ -188,12 +189,20 @@ class CostTable:
 
     def price_plan(self, plan: UpdatePlan) -> PlanCosts:
         """Costs of one plan, whichever channels it selects."""
+        return self._price(self.counts([plan]), self._unions(plan))
+
+    def live_bytes(self, plan: UpdatePlan) -> Integers:
+        """Bytes that are live at each position of the table, of which the peak is the greatest."""
+        counts = self.counts([plan])
+        return _whole(self._live(self._met(counts), counts, self._unions(plan))[0])
+
+    def _unions(self, plan: UpdatePlan) -> list[Integers]:
+        """Of each shared keep, how many channels its readers keep under `plan`."""
         atoms = plan_atoms(plan)
-        unions = [
+        return [
             np.array([len(set().union(*(atoms.get(self.atoms[r], ()) for r in keep.readers)))])
             for keep in self.shared_keeps
         ]
-        return self._price(self.counts([plan]), unions)
 
     def _union(self, keep: SharedKeep, counts: Integers) -> Integers:
         """Channels in the union of the readers' first `count` channels."""
@@ -207,18 +216,30 @@ class CostTable:
         union: Integers = chosen.sum(axis=1)
         return union
 
-    def _price(self, counts: Integers, unions: Sequence[Integers]) -> PlanCosts:
-        met = (counts > 0).astype(np.float64) @ self.membership.T > 0
+    def _met(self, counts: Integers) -> NDArray[np.bool_]:
+        """Which clauses are met [plans, clauses]."""
+        met: NDArray[np.bool_] = (counts > 0).astype(np.float64) @ self.membership.T > 0
+        return met
+
+    def _live(self, met: NDArray[np.bool_], counts: Integers, unions: Sequence[Integers]) -> Floats:
+        """Live bytes [plans, positions]."""
         live = self.memory(met, counts)
-        kept = self.kept(met, counts)[:, 0]
         for both in self.conjunctions:
             live += (met[:, both.first] & met[:, both.second])[:, None] * both.bytes_at
+        for keep, union in zip(self.shared_keeps, unions, strict=True):
+            partial = keep.channel_bytes * union * ~met[:, keep.whole]
+            for clause, positions in keep.segments:
+                live += (partial * met[:, clause])[:, None] * positions
+        return live
+
+    def _price(self, counts: Integers, unions: Sequence[Integers]) -> PlanCosts:
+        met = self._met(counts)
+        live = self._live(met, counts, unions)
+        kept = self.kept(met, counts)[:, 0]
         seconds = None if self.seconds is None else self.seconds(met, counts)[:, 0]
         for keep, union in zip(self.shared_keeps, unions, strict=True):
             partial = union * ~met[:, keep.whole]
             kept += keep.channel_bytes * partial * keep.across_loss
-            for clause, positions in keep.segments:
-                live += (keep.channel_bytes * partial * met[:, clause])[:, None] * positions
             if seconds is not None:
                 seconds += self.keep_seconds[keep.value][partial]
         if seconds is not None:

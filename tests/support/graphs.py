@@ -6,24 +6,39 @@ from hypothesis import strategies as st
 
 from costsim.ir.graph import Call, LayerGraph, Parameter
 from costsim.ir.operators import (
+    ELU,
+    GELU,
     Add,
+    AveragePool,
     BatchNorm,
+    Clamp,
     Concatenate,
     Constant,
     Convolution,
+    Expand,
+    GroupNorm,
     HardSwish,
     Input,
     LayerNorm,
+    LeakyReLU,
     Linear,
+    LogSoftmax,
     MatMul,
+    MaxPool,
     Mean,
     Multiply,
     Operator,
+    Pad,
+    Permute,
     ReLU,
     Reshape,
+    Scale,
     Sigmoid,
+    SiLU,
     Slice,
+    Softmax,
     Subtract,
+    Tanh,
 )
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import cut_calls
@@ -117,10 +132,13 @@ def chain(
 
 
 @st.composite
-def graphs(draw: st.DrawFn, *, max_calls: int = 10, simple: bool = False) -> LayerGraph:
+def graphs(
+    draw: st.DrawFn, *, max_calls: int = 10, simple: bool = False, rich: bool = False
+) -> LayerGraph:
     """Chains with skips, branches, gates, reuse, slices and small attention.
 
-    `simple`: convolutions, ReLU and residual adds only.
+    `simple`: convolutions, ReLU and residual adds only. `rich`: every other kind of operator as
+    well, and views around those that save their output, a mask, indices or statistics.
     """
     g = GraphBuilder()
     batch, channels = draw(st.integers(1, 2)), draw(st.integers(1, 2)) * 2
@@ -128,7 +146,8 @@ def graphs(draw: st.DrawFn, *, max_calls: int = 10, simple: bool = False) -> Lay
     for _ in range(draw(st.integers(1, max_calls))):
         # recent values are likelier, so that chains with skips come out rather than stars
         x = values[-1 - min(draw(st.sampled_from([0, 0, 0, 0, 1, 2, 3])), len(values) - 1)]
-        values.append(_block(draw, g, x, values, simple))
+        names = SIMPLE_BLOCKS if simple else RICH_BLOCKS if rich else BLOCKS
+        values.append(_block(draw, g, x, values, draw(st.sampled_from(names))))
     if draw(st.booleans()):
         values.append(g.pool(values[-1]))
     else:
@@ -162,13 +181,44 @@ BLOCKS = (
     "halves",
     "constant",
 )
+RICH_BLOCKS = (
+    *BLOCKS,
+    "view",
+    "view",
+    "viewed",
+    "viewed",
+    "viewed",
+    "unary",
+    "columns",
+    "pooled",
+    "permuted",
+    "expanded",
+    "padded",
+)
+UNARY = (
+    ReLU(),
+    LeakyReLU(0.1),
+    Clamp(0.0, 6.0, False),
+    HardSwish(),
+    GELU("none"),
+    SiLU(),
+    ELU(1.0),
+    Sigmoid(),
+    Tanh(),
+    Softmax(1),
+    LogSoftmax(1),
+    Scale(2.0, 1.0),
+    GroupNorm(1, 1e-5),
+    LayerNorm(1, 1e-5),
+)
+"""Operators of one input: of every kind of what they keep, most of which may work in place."""
 
 
-def _block(draw: st.DrawFn, g: GraphBuilder, x: str, values: list[str], simple: bool) -> str:
+def _block(draw: st.DrawFn, g: GraphBuilder, x: str, values: list[str], name: str) -> str:
     shape = g.shape(x)
     other = draw(st.sampled_from([value for value in values if g.shape(value) == shape]))
     bias = draw(st.booleans())
-    match draw(st.sampled_from(SIMPLE_BLOCKS if simple else BLOCKS)):
+    match name:
         case "convolution":
             out, kernel = draw(st.sampled_from([2, 4])), draw(st.sampled_from([1, 3]))
             return g.conv(x, out, kernel, bias=bias)
@@ -210,8 +260,43 @@ def _block(draw: st.DrawFn, g: GraphBuilder, x: str, values: list[str], simple: 
             return _attention(g, x)
         case "halves":
             return _halves(g, x)
-        case _:
+        case "constant":
             return g.add(Add(), (x, g.add(Constant((1, *shape[1:])), bias=True)))
+        case "view":
+            return g.add(Reshape((*shape[:2], *_sides(draw, shape))), (x,))
+        case "viewed":
+            return _viewed(draw, g, x)
+        case "unary":
+            return g.add(draw(st.sampled_from(UNARY)), (x,))
+        case "columns":
+            return g.linear(x, draw(st.sampled_from([2, 4])), bias=bias)
+        case "pooled":
+            window = (3, 3), (1, 1), (1, 1)
+            pool = draw(st.sampled_from([MaxPool(*window, (1, 1)), AveragePool(*window)]))
+            return g.add(pool, (x,))
+        case "permuted":
+            return g.add(Permute((0, 1, 3, 2)), (x,))
+        case "expanded":
+            return g.add(Expand(shape), (g.add(Mean((2, 3), keep_dimensions=True), (x,)),))
+        case _:
+            return g.add(Pad(((0, 0), (0, 0), (0, 1), (0, 0))), (x,))
+
+
+def _sides(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Another height and width for as many elements."""
+    elements = shape[2] * shape[3]
+    height = draw(st.sampled_from([n for n in range(1, elements + 1) if elements % n == 0]))
+    return height, elements // height
+
+
+def _viewed(draw: st.DrawFn, g: GraphBuilder, x: str) -> str:
+    """One or two operators on a view, and back: what is kept is kept under another shape."""
+    shape = g.shape(x)
+    tokens = (shape[0], shape[1], shape[2] * shape[3])
+    y = g.add(Reshape(draw(st.sampled_from([tokens, (*tokens, 1)]))), (x,))
+    for _ in range(draw(st.integers(1, 2))):
+        y = g.add(draw(st.sampled_from(UNARY)), (y,))
+    return g.add(Reshape((*shape[:2], *_sides(draw, shape))), (y,))
 
 
 def _gate(g: GraphBuilder, x: str) -> str:
@@ -224,9 +309,10 @@ def _gate(g: GraphBuilder, x: str) -> str:
 def _attention(g: GraphBuilder, x: str) -> str:
     """Positions attend to one another; layer norm before."""
     shape = g.shape(x)
-    tokens = g.add(Reshape((shape[0], shape[1], 16)), (x,))
-    tokens = g.add(LayerNorm(1, 1e-5), (tokens,), (16,), True)
-    query, key = g.linear(tokens, 16), g.linear(tokens, 16, bias=False)
+    width = shape[2] * shape[3]
+    tokens = g.add(Reshape((*shape[:2], width)), (x,))
+    tokens = g.add(LayerNorm(1, 1e-5), (tokens,), (width,), True)
+    query, key = g.linear(tokens, width), g.linear(tokens, width, bias=False)
     scores = g.add(MatMul(transpose_b=True), (query, key))
     mixed = g.add(MatMul(), (scores, tokens))
     return g.add(Reshape(shape), (mixed,))

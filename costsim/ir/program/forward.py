@@ -1,6 +1,6 @@
 """The forward half of a schedule: where values live, the first pass, and passes computed again."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -167,7 +167,7 @@ class ForwardWriter:
             for value, channel_bytes in partial_values.items():
                 if self.last_reader.get(self.storage_of[value]) == call.name:
                     self._keep(value, channel_bytes)
-            self._take_over(call, names)
+            self._take_over(call)
             self._forward_step(call, None if guards is None else guards[call.name])
         for value, channel_bytes in partial_values.items():
             if value not in self.partial_keeps:
@@ -268,11 +268,12 @@ class ForwardWriter:
             )
         )
 
-    def _take_over(self, call: Call, calls: Set[str]) -> None:
+    def _take_over(self, call: Call) -> None:
         """Let the output of `call` take over the storage of an input that dies here.
 
         Of two candidates the later one is taken: the end of a branch rather than its skip, which
-        is more often kept for a weight gradient.
+        is more often kept for a weight gradient. Both must be of one pass: what a second pass
+        reads of the first one, itself or through a view, has met its successor there already.
         """
         output = self.storages[self.storage_of[call.name]]
         for index in reversed(call.operator.overwritable_inputs):
@@ -280,7 +281,7 @@ class ForwardWriter:
             if (
                 storage.category is Category.ACTIVATION
                 and self.last_reader[storage.name] == call.name
-                and call.inputs[index] in calls
+                and (storage.guard is None) == (output.guard is None)
                 and storage.bytes == output.bytes
                 and self.graph[call.inputs[index]].shape == call.shape
             ):

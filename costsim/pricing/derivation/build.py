@@ -23,11 +23,13 @@ def build_table(
     timer: OperationTimer | None = None,
     orders: Mapping[Atom, Sequence[int]] | None = None,
     schedule: Schedule | None = None,
+    every_position: bool = False,
 ) -> CostTable:
     """Derive the cost table of `graph` under `step`.
 
     `orders` names, for some atoms, the order in which channels are taken (ascending otherwise).
-    Without a `timer` the table has no seconds.
+    Without a `timer` the table has no seconds. `every_position`: one for each step of the schedule,
+    also those at which no plan can have its peak.
     """
     of = Scheduled(schedule or build_schedule(graph, step), step)
     clauses = Clauses()
@@ -70,4 +72,4 @@ def build_table(
         count_seconds=count_seconds,
         keep_seconds=timed.of_keeps(),
     )
-    return without_dominated_positions(table)
+    return table if every_position else without_dominated_positions(table)
