@@ -24,6 +24,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.pricing.derivation.dominance import undominated_columns
 from costsim.pricing.table import Floats, Integers, Linear
 from costsim.problem.problem import ROUNDING, Problem
 
@@ -331,15 +332,10 @@ class _Collector:
             matter[self.seconds_row] = True
         rows = np.flatnonzero(matter)
         everything = np.vstack([-room, costs, opening, slopes, pairs, keeps])[:, rows]
-        _, first = np.unique(everything, axis=1, return_index=True)
-        first = np.sort(first)
-        columns, rows = everything[:, first], rows[first]
-        left = []
-        for i in range(len(rows)):
-            implied = (columns >= columns[:, i : i + 1]).all(axis=0)
-            if implied.sum() == 1 or rows[i] == self.seconds_row:
-                left.append(int(rows[i]))
-        return left
+        left = set(rows[undominated_columns(everything)].tolist())
+        if self.seconds_row is not None:
+            left.add(self.seconds_row)
+        return sorted(left)
 
 
 def _classes(excludes: Booleans) -> tuple[tuple[int, ...], ...]:

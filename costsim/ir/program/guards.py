@@ -1,5 +1,7 @@
 """What makes a gradient necessary."""
 
+from collections.abc import Iterable
+
 from costsim.ir.graph import Call, LayerGraph
 from costsim.ir.program.schedule import AXES, Atom, Guard
 
@@ -11,10 +13,23 @@ def gradient_guards(graph: LayerGraph) -> dict[str, Guard]:
     """
     guards: dict[str, Guard] = {}
     for call in graph.calls:
-        guards[call.name] = frozenset(own_atoms(graph, call)).union(
-            *(guards[name] for name in call.inputs)
-        )
+        own = frozenset(own_atoms(graph, call))
+        guards[call.name] = union([own, *(guards[name] for name in call.inputs)])
     return guards
+
+
+def union(guards: Iterable[Guard]) -> Guard:
+    """The updates of all of `guards`.
+
+    Where one of them holds the others it is returned itself: those of a deep network are large,
+    there are as many as calls, and a set is told from itself at once.
+    """
+    distinct = set(guards)
+    whole = max(distinct, key=len, default=frozenset[Atom]())
+    for guard in distinct:
+        if guard is not whole and not guard <= whole:
+            whole |= guard
+    return whole
 
 
 def own_atoms(graph: LayerGraph, call: Call) -> list[Atom]:

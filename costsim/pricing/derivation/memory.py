@@ -11,6 +11,7 @@ from costsim.pricing.derivation.schedule_index import (
     Reader,
     Scheduled,
     exclude_each_other,
+    still_to_come,
     union_of_guards,
 )
 from costsim.pricing.table import Conjunction, Floats, SharedKeep
@@ -138,8 +139,7 @@ class MemoryRows:
         if storage.category is Category.SAVED and start < self.of.schedule.loss_position:
             guard = union_of_guards(readers)
             self.kept.add_clause(guard, storage.bytes)
-        for position in sorted({position for position, _, _ in readers}):
-            guard = union_of_guards(r for r in readers if r[0] >= position)
+        for position, guard in still_to_come(readers):
             self.memory.add_clause(guard, storage.bytes * self.of.span(start, position))
             start = position + 1
 

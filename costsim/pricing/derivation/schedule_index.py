@@ -1,10 +1,11 @@
 """A schedule with what is asked of it again and again: who reads a storage, and when."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from costsim.ir.program import AXES, Atom, Category, Guard, Schedule, Step
+from costsim.ir.program.guards import union
 from costsim.ir.program.schedule import Access
 from costsim.ir.step import TrainingStep
 from costsim.pricing.table import Floats
@@ -76,8 +77,17 @@ class Scheduled:
 
 def union_of_guards(readers: Iterable[Reader]) -> Guard:
     """The updates for which any of `readers` is there."""
-    guards = [step.guard for _, step, _ in readers if step.guard is not None]
-    return frozenset().union(*guards) if guards else frozenset()
+    return union(step.guard for _, step, _ in readers if step.guard is not None)
+
+
+def still_to_come(readers: Sequence[Reader]) -> list[tuple[int, Guard]]:
+    """The positions of `readers`, which are in order: for which updates one is there from it on."""
+    found: dict[int, Guard] = {}
+    later: Guard = frozenset()
+    for position, step, _ in reversed(readers):
+        later = union([later, step.guard or frozenset()])
+        found[position] = later
+    return list(reversed(found.items()))
 
 
 def exclude_each_other(first: Iterable[Atom], second: Iterable[Atom]) -> bool:
