@@ -63,8 +63,11 @@ class BiasOnly:
         graph = problem.graph
         names = list(graph.layers)
         first = min(names.index(c.layer) for c in problem.candidates)
-        biases = (name for name in names[first:] if graph.layers[name].bias)
-        return _answer(problem, UpdatePlan((), frozenset(biases)))
+        biases = frozenset(name for name in names[first:] if graph.layers[name].bias)
+        if not biases:
+            told = f"nothing to update: no layer from {names[first]} to the output has a bias"
+            return Answer(None, Status.INFEASIBLE, reason=told)
+        return _answer(problem, UpdatePlan((), biases))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,11 @@ class Full:
     name: ClassVar[str] = "full"
 
     def __call__(self, problem: Problem) -> Answer:
-        return _answer(problem, UpdatePlan.full(problem.graph))
+        plan = UpdatePlan.full(problem.graph)
+        if not plan.subsets and not plan.biases:
+            told = "nothing to update: no layer has a weight or a bias that can be"
+            return Answer(None, Status.INFEASIBLE, reason=told)
+        return _answer(problem, plan)
 
 
 def _does_macs(graph: LayerGraph, layer: str) -> bool:

@@ -12,7 +12,6 @@ the child with all channels of the candidates it opens, and bisection finds the 
 Every individual is thus within the budgets, and the path, drawn at random, is part of the search.
 """
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from costsim.pricing.table import Floats, Integers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Status
+from costsim.problem.solution import Answer, Clock, Deadline, Status
 
 from .resources import Booleans
 
@@ -45,6 +44,7 @@ class Evolutionary:
     crossover: float = 0.5
     mutation: float = 0.1
     time_limit_s: float = float("inf")
+    clock: Clock = "processor"
 
     def __call__(self, problem: Problem) -> Answer:
         return _Search(self, problem).run()
@@ -56,7 +56,7 @@ class _Search:
         # Doubles alone: other draws of numpy's generators may change between releases.
         self.random = np.random.default_rng(problem.seed).random
         self.sizes = np.array([c.size for c in problem.candidates], dtype=np.int64)
-        self.deadline = time.perf_counter() + options.time_limit_s
+        self.deadline = Deadline.after(options.time_limit_s, options.clock)
 
     def run(self) -> Answer:
         count = len(self.sizes)
@@ -72,8 +72,8 @@ class _Search:
         try:
             best = self._ranked(self._distinct(best, self.settle(self._first(usable))))
             for _ in range(self.options.generations):
-                if time.perf_counter() > self.deadline:
-                    status = Status.TIME_LIMIT
+                if self.deadline.passed:
+                    status, reason = Status.TIME_LIMIT, f"after {self.deadline}"
                     break
                 parents = best[: self.options.parents]
                 children = self.settle(self._children(parents, usable))

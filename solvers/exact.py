@@ -41,7 +41,7 @@ from typing import ClassVar
 
 from costsim.pricing.table import Integers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer
+from costsim.problem.solution import Answer, Clock, Deadline
 
 from .enumeration import Enumeration
 from .lagrangian import Bound, Relaxation
@@ -50,14 +50,18 @@ from .search import Search
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """Proves the optimum. Stopped by the time limit or Ctrl-C: the best plan so far, its bound."""
+    """Proves the optimum. Stopped by the time limit or Ctrl-C: the best plan so far, its bound.
+
+    `clock` says by what the limit is counted.
+    """
 
     name: ClassVar[str] = "exact"
 
     time_limit_s: float = 60.0
+    clock: Clock = "processor"
 
     def __call__(self, problem: Problem) -> Answer:
-        return Search(problem, self.time_limit_s, _enumerate).run()
+        return Search(problem, Deadline.after(self.time_limit_s, self.clock), _enumerate).run()
 
 
 def _enumerate(

@@ -33,7 +33,6 @@ and one row for each of the resources. Its relaxation is weak where clauses are 
 which is why it takes seconds to minutes where the other takes fractions of a second.
 """
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ import pulp
 from costsim.base.errors import InputError
 from costsim.pricing.table import Floats, Integers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Status
+from costsim.problem.solution import Answer, Clock, Deadline, Status
 
 from .combined import Level
 from .dominance import undominated
@@ -67,29 +66,31 @@ Terms = list[tuple[pulp.LpVariable, float]]
 class IntegerProgram:
     """Exact at channel level. At the time limit: the best plan so far and its bound.
 
-    `combine` is how many options combined classes may have.
+    `clock` says by what the limit is counted. `combine` is how many options combined classes may
+    have.
     """
 
     name: ClassVar[str] = "ilp"
 
     backend: Literal["HiGHS", "CBC"] = "HiGHS"
     time_limit_s: float = 60.0
+    clock: Clock = "processor"
     by_case: bool = True
     combine: int = 2000
 
     def __call__(self, problem: Problem) -> Answer:
+        deadline = Deadline.after(self.time_limit_s, self.clock)
         _backend(self, 1.0)
         if not self.by_case:
-            return _Model(problem).solve(self)
-        return Search(problem, self.time_limit_s, _Decider(self)).run()
+            return _Model(problem).solve(self, deadline)
+        return Search(problem, deadline, _Decider(self, deadline)).run()
 
 
 class _Decider:
     """Decides cases by an integer programme."""
 
-    def __init__(self, solver: IntegerProgram) -> None:
-        self.solver = solver
-        self.deadline = time.perf_counter() + solver.time_limit_s
+    def __init__(self, solver: IntegerProgram, deadline: Deadline) -> None:
+        self.solver, self.deadline = solver, deadline
 
     def __call__(
         self,
@@ -128,7 +129,7 @@ class _Decider:
             lost.append((empty, float(whole.price[row] * scale[row] / most)))
         program += pulp.LpAffineExpression(lost) <= spare / most
         program.setObjective(pulp.LpAffineExpression(lost))
-        program.solve(_backend(self.solver, max(self.deadline - time.perf_counter(), 0.01)))
+        _run(program, self.solver, self.deadline)
         if _found(program, self.solver):
             answer = np.full((1, len(relaxation.forced)), -2, dtype=np.int64)
             for taken, (members, choices) in chosen:
@@ -138,7 +139,7 @@ class _Decider:
                 # Not within the limits to the last byte, as the solver's tolerance would have it.
                 whole.run()
         if program.sol_status != pulp.LpSolutionOptimal and not _infeasible(program):
-            if time.perf_counter() > self.deadline:
+            if self.deadline.passed:
                 raise OutOfTime
             # The solver gave up, on numbers too close together for it.
             whole.run()
@@ -285,20 +286,49 @@ class _Model:
             self._at_most([*terms, (variable, -1)], 0)
         return variable
 
-    def solve(self, options: IntegerProgram) -> Answer:
-        """Hand it over, and read back what is proven."""
-        self.program.solve(_backend(options, options.time_limit_s))
-        outcome = self.program.sol_status
-        if _infeasible(self.program):
-            return Answer(None, Status.INFEASIBLE)
-        bound = self._bound(options)
-        if not _found(self.program, options):
-            return Answer(None, Status.TIME_LIMIT, bound, reason="no plan found within the time")
-        selection = np.array([[round(k.value() or 0) for k in self.counts]], dtype=np.int64)
-        if outcome == pulp.LpSolutionOptimal:
-            objective = float(self.problem.gains(selection)[0])
-            return Answer(self.problem.plan(selection[0]), Status.OPTIMAL, objective)
-        return Answer(self.problem.plan(selection[0]), Status.TIME_LIMIT, bound)
+    def solve(self, options: IntegerProgram, deadline: Deadline) -> Answer:
+        """Hand it over, and read back what is proven.
+
+        A plan that is within the limits to the solver's tolerance alone is ruled out, and the
+        question asked again.
+        """
+        everything = sum(sum(c.gains) for c in self.problem.candidates)
+        bound = everything
+        while True:
+            _run(self.program, options, deadline)
+            if _infeasible(self.program):
+                return Answer(None, Status.INFEASIBLE)
+            bound = min(bound, self._bound(options))
+            if not _found(self.program, options):
+                told = f"no plan found within {deadline}"
+                return Answer(None, Status.TIME_LIMIT, bound, told)
+            selection = np.array([[round(k.value() or 0) for k in self.counts]], dtype=np.int64)
+            proven = self.program.sol_status == pulp.LpSolutionOptimal
+            if self.problem.fits(selection)[0]:
+                break
+            if not proven and deadline.passed:
+                told = f"no plan found within {deadline}"
+                return Answer(None, Status.TIME_LIMIT, bound, told)
+            self._rule_out(selection[0])
+        plan = self.problem.plan(selection[0])
+        if proven:
+            return Answer(plan, Status.OPTIMAL, float(self.problem.gains(selection)[0]))
+        return Answer(plan, Status.TIME_LIMIT, bound, f"after {deadline}")
+
+    def _rule_out(self, selection: Integers) -> None:
+        """Ask for another count of some candidate than that of `selection`: fewer or more."""
+        others: Terms = []
+        for k, taken, candidate in zip(
+            self.counts, selection.tolist(), self.problem.candidates, strict=True
+        ):
+            if taken > 0:
+                others.append((fewer := self._variable(f"f{self.rows}", 1, integer=True), -1))
+                most = candidate.size - taken + 1
+                self._at_most([(k, 1), (fewer, most)], candidate.size)
+            if taken < candidate.size:
+                others.append((more := self._variable(f"m{self.rows}", 1, integer=True), -1))
+                self._at_most([(k, -1), (more, taken + 1)], 0)
+        self._at_most(others, -1)
 
     def _bound(self, options: IntegerProgram) -> float:
         """The solver's dual bound, never above taking everything; CBC's is not readable."""
@@ -323,9 +353,32 @@ def _infeasible(program: pulp.LpProblem) -> bool:
     return pulp.LpSolutionInfeasible in (program.sol_status, program.status)
 
 
+def _run(program: pulp.LpProblem, options: IntegerProgram, deadline: Deadline) -> None:
+    """Solve, or stop at the deadline.
+
+    HiGHS counts the clock alone. Where it stops on a busy machine with processor time left it is
+    asked again, with twice as long; what it has computed is lost, but counts.
+    """
+    allowed_s = max(deadline.left_s, 0.01)
+    while True:
+        program.solve(_backend(options, allowed_s))
+        if options.backend != "HiGHS" or deadline.passed or deadline.clock == "wall":
+            return
+        if program.solverModel.getModelStatus().name != "kTimeLimit":
+            return
+        allowed_s *= 2
+
+
 def _backend(options: IntegerProgram, time_limit_s: float) -> pulp.LpSolver:
+    """The solver behind PuLP; raises `InputError` where it cannot be had."""
     if options.backend == "HiGHS":
-        backend = pulp.getSolver(
+        try:
+            import highspy  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                f"solver ilp: HiGHS cannot be loaded; it comes with highspy: {error}"
+            ) from error
+        return pulp.getSolver(
             "HiGHS",
             msg=False,
             timeLimit=time_limit_s,
@@ -336,14 +389,17 @@ def _backend(options: IntegerProgram, time_limit_s: float) -> pulp.LpSolver:
             mip_feasibility_tolerance=1e-9,
             primal_feasibility_tolerance=1e-9,
         )
-    else:
-        with warnings.catch_warnings():
-            # PuLP 4 will have CBC in a package of its own; the pinned one ships it.
-            warnings.filterwarnings("ignore", "PULP_CBC_CMD", DeprecationWarning)
-            backend = pulp.getSolver(
-                "PULP_CBC_CMD", msg=False, timeLimit=time_limit_s, gapRel=0.0, threads=1
-            )
+    with warnings.catch_warnings():
+        # PuLP 4 will have CBC in a package of its own; the pinned one ships it.
+        warnings.filterwarnings("ignore", "PULP_CBC_CMD", DeprecationWarning)
+        backend = pulp.getSolver(
+            "PULP_CBC_CMD",
+            msg=False,
+            timeLimit=time_limit_s,
+            timeMode="elapsed" if options.clock == "wall" else "cpu",
+            gapRel=0.0,
+            threads=1,
+        )
     if not backend.available():
-        package = {"HiGHS": "highspy", "CBC": "pulp with its CBC binary"}[options.backend]
-        raise InputError(f"solver ilp: {options.backend} is not installed; it comes with {package}")
+        raise InputError("solver ilp: CBC is not installed; it comes with pulp with its CBC binary")
     return backend

@@ -13,19 +13,16 @@ the gain of the best plan, that plan is optimal.
 
 import heapq
 import math
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
-from costsim.base.errors import InputError
 from costsim.ir.plan import UpdatePlan
 from costsim.pricing.table import Floats, Integers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Status
+from costsim.problem.solution import Answer, Deadline, Status
 
 from .cases import Case, Cases
 from .greedy import Greedy
@@ -88,17 +85,14 @@ called at any time and raises when time is up. Returns the work it took, in stat
 
 def _quick(problem: Problem) -> UpdatePlan | None:
     """The paper's plan, which takes milliseconds, for a search stopped before its first look."""
-    with suppress(InputError):  # the paper has no score for a layer without MACs
-        return Greedy()(problem).plan
-    return None
+    return Greedy()(problem).plan
 
 
 class Search:
     """Best-first search over the cases of a problem; `look` decides those that are decided."""
 
-    def __init__(self, problem: Problem, time_limit_s: float, look: Look) -> None:
-        self.problem, self.look = problem, look
-        self.deadline = time.perf_counter() + time_limit_s
+    def __init__(self, problem: Problem, deadline: Deadline, look: Look) -> None:
+        self.problem, self.look, self.deadline = problem, look, deadline
         self.options = Options.of(problem)
         self.resources = resources(problem)
         self.cases = Cases(self.resources)
@@ -123,17 +117,18 @@ class Search:
         return Answer(self.problem.plan(self.best), Status.OPTIMAL, objective)
 
     def _stopped(self, stop: BaseException) -> Answer:
-        why = "interrupted" if isinstance(stop, KeyboardInterrupt) else ""
+        interrupted = isinstance(stop, KeyboardInterrupt)
+        why = "interrupted" if interrupted else f"after {self.deadline}"
         everything = float(sum(c.cumulative[-1] for c in self.problem.candidates))
         left = max((-node.key for node in self.queue), default=np.inf)
         bound = min(max(left, self.gain) / self.options.scale, everything)
         plan = _quick(self.problem) if self.best is None else self.problem.plan(self.best)
-        if plan is None:
-            why = why or "no plan found within the time"
+        if plan is None and not interrupted:
+            why = f"no plan found within {self.deadline}"
         return Answer(plan, Status.TIME_LIMIT, bound, why)
 
     def _tick(self) -> None:
-        if time.perf_counter() > self.deadline:
+        if self.deadline.passed:
             raise OutOfTime
 
     def _settled(self, bound: float) -> bool:

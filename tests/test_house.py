@@ -74,8 +74,7 @@ TORCH_LAND = (
 # The extras for working on costsim; every other one brings a capability.
 TOOLS = ("test", "dev")
 
-# Declared though no import names it, and imported though a declared package brings it.
-NOT_IMPORTED = {"highspy": "the solver PuLP calls"}
+# Imported though a declared package brings it.
 COMES_WITH = {"pydantic-core": "pydantic", "markupsafe": "jinja2"}
 
 
@@ -397,7 +396,7 @@ def test_dependencies_are_those_imported() -> None:
     external = tops - set(sys.stdlib_module_names) - {"costsim"}
     owners = packages_distributions()
     imported = {normalised(owner) for top in external for owner in owners.get(top, [top])}
-    used = {COMES_WITH.get(name, name) for name in imported} | set(NOT_IMPORTED)
+    used = {COMES_WITH.get(name, name) for name in imported}
     assert used - optional() == runtime
 
 

@@ -64,10 +64,10 @@ class BudgetRequest:
 
 
 def default_solver() -> Solver:
-    """The exact solver, with a time limit that a person waits for."""
+    """The exact solver, with a limit of processor time that a person waits for."""
     from costsim.solvers import make_solver
 
-    solver: Solver = make_solver("exact", time_limit_s=PLANNING_S)
+    solver: Solver = make_solver("exact", time_limit_s=PLANNING_S, clock="processor")
     return solver
 
 

@@ -205,10 +205,12 @@ def tinytrain_scores(
 
     `s_i = P_i / ((|W_i| / max_l |W_l|) (M_i / max_l M_l))` with `P_i` the layer's potential,
     `|W_i|` its number of parameters (weight and bias), `M_i` its forward MACs, the maxima over
-    the inspected layers (Kwon et al., "TinyTrain", ICML 2024). A bias is taken for a layer of its
-    own: as many parameters as it has elements, and the additions of the forward pass for MACs.
+    the inspected layers (Kwon et al., "TinyTrain", ICML 2024). The paper has no word on layers
+    that do none: a normalisation counts the multiplications by its scale in the forward pass, one
+    an element. A bias is taken for a layer of its own: as many parameters as it has elements, and
+    its additions for MACs.
 
-    Raises `InputError` for a layer without MACs and for scores that do not fit `graph`.
+    Raises `InputError` for scores that do not fit `graph`.
     """
     importance.check(graph)
     names = [name for name in importance.layers if axis in importance.axes(name)]
@@ -218,13 +220,11 @@ def tinytrain_scores(
     for name in names if axis != "bias" else importance.layers:
         layer = graph.layers[name]
         sizes[name] = sum(p.size for p in (layer.weight, layer.bias) if p is not None)
-        macs[name] = layer_macs(graph, name)
-        if not macs[name] and axis != "bias":
-            raise InputError(f"layer {name!r} has no MACs to divide its score by")
-    largest, busiest = max(sizes.values(), default=1), max(macs.values(), default=1) or 1
+        macs[name] = layer_macs(graph, name) or _elementwise_operations(graph, name)
+    largest, busiest = max(sizes.values()), max(macs.values())
     if axis == "bias":
         for name in names:
-            sizes[name], macs[name] = _bias_size(graph, name), _bias_additions(graph, name)
+            sizes[name], macs[name] = _bias_size(graph, name), _elementwise_operations(graph, name)
     return {
         name: importance.potential(name, axis) / ((sizes[name] / largest) * (macs[name] / busiest))
         for name in names
@@ -237,7 +237,7 @@ def _bias_size(graph: LayerGraph, layer: str) -> int:
     return bias.size
 
 
-def _bias_additions(graph: LayerGraph, layer: str) -> int:
+def _elementwise_operations(graph: LayerGraph, layer: str) -> int:
     """One for each element of the outputs of `layer`, a sample's share of the batch."""
     shapes = [graph[name].shape for name in graph.layers[layer].calls]
     return max(1, sum(map(elements, shapes)) // graph.batch)

@@ -1,12 +1,57 @@
 """What a solver answers, and what `solve` makes of it."""
 
+import os
+import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from costsim.ir.plan import UpdatePlan
 from costsim.pricing.cost import Cost
 from costsim.problem.problem import Problem
+
+Clock: TypeAlias = Literal["processor", "wall"]
+"""By what a time limit is counted.
+
+A default counts processor time, so that a busy machine gives the answer of an idle one; what a
+person types counts the time on the wall, since that is what they wait for.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A time limit that has begun to run."""
+
+    limit_s: float
+    clock: Clock
+    at_s: float
+
+    @classmethod
+    def after(cls, limit_s: float, clock: Clock) -> "Deadline":
+        """`limit_s` seconds from now."""
+        return cls(limit_s, clock, _now_s(clock) + limit_s)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left; less than none once it has passed."""
+        return self.at_s - _now_s(self.clock)
+
+    @property
+    def passed(self) -> bool:
+        """Whether time is up."""
+        return self.left_s < 0
+
+    def __str__(self) -> str:
+        told = {"processor": "of processor time", "wall": "by the clock"}[self.clock]
+        return f"{self.limit_s:g} s {told}"
+
+
+def _now_s(clock: Clock) -> float:
+    """Seconds on the wall, or those of this process and of the solvers it has started."""
+    if clock == "wall":
+        return time.perf_counter()
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 class Status(StrEnum):

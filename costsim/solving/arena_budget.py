@@ -7,14 +7,13 @@ less peak does not mean a smaller arena, some amounts between are tried. The bes
 returned with the first bound.
 """
 
-import time
 from dataclasses import replace
 
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program, plan_arena
 from costsim.problem.budget import at_least, describe
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Solver, Status
+from costsim.problem.solution import Answer, Deadline, Solver, Status
 
 LOWERED, BETWEEN = 12, 4
 """How often less peak is allowed, and how many amounts between are tried then."""
@@ -35,7 +34,9 @@ def within_arena(problem: Problem, solver: Solver) -> Answer:
     """
     limit = problem.budget.memory_bytes
     assert limit is not None
-    deadline = time.perf_counter() + getattr(solver, "time_limit_s", float("inf"))
+    deadline = Deadline.after(
+        getattr(solver, "time_limit_s", float("inf")), getattr(solver, "clock", "processor")
+    )
     first = solver(_by_peak(problem, limit))
     if first.plan is None:
         return first
@@ -67,7 +68,7 @@ def within_arena(problem: Problem, solver: Solver) -> Answer:
         return Answer(None, status, bound, told)
     for _ in range(BETWEEN):
         middle = (allowed + above) // 2
-        if middle in (allowed, above) or time.perf_counter() > deadline:
+        if middle in (allowed, above) or deadline.passed:
             break
         answer = solver(_by_peak(problem, middle))
         if answer.plan is not None and arena_bytes(problem, answer.plan) <= limit:

@@ -146,16 +146,22 @@ def test_tinytrain_scores_do_not_depend_on_the_batch(batch: int) -> None:
     assert tinytrain_scores(scored(one), one) == tinytrain_scores(scored(many), many)
 
 
-def test_tinytrain_scores_need_macs() -> None:
+def test_a_normalisation_counts_a_multiplication_an_element() -> None:
     g = GraphBuilder()
-    x = g.conv(g.input(1, 3, 4, 4), 4)
+    x = g.conv(g.input(2, 3, 4, 4), 4)
     norm = g.add(BatchNorm(1e-5), (x,), (4,), True, "norm")
     g.pool(norm)
     graph = g.graph()
     assert "norm" not in inspected_layers(graph)
-    importance = Importance("c", (ChannelScores("norm", "output", (1.0,) * 4),))
-    with pytest.raises(InputError, match="layer 'norm' has no MACs"):
-        tinytrain_scores(importance, graph)
+    importance = Importance(
+        "c", (ChannelScores(x, "output", (1.0,) * 4), ChannelScores("norm", "output", (1.0,) * 4))
+    )
+    sizes = {x: 4 * 3 + 4, "norm": 4 + 4}
+    macs = {x: 4 * 3 * 16, "norm": 4 * 16}
+    scores = tinytrain_scores(importance, graph)
+    assert scores[x] == pytest.approx(4.0)
+    share = (sizes["norm"] / sizes[x]) * (macs["norm"] / macs[x])
+    assert scores["norm"] == pytest.approx(4.0 / share)
 
 
 def test_inspected_layers() -> None:

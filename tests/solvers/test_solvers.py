@@ -1,5 +1,8 @@
 """Solvers against brute force and against each other, on problems with tight budgets."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import product
 
@@ -13,19 +16,21 @@ from costsim.solvers import (
     IntegerProgram,
     make_solver,
 )
-from graphs import chain
+from enumerating import check_budgets
+from graphs import GraphBuilder, chain
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import LIMITS, RooflineTimer, problems, rescored
 
 from costsim.base.errors import InputError
+from costsim.ir.operators import BatchNorm
 from costsim.ir.program import compile_program
 from costsim.ir.step import TrainingStep
 from costsim.pricing.cost import price
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Status
+from costsim.problem.solution import Deadline, Status
 from costsim.solving.solve import infeasibility, joint_relaxation, relaxations, solve
 
 ORACLE = BruteForce(most=100_000)
@@ -112,6 +117,20 @@ def test_exact_equals_one_programme_on_larger_problems(problem):
     agree(problem, Exact(), IntegerProgram(by_case=False))
 
 
+@settings(max_examples=15)
+@given(st.data())
+def test_no_plan_is_over_a_budget_and_no_proof_is_false(data):
+    """By the program of every plan there is; `campaign.py` does it as often as one has time for."""
+    check_budgets(data, budgets_of_each=10)
+
+
+@pytest.mark.slow
+@settings(max_examples=250)
+@given(st.data())
+def test_no_plan_is_over_a_budget_ten_thousand_times(data):
+    check_budgets(data, budgets_of_each=40)
+
+
 @pytest.mark.slow
 @settings(max_examples=5000)
 @given(problems(max_layers=6, max_calls=9))
@@ -129,7 +148,7 @@ def test_both_ilps_equal_exact_thousands_of_times(problem):
 
 
 @settings(max_examples=60)
-@given(problems(max_layers=6, max_calls=9, with_macs=True), st.sampled_from(sorted(SOLVERS)))
+@given(problems(max_layers=6, max_calls=9), st.sampled_from(sorted(SOLVERS)))
 def test_no_solver_exceeds_a_budget_or_the_optimum(problem, name):
     """Priced from the compiled program, without the table that the solvers see."""
     assume(name != "brute-force" or small(problem))
@@ -166,7 +185,7 @@ def test_a_bigger_budget_never_lowers_the_optimum(problem, name, more):
 
 
 @settings(max_examples=40)
-@given(problems(with_macs=True), st.randoms(use_true_random=False))
+@given(problems(), st.randoms(use_true_random=False))
 def test_permuting_channels_permutes_the_plan(problem, random):
     """With scores that are all different, so that the best channels of a count are unique."""
     distinct = rescored(problem, lambda i, c, score: score + 1e-3 * (c + 1) + 1e-5 * (i + 1))
@@ -190,7 +209,7 @@ def test_permuting_channels_permutes_the_plan(problem, random):
 
 
 @settings(max_examples=40)
-@given(problems(with_macs=True), st.integers(-40, 40))
+@given(problems(), st.integers(-40, 40))
 def test_scaling_all_scores_changes_nothing(problem, power):
     scaled = rescored(problem, lambda i, c, score: score * 2.0**power)
     for solver in (Exact(), Greedy()):
@@ -209,7 +228,7 @@ def test_scaling_by_any_factor_scales_the_optimum(problem):
 
 
 @settings(max_examples=30)
-@given(problems(with_macs=True))
+@given(problems())
 def test_the_same_problem_gives_the_same_plan(problem):
     for name in ("exact", "greedy", "ilp"):
         assert make_solver(name)(problem) == make_solver(name)(problem)
@@ -291,7 +310,7 @@ def test_stopped_at_any_moment_the_bound_holds(problem, ticks):
                     if next(left, None) is None:
                         raise KeyboardInterrupt
 
-            return Impatient(problem, 60.0, _enumerate).run()
+            return Impatient(problem, Deadline.after(60.0, "processor"), _enumerate).run()
 
     stopped = solve(problem, Interrupted())
     if stopped.status is Status.TIME_LIMIT:
@@ -303,6 +322,83 @@ def test_stopped_at_any_moment_the_bound_holds(problem, ticks):
     else:
         assert stopped.status == optimum.status
         assert stopped.objective == optimum.objective
+
+
+@pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
+@pytest.mark.parametrize("limit", ["latency_s", "energy_j"])
+def test_seconds_that_are_a_hair_too_few_are_too_few(backend, limit):
+    """Less than an integer programme's tolerance below what the best plan takes."""
+    scores = [3.0, 2.0, 1.0]
+    free = chain_problem(Budget(**{limit: 1e12}), scores=scores, channels=(3, 3, 3))
+    every = np.array(list(product(range(4), repeat=3)))[1:]
+    taken = free.usage(every)[limit]
+    for most in np.unique(taken).tolist()[::4]:
+        problem = free.within(Budget(**{limit: most * (1 - 1e-10)}))
+        fitting = free.gains(every[taken < most])
+        solution = solve(problem, IntegerProgram(backend, by_case=False))
+        if len(fitting):
+            assert solution.objective == pytest.approx(fitting.max())
+        else:
+            assert solution.status is Status.INFEASIBLE
+
+
+def test_a_limit_that_is_typed_counts_the_clock_and_a_default_the_processor():
+    problem = chain_problem(Budget(memory_bytes=4000))
+    for name in ("exact", "ilp", "evolutionary"):
+        assert make_solver(name).clock == "processor"
+        typed = make_solver(name, time_limit_s=0.0)
+        assert typed.clock == "wall"
+        assert solve(problem, typed).reason == "after 0 s by the clock"
+        counted = make_solver(name, time_limit_s=0.0, clock="processor")
+        assert solve(problem, counted).reason == "after 0 s of processor time"
+
+
+def test_a_deadline_of_processor_time_waits_for_who_sleeps():
+    processor, wall = Deadline.after(0.2, "processor"), Deadline.after(0.2, "wall")
+    time.sleep(0.3)
+    assert wall.passed
+    assert not processor.passed
+    while not processor.passed:
+        pass
+
+
+def test_a_deadline_of_processor_time_counts_the_programmes_it_waits_for():
+    deadline = Deadline.after(0.05, "processor")
+    before = deadline.left_s
+    worked = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", worked], check=True)
+    assert before - deadline.left_s >= 0.25
+
+
+def normalised(bias):
+    """A convolution and a normalisation, with biases or without."""
+    g = GraphBuilder()
+    x = g.conv(g.input(1, 3, 4, 4), 4, bias=bias)
+    norm = g.add(BatchNorm(1e-5), (x,), (4,), bias)
+    g.pool(norm)
+    scored = Importance("drawn", tuple(ChannelScores(n, "output", (1.0,) * 4) for n in (x, norm)))
+    return Problem(g.graph(), TrainingStep(), scored, Budget(memory_bytes=10**6))
+
+
+def test_bias_only_where_no_layer_has_a_bias_says_so():
+    solution = solve(normalised(bias=False), make_solver("bias-only"))
+    assert solution.status is Status.INFEASIBLE
+    assert solution.reason.startswith("nothing to update: no layer from convolution1")
+    assert solve(normalised(bias=True), make_solver("bias-only")).plan.biases
+
+
+def test_every_baseline_but_none_updates_something_or_says_why():
+    for problem in (normalised(bias=False), normalised(bias=True)):
+        for name in SOLVERS:
+            solution = solve(problem, make_solver(name))
+            updated = solution.plan is not None and (solution.plan.subsets or solution.plan.biases)
+            assert updated or name == "none" or solution.reason
+
+
+def test_greedy_ranks_a_normalisation_too():
+    problem = normalised(bias=True)
+    layers = {subset.layer for subset in solve(problem, Greedy()).plan.subsets}
+    assert layers == set(problem.graph.layers)
 
 
 def test_all_zero_scores_give_some_plan_of_gain_zero():

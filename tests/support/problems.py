@@ -6,7 +6,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from costsim.problem.budget import Budget
-from costsim.problem.importance import ChannelScores, Importance, layer_macs
+from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.problem import Problem
 
 AXES = (
@@ -41,20 +41,14 @@ def scores_for(graph, draw, axes, layers):
 
 
 @st.composite
-def problems(draw, *, max_layers=4, simple=False, max_calls=6, with_macs=False):
-    """A problem whose limits are the cost of a drawn selection, sometimes one less.
-
-    `with_macs`: only layers that have MACs, without which the paper's score is not defined.
-    """
+def problems(draw, *, max_layers=4, simple=False, max_calls=6):
+    """A problem whose limits are the cost of a drawn selection, sometimes one less."""
     graph = draw(graphs(max_calls=max_calls, simple=simple))
     step = draw(steps(graph))
     axes = draw(st.sampled_from(AXES))
-    names = [
-        name
-        for name in graph.layers
-        if any(graph.selectable(name, axis) for axis in axes)
-        and not (with_macs and layer_macs(graph, name) == 0)
-    ][-max_layers:]
+    names = [name for name in graph.layers if any(graph.selectable(name, axis) for axis in axes)][
+        -max_layers:
+    ]
     assume(names)
     importance = scores_for(graph, draw, axes, names)
     with_bias = "bias" not in axes and draw(st.booleans())
