@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import Convolution
 from costsim.ir.plan import UpdatePlan
-from costsim.pricing.accounting.sparse_update import SCHEMES, SparseUpdateScheme, scheme_plan
+from costsim.pricing.accounting.sparse_update import (
+    SCHEMES,
+    SparseUpdateScheme,
+    convolutions_of,
+    scheme_plan,
+)
 from costsim.problem.budget import describe
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Answer, Status
@@ -89,14 +93,13 @@ def fingerprint(graph: LayerGraph, convolutions: int) -> str:
     It does not depend on names, weights or the size of images. A network with fewer, or with more
     than one after them (a feature mix, which the schemes leave frozen), has a digest of none.
     """
-    calls = [call for call in graph.calls if isinstance(call.operator, Convolution)]
-    if not convolutions <= len(calls) <= convolutions + 1:
+    found = convolutions_of(graph)
+    if not convolutions <= len(found) <= convolutions + 1:
         return ""
     told = []
-    for call in calls[:convolutions]:
-        assert isinstance(call.operator, Convolution)
+    for call, operator in found[:convolutions]:
         shape = call.weight.shape if call.weight is not None else ()
-        told.append((tuple(shape), tuple(call.operator.stride), call.operator.groups))
+        told.append((tuple(shape), tuple(operator.stride), operator.groups))
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 

@@ -19,8 +19,6 @@ import networkx as nx
 import pytest
 from packaging.requirements import Requirement
 
-from costsim.ir.operators import OPERATORS, WORK_KINDS
-
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"costsim": "costsim", "solvers": "costsim.solvers", "devices": "costsim.devices"}
 
@@ -317,58 +315,6 @@ def test_help_loads_no_more_than_the_command_line() -> None:
 )
 def test_importing_a_part_does_not_load_torch(module: str) -> None:
     assert "torch" not in loaded_by(f"import costsim.{module}")
-
-
-# Tables keyed by operator kind, and the kinds that have nothing to say there.
-TABLES: Mapping[str, set[str]] = {
-    "costsim.pricing.accounting.autograd": set(),
-    "costsim.c.emission.forward": {"input"},
-    "costsim.c.emission.input_gradient": {"input", "constant", "reshape"},
-    "costsim.run.execution.forward": {"input"},
-    # The gradient of a reshape is the same memory in another shape; convolutions and what keeps
-    # one bit an element have files of their own.
-    "costsim.run.execution.input_gradient": {
-        "input",
-        "constant",
-        "reshape",
-        "convolution",
-        "relu",
-        "leaky_relu",
-        "clamp",
-        "hard_sigmoid",
-    },
-}
-# For the kinds with some property only; their own tests say which.
-PARTIAL_TABLES = {
-    "costsim.run.execution.in_place",
-    "costsim.run.execution.masks",
-    "costsim.run.execution.weight_gradient",
-}
-
-
-def operator_tables() -> Iterator[tuple[str, set[str]]]:
-    """Every dictionary written out in the sources whose keys are kinds of operators."""
-    for module, file in sources().items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Dict):
-                keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
-                kinds = keys & set(OPERATORS)
-                if len(kinds) >= 4 and 2 * len(kinds) > len(keys):
-                    yield module, keys
-
-
-def test_every_table_covers_the_same_operators() -> None:
-    found = [(name, kinds) for name, kinds in operator_tables() if name not in PARTIAL_TABLES]
-    assert {name for name, _ in found} == TABLES.keys() & sources().keys()
-    for name, kinds in found:
-        assert kinds | TABLES[name] == set(OPERATORS), name
-
-
-def test_operators_are_named_by_their_kind() -> None:
-    for kind, operator in OPERATORS.items():
-        assert operator.kind == kind
-        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind)
-    assert len(set(WORK_KINDS)) == len(WORK_KINDS)
 
 
 def project() -> dict[str, Any]:

@@ -92,7 +92,7 @@ class LayerGraph:
                 )
             seen.add(call.name)
             self._check_shape(call)
-        sources = [call.name for call in self.calls if call.operator.kind == "input"]
+        sources = [call.name for call in self.calls if call.operator.source == "sample"]
         if len(sources) != 1:
             raise InputError(f"the layer graph has {len(sources)} inputs; one is needed")
         self.input: str = sources[0]

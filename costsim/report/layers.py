@@ -1,6 +1,5 @@
 """What each layer of a model takes in one step, read from the training program."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import Convolution, Linear
 from costsim.ir.program import Buffer, Category, Direction, TrainingProgram
 
 GROUPS = (
@@ -109,17 +107,4 @@ def _group(buffer: Buffer, kept: bool) -> str:
 def layer_kind(graph: LayerGraph, name: str) -> str:
     """What a layer does, in a few characters: `pointwise 96→160`, `depthwise 5×5`."""
     call = graph[graph.layers[name].calls[0]]
-    shapes = graph.shapes(call)
-    operator = call.operator
-    if isinstance(operator, Convolution) and shapes.weight is not None:
-        kernel = "×".join(map(str, shapes.weight[2:]))
-        ends = f"{shapes.inputs[0][1]}→{shapes.output[1]}"
-        if operator.is_depthwise(shapes):
-            return f"depthwise {kernel}"
-        grouped = f"/{operator.groups}" if operator.groups > 1 else ""
-        if math.prod(shapes.weight[2:]) == 1:
-            return f"pointwise {ends}{grouped}"
-        return f"conv {kernel} {ends}{grouped}"
-    if isinstance(operator, Linear) and shapes.weight is not None:
-        return f"linear {shapes.weight[1]}→{shapes.weight[0]}"
-    return operator.kind.replace("_", " ")
+    return call.operator.label(graph.shapes(call))

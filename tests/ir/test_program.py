@@ -1,7 +1,7 @@
 """The training program: by hand on small graphs, by naive recomputation on drawn ones."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise, permutations
 
 import networkx as nx
@@ -12,7 +12,22 @@ from hypothesis import strategies as st
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import Add, BatchNorm, HardSwish, Multiply
+from costsim.ir.operators import (
+    Add,
+    Axis,
+    BatchNorm,
+    Constant,
+    Convolution,
+    GroupNorm,
+    HardSwish,
+    LayerNorm,
+    Linear,
+    Multiply,
+    Need,
+    Operator,
+    Shape,
+    Shapes,
+)
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import (
     Buffer,
@@ -205,6 +220,64 @@ def test_bit_widths_scale_what_is_kept_and_what_is_trained(bits: int) -> None:
         + memory.optimizer_bytes
         + memory.kept_bytes
     )
+
+
+class Transposed(Operator):
+    """A transposed convolution of single pixels, `[N, C, ...]` with a weight `[C_out, C, 1, ...]`:
+    an operator that nothing but its own methods describes."""
+
+    kind = "transposed"
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        assert weight is not None
+        return (inputs[0][0], weight[0], *inputs[0][2:])
+
+    def weight_gradient_needs(self, shapes: Shapes, axis: Axis) -> tuple[Need, ...]:
+        return (Need("input"),)
+
+    def selectable_channels(self, shapes: Shapes, axis: Axis) -> int:
+        return shapes.output[1] if axis == "output" else 0
+
+
+BIASED: dict[str, tuple[Operator, Shape]] = {
+    "convolution": (Convolution((1, 1), (0, 0), (1, 1), 1), (8, 8, 1, 1)),
+    "grouped": (Convolution((1, 1), (0, 0), (1, 1), 2), (8, 4, 1, 1)),
+    "linear": (Linear(), (8, 8)),
+    "transposed": (Transposed(), (8, 8, 1, 1)),
+    "batch_norm": (BatchNorm(1e-5), (8,)),
+    "layer_norm": (LayerNorm(1, 1e-5), (8,)),
+    "group_norm": (GroupNorm(2, 1e-5), (8,)),
+}
+
+
+@pytest.mark.parametrize("updated", [False, True], ids=["frozen", "updated"])
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("name", BIASED)
+def test_every_bias_that_is_added_to_products_is_as_wide_as_their_sum(
+    name: str, bits: int, updated: bool
+) -> None:
+    operator, weight = BIASED[name]
+    g = GraphBuilder()
+    layer = g.add(operator, (g.input(1, 8, 8, 8),), weight=weight, bias=True)
+    g.pool(layer)
+    step = TrainingStep(bits=BitWidths(bits, bits, 32, 32))
+    program = compiled(g.graph(), biases=[layer] if updated else [], step=step)
+    held = {buffer.name: buffer for buffer in program.buffers}
+    width = 32 if bits == 8 else bits
+    assert held[f"parameter:{layer}.bias"].bits == width
+    assert held[f"parameter:{layer}.weight"].bits == bits
+    if updated:
+        assert held[f"weights:bias:{layer}"].bytes == 8 * width // 8
+
+
+def test_a_value_that_is_a_parameter_is_as_narrow_as_a_weight() -> None:
+    g = GraphBuilder()
+    x = g.input(1, 8, 8, 8)
+    value = g.add(Constant((1, 8, 8, 8)), (), bias=True)
+    g.pool(g.add(Add(), (x, value)))
+    program = compiled(g.graph(), step=TrainingStep(bits=BitWidths(8, 8, 32, 32)))
+    held = {buffer.name: buffer.bits for buffer in program.buffers}
+    assert held[f"parameter:{value}.bias"] == 8
 
 
 @pytest.mark.parametrize(("optimizer", "states"), [("sgd", 0), ("momentum", 1), ("adam", 2)])

@@ -191,11 +191,11 @@ def test_updates_of_the_same_memory_under_two_names_are_refused():
 def test_masks_are_the_same_by_numpy_and_by_torch(count, otherwise):
     x = torch.randn(count)
     expected = torch.where(x > 0, 1.0, otherwise)
-    packed = mask_of(PASSES["relu"], ReLU(), x)
+    packed = mask_of(PASSES[ReLU()], x)
     assert packed.numel() == -(-count // 8)
     assert torch.equal(packed, pack(x > 0))
     assert torch.equal(unpack(packed, count), x > 0)
-    assert torch.equal(mask_of(PASSES["relu"], ReLU(), x.bfloat16()), packed)
+    assert torch.equal(mask_of(PASSES[ReLU()], x.bfloat16()), packed)
     assert torch.equal(multiply_(torch.ones(count), packed, (otherwise, 1.0)), expected)
     brain = multiply_(torch.ones(count, dtype=torch.bfloat16), packed, (otherwise, 1.0))
     assert torch.equal(brain.float(), expected)

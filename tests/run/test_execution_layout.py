@@ -44,7 +44,7 @@ def test_the_format_is_chosen_by_type_and_by_what_reads_the_order_of_dimensions(
 def test_masks_have_their_bits_in_the_order_of_memory(shape):
     x = torch.randn(shape).to(memory_format=torch.channels_last)
     assert torch.equal(in_memory_order(x), x.permute(0, 2, 3, 1).reshape(-1))
-    masked = multiply_(torch.ones_like(x), mask_of(PASSES["relu"], ReLU(), x))
+    masked = multiply_(torch.ones_like(x), mask_of(PASSES[ReLU()], x))
     assert torch.equal(masked, (x > 0).float())
     assert torch.equal(rows_of(x).view(-1), in_memory_order(x))
     assert has_channels_last(x) == (shape[1] > 1 and shape[2:] != (1, 1))

@@ -3,25 +3,43 @@
 The same for the forward pass and for the gradients, in floats and in 8 bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
 
 from costsim.c.emission.memory import Memory
-from costsim.c.emission.parts import Block, is_depthwise
+from costsim.c.emission.parts import Block
 from costsim.c.emission.tables import Tables, steps
 from costsim.c.emission.text import braces, call, number
 from costsim.ir.graph import Call
-from costsim.ir.operators import LayerNorm, Shape, Shapes, elements
+from costsim.ir.operators import (
+    ELU,
+    GELU,
+    Clamp,
+    Concatenate,
+    Convolution,
+    HardSigmoid,
+    HardSwish,
+    LayerNorm,
+    LeakyReLU,
+    Mean,
+    Pad,
+    ReLU,
+    Shape,
+    Shapes,
+    Sigmoid,
+    SiLU,
+    Slice,
+    Tanh,
+    elements,
+)
+from costsim.ir.operators.pooling import Pool
+from costsim.ir.operators.reading import Reading
 
 
 def weight_blocks(memory: Memory, tables: Tables, c: Call, output: Shape) -> tuple[str, int]:
     """The blocks of a call's weight as a table; one of ones where there is no weight."""
     if c.weight is None:
-        size = output[c.operator.channel_axis(memory.graph.shapes(c), "output")]
-        if c.operator.kind == "layer_norm":
-            assert isinstance(c.operator, LayerNorm)
-            size = prod(output[-c.operator.dimensions :])
+        size = prod(output[d] for d in c.operator.bias_dimensions(memory.graph.shapes(c)))
         return tables.blocks([braces(("NULL", "NULL", "NULL", size, 1, 0, 0, 0, 0))]), 1
     blocks = memory.blocks(c)
     initialisers = [block_initialiser(tables, b, memory.block_base(c, b)) for b in blocks]
@@ -41,16 +59,16 @@ def block_initialiser(
     return braces((base, outs, ins, *numbers, *flags))
 
 
-def convolution_kernel(o: Any, c: Call, shapes: Shapes) -> str:
+def convolution_kernel(o: Convolution, shapes: Shapes) -> str:
     """Which kernels a convolution takes: `pointwise`, `depthwise` or `convolution`."""
     assert shapes.weight is not None
-    if is_depthwise(c, shapes):
+    if o.is_depthwise(shapes):
         return "depthwise"
     plain = prod(shapes.weight[2:]) == 1 and set(o.stride) <= {1} and not any(o.padding)
     return "pointwise" if plain else "convolution"
 
 
-def convolution_window(o: Any, tables: Tables, shapes: Shapes, inputs: int) -> str:
+def convolution_window(o: Convolution, tables: Tables, shapes: Shapes, inputs: int) -> str:
     """The window of a convolution whose x has `inputs` channels in memory."""
     assert shapes.weight is not None
     (x,) = shapes.inputs
@@ -65,31 +83,37 @@ def convolution_window(o: Any, tables: Tables, shapes: Shapes, inputs: int) -> s
     )
 
 
-def pooling_window(o: Any, tables: Tables, shapes: Shapes) -> str:
+def pooling_window(o: Pool, tables: Tables, shapes: Shapes) -> str:
     """The window of a pool; every channel of every sample is a plane."""
-    (x,) = shapes.inputs
-    rank = len(getattr(o, "kernel", ()) or o.output)
-    split = len(x) - rank
+    (x,), w = shapes.inputs, o.window
+    split = len(x) - w.rank
     return tables.window(
         (prod(x[:split]), 1, 1),
         x[split:],
         shapes.output[split:],
-        kernel=getattr(o, "kernel", ()),
-        stride=getattr(o, "stride", ()),
-        padding=getattr(o, "padding", ()),
-        dilation=getattr(o, "dilation", ()),
+        kernel=w.kernel,
+        stride=w.stride,
+        padding=w.padding,
+        dilation=w.dilation,
     )
 
 
-def mean_kind(o: Any) -> str:
+def mean_kind(o: Pool) -> str:
     """How an average pool counts."""
-    if o.kind == "adaptive_average_pool":
+    if not o.window.kernel:
         return "COSTSIM_MEAN_ADAPTIVE"
-    return "COSTSIM_MEAN_OF_PADDED" if o.count_padding else "COSTSIM_MEAN_INSIDE"
+    return "COSTSIM_MEAN_OF_PADDED" if o.window.counts_padding else "COSTSIM_MEAN_INSIDE"
 
 
 def looped(
-    t: Tables, what: str, shape: Shape, a: Any, b: Any, y: Any, *pointers: str, scalar: float = 0.0
+    t: Tables,
+    what: str,
+    shape: Shape,
+    a: Sequence[int],
+    b: Sequence[int] | None,
+    y: Sequence[int],
+    *pointers: str,
+    scalar: float = 0.0,
 ) -> str:
     """Loops over `shape`; a, b and y are steps, b may be None, pointers are of a, b, y."""
     loops = t.loops(shape, a, b or (0,) * len(shape), y)
@@ -122,7 +146,7 @@ def planes(shape: Shape) -> tuple[int, int, int]:
     return shape[0], shape[1], prod(shape[2:])
 
 
-def layer_rows(o: Any, shape: Shape) -> tuple[int, int]:
+def layer_rows(o: LayerNorm, shape: Shape) -> tuple[int, int]:
     """Rows that are normalised, and their size."""
     size = prod(shape[-o.dimensions :])
     return elements(shape) // size, size
@@ -133,14 +157,19 @@ def activation(name: str, p: float = 0.0, q: float = 0.0) -> tuple[str, str, str
     return f"COSTSIM_{name}", number(p), number(q)
 
 
-def activation_arguments(o: Any) -> tuple[str, str, str]:
-    """Which activation an operator is."""
-    if o.kind == "clamp":
-        kind = "CLAMP_PASSES" if o.gradient_at_bounds else "CLAMP"
-        return activation(kind, o.minimum, o.maximum)
-    if o.kind == "gelu":
-        return activation("GELU" if o.approximate == "none" else "GELU_TANH")
-    return activation(o.kind.upper(), getattr(o, "negative_slope", 0.0) or getattr(o, "alpha", 0.0))
+ACTIVATION: Reading[[], tuple[str, str, str]] = Reading("activation in C")
+"""Which activation an operator is, and its two parameters."""
+ACTIVATION.of(ReLU, HardSigmoid, HardSwish, SiLU, Sigmoid, Tanh)(
+    lambda o: activation(o.kind.upper())
+)
+ACTIVATION.of(LeakyReLU)(lambda o: activation("LEAKY_RELU", o.negative_slope))
+ACTIVATION.of(ELU)(lambda o: activation("ELU", o.alpha))
+ACTIVATION.of(GELU)(lambda o: activation("GELU" if o.approximate == "none" else "GELU_TANH"))
+
+
+@ACTIVATION.of(Clamp)
+def _clamp(o: Clamp) -> tuple[str, str, str]:
+    return activation("CLAMP_PASSES" if o.gradient_at_bounds else "CLAMP", o.minimum, o.maximum)
 
 
 def lines_along(shape: Shape, dimension: int) -> tuple[int, int, int]:
@@ -149,7 +178,7 @@ def lines_along(shape: Shape, dimension: int) -> tuple[int, int, int]:
     return prod(shape[:d]), shape[d], prod(shape[d + 1 :])
 
 
-def mean_steps(o: Any, shape: Shape) -> tuple[int, ...]:
+def mean_steps(o: Mean, shape: Shape) -> tuple[int, ...]:
     """Steps in the means of a tensor of `shape`: 0 along what is averaged over."""
     collapsed = tuple(1 if d in o.dimensions else size for d, size in enumerate(shape))
     own = steps(collapsed)
@@ -161,20 +190,20 @@ def moved(pointer: str, offset: int) -> str:
     return f"{pointer} + {offset}" if offset else pointer
 
 
-def sliced(o: Any, x: Shape) -> tuple[int, tuple[int, ...]]:
+def sliced(o: Slice, x: Shape) -> tuple[int, tuple[int, ...]]:
     """Where a slice starts in its input, in elements, and its steps there."""
     own = steps(x)
     d = o.dimension
     return o.start * own[d], tuple(n * (o.step if i == d else 1) for i, n in enumerate(own))
 
 
-def concatenated(o: Any, shapes: Shapes, index: int) -> int:
+def concatenated(o: Concatenate, shapes: Shapes, index: int) -> int:
     """Where input `index` starts in the output of a concatenation, in elements."""
-    d: int = o.dimension % len(shapes.output)
+    d = o.dimension % len(shapes.output)
     return sum(shape[d] for shape in shapes.inputs[:index]) * steps(shapes.output)[d]
 
 
-def padded(o: Any, shapes: Shapes) -> tuple[Shape, int, int]:
+def padded(o: Pad, shapes: Shapes) -> tuple[Shape, int, int]:
     """What input and output of a pad share, and where it starts in each, in elements.
 
     Negative padding cuts off.

@@ -1,13 +1,9 @@
 """Every operation of a program as C statements."""
 
 import math
-from math import prod
 
 from costsim.c.emission.arguments import (
     block_initialiser,
-    convolution_kernel,
-    convolution_window,
-    layer_rows,
     lines_along,
     planes,
 )
@@ -17,6 +13,7 @@ from costsim.c.emission.memory import Memory
 from costsim.c.emission.options import EmissionOptions
 from costsim.c.emission.tables import Tables
 from costsim.c.emission.text import call, number
+from costsim.c.emission.weight_gradient import WEIGHT_GRADIENT, WeightSite
 from costsim.ir.graph import Call
 from costsim.ir.operators import elements
 from costsim.ir.program import Category, Direction, Operand, Operation
@@ -66,7 +63,7 @@ class OperationWriter:
             written[0],
             written[1] if len(written) > 1 else "NULL",
         )
-        return FORWARD[c.operator.kind](c.operator, site)
+        return FORWARD[c.operator](site)
 
     def _keep(self, op: Operation) -> list[str]:
         (read,), (write,) = op.reads, op.writes
@@ -108,7 +105,7 @@ class OperationWriter:
             self._found(op, "saved"),
             any(read.role == "into" for read in op.reads),
         )
-        return INPUT_GRADIENT[c.operator.kind](c.operator, site)
+        return INPUT_GRADIENT[c.operator](site)
 
     def _found(self, op: Operation, role: str) -> str:
         found = (self.memory.pointer(r) for r in op.reads if r.role.startswith(role))
@@ -121,33 +118,19 @@ class OperationWriter:
         kept = self.memory.kept_channels(read)
         (x_shape,) = shapes.inputs
         inputs = len(kept) if kept else x_shape[o.channel_axis(shapes, "input")]
-        blocks = self._gradient_blocks(c, kept)
-        pointers = (
+        site = WeightSite(
+            self.memory,
+            self.tables,
+            c,
+            shapes,
+            inputs,
+            self._gradient_blocks(c, kept),
             self.memory.pointer(op.reads[0]),
             self.memory.pointer(read),
             self.memory.buffer(op.writes[0].buffer),
+            self._found(op, "saved"),
         )
-        where: tuple[object, ...]
-        match o.kind:
-            case "convolution":
-                kernel = convolution_kernel(o, c, shapes)
-                window = convolution_window(o, self.tables, shapes, inputs)
-                return [call(f"costsim_{kernel}_weight_gradient", window, *blocks, *pointers)]
-            case "linear":
-                where = (prod(x_shape[:-1]), inputs, shapes.output[-1])
-                return [call("costsim_linear_weight_gradient", *where, *blocks, *pointers)]
-            case "batch_norm":
-                statistics = [self.memory.vector(buffer.name) for buffer in c.buffers]
-                where = (*planes(shapes.output), inputs, number(o.eps), blocks[0])  # type: ignore[attr-defined]
-                return [call("costsim_batch_norm_weight_gradient", *where, *statistics, *pointers)]
-            case "layer_norm":
-                where = (*layer_rows(o, x_shape), inputs, blocks[0], self._found(op, "saved"))
-                return [call("costsim_layer_norm_weight_gradient", *where, *pointers)]
-            case "group_norm":
-                where = (*planes(shapes.output), o.groups, inputs, blocks[0])  # type: ignore[attr-defined]
-                saved = self._found(op, "saved")
-                return [call("costsim_group_norm_weight_gradient", *where, saved, *pointers)]
-        raise AssertionError(f"{o.kind} has no weight to update")
+        return WEIGHT_GRADIENT[o](site)
 
     def _gradient_blocks(self, c: Call, kept: tuple[int, ...] | None) -> tuple[str, int]:
         """The updated blocks of a weight; inputs are numbered as they lie in what was kept."""
@@ -162,9 +145,11 @@ class OperationWriter:
         c = self._call(op)
         assert c.bias is not None
         dy, db = self.memory.pointer(op.reads[0]), self.memory.buffer(op.writes[0].buffer)
-        if c.operator.kind == "constant":
+        along = c.operator.bias_dimensions(self.graph.shapes(c))
+        rank = len(c.shape)
+        if len(along) == rank:
             return [call("memcpy", db, dy, 4 * c.bias.size)]
-        if c.operator.kind in ("linear", "layer_norm"):
+        if along == tuple(range(rank - len(along), rank)):
             where: tuple[int, int, int] = (elements(c.shape) // c.bias.size, c.bias.size, 1)
         else:
             where = planes(c.shape)

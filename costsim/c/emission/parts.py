@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.ir.graph import Call
-from costsim.ir.operators import Axis, Convolution, Linear, Shapes
+from costsim.ir.operators import Axis, Shapes
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class Block:
         return len(self.places)
 
 
-def is_depthwise(call: Call, shapes: Shapes) -> bool:
-    """Whether each output channel reads the input channel of the same number alone."""
-    return isinstance(call.operator, Convolution) and call.operator.is_depthwise(shapes)
-
-
 def blocks_of(
     call: Call, shapes: Shapes, axis: Axis | None, channels: Sequence[int]
 ) -> tuple[Block, ...]:
@@ -54,13 +49,11 @@ def blocks_of(
     assert call.weight is not None
     shape = call.weight.shape
     o = call.operator
-    if is_depthwise(call, shapes):
+    if o.is_depthwise(shapes):
         groups, a_group, ins, taps = 1, shape[0], 0, prod(shape[2:])
-    elif isinstance(o, Convolution):
-        groups, ins, taps = o.groups, shape[1], prod(shape[2:])
+    elif o.selectable_channels(shapes, "input"):
+        groups, ins, taps = o.weight_groups, shape[1], prod(shape[2:])
         a_group = shape[0] // groups
-    elif isinstance(o, Linear):
-        groups, a_group, ins, taps = 1, shape[0], shape[1], 1
     else:
         groups, a_group, ins, taps = 1, prod(shape), 0, 1
     chosen = frozenset(channels)

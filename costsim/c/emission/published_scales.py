@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from costsim.base.errors import InputError
 from costsim.c.emission.quantization import SAME, Affine, Quantization, check_quantised
 from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import Add, Convolution, Input, Mean
 from costsim.models.networks.int8 import int8_layers, is_int8, read_arrays
 
 
@@ -43,10 +44,10 @@ def _quantization(graph: LayerGraph, document: Any) -> Quantization:
     scales: dict[str, NDArray[np.float32]] = {}
     biases: dict[str, NDArray[np.int32]] = {}
     for call in graph.calls:
-        match call.operator.kind:
-            case "input":
+        match call.operator:
+            case Input():
                 values[call.name] = _affine(document["first_conv"]["params"], "x")
-            case "convolution":
+            case Convolution():
                 params = _next(layers, call.name)
                 assert call.weight is not None
                 _same(values[call.inputs[0]], _affine(params, "x"), call.name)
@@ -57,19 +58,19 @@ def _quantization(graph: LayerGraph, document: Any) -> Quantization:
                     if bias.shape != call.bias.shape:
                         raise InputError(f"bias of {call.name} is {bias.shape}")
                     biases[call.bias.name] = bias
-            case "add":
+            case Add():
                 params = _next(sums, call.name)
                 _same(values[call.inputs[0]], _affine(params, "x"), call.name)
                 values[call.name] = _affine(params, "y")
-            case "mean":  # what the classifier reads, where there is one
+            case Mean():  # what the classifier reads, where there is one
                 own = document.get("classifier") or {}
                 given = own.get("params", own)
                 before = values[call.inputs[0]]
                 values[call.name] = _affine(given, "x") if "x_scale" in given else before
-            case kind if kind in SAME:
+            case o if isinstance(o, SAME):
                 values[call.name] = values[call.inputs[0]]
-            case kind:
-                raise InputError(f"holds no scale of call {call.name!r} ({kind})")
+            case o:
+                raise InputError(f"holds no scale of call {call.name!r} ({o.kind})")
     if (left := len(list(layers)) + len(list(sums))) > 0:
         raise InputError(f"holds {left} layers more than the network")
     return Quantization(values, scales, biases)

@@ -10,15 +10,50 @@ from numpy.typing import NDArray
 from costsim.base.errors import InputError, UnsupportedOperator
 from costsim.c.emission.text import title
 from costsim.ir.graph import Call, LayerGraph
+from costsim.ir.operators import (
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    Clamp,
+    Convolution,
+    Input,
+    Linear,
+    MaxPool,
+    Mean,
+    ReLU,
+    Reshape,
+    Shapes,
+)
+from costsim.ir.operators.reading import Reading
 
 LOW, HIGH = -128, 127
 
-SAME = frozenset({"relu", "clamp", "reshape", "max_pool"})
-"""Kinds whose output has the scale of their input."""
+SAME = (ReLU, Clamp, Reshape, MaxPool)
+"""Operators whose output has the scale of their input."""
 
-POOLS = frozenset({"average_pool", "adaptive_average_pool"})
-QUANTISED = frozenset({"input", "convolution", "linear", "add", "mean"}) | POOLS | SAME
-"""Kinds with 8-bit kernels."""
+QUANTISED: Reading[[Shapes], str] = Reading("8-bit kernel")
+"""Why there is no 8-bit kernel for an operator in some shapes; empty where there is one."""
+QUANTISED.of(Input, Convolution, Linear, AveragePool, AdaptiveAveragePool, *SAME)(
+    lambda o, shapes: ""
+)
+
+
+@QUANTISED.of(Add)
+def _add(o: Add, shapes: Shapes) -> str:
+    same = set(shapes.inputs) == {shapes.output}
+    return "" if same else "an 'add' of different shapes has no 8-bit kernel"
+
+
+@QUANTISED.of(Mean)
+def _mean(o: Mean, shapes: Shapes) -> str:
+    last = o.dimensions == tuple(range(2, len(shapes.inputs[0])))
+    return "" if last else "a 'mean' of other dimensions than the last has no 8-bit kernel"
+
+
+CLIPPED: Reading[[float, float], tuple[float, float]] = Reading("range in 8 bits")
+"""The range of a value, given the range of what it is cut off from."""
+CLIPPED.of(ReLU)(lambda o, low, high: (0.0, high))
+CLIPPED.of(Clamp)(lambda o, low, high: (max(low, o.minimum), min(high, o.maximum)))
 
 
 @dataclass(frozen=True)
@@ -84,13 +119,13 @@ def quantize_ranges(
             readers.setdefault(value, []).append(call)
     values: dict[str, Affine] = {}
     for call in graph.calls:
-        if call.operator.kind in SAME:
+        if isinstance(call.operator, SAME):
             values[call.name] = values[call.inputs[0]]
             continue
         low, high = ranges[call.name]
         (reader, *more) = readers.get(call.name, [call])
-        if not more and reader.operator.kind in ("relu", "clamp"):
-            low, high = _clipped(reader, low, high)
+        if not more and reader.operator in CLIPPED:
+            low, high = CLIPPED[reader.operator](low, high)
         low, high = min(low, 0.0), max(high, 0.0)
         scale = float(np.float32((high - low) / (HIGH - LOW) or 1.0))
         values[call.name] = Affine(scale, int(np.clip(np.rint(LOW - low / scale), LOW, HIGH)))
@@ -105,29 +140,16 @@ def quantize_ranges(
     return Quantization(values, scales)
 
 
-def _clipped(reader: Call, low: float, high: float) -> tuple[float, float]:
-    if reader.operator.kind == "relu":
-        return 0.0, high
-    o: Any = reader.operator
-    return max(low, o.minimum), min(high, o.maximum)
-
-
 def check_quantised(graph: LayerGraph) -> None:
     """Raise `UnsupportedOperator` for a call without an 8-bit kernel."""
     for call in graph.calls:
-        kind, shapes = call.operator.kind, graph.shapes(call)
-        o: Any = call.operator
-        reason = ""
-        if kind not in QUANTISED:
-            reason = f"operator {kind!r} has no 8-bit kernel"
-        elif kind == "add" and set(shapes.inputs) != {shapes.output}:
-            reason = "an 'add' of different shapes has no 8-bit kernel"
-        elif kind == "mean" and tuple(o.dimensions) != tuple(range(2, len(shapes.inputs[0]))):
-            reason = "a 'mean' of other dimensions than the last has no 8-bit kernel"
+        reason = f"operator {call.operator.kind!r} has no 8-bit kernel"
+        if call.operator in QUANTISED:
+            reason = QUANTISED[call.operator](graph.shapes(call))
         if reason:
             raise UnsupportedOperator(
                 f"{title(graph, call)}: {reason}; plan with --bits 32 "
-                f"(8 bits: {', '.join(sorted(QUANTISED))})"
+                f"(8 bits: {', '.join(sorted(QUANTISED.keys()))})"
             )
 
 

@@ -11,15 +11,28 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.base.errors import UnsupportedOperator
 from costsim.c.emission.float32 import Floats, exponential, fused_sum, logarithm
 from costsim.c.emission.memory import Memory
 from costsim.c.emission.options import EmissionOptions
 from costsim.c.emission.parts import Block
-from costsim.c.emission.quantised_writer import bounds, mean_factor
+from costsim.c.emission.quantised_writer import BOUNDS, mean_factor
 from costsim.c.emission.quantization import Quantization, saturated
-from costsim.c.emission.windows import Pool, Window
+from costsim.c.emission.windows import Pooling, Window
 from costsim.ir.graph import Call
-from costsim.ir.operators import elements
+from costsim.ir.operators import (
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    Clamp,
+    Convolution,
+    Linear,
+    MaxPool,
+    Mean,
+    ReLU,
+    elements,
+)
+from costsim.ir.operators.pooling import Pool
 from costsim.ir.program import Category, Direction, Operand, Operation, TrainingProgram
 
 Integers: TypeAlias = NDArray[Any]
@@ -121,9 +134,9 @@ class Reference:
     def _forward(self, call: Call) -> None:
         x, y = self.quantization.input_of(call), self.quantization.values[call.name]
         value = self._value(call.inputs[0])
-        o: Any = call.operator
-        match o.kind:
-            case "convolution" | "linear":
+        o = call.operator
+        match o:
+            case Convolution() | Linear():
                 assert call.weight is not None
                 scales = self.quantization.weight_scales[call.weight.name]
                 factors = (np.float32(x.scale) * scales / np.float32(y.scale)).astype(np.float32)
@@ -133,11 +146,11 @@ class Reference:
                     sums = np.clip(sums, -(2**31), 2**31 - 1)
                 scaled = sums.astype(np.float32) * factors[:, None, None, None]
                 self.values[call.name] = saturated(scaled, y.zero).reshape(call.shape)
-            case "relu" | "clamp":
-                low, high = bounds(o, x)
+            case ReLU() | Clamp():
+                low, high = BOUNDS[o](x)
                 self.masks[call.name] = (value > low) & (value < high)
                 self.values[call.name] = np.clip(value, low, high)
-            case "add":
+            case Add():
                 other, b = self._value(call.inputs[1]), self.quantization.values[call.inputs[1]]
                 parts = [
                     (v.astype(np.int32) - a.zero).astype(np.float32)
@@ -145,21 +158,21 @@ class Reference:
                     for v, a in ((value, x), (other, b))
                 ]
                 self.values[call.name] = saturated(parts[0] + parts[1], y.zero)
-            case "mean":
+            case Mean():
                 count = value.size // elements(call.shape)
                 rows = value.reshape(-1, count).astype(np.int64) - x.zero
                 factor = np.float32(mean_factor(x, y, count))
                 means = rows.sum(1).astype(np.float32) * factor
                 self.values[call.name] = saturated(means, y.zero).reshape(call.shape)
-            case "max_pool":
-                pool = Pool(o, value.shape, call.shape)
+            case MaxPool():
+                pool = Pooling(o, value.shape, call.shape)
                 planes = value.reshape(-1, pool.pixels)
                 at = [cell[planes[:, cell].argmax(1)] for cell, _ in pool.cells]
                 self.chosen[call.name] = np.stack(at, 1)
                 most = np.take_along_axis(planes, self.chosen[call.name], 1)
                 self.values[call.name] = most.reshape(call.shape)
-            case "average_pool" | "adaptive_average_pool":
-                pool = Pool(o, value.shape, call.shape)
+            case AveragePool() | AdaptiveAveragePool():
+                pool = Pooling(o, value.shape, call.shape)
                 planes = value.reshape(-1, pool.pixels).astype(np.int32) - x.zero
                 ratio = np.float32(x.scale) / np.float32(y.scale)
                 columns = [
@@ -168,6 +181,8 @@ class Reference:
                 ]
                 found = saturated(np.stack(columns, 1), y.zero)
                 self.values[call.name] = found.reshape(call.shape)
+            case _:
+                raise UnsupportedOperator(f"{call.name}: {o.kind!r} has no reference in 8 bits")
 
     def _sums(self, call: Call, x: Integers) -> Integers:
         """Sums of products `[N, C_out, d, h, w]`: whole numbers that doubles hold exactly."""
@@ -217,29 +232,30 @@ class Reference:
     def _input_gradient(self, op: Operation) -> Floats:
         call = self._call(op)
         dy = self._gradient(op.reads[0])
-        match call.operator.kind:
-            case "convolution" | "linear":
+        match call.operator:
+            case Convolution() | Linear():
                 return self._spread(call, dy)
-            case "relu" | "clamp":
+            case ReLU() | Clamp():
                 return dy * self.masks[call.name].astype(np.float32)
-            case "mean":
+            case Mean():
                 shape = self.graph[call.inputs[0]].shape
                 count = prod(shape) // dy.size
                 flat = (dy / np.float32(count)).reshape(-1, 1)
                 return np.repeat(flat, count, 1).reshape(shape)
-            case "max_pool" | "average_pool" | "adaptive_average_pool":
-                return self._unpooled(call, dy)
-        raise AssertionError(f"{call.operator.kind} has no input gradient in 8 bits")
+            case Pool() as pool:
+                return self._unpooled(call, pool, dy)
+            case o:
+                raise UnsupportedOperator(f"{call.name}: {o.kind!r} has no reference in 8 bits")
 
-    def _unpooled(self, call: Call, dy: Floats) -> Floats:
+    def _unpooled(self, call: Call, o: Pool, dy: Floats) -> Floats:
         """In the order of the outputs, which several windows may give to one input."""
         shape = self.graph[call.inputs[0]].shape
-        pool = Pool(call.operator, shape, call.shape)
+        pool = Pooling(o, shape, call.shape)
         dy = dy.reshape(-1, len(pool.cells))
         dx = np.zeros((len(dy), pool.pixels), np.float32)
         rows = np.arange(len(dy))
         for q, (cell, counted) in enumerate(pool.cells):
-            if call.operator.kind == "max_pool":
+            if call.name in self.chosen:
                 dx[rows, self.chosen[call.name][:, q]] += dy[:, q]
             else:
                 dx[:, cell] += (dy[:, q] / np.float32(counted))[:, None]
@@ -303,7 +319,7 @@ class Reference:
         call = self._call(op)
         dy = self._gradient(op.reads[0])
         assert call.bias is not None
-        if call.operator.kind == "linear":
+        if call.operator.bias_dimensions(self.graph.shapes(call)) == (dy.ndim - 1,):
             rows = dy.reshape(-1, call.bias.size)
         else:
             planes = dy.reshape(dy.shape[0], dy.shape[1], -1)

@@ -1,11 +1,10 @@
 """Which operators there is C for."""
 
 from costsim.base.errors import InputError, UnsupportedOperator
-from costsim.c.emission.forward import FORWARD
+from costsim.c.emission.forward import FORWARD, NO_KERNEL
 from costsim.c.emission.quantization import check_quantised
 from costsim.c.emission.text import title
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import Shape
 from costsim.ir.step import BitWidths, TrainingStep
 
 NARROW = 8
@@ -60,17 +59,14 @@ def check_kernels(graph: LayerGraph, bits: BitWidths) -> None:
 def check_emitted(graph: LayerGraph) -> None:
     """Raise `UnsupportedOperator`, naming the call, where there is no kernel for it."""
     for call in graph.calls:
-        kind = call.operator.kind
-        if kind != "input" and kind not in FORWARD:
+        o = call.operator
+        if o.source != "sample" and o not in FORWARD:
+            reason = f" ({NO_KERNEL[type(o)]})" if type(o) in NO_KERNEL else ""
             raise UnsupportedOperator(
-                f"{title(graph, call)}: operator {kind!r} has no C kernel; there are kernels for "
-                f"{', '.join(sorted(FORWARD))}"
+                f"{title(graph, call)}: operator {o.kind!r} has no C kernel{reason}; there are "
+                f"kernels for {', '.join(sorted(FORWARD.keys()))}"
             )
-        kernel: Shape = getattr(call.operator, "kernel", ())
-        size = 1
-        for taps in kernel:
-            size *= taps
-        if kind == "max_pool" and size > WINDOW_LIMIT:
+        if (size := o.saved_places()) > WINDOW_LIMIT:
             raise InputError(
                 f"{title(graph, call)}: a window of {size} elements; the place of a maximum is one "
                 f"byte, so that {WINDOW_LIMIT} is the limit"

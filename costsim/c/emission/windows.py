@@ -4,14 +4,13 @@ All have three spatial dimensions here; those that an operator lacks are of size
 """
 
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.c.emission.parts import is_depthwise
 from costsim.ir.graph import Call, LayerGraph
-from costsim.ir.operators import Shape
+from costsim.ir.operators import Convolution, Linear, Shape
+from costsim.ir.operators.pooling import Pool, PoolWindow
 
 SPATIAL = 3
 TURNED = 49
@@ -25,16 +24,16 @@ class Window:
         shapes = graph.shapes(call)
         assert shapes.weight is not None
         (x,), y, o = shapes.inputs, shapes.output, call.operator
-        self.depthwise = is_depthwise(call, shapes)
-        self.groups = getattr(o, "groups", 1)
-        if call.operator.kind == "linear":
+        self.depthwise = o.is_depthwise(shapes)
+        self.groups = o.weight_groups
+        if isinstance(o, Linear):
             x, y = (prod(x[:-1]), x[-1]), (prod(y[:-1]), y[-1])
         self.x_shape, self.y_shape = _filled(x), _filled(y)
         self.kernel = _spatial(shapes.weight[2:])
         self.weight_shape = (*shapes.weight[:2], prod(self.kernel))
-        self.stride = _spatial(getattr(o, "stride", ()))
-        self.dilation = _spatial(getattr(o, "dilation", ()))
-        self.padding = _spatial(getattr(o, "padding", ()), 0)
+        strides = o if isinstance(o, Convolution) else Convolution((), (), (), 1)
+        self.stride, self.dilation = _spatial(strides.stride), _spatial(strides.dilation)
+        self.padding = _spatial(strides.padding, 0)
         # Then the kernel is turned round, and every product goes to the sum by itself.
         small = prod(self.kernel) <= TURNED
         self.turns = self.depthwise and set(self.stride) == {1} and small
@@ -59,15 +58,16 @@ class Window:
         return outputs, inputs
 
 
-class Pool:
+class Pooling:
     """The windows of a pool: of each output the inputs it reads, and how many it counts as."""
 
-    def __init__(self, operator: Any, x: Shape, y: Shape) -> None:
-        rank = len(getattr(operator, "kernel", ()) or operator.output)
+    def __init__(self, operator: Pool, x: Shape, y: Shape) -> None:
+        window = operator.window
+        rank = window.rank
         size, out = _spatial(x[len(x) - rank :]), _spatial(y[len(y) - rank :])
         self.pixels = prod(size)
         sides = [
-            [_taps(operator, d - (SPATIAL - rank), q, size[d], out[d]) for q in range(out[d])]
+            [_taps(window, d - (SPATIAL - rank), q, size[d], out[d]) for q in range(out[d])]
             for d in range(SPATIAL)
         ]
         self.cells: list[tuple[NDArray[np.intp], int]] = []
@@ -77,18 +77,18 @@ class Pool:
             self.cells.append(((grid + np.array(k)).reshape(-1), a * b * c))
 
 
-def _taps(o: Any, d: int, q: int, size: int, out: int) -> tuple[list[int], int]:
+def _taps(w: PoolWindow, d: int, q: int, size: int, out: int) -> tuple[list[int], int]:
     """Along one dimension (below 0: one that is not there): the inputs, and how many they count."""
     if d < 0:
         return [0], 1
-    if o.kind == "adaptive_average_pool":
+    if not w.kernel:
         found = list(range(q * size // out, -(-(q + 1) * size // out)))
         return found, len(found)
-    start, reach = q * o.stride[d] - o.padding[d], getattr(o, "dilation", (1,) * (d + 1))[d]
-    taps = [start + t * reach for t in range(o.kernel[d])]
+    start, reach = q * w.stride[d] - w.padding[d], w.dilation[d] if w.dilation else 1
+    taps = [start + t * reach for t in range(w.kernel[d])]
     found = [p for p in taps if 0 <= p < size]
-    counted = sum(p < size + o.padding[d] for p in taps)
-    return found, counted if getattr(o, "count_padding", False) else len(found)
+    counted = sum(p < size + w.padding[d] for p in taps)
+    return found, counted if w.counts_padding else len(found)
 
 
 def _spatial(values: Shape, empty: int = 1) -> Shape:

@@ -95,9 +95,18 @@ class Writer:
         return self.call(Input((self.batch, 3, side, side)))
 
     def convolution(
-        self, x: str, out: int, kernel: int, stride: int = 1, groups: int = 1, *, bias: bool = True
+        self,
+        x: str,
+        out: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        bias: bool = True,
+        border: bool = True,
     ) -> str:
-        operator = Convolution((stride,) * 2, (kernel // 2,) * 2, (1, 1), groups)
+        padding = kernel // 2 if border else 0
+        operator = Convolution((stride,) * 2, (padding,) * 2, (1, 1), groups)
         weight = (out, self.shapes[x][1] // groups, kernel, kernel)
         return self.call(operator, x, weight=weight, bias=(out,) if bias else None)
 
@@ -180,9 +189,7 @@ _RESIDUAL = (8, 8, 16, 16, 32, 32, 64, 64, 128, 256, 512)
 def _attention(w: Writer, rng: random.Random, whole: bool) -> LayerGraph:
     """Attention of one head and a perceptron over the patches of an image."""
     patch, width = rng.choice((4, 8)), rng.choice((16, 32, 64, 128))
-    x = w.convolution(w.image(rng.choice((32, 64))), width, patch, patch)
-    # A patch has no border.
-    w.calls[-1] = _without_padding(w.calls[-1], w)
+    x = w.convolution(w.image(rng.choice((32, 64))), width, patch, patch, border=False)
     tokens = w.shapes[x][2] * w.shapes[x][3]
     x = w.call(Reshape((w.batch, width, tokens)), x)
     x = w.call(Permute((0, 2, 1)), x)
@@ -198,17 +205,6 @@ def _attention(w: Writer, rng: random.Random, whole: bool) -> LayerGraph:
     x = w.call(Mean((1,)), x)
     w.linear(x, 10)
     return w.graph()
-
-
-def _without_padding(call: Call, w: Writer) -> Call:
-    assert isinstance(call.operator, Convolution)
-    assert call.weight is not None
-    operator = Convolution(call.operator.stride, (0, 0), (1, 1), 1)
-    shape = operator.output_shape((w.shapes[call.inputs[0]],), call.weight.shape)
-    w.shapes[call.name] = shape
-    return Call(
-        call.name, operator, call.inputs, shape, call.layer, call.weight, call.bias, call.buffers
-    )
 
 
 def _assorted(w: Writer, rng: random.Random, whole: bool) -> LayerGraph:

@@ -19,7 +19,6 @@ from costsim.base.errors import InputError
 from costsim.base.files import read_json, write_json
 from costsim.hardware.meters.allocator import record_allocations
 from costsim.hardware.results.record import Machine
-from costsim.ir.operators import Convolution
 from costsim.ir.program import Direction, Operand, Operation, TrainingProgram
 from costsim.run.execution.executor import Executor, Pass
 from costsim.run.execution.forward import Operands
@@ -163,8 +162,7 @@ def _call(executor: Executor, operation: Operation) -> str:
     operator = call.operator
     if (
         operation.channels
-        and isinstance(operator, Convolution)
-        and operator.groups > 1
+        and operator.weight_groups > 1
         and not operator.is_depthwise(graph.shapes(call))
     ):
         # Which groups are computed depends on which channels exactly.
@@ -201,9 +199,9 @@ def _fill_saved(program: TrainingProgram, operation: Operation, buffers: dict[in
     if operation.direction is not Direction.INPUT_GRADIENT or operation.call is None:
         return
     call = program.graph[operation.call]
-    if call.operator.kind == "max_pool":
+    if call.operator.saved_places():
         x = torch.zeros(program.graph[call.inputs[0]].shape)
-        saved = SAVING["max_pool"](call.operator, Operands((x,)))[1]
+        saved = SAVING[call.operator](Operands((x,)))[1]
         for operand in operation.reads:
             if operand.role == "saved":
                 buffers[operand.buffer].copy_(saved.view_as(buffers[operand.buffer]))

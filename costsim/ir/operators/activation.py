@@ -11,6 +11,7 @@ class Activation(Operator):
     """A function of one element; its gradient may be written over the output's gradient."""
 
     kind = "activation"
+    any_memory_format = True
     overwritable_inputs = (0,)
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
@@ -129,18 +130,26 @@ class Tanh(FromOutput):
 
 
 @dataclass(frozen=True, slots=True)
-class Softmax(FromOutput):
+class Normalised(FromOutput):
+    """Exponentials along one dimension, in relation to their sum."""
+
+    any_memory_format = False
+
+    dimension: int
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return None if self.dimension % len(shapes.output) == dimension else dimension
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(Normalised):
     """Softmax along one dimension."""
 
     kind = "softmax"
 
-    dimension: int
-
 
 @dataclass(frozen=True, slots=True)
-class LogSoftmax(FromOutput):
+class LogSoftmax(Normalised):
     """Logarithm of the softmax along one dimension; its gradient is `g - exp(y) * sum(g)`."""
 
     kind = "log_softmax"
-
-    dimension: int

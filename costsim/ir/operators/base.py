@@ -78,6 +78,15 @@ class Operator(ABC):
     """The output is the storage of input 0, read with another shape."""
     overwritable_inputs: ClassVar[tuple[int, ...]] = ()
     """Inputs whose storage the output may take over, when nothing else still needs it."""
+    source: ClassVar[Literal["sample", "parameter"] | None] = None
+    """Where the value comes from, if nothing computes it: from outside, or from the model."""
+    adds_bias: ClassVar[bool] = True
+    """The bias is added to products, and is as wide as their sums: 32 bits where factors have 8.
+
+    Not where what is called the bias is itself the value.
+    """
+    any_memory_format: ClassVar[bool] = False
+    """Runs on images with channels first or last in memory, and gives one of the same."""
 
     @abstractmethod
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
@@ -86,6 +95,45 @@ class Operator(ABC):
     def work_kind(self, shapes: Shapes) -> str:
         """The entry of `WORK_KINDS` a device's throughput is looked up under."""
         return "elementwise"
+
+    # What it is called.
+
+    def label(self, shapes: Shapes) -> str:
+        """What a layer does, in a few characters, for reports."""
+        return self.kind.replace("_", " ")
+
+    def kernel_name(self, direction: str, shapes: Shapes) -> str:
+        """The kernel of a library that does a direction: what its calibrated law is filed under.
+
+        `direction` is `forward`, `input_gradient`, `weight_gradient` or `bias_gradient`. What
+        stands before the first comma is known by `costsim.device.calibration`.
+        """
+        return f"{self.kind} {direction}"
+
+    # How values and weights lie.
+
+    def keeps_memory_format(self, shapes: Shapes) -> bool:
+        """Whether a call of these shapes does what `any_memory_format` says."""
+        return self.any_memory_format
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        """Where a dimension of input `index` is in the output, element by element.
+
+        None where elements along it meet, or where they are in no dimension of their own.
+        """
+        return dimension + len(shapes.output) - len(shapes.inputs[index])
+
+    @property
+    def weight_groups(self) -> int:
+        """Groups of a weight `[outputs, inputs / groups, *taps]` that see their own inputs alone.
+
+        Output channels run along dimension 0 of every weight, those of a group side by side.
+        """
+        return 1
+
+    def is_depthwise(self, shapes: Shapes) -> bool:
+        """One filter for each input channel: output channel `c` reads input channel `c` alone."""
+        return False
 
     # Multiply-accumulates, for the whole batch, padding taps included.
 
@@ -114,6 +162,10 @@ class Operator(ABC):
         """What the forward pass stores beside its output, when a gradient will need it."""
         return None
 
+    def saved_places(self) -> int:
+        """How many places a saved index tells apart; 0 where none is saved."""
+        return 0
+
     def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
         """What the gradient with respect to input `index` reads besides the output's gradient."""
         return ()
@@ -131,6 +183,10 @@ class Operator(ABC):
     def channel_axis(self, shapes: Shapes, source: Literal["input", "output"]) -> int:
         """Dimension of input 0 (or of the output) that the selectable channels run along."""
         return 1
+
+    def bias_dimensions(self, shapes: Shapes) -> tuple[int, ...]:
+        """Dimensions of the output that the bias runs along; its gradient is summed over others."""
+        return (self.channel_axis(shapes, "output"),)
 
     def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
         """How the gradient of input `index` relates to the gradient of the output.

@@ -1,10 +1,19 @@
-"""Convolution in one, two or three spatial dimensions, with groups."""
+"""Convolution in one, two or three spatial dimensions, with groups.
+
+PyTorch's CPU backend keeps several kernels for it and chooses by shape (`ConvParams::use_mkldnn` in
+ATen's Convolution.cpp): a single small image is unfolded and multiplied, others go to oneDNN.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from costsim.ir.operators.base import Axis, Need, Operator, Shape, ShapeError, Shapes, elements
+
+SMALL_IMAGE = 20480
+"""Elements up to which one image alone is small."""
+MANY_SAMPLES = 16
+"""Samples from which on a pointwise convolution is treated as any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +25,7 @@ class Convolution(Operator):
     """
 
     kind = "convolution"
+    any_memory_format = True
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -36,8 +46,11 @@ class Convolution(Operator):
             raise ShapeError(f"kernel {weight[2:]} is larger than input {x}")
         return (x[0], weight[0], *spatial)
 
+    @property
+    def weight_groups(self) -> int:
+        return self.groups
+
     def is_depthwise(self, shapes: Shapes) -> bool:
-        """One filter for each input channel: output channel `c` reads input channel `c` alone."""
         return self.groups > 1 and self.groups == shapes.inputs[0][1] == shapes.output[1]
 
     def work_kind(self, shapes: Shapes) -> str:
@@ -45,6 +58,44 @@ class Convolution(Operator):
         if self.is_depthwise(shapes):
             return "depthwise_convolution"
         return "pointwise_convolution" if prod(shapes.weight[2:]) == 1 else "convolution"
+
+    def label(self, shapes: Shapes) -> str:
+        assert shapes.weight is not None
+        kernel = "×".join(map(str, shapes.weight[2:]))
+        ends = f"{shapes.inputs[0][1]}→{shapes.output[1]}"
+        if self.is_depthwise(shapes):
+            return f"depthwise {kernel}"
+        grouped = f"/{self.groups}" if self.groups > 1 else ""
+        if prod(shapes.weight[2:]) == 1:
+            return f"pointwise {ends}{grouped}"
+        return f"conv {kernel} {ends}{grouped}"
+
+    def kernel_name(self, direction: str, shapes: Shapes) -> str:
+        if direction == "bias_gradient":
+            return f"{self.kind} {direction}"
+        assert shapes.weight is not None
+        kind, taps = self.work_kind(shapes), shapes.weight[2:]
+        strided = set(self.stride) != {1}
+        name = f"{kind} {direction}"
+        if self.is_depthwise(shapes):
+            name += f", {'x'.join(map(str, taps))}"
+            return f"{name}, strided" if strided and direction != "forward" else name
+        if prod(taps) == 1 and direction != "forward" and not strided:
+            return f"{name}, product"
+        x = shapes.output if direction == "input_gradient" else shapes.inputs[0]
+        name += f", {self._choice(x, taps)}"
+        return f"{name}, strided" if strided else name
+
+    def _choice(self, x: Shape, taps: Shape) -> str:
+        """What PyTorch's choice depends on beside the number of threads."""
+        one = self.groups == 1 and x[0] == 1
+        if one and min(taps) <= 3 and prod(x) <= SMALL_IMAGE:
+            return "one small image"
+        light = set(self.stride) == {1} and prod(taps) == 1 and x[0] < MANY_SAMPLES
+        return "few samples" if light else "any"
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return 0 if dimension == 0 else None
 
     def forward_macs(self, shapes: Shapes) -> int:
         assert shapes.weight is not None

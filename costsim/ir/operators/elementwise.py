@@ -11,6 +11,7 @@ class Add(Operator):
     """`a + b` with broadcasting; the gradient of an operand of full shape is the output's own."""
 
     kind = "add"
+    any_memory_format = True
     overwritable_inputs = (0, 1)
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
@@ -25,6 +26,7 @@ class Subtract(Operator):
     """`a - b` with broadcasting."""
 
     kind = "subtract"
+    any_memory_format = True
     overwritable_inputs = (0, 1)
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
@@ -41,6 +43,7 @@ class Multiply(Operator):
     """`a * b` with broadcasting, as in squeeze-and-excitation; gradients read the other factor."""
 
     kind = "multiply"
+    any_memory_format = True
     overwritable_inputs = (0, 1)
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
@@ -58,6 +61,7 @@ class Scale(Operator):
     """`factor * x + offset` with two constants."""
 
     kind = "scale"
+    any_memory_format = True
     overwritable_inputs = (0,)
 
     factor: float = 1.0

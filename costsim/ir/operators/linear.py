@@ -22,6 +22,13 @@ class Linear(Operator):
     def work_kind(self, shapes: Shapes) -> str:
         return "linear"
 
+    def label(self, shapes: Shapes) -> str:
+        assert shapes.weight is not None
+        return f"linear {shapes.weight[1]}→{shapes.weight[0]}"
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return None if dimension == len(shapes.inputs[0]) - 1 else dimension
+
     def forward_macs(self, shapes: Shapes) -> int:
         return elements(shapes.inputs[0]) * shapes.output[-1]
 

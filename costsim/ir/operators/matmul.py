@@ -28,6 +28,10 @@ class MatMul(Operator):
     def work_kind(self, shapes: Shapes) -> str:
         return "matmul"
 
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        rank = len(shapes.inputs[index])
+        return None if dimension >= rank - 2 else dimension + len(shapes.output) - rank
+
     def forward_macs(self, shapes: Shapes) -> int:
         return elements(shapes.output) * shapes.inputs[0][-1]
 

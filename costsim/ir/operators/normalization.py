@@ -27,12 +27,16 @@ class BatchNorm(Operator):
     """
 
     kind = "batch_norm"
+    any_memory_format = True
     overwritable_inputs = (0,)
 
     eps: float
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
         return inputs[0]
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return 0 if dimension == 0 else None
 
     def weight_gradient_needs(self, shapes: Shapes, axis: Axis) -> tuple[Need, ...]:
         return (Need("input", selected_only=True),)
@@ -59,6 +63,9 @@ class LayerNorm(Operator):
             raise ShapeError(f"a weight {weight} does not fit input {x}")
         return x
 
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return None if dimension >= len(shapes.output) - self.dimensions else dimension
+
     def saved(self, shapes: Shapes) -> Saved:
         rows = elements(shapes.output) // prod(shapes.output[-self.dimensions :])
         return Saved((2, rows), 32, "statistics")
@@ -76,6 +83,10 @@ class LayerNorm(Operator):
     def channel_axis(self, shapes: Shapes, source: Literal["input", "output"]) -> int:
         return len(shapes.output) - 1
 
+    def bias_dimensions(self, shapes: Shapes) -> tuple[int, ...]:
+        rank = len(shapes.output)
+        return tuple(range(rank - self.dimensions, rank))
+
 
 @dataclass(frozen=True, slots=True)
 class GroupNorm(Operator):
@@ -91,6 +102,9 @@ class GroupNorm(Operator):
         if x[1] % self.groups:
             raise ShapeError(f"{self.groups} groups do not divide the channels of {x}")
         return x
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return 0 if dimension == 0 else None
 
     def saved(self, shapes: Shapes) -> Saved:
         return Saved((2, shapes.output[0] * self.groups), 32, "statistics")

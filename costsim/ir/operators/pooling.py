@@ -1,10 +1,40 @@
 """Pooling over space, and means over any dimensions."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 from costsim.ir.operators.base import Need, Operator, Saved, Shape, ShapeError, Shapes
+
+
+@dataclass(frozen=True, slots=True)
+class PoolWindow:
+    """What a pool reads for each output, along its last `rank` dimensions.
+
+    Without a kernel the windows tile the input. `counts_padding`: a mean counts the border too.
+    """
+
+    rank: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    counts_padding: bool = False
+
+
+class Pool(Operator):
+    """One number for each window of each channel."""
+
+    any_memory_format = True
+
+    @property
+    @abstractmethod
+    def window(self) -> PoolWindow:
+        """What each output reads."""
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return 0 if dimension == 0 else None
 
 
 def _pooled(
@@ -28,7 +58,7 @@ def _pooled(
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool(Operator):
+class MaxPool(Pool):
     """Maximum over a window; the gradient needs its place there, one byte an output element."""
 
     kind = "max_pool"
@@ -39,6 +69,10 @@ class MaxPool(Operator):
     dilation: tuple[int, ...]
     ceil_mode: bool = False
 
+    @property
+    def window(self) -> PoolWindow:
+        return PoolWindow(len(self.kernel), self.kernel, self.stride, self.padding, self.dilation)
+
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
         return _pooled(
             inputs[0], self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -47,12 +81,15 @@ class MaxPool(Operator):
     def saved(self, shapes: Shapes) -> Saved:
         return Saved(shapes.output, 8, "indices")
 
+    def saved_places(self) -> int:
+        return prod(self.kernel)
+
     def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
         return (Need("saved"),)
 
 
 @dataclass(frozen=True, slots=True)
-class AveragePool(Operator):
+class AveragePool(Pool):
     """Mean over a window; the gradient needs nothing kept."""
 
     kind = "average_pool"
@@ -63,18 +100,32 @@ class AveragePool(Operator):
     ceil_mode: bool = False
     count_padding: bool = True
 
+    @property
+    def window(self) -> PoolWindow:
+        return PoolWindow(
+            len(self.kernel),
+            self.kernel,
+            self.stride,
+            self.padding,
+            counts_padding=self.count_padding,
+        )
+
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
         once = (1,) * len(self.kernel)
         return _pooled(inputs[0], self.kernel, self.stride, self.padding, once, self.ceil_mode)
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptiveAveragePool(Operator):
+class AdaptiveAveragePool(Pool):
     """Mean over windows that tile the input into `output` cells."""
 
     kind = "adaptive_average_pool"
 
     output: tuple[int, ...]
+
+    @property
+    def window(self) -> PoolWindow:
+        return PoolWindow(len(self.output))
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
         return (*inputs[0][: len(inputs[0]) - len(self.output)], *self.output)
@@ -85,6 +136,7 @@ class Mean(Operator):
     """Mean over `dimensions`, kept as size one with `keep_dimensions`."""
 
     kind = "mean"
+    any_memory_format = True
 
     dimensions: tuple[int, ...]
     keep_dimensions: bool = False
@@ -94,3 +146,9 @@ class Mean(Operator):
         if self.keep_dimensions:
             return tuple(1 if d in self.dimensions else size for d, size in enumerate(x))
         return tuple(size for d, size in enumerate(x) if d not in self.dimensions)
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        if dimension in self.dimensions:
+            return None
+        dropped = 0 if self.keep_dimensions else sum(d < dimension for d in self.dimensions)
+        return dimension - dropped

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from costsim.ir.operators.base import Operator, Shape
+from costsim.ir.operators.base import Operator, Shape, Shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +11,8 @@ class Input(Operator):
     """The batch of samples."""
 
     kind = "input"
+    source = "sample"
+    any_memory_format = True
 
     shape: tuple[int, ...]
 
@@ -27,8 +29,13 @@ class Constant(Operator):
     """
 
     kind = "constant"
+    source = "parameter"
+    adds_bias = False
 
     shape: tuple[int, ...]
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
         return self.shape
+
+    def bias_dimensions(self, shapes: Shapes) -> tuple[int, ...]:
+        return tuple(range(len(self.shape)))

@@ -72,15 +72,15 @@ class ForwardWriter:
             )
             for value in call.inputs:
                 guards[value] = guards.get(value, frozenset()) | guards[call.name]
-        self.run([c for c in calls if c.operator.kind not in ("input", "constant")], guards)
+        self.run([c for c in calls if c.operator.source is None], guards)
 
     @cached_property
     def _biases(self) -> frozenset[str]:
-        """The biases of what is summed up: those of convolutions and linear layers."""
+        """The biases that are added to products."""
         return frozenset(
             call.bias.name
             for call in self.graph.calls
-            if call.bias is not None and call.operator.kind in ("convolution", "linear")
+            if call.bias is not None and call.operator.adds_bias
         )
 
     def parameter_bits(self, parameter: Parameter) -> int:
@@ -160,7 +160,7 @@ class ForwardWriter:
             if again == self._is_recomputed(value) and (not again or value in names)
         }
         for call in calls:
-            if call.operator.is_view or call.operator.kind in ("input", "constant"):
+            if call.operator.is_view or call.operator.source is not None:
                 continue
             if guards is not None and not guards[call.name]:
                 continue
@@ -180,7 +180,7 @@ class ForwardWriter:
         with it its views.
         """
         call, segment = self.graph[value], self.segment_of[value]
-        if call.operator.kind == "input" or segment == self.last_segment:
+        if value == self.graph.input or segment == self.last_segment:
             return False
         readers = [c for c in self.graph.calls if value in c.inputs]
         inside = all(self.segment_of[reader.name] == segment for reader in readers)
@@ -203,12 +203,12 @@ class ForwardWriter:
         if call.operator.is_view:
             self.storage_of[call.name] = self.storage_of[call.inputs[0]]
             return
-        if call.operator.kind == "constant":
+        if call.operator.source == "parameter":
             (parameter,) = call.buffers or (call.bias,)
             assert parameter is not None
             self.storage_of[call.name] = f"parameter:{parameter.name}"
             return
-        category = Category.INPUT if call.operator.kind == "input" else Category.ACTIVATION
+        category = Category.INPUT if call.name == self.graph.input else Category.ACTIVATION
         self.storage_of[call.name] = self.store(call.name, category, call.shape, bits.activations)
 
     def _partially_kept_values(self, calls: Sequence[Call]) -> dict[str, int]:

@@ -14,14 +14,14 @@ def cut_calls(graph: LayerGraph) -> tuple[str, ...]:
     for position, call in enumerate(graph.calls):
         for value in call.inputs:
             last_use[value] = position
-    constants = {call.name for call in graph.calls if call.operator.kind == "constant"}
+    parameters = {call.name for call in graph.calls if call.operator.source == "parameter"}
     found = []
     open_values: set[str] = set()
     for position, call in enumerate(graph.calls[:-1]):
         open_values = {v for v in open_values if last_use[v] > position}
-        if call.name not in constants:
+        if call.name not in parameters:
             open_values.add(call.name)
-        if open_values == {call.name} and call.operator.kind != "input":
+        if open_values == {call.name} and call.name != graph.input:
             found.append(call.name)
     return tuple(found)
 

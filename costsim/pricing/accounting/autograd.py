@@ -9,12 +9,50 @@ Known limits: operators are taken out of place (an in-place ReLU6 saves its outp
 input); attention as one fused kernel saves less than the products and softmax counted here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from costsim.base.errors import InputError
 from costsim.ir.graph import Call, LayerGraph
-from costsim.ir.operators import AdaptiveAveragePool, Shapes, elements
+from costsim.ir.operators import (
+    ELU,
+    GELU,
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Clamp,
+    Concatenate,
+    Constant,
+    Convolution,
+    Expand,
+    GroupNorm,
+    HardSigmoid,
+    HardSwish,
+    Input,
+    LayerNorm,
+    LeakyReLU,
+    Linear,
+    LogSoftmax,
+    MatMul,
+    MaxPool,
+    Mean,
+    Multiply,
+    Operator,
+    Pad,
+    Permute,
+    ReLU,
+    Reshape,
+    Scale,
+    Shapes,
+    Sigmoid,
+    SiLU,
+    Slice,
+    Softmax,
+    Subtract,
+    Tanh,
+    elements,
+)
+from costsim.ir.operators.reading import Reading
 from costsim.ir.plan import UpdatePlan
 
 ELEMENT_BYTES = 4
@@ -77,9 +115,7 @@ def saved_bytes(graph: LayerGraph, plan: UpdatePlan) -> dict[str, int]:
         if not (weight_trained or bias_trained or any(flows)):
             continue
         differentiable.add(call.name)
-        if call.operator.kind not in SAVED:
-            raise InputError(f"operator {call.operator.kind!r} has no entry in `SAVED`")
-        for item in SAVED[call.operator.kind](graph, call, flows, weight_trained):
+        for item in SAVED[call.operator](Crossing(graph, call, flows, weight_trained)):
             if isinstance(item, int):
                 saved[f"{call.name}:extra"] = saved.get(f"{call.name}:extra", 0) + item
             else:
@@ -93,11 +129,11 @@ def _storages(graph: LayerGraph) -> dict[str, str]:
     root: dict[str, str] = {}
     contiguous: dict[str, bool] = {}
     for call in graph.calls:
-        kind = call.operator.kind
+        o = call.operator
         dense = all(contiguous[name] for name in call.inputs)
-        if kind in ("permute", "slice", "expand"):
+        if isinstance(o, Permute | Slice | Expand):
             root[call.name], contiguous[call.name] = root[call.inputs[0]], False
-        elif kind == "reshape" and (dense or _only_ones_differ(graph.shapes(call))):
+        elif o.is_view and (dense or _only_ones_differ(graph.shapes(call))):
             root[call.name], contiguous[call.name] = root[call.inputs[0]], dense
         else:
             root[call.name], contiguous[call.name] = call.name, True
@@ -114,90 +150,73 @@ def _only_ones_differ(shapes: Shapes) -> bool:
 
 Saved = Iterator[str | int]
 """Names of calls whose value is saved, and bytes of tensors that are no call's value."""
-Rule = Callable[[LayerGraph, Call, tuple[bool, ...], bool], Saved]
 
 
-def _nothing(graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool) -> Saved:
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A call that a gradient crosses or stops at.
+
+    `flows` says of each input whether the gradient goes on to it, `weight` whether the call's
+    weight is trained.
+    """
+
+    graph: LayerGraph
+    call: Call
+    flows: tuple[bool, ...]
+    weight: bool
+
+
+SAVED: Reading[[Crossing], Saved] = Reading("entry in `SAVED`")
+"""What each operator saves when a gradient will cross it or stop at its parameters."""
+
+
+@SAVED.of(
+    Input, Constant, Add, Subtract, Scale, Mean, Reshape, Permute, Slice, Concatenate, Expand, Pad
+)
+def _nothing(o: Operator, s: Crossing) -> Saved:
     yield from ()
 
 
-def _input(graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool) -> Saved:
-    yield call.inputs[0]
+@SAVED.of(
+    Convolution, BatchNorm, LeakyReLU, Clamp, HardSigmoid, HardSwish, GELU, SiLU, ELU, AveragePool
+)
+def _input(o: Operator, s: Crossing) -> Saved:
+    yield s.call.inputs[0]
 
 
-def _output(graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool) -> Saved:
-    yield call.name
+@SAVED.of(ReLU, Sigmoid, Tanh, Softmax, LogSoftmax)
+def _output(o: Operator, s: Crossing) -> Saved:
+    yield s.call.name
 
 
-def _input_for_weight(
-    graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool
-) -> Saved:
-    if weight:
-        yield call.inputs[0]
+@SAVED.of(Linear)
+def _input_for_weight(o: Linear, s: Crossing) -> Saved:
+    if s.weight:
+        yield s.call.inputs[0]
 
 
-def _other_factor(graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool) -> Saved:
-    for index, flow in enumerate(flows):
+@SAVED.of(MatMul, Multiply)
+def _other_factor(o: Operator, s: Crossing) -> Saved:
+    for index, flow in enumerate(s.flows):
         if flow:
-            yield call.inputs[1 - index]
+            yield s.call.inputs[1 - index]
 
 
-def _input_and_statistics(
-    graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool
-) -> Saved:
-    yield call.inputs[0]
-    statistics = call.operator.saved(graph.shapes(call))
+@SAVED.of(LayerNorm, GroupNorm)
+def _input_and_statistics(o: Operator, s: Crossing) -> Saved:
+    yield s.call.inputs[0]
+    statistics = o.saved(s.graph.shapes(s.call))
     assert statistics is not None
     yield ELEMENT_BYTES * elements(statistics.shape)
 
 
-def _input_and_indices(
-    graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool
-) -> Saved:
-    yield call.inputs[0]
-    yield INDEX_BYTES * elements(call.shape)
+@SAVED.of(MaxPool)
+def _input_and_indices(o: MaxPool, s: Crossing) -> Saved:
+    yield s.call.inputs[0]
+    yield INDEX_BYTES * elements(s.call.shape)
 
 
-def _adaptive_pool(graph: LayerGraph, call: Call, flows: tuple[bool, ...], weight: bool) -> Saved:
-    assert isinstance(call.operator, AdaptiveAveragePool)
-    if set(call.operator.output) != {1}:  # down to one cell torch calls mean, which saves nothing
-        yield call.inputs[0]
-
-
-SAVED: Mapping[str, Rule] = {
-    "input": _nothing,
-    "constant": _nothing,
-    "convolution": _input,
-    "linear": _input_for_weight,
-    "matmul": _other_factor,
-    "batch_norm": _input,
-    "layer_norm": _input_and_statistics,
-    "group_norm": _input_and_statistics,
-    "relu": _output,
-    "leaky_relu": _input,
-    "clamp": _input,
-    "hard_sigmoid": _input,
-    "hard_swish": _input,
-    "gelu": _input,
-    "silu": _input,
-    "elu": _input,
-    "sigmoid": _output,
-    "tanh": _output,
-    "softmax": _output,
-    "log_softmax": _output,
-    "add": _nothing,
-    "subtract": _nothing,
-    "multiply": _other_factor,
-    "scale": _nothing,
-    "max_pool": _input_and_indices,
-    "average_pool": _input,
-    "adaptive_average_pool": _adaptive_pool,
-    "mean": _nothing,
-    "reshape": _nothing,
-    "permute": _nothing,
-    "slice": _nothing,
-    "concatenate": _nothing,
-    "expand": _nothing,
-    "pad": _nothing,
-}
-"""What each operator kind saves when a gradient will cross it or stop at its parameters."""
+@SAVED.of(AdaptiveAveragePool)
+def _adaptive_pool(o: AdaptiveAveragePool, s: Crossing) -> Saved:
+    if set(o.output) != {1}:  # down to one cell torch calls mean, which saves nothing
+        yield s.call.inputs[0]

@@ -82,7 +82,7 @@ def scheme_plan(
     Raises `InputError` for a graph with fewer convolutions or without biases, and for norms that
     are missing or of the wrong length.
     """
-    convolutions = [call for call in graph.calls if isinstance(call.operator, Convolution)]
+    convolutions = [call for call, _ in convolutions_of(graph)]
     if len(convolutions) < scheme.convolutions:
         raise InputError(
             f"the {scheme.size_kb} kB scheme of {scheme.network} is for {scheme.convolutions} "
@@ -100,6 +100,11 @@ def scheme_plan(
     return plan
 
 
+def convolutions_of(graph: LayerGraph) -> list[tuple[Call, Convolution]]:
+    """The convolutions that schemes number, in the order of calls."""
+    return [(call, call.operator) for call in graph.calls if isinstance(call.operator, Convolution)]
+
+
 def input_channel_norms(
     graph: LayerGraph, weights: Mapping[str, NDArray[np.floating[Any]]]
 ) -> dict[str, list[float]]:
@@ -109,13 +114,12 @@ def input_channel_norms(
     each channel is one slice. Raises `InputError` for a weight that is missing.
     """
     norms = {}
-    for call in graph.calls:
-        if not isinstance(call.operator, Convolution) or call.weight is None:
-            continue
+    for call, operator in convolutions_of(graph):
+        assert call.weight is not None
         if call.weight.name not in weights:
             raise InputError(f"the weight {call.weight.name!r} is missing")
         out, channels, *kernel = call.weight.shape
-        groups = call.operator.groups
+        groups = operator.groups
         weight = weights[call.weight.name].astype(np.float64)
         grouped = weight.reshape(groups, out // groups, channels, prod(kernel))
         norms[_layer(call)] = np.sqrt(np.square(grouped).sum((1, 3))).ravel().tolist()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import Convolution, UpdateKind
+from costsim.ir.operators import UpdateKind
 from costsim.run.criteria.base import Request, Target
 from costsim.run.execution.forward import evaluate
 
@@ -119,8 +119,7 @@ def by_channel(weight: Tensor, graph: LayerGraph, layer: str, axis: UpdateKind) 
     """A weight or a bias, or its gradient, as `[channels, elements]` along `axis`."""
     if axis == "output" or weight.ndim == 1:
         return weight.flatten(1) if weight.ndim > 1 else weight.unsqueeze(1)
-    operator = graph[graph.layers[layer].calls[0]].operator
-    groups = operator.groups if isinstance(operator, Convolution) else 1
+    groups = graph[graph.layers[layer].calls[0]].operator.weight_groups
     # [groups, outputs a group, inputs a group, ...]: an input channel is read by its group alone
     outputs, inputs, *kernel = weight.shape
     grouped = weight.reshape(groups, outputs // groups, inputs, *kernel).transpose(1, 2)

@@ -81,7 +81,7 @@ class StepGain(Criterion):
             assert call.layer is not None
             buffers = tuple(tensors[buffer.name] for buffer in call.buffers)
             inputs = Operands((x,), moves[call.layer, axis], None, buffers)
-            return FORWARD[call.operator.kind](call.operator, inputs) * gradient
+            return FORWARD[call.operator](inputs) * gradient
 
         biases = {layer: move for (layer, axis), move in moves.items() if axis == "bias"}
         sums = {

@@ -7,7 +7,7 @@ from costsim.ir.program import Atom, Operation
 from costsim.run.execution import convolution
 from costsim.run.execution.binding import Binding, Buffers, Instruction
 from costsim.run.execution.input_gradient import INPUT_GRADIENT, Backward
-from costsim.run.execution.masks import FLAT, PASSES, multiply_flat_, slopes
+from costsim.run.execution.masks import FLAT, PASSES, SLOPES, multiply_flat_
 from costsim.run.execution.selection import Selection
 from costsim.run.execution.weight_gradient import WEIGHT_GRADIENT, WeightBackward
 from costsim.run.execution.weight_gradient import bias_gradient as gradient_of_bias
@@ -30,8 +30,8 @@ def input_gradient(bound: Binding, op: Operation) -> Instruction:
             buffers[out] = kernel(dy(buffers)).contiguous(memory_format=form)
 
         return convolve
-    if o.kind in PASSES:
-        factors, size = slopes(o), (elements(call.shape),)
+    if o in PASSES:
+        factors, size = SLOPES[o](), (elements(call.shape),)
         out = bound.writes(op, shapes.inputs[index])
 
         def mask(buffers: Buffers) -> None:
@@ -47,7 +47,7 @@ def input_gradient(bound: Binding, op: Operation) -> Instruction:
     }
     output = bound.reader_of(op, "kept output")
     into = bound.reader(op.reads[-1]) if op.reads[-1].role == "into" else None
-    function = INPUT_GRADIENT[o.kind]
+    function = INPUT_GRADIENT[o]
     out = bound.writes(op, shapes.inputs[index])
 
     def run(buffers: Buffers) -> None:
@@ -63,7 +63,7 @@ def input_gradient(bound: Binding, op: Operation) -> Instruction:
             own,
             form,
         )
-        buffers[out] = function(o, t).contiguous(memory_format=form)
+        buffers[out] = function(t).contiguous(memory_format=form)
 
     return run
 
@@ -87,12 +87,12 @@ def weight_gradient(
             buffers[out] = kernel(dy(buffers), x(buffers)).contiguous()
 
         return convolve
-    saved, function = bound.reader_of(op, "saved"), WEIGHT_GRADIENT[o.kind]
+    saved, function = bound.reader_of(op, "saved"), WEIGHT_GRADIENT[o]
     out = bound.writes(op, selection.shape)
 
     def run(buffers: Buffers) -> None:
         t = WeightBackward(dy(buffers), x(buffers), saved(buffers), shapes, selection, own)
-        buffers[out] = function(o, t).contiguous()
+        buffers[out] = function(t).contiguous()
 
     return run
 
@@ -100,13 +100,14 @@ def weight_gradient(
 def bias_gradient(bound: Binding, op: Operation) -> Instruction:
     """The gradient of a bias."""
     call = bound.call(op)
-    dy, kind = bound.reader(op.reads[0]), call.operator.kind
+    dy, shapes = bound.reader(op.reads[0]), bound.program.graph.shapes(call)
+    along = call.operator.bias_dimensions(shapes)
     bias = bound.own(call).bias
     assert bias is not None
     out = bound.writes(op, tuple(bias.shape))
 
     def run(buffers: Buffers) -> None:
-        buffers[out] = gradient_of_bias(dy(buffers), bias, kind)
+        buffers[out] = gradient_of_bias(dy(buffers), bias, along)
 
     return run
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from math import prod
 
 import torch
 from torch import Tensor
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import MaxPool
 
 MOST_IN_A_WINDOW = 256
 """Elements of a pooling window: a place in it is kept as one byte."""
@@ -41,8 +39,7 @@ def common_type(tensors: Iterable[Tensor]) -> tuple[torch.dtype, torch.device]:
 def check_operators(graph: LayerGraph) -> None:
     """Raise `InputError` for a call that cannot be run as its program says."""
     for call in graph.calls:
-        o = call.operator
-        if isinstance(o, MaxPool) and prod(o.kernel) > MOST_IN_A_WINDOW:
+        if call.operator.saved_places() > MOST_IN_A_WINDOW:
             raise InputError(
                 f"call {call.name!r}: a window of more than {MOST_IN_A_WINDOW} elements"
             )

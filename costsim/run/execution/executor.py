@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import CostsimError, InputError
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import Convolution
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import (
     Atom,
@@ -306,6 +305,6 @@ def find_selections(graph: LayerGraph, plan: UpdatePlan) -> dict[Atom, Selection
             found[kind, layer] = Selection(call.bias.shape)
         else:
             assert call.weight is not None
-            groups = call.operator.groups if isinstance(call.operator, Convolution) else 1
+            groups = call.operator.weight_groups
             found[kind, layer] = Selection(call.weight.shape, kind, channels, groups)
     return found

@@ -1,9 +1,9 @@
 """Computing a layer graph in PyTorch, differentiable by autograd."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,42 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import Call, LayerGraph, Parameter
+from costsim.ir.operators import (
+    ELU,
+    GELU,
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Clamp,
+    Concatenate,
+    Constant,
+    Convolution,
+    Expand,
+    GroupNorm,
+    HardSigmoid,
+    HardSwish,
+    LayerNorm,
+    LeakyReLU,
+    Linear,
+    LogSoftmax,
+    MatMul,
+    MaxPool,
+    Mean,
+    Multiply,
+    Pad,
+    Permute,
+    ReLU,
+    Reshape,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Slice,
+    Softmax,
+    Subtract,
+    Tanh,
+)
+from costsim.ir.operators.reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +64,8 @@ class Operands:
         return self.inputs[0]
 
 
-ForwardFunction: TypeAlias = Callable[[Any, Operands], Tensor]
-"""(the call's operator, its tensors) to the call's output."""
+FORWARD: Reading[[Operands], Tensor] = Reading("forward function")
+"""Every operator kind but `input`, which is the sample itself."""
 
 CONVOLUTIONS: Mapping[int, Any] = MappingProxyType({1: F.conv1d, 2: F.conv2d, 3: F.conv3d})
 """By the number of spatial dimensions."""
@@ -39,118 +75,113 @@ _AVERAGE_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _ADAPTIVE_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
-def _constant(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(Constant)
+def _constant(o: Constant, t: Operands) -> Tensor:
     return t.bias if t.bias is not None else t.buffers[0]
 
 
-def _convolution(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(Convolution)
+def _convolution(o: Convolution, t: Operands) -> Tensor:
     function: Any = CONVOLUTIONS[len(o.stride)]
     result: Tensor = function(t.x, t.weight, t.bias, o.stride, o.padding, o.dilation, o.groups)
     return result
 
 
-def _linear(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(Linear)
+def _linear(o: Linear, t: Operands) -> Tensor:
     assert t.weight is not None
     return F.linear(t.x, t.weight, t.bias)
 
 
-def _matmul(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(MatMul)
+def _matmul(o: MatMul, t: Operands) -> Tensor:
     left, right = t.inputs
     product = left @ (right.transpose(-2, -1) if o.transpose_b else right)
     return product if o.scale == 1.0 else product * o.scale
 
 
-def _batch_norm(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(BatchNorm)
+def _batch_norm(o: BatchNorm, t: Operands) -> Tensor:
     mean, variance = t.buffers
     return F.batch_norm(t.x, mean, variance, t.weight, t.bias, training=False, eps=o.eps)
 
 
-def _layer_norm(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(LayerNorm)
+def _layer_norm(o: LayerNorm, t: Operands) -> Tensor:
     return F.layer_norm(t.x, t.x.shape[-o.dimensions :], t.weight, t.bias, o.eps)
 
 
-def _group_norm(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(GroupNorm)
+def _group_norm(o: GroupNorm, t: Operands) -> Tensor:
     return F.group_norm(t.x, o.groups, t.weight, t.bias, o.eps)
 
 
-def _clamp(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(Clamp)
+def _clamp(o: Clamp, t: Operands) -> Tensor:
     if o.gradient_at_bounds:
         return torch.clamp(t.x, o.minimum, o.maximum)
     return F.hardtanh(t.x, o.minimum, o.maximum)
 
 
-def _scale(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(Scale)
+def _scale(o: Scale, t: Operands) -> Tensor:
     scaled = t.x if o.factor == 1.0 else t.x * o.factor
     return scaled if o.offset == 0.0 else scaled + o.offset
 
 
-def _max_pool(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(MaxPool)
+def _max_pool(o: MaxPool, t: Operands) -> Tensor:
     function: Any = _MAX_POOLS[len(o.kernel)]
     result: Tensor = function(t.x, o.kernel, o.stride, o.padding, o.dilation, o.ceil_mode)
     return result
 
 
-def _average_pool(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(AveragePool)
+def _average_pool(o: AveragePool, t: Operands) -> Tensor:
     function: Any = _AVERAGE_POOLS[len(o.kernel)]
     result: Tensor = function(t.x, o.kernel, o.stride, o.padding, o.ceil_mode, o.count_padding)
     return result
 
 
-def _adaptive_average_pool(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(AdaptiveAveragePool)
+def _adaptive_average_pool(o: AdaptiveAveragePool, t: Operands) -> Tensor:
     function: Any = _ADAPTIVE_POOLS[len(o.output)]
     result: Tensor = function(t.x, o.output)
     return result
 
 
-def _slice(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(Slice)
+def _slice(o: Slice, t: Operands) -> Tensor:
     where = (slice(None),) * o.dimension
     return t.x[(*where, slice(o.start, o.stop, o.step))]
 
 
-def _pad(o: Any, t: Operands) -> Tensor:
+@FORWARD.of(Pad)
+def _pad(o: Pad, t: Operands) -> Tensor:
     # torch lists borders from the last dimension to the first.
     borders = [size for pair in reversed(o.padding) for size in pair]
     return F.pad(t.x, borders, value=o.value)
 
 
-FORWARD: Mapping[str, ForwardFunction] = MappingProxyType(
-    {
-        "constant": _constant,
-        "convolution": _convolution,
-        "linear": _linear,
-        "matmul": _matmul,
-        "batch_norm": _batch_norm,
-        "layer_norm": _layer_norm,
-        "group_norm": _group_norm,
-        "relu": lambda o, t: F.relu(t.x),
-        "leaky_relu": lambda o, t: F.leaky_relu(t.x, o.negative_slope),
-        "clamp": _clamp,
-        "hard_sigmoid": lambda o, t: F.hardsigmoid(t.x),
-        "hard_swish": lambda o, t: F.hardswish(t.x),
-        "gelu": lambda o, t: F.gelu(t.x, approximate=o.approximate),
-        "silu": lambda o, t: F.silu(t.x),
-        "elu": lambda o, t: F.elu(t.x, o.alpha),
-        "sigmoid": lambda o, t: torch.sigmoid(t.x),
-        "tanh": lambda o, t: torch.tanh(t.x),
-        "softmax": lambda o, t: torch.softmax(t.x, o.dimension),
-        "log_softmax": lambda o, t: torch.log_softmax(t.x, o.dimension),
-        "add": lambda o, t: t.inputs[0] + t.inputs[1],
-        "subtract": lambda o, t: t.inputs[0] - t.inputs[1],
-        "multiply": lambda o, t: t.inputs[0] * t.inputs[1],
-        "scale": _scale,
-        "max_pool": _max_pool,
-        "average_pool": _average_pool,
-        "adaptive_average_pool": _adaptive_average_pool,
-        "mean": lambda o, t: t.x.mean(o.dimensions, keepdim=o.keep_dimensions),
-        "reshape": lambda o, t: t.x.reshape(o.shape),
-        "permute": lambda o, t: t.x.permute(o.dimensions),
-        "slice": _slice,
-        "concatenate": lambda o, t: torch.cat(t.inputs, o.dimension),
-        "expand": lambda o, t: t.x.expand(o.shape),
-        "pad": _pad,
-    }
-)
-"""Every operator kind but `input`, which is the sample itself."""
+FORWARD.of(ReLU)(lambda o, t: F.relu(t.x))
+FORWARD.of(LeakyReLU)(lambda o, t: F.leaky_relu(t.x, o.negative_slope))
+FORWARD.of(HardSigmoid)(lambda o, t: F.hardsigmoid(t.x))
+FORWARD.of(HardSwish)(lambda o, t: F.hardswish(t.x))
+FORWARD.of(GELU)(lambda o, t: F.gelu(t.x, approximate=o.approximate))
+FORWARD.of(SiLU)(lambda o, t: F.silu(t.x))
+FORWARD.of(ELU)(lambda o, t: F.elu(t.x, o.alpha))
+FORWARD.of(Sigmoid)(lambda o, t: torch.sigmoid(t.x))
+FORWARD.of(Tanh)(lambda o, t: torch.tanh(t.x))
+FORWARD.of(Softmax)(lambda o, t: torch.softmax(t.x, o.dimension))
+FORWARD.of(LogSoftmax)(lambda o, t: torch.log_softmax(t.x, o.dimension))
+FORWARD.of(Add)(lambda o, t: t.inputs[0] + t.inputs[1])
+FORWARD.of(Subtract)(lambda o, t: t.inputs[0] - t.inputs[1])
+FORWARD.of(Multiply)(lambda o, t: t.inputs[0] * t.inputs[1])
+FORWARD.of(Mean)(lambda o, t: t.x.mean(o.dimensions, keepdim=o.keep_dimensions))
+FORWARD.of(Reshape)(lambda o, t: t.x.reshape(o.shape))
+FORWARD.of(Permute)(lambda o, t: t.x.permute(o.dimensions))
+FORWARD.of(Concatenate)(lambda o, t: torch.cat(t.inputs, o.dimension))
+FORWARD.of(Expand)(lambda o, t: t.x.expand(o.shape))
 
 
 def operands(call: Call, values: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Operands:
@@ -190,11 +221,11 @@ def evaluate(
     values: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
     for call in graph.calls:
-        if call.operator.kind == "input":
+        if call.name == graph.input:
             values[call.name] = x
         else:
-            compute = FORWARD[call.operator.kind]
-            values[call.name] = compute(call.operator, operands(call, values, tensors))
+            compute = FORWARD[call.operator]
+            values[call.name] = compute(operands(call, values, tensors))
         if call.name in keep:
             kept[call.name] = values[call.name]
         for name in set(call.inputs):

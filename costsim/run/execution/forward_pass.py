@@ -2,7 +2,7 @@
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import Call
-from costsim.ir.operators import Convolution, elements
+from costsim.ir.operators import Convolution, Expand, Permute, Scale, Slice, elements
 from costsim.ir.program import Direction, Operation
 from costsim.run.execution import convolution
 from costsim.run.execution.binding import Binding, Buffers, Instruction
@@ -12,8 +12,8 @@ from costsim.run.execution.masks import FLAT, PASSES, mask_of_flat
 from costsim.run.execution.saved_values import SAVING
 from costsim.run.execution.selection import Channels
 
-_MAY_ALIAS = frozenset({"permute", "slice", "expand", "scale"})
-"""Kinds whose function may return its argument's own memory."""
+_MAY_ALIAS = (Permute, Slice, Expand, Scale)
+"""Operators whose function may return its argument's own memory."""
 
 
 def forward(bound: Binding, op: Operation) -> Instruction:
@@ -21,9 +21,9 @@ def forward(bound: Binding, op: Operation) -> Instruction:
     call = bound.call(op)
     if isinstance(call.operator, Convolution):
         return _convolution(bound, op, call, call.operator)
-    if call.operator.kind in PASSES:
+    if call.operator in PASSES:
         return _masked(bound, op, call)
-    o, own, kind = call.operator, bound.own(call), call.operator.kind
+    o, own = call.operator, bound.own(call)
     readers = [bound.reader(operand) for operand in op.reads[: len(call.inputs)]]
     saved = op.writes[1].buffer if len(op.writes) > 1 else None
     over = _overwrites(bound, op)
@@ -35,25 +35,25 @@ def forward(bound: Binding, op: Operation) -> Instruction:
         return Operands(inputs, own.weight, own.bias, own.buffers)
 
     if over is not None:
-        position, overwrite = over, IN_PLACE[kind]
+        position, overwrite = over, IN_PLACE[o]
 
         def run(buffers: Buffers) -> None:
             t = operands(buffers)
-            overwrite(o, t, position)
+            overwrite(t, position)
             buffers[out] = t.inputs[position]
 
     elif saved is not None:
-        index, save = saved, SAVING[kind]
+        index, save = saved, SAVING[o]
 
         def run(buffers: Buffers) -> None:
-            output, buffers[index] = save(o, operands(buffers))
+            output, buffers[index] = save(operands(buffers))
             buffers[out] = output.contiguous(memory_format=form)
 
     else:
-        compute, aliasing = FORWARD[kind], kind in _MAY_ALIAS
+        compute, aliasing = FORWARD[o], isinstance(o, _MAY_ALIAS)
 
         def run(buffers: Buffers) -> None:
-            output = compute(o, operands(buffers))
+            output = compute(operands(buffers))
             if aliasing:
                 output = output.clone(memory_format=form)
             buffers[out] = output.contiguous(memory_format=form)
@@ -91,21 +91,21 @@ def _convolution(bound: Binding, op: Operation, call: Call, o: Convolution) -> I
 
 def _masked(bound: Binding, op: Operation, call: Call) -> Instruction:
     """A piecewise linear function, with its mask where the backward pass needs it."""
-    o, read, passes = call.operator, bound.reader(op.reads[0]), PASSES[call.operator.kind]
+    o, read, passes = call.operator, bound.reader(op.reads[0]), PASSES[call.operator]
     saved = op.writes[1].buffer if len(op.writes) > 1 else None
     over, size = _overwrites(bound, op) is not None, (elements(call.shape),)
     form, out = bound.format(call.shape), bound.writes(op, call.shape)
-    overwrite, compute = IN_PLACE[o.kind], FORWARD[o.kind]
+    overwrite, compute = IN_PLACE[o], FORWARD[o]
 
     def run(buffers: Buffers) -> None:
         x = read(buffers)
         if saved is not None:
-            buffers[saved] = mask_of_flat(passes, o, x.as_strided(size, FLAT))
+            buffers[saved] = mask_of_flat(passes, x.as_strided(size, FLAT))
         if over:
-            overwrite(o, Operands((x,)), 0)
+            overwrite(Operands((x,)), 0)
             buffers[out] = x
         else:
-            buffers[out] = compute(o, Operands((x,))).contiguous(memory_format=form)
+            buffers[out] = compute(Operands((x,))).contiguous(memory_format=form)
 
     return run
 

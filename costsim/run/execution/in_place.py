@@ -1,20 +1,36 @@
 """Forward calls whose output takes over the memory of one of their inputs."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, TypeAlias
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from costsim.ir.operators import (
+    ELU,
+    GELU,
+    Add,
+    BatchNorm,
+    Clamp,
+    HardSigmoid,
+    HardSwish,
+    LeakyReLU,
+    LogSoftmax,
+    Multiply,
+    ReLU,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Subtract,
+    Tanh,
+)
+from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import FORWARD, Operands
 
-InPlaceFunction: TypeAlias = Callable[[Any, Operands, int], Any]
-"""(the call's operator, its tensors, index of the input written over)."""
+IN_PLACE: Reading[[Operands, int], object] = Reading("function in place")
+"""Every operator kind with `overwritable_inputs`."""
 
 
-def affine(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
+def affine(o: BatchNorm, t: Operands) -> tuple[Tensor, Tensor]:
     """Factor and offset, both [C], of a batch norm with frozen statistics."""
     mean = t.buffers[0]
     factor = normalising_factor(o, t)
@@ -22,7 +38,7 @@ def affine(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
     return factor, offset if t.bias is None else offset.add_(t.bias)
 
 
-def normalising_factor(o: Any, t: Operands) -> Tensor:
+def normalising_factor(o: BatchNorm, t: Operands) -> Tensor:
     """`weight / sqrt(variance + eps)`, [C], in at least 32 bits."""
     variance = t.buffers[1]
     if variance.element_size() < 4:
@@ -36,49 +52,44 @@ def by_channel(vector: Tensor, x: Tensor) -> Tensor:
     return vector.view(-1, *(1,) * (x.ndim - 2))
 
 
-def _batch_norm(o: Any, t: Operands, index: int) -> None:
+@IN_PLACE.of(BatchNorm)
+def _batch_norm(o: BatchNorm, t: Operands, index: int) -> None:
     if t.x.element_size() < 4:  # rounded once, not after the product and after the sum
-        t.x.copy_(FORWARD["batch_norm"](o, t))
+        t.x.copy_(FORWARD[o](t))
         return
     factor, offset = affine(o, t)
     t.x.mul_(by_channel(factor, t.x)).add_(by_channel(offset, t.x))
 
 
-def _softmax(o: Any, t: Operands, index: int) -> None:
+@IN_PLACE.of(Softmax)
+def _softmax(o: Softmax, t: Operands, index: int) -> None:
     t.x.sub_(t.x.amax(o.dimension, keepdim=True)).exp_()
     t.x.div_(t.x.sum(o.dimension, keepdim=True))
 
 
-def _subtract(o: Any, t: Operands, index: int) -> None:
+@IN_PLACE.of(Subtract)
+def _subtract(o: Subtract, t: Operands, index: int) -> None:
     torch.sub(*t.inputs, out=t.inputs[index])
 
 
-def _scale(o: Any, t: Operands, index: int) -> None:
+@IN_PLACE.of(Scale)
+def _scale(o: Scale, t: Operands, index: int) -> None:
     if o.factor != 1.0:
         t.x.mul_(o.factor)
     if o.offset != 0.0:
         t.x.add_(o.offset)
 
 
-IN_PLACE: Mapping[str, InPlaceFunction] = MappingProxyType(
-    {
-        "batch_norm": _batch_norm,
-        "relu": lambda o, t, i: t.x.relu_(),
-        "leaky_relu": lambda o, t, i: F.leaky_relu_(t.x, o.negative_slope),
-        "clamp": lambda o, t, i: t.x.clamp_(o.minimum, o.maximum),
-        "hard_sigmoid": lambda o, t, i: F.hardsigmoid(t.x, inplace=True),
-        "hard_swish": lambda o, t, i: F.hardswish(t.x, inplace=True),
-        "gelu": lambda o, t, i: torch.ops.aten.gelu_(t.x, approximate=o.approximate),
-        "silu": lambda o, t, i: F.silu(t.x, inplace=True),
-        "elu": lambda o, t, i: F.elu_(t.x, o.alpha),
-        "sigmoid": lambda o, t, i: t.x.sigmoid_(),
-        "tanh": lambda o, t, i: t.x.tanh_(),
-        "softmax": _softmax,
-        "log_softmax": lambda o, t, i: t.x.copy_(torch.log_softmax(t.x, o.dimension)),
-        "add": lambda o, t, i: t.inputs[i].add_(t.inputs[1 - i]),
-        "subtract": _subtract,
-        "multiply": lambda o, t, i: t.inputs[i].mul_(t.inputs[1 - i]),
-        "scale": _scale,
-    }
-)
-"""Every operator kind with `overwritable_inputs`."""
+IN_PLACE.of(ReLU)(lambda o, t, i: t.x.relu_())
+IN_PLACE.of(LeakyReLU)(lambda o, t, i: F.leaky_relu_(t.x, o.negative_slope))
+IN_PLACE.of(Clamp)(lambda o, t, i: t.x.clamp_(o.minimum, o.maximum))
+IN_PLACE.of(HardSigmoid)(lambda o, t, i: F.hardsigmoid(t.x, inplace=True))
+IN_PLACE.of(HardSwish)(lambda o, t, i: F.hardswish(t.x, inplace=True))
+IN_PLACE.of(GELU)(lambda o, t, i: torch.ops.aten.gelu_(t.x, approximate=o.approximate))
+IN_PLACE.of(SiLU)(lambda o, t, i: F.silu(t.x, inplace=True))
+IN_PLACE.of(ELU)(lambda o, t, i: F.elu_(t.x, o.alpha))
+IN_PLACE.of(Sigmoid)(lambda o, t, i: t.x.sigmoid_())
+IN_PLACE.of(Tanh)(lambda o, t, i: t.x.tanh_())
+IN_PLACE.of(LogSoftmax)(lambda o, t, i: t.x.copy_(torch.log_softmax(t.x, o.dimension)))
+IN_PLACE.of(Add)(lambda o, t, i: t.inputs[i].add_(t.inputs[1 - i]))
+IN_PLACE.of(Multiply)(lambda o, t, i: t.inputs[i].mul_(t.inputs[1 - i]))

@@ -11,15 +11,6 @@ from torch import Tensor
 from costsim.ir.graph import Call, LayerGraph
 from costsim.ir.operators import Convolution
 
-ANY_FORMAT = frozenset(
-    {
-        "input", "convolution", "batch_norm", "relu", "leaky_relu", "clamp", "hard_sigmoid",
-        "hard_swish", "gelu", "silu", "elu", "sigmoid", "tanh", "add", "subtract", "multiply",
-        "scale", "max_pool", "average_pool", "adaptive_average_pool", "mean", "concatenate", "pad",
-    }
-)  # fmt: skip
-"""Kinds that run on images of either format and give one of the same."""
-
 RANK = 4
 """Dimensions of a batch of images, [N, C, H, W]."""
 
@@ -37,10 +28,7 @@ def suits_channels_last(graph: LayerGraph, dtype: torch.dtype, device: torch.dev
 def _is_indifferent(graph: LayerGraph, call: Call) -> bool:
     shapes = [call.shape, *(graph[name].shape for name in call.inputs)]
     images = [shape for shape in shapes if len(shape) == RANK]
-    if call.operator.kind == "reshape":
-        # Of single pixels, both formats are one.
-        return all(shape[2:] == (1, 1) for shape in images)
-    return not images or call.operator.kind in ANY_FORMAT
+    return not images or call.operator.keeps_memory_format(graph.shapes(call))
 
 
 def memory_format(shape: tuple[int, ...], channels_last: bool) -> torch.memory_format:
@@ -52,7 +40,7 @@ def memory_format(shape: tuple[int, ...], channels_last: bool) -> torch.memory_f
 def input_format(graph: LayerGraph, channels_last: bool) -> torch.memory_format:
     """As it comes, if only convolutions read it: turning it round would take a copy of it."""
     readers = (call for call in graph.calls if graph.input in call.inputs)
-    if all(call.operator.kind == "convolution" for call in readers):
+    if all(isinstance(call.operator, Convolution) for call in readers):
         return torch.contiguous_format
     return memory_format(graph[graph.input].shape, channels_last)
 

@@ -5,9 +5,8 @@ format. On the CPU numpy packs, looks up and multiplies, in pieces that stay in 
 ten times faster than torch's own operators on masks, and without a mask of a byte an element.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,31 +14,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from costsim.ir.operators import Clamp, HardSigmoid, LeakyReLU, ReLU
+from costsim.ir.operators.activation import Masked
+from costsim.ir.operators.reading import Reading
+
 PIECE = 1 << 14
 """Elements handled at a time on the CPU; a multiple of 8."""
 
-Passes: TypeAlias = Callable[[Any, Any], Any]
-"""(the call's operator, its input as array or tensor) to true where the gradient is passed."""
+Passes: TypeAlias = Callable[[Any], Any]
+"""A call's input, as array or tensor, to true where the gradient is passed."""
+
+PASSES: Reading[[Any], Any] = Reading("mask")
+"""`Passes` of the operator kinds that keep one bit an element."""
 
 
-def _clamp(o: Any, x: Any) -> Any:
+@PASSES.of(ReLU, LeakyReLU)
+def _positive(o: Masked, x: Any) -> Any:
+    return x > 0
+
+
+@PASSES.of(Clamp)
+def _clamp(o: Clamp, x: Any) -> Any:
     if o.gradient_at_bounds:
         return (x >= o.minimum) & (x <= o.maximum)
     return (x > o.minimum) & (x < o.maximum)
 
 
+PASSES.of(HardSigmoid)(lambda o, x: (x > -3) & (x < 3))
+
 FLAT = (1,)
 """The stride of a dense tensor's elements in the order of memory."""
-
-PASSES: Mapping[str, Passes] = MappingProxyType(
-    {
-        "relu": lambda o, x: x > 0,
-        "leaky_relu": lambda o, x: x > 0,
-        "clamp": _clamp,
-        "hard_sigmoid": lambda o, x: (x > -3) & (x < 3),
-    }
-)
-"""The operator kinds that keep one bit an element."""
 
 _SIXTH = float(np.float32(1 / 6))
 """The slope of hard sigmoid as torch's backward has it: of single precision in float64 too."""
@@ -48,29 +52,29 @@ Slopes: TypeAlias = tuple[float, float]
 """What the gradient is multiplied by where the bit is clear, and where it is set."""
 
 
-def slopes(o: Any) -> Slopes:
-    """Of an operator in `PASSES`."""
-    if o.kind == "leaky_relu":
-        return (o.negative_slope, 1.0)
-    return (0.0, _SIXTH if o.kind == "hard_sigmoid" else 1.0)
+SLOPES: Reading[[], Slopes] = Reading("pair of slopes")
+"""Of the operators in `PASSES`."""
+SLOPES.of(ReLU, Clamp)(lambda o: (0.0, 1.0))
+SLOPES.of(LeakyReLU)(lambda o: (o.negative_slope, 1.0))
+SLOPES.of(HardSigmoid)(lambda o: (0.0, _SIXTH))
 
 
-def mask_of(passes: Passes, o: Any, x: Tensor) -> Tensor:
+def mask_of(passes: Passes, x: Tensor) -> Tensor:
     """The packed mask of a call's input, ceil(n / 8) bytes; the first element's bit is highest."""
-    return mask_of_flat(passes, o, in_memory_order(x))
+    return mask_of_flat(passes, in_memory_order(x))
 
 
-def mask_of_flat(passes: Passes, o: Any, flat: Tensor) -> Tensor:
+def mask_of_flat(passes: Passes, flat: Tensor) -> Tensor:
     """`mask_of` for elements that stand in the order of memory already."""
     if not _has_numpy(flat):
-        return pack(passes(o, flat))
+        return pack(passes(flat))
     values, n = flat.numpy(), len(flat)
     if n <= PIECE:
-        return torch.from_numpy(np.packbits(passes(o, values)))
+        return torch.from_numpy(np.packbits(passes(values)))
     packed = np.empty(-(-n // 8), np.uint8)
     for start in range(0, n, PIECE):
         stop = min(start + PIECE, n)
-        packed[start // 8 : -(-stop // 8)] = np.packbits(passes(o, values[start:stop]))
+        packed[start // 8 : -(-stop // 8)] = np.packbits(passes(values[start:stop]))
     return torch.from_numpy(packed)
 
 

@@ -3,18 +3,19 @@
 Masks are in `costsim.run.execution.masks`; here is what must be computed together with the output.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from costsim.ir.operators import GroupNorm, LayerNorm, MaxPool
+from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import Operands
 
-SavingFunction: TypeAlias = Callable[[Any, Operands], tuple[Tensor, Tensor]]
-"""(the call's operator, its tensors) to the call's output and what is saved."""
+SAVING: Reading[[Operands], tuple[Tensor, Tensor]] = Reading("forward function that saves")
+"""The output and what is saved, of every operator kind that saves something else than a mask."""
 
 _MAX_POOLS = {
     1: F.max_pool1d_with_indices,
@@ -33,7 +34,8 @@ def in_statistics_type(weight: Tensor | None, x: Tensor) -> Tensor | None:
     return weight.float()
 
 
-def _layer_norm(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
+@SAVING.of(LayerNorm)
+def _layer_norm(o: LayerNorm, t: Operands) -> tuple[Tensor, Tensor]:
     shape = t.x.shape[-o.dimensions :]
     weight, bias = _parameters(t, shape)
     output, mean, deviation = torch.native_layer_norm(t.x, shape, weight, bias, o.eps)
@@ -51,7 +53,8 @@ def _parameters(t: Operands, shape: Sequence[int]) -> tuple[Tensor | None, Tenso
     return weight, bias
 
 
-def _group_norm(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
+@SAVING.of(GroupNorm)
+def _group_norm(o: GroupNorm, t: Operands) -> tuple[Tensor, Tensor]:
     n, c = t.x.shape[:2]
     weight, bias = _parameters(t, (c,))
     output, mean, deviation = torch.native_group_norm(
@@ -60,19 +63,14 @@ def _group_norm(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
     return output, torch.stack((mean.flatten(), deviation.flatten()))
 
 
-def _max_pool(o: Any, t: Operands) -> tuple[Tensor, Tensor]:
+@SAVING.of(MaxPool)
+def _max_pool(o: MaxPool, t: Operands) -> tuple[Tensor, Tensor]:
     function: Any = _MAX_POOLS[len(o.kernel)]
     output, indices = function(t.x, o.kernel, o.stride, o.padding, o.dilation, o.ceil_mode)
     return output, to_window_offsets(o, indices, t.x.shape[2:])
 
 
-SAVING: Mapping[str, SavingFunction] = MappingProxyType(
-    {"layer_norm": _layer_norm, "group_norm": _group_norm, "max_pool": _max_pool}
-)
-"""The operator kinds that save something else than a mask."""
-
-
-def to_window_offsets(o: Any, indices: Tensor, input_spatial: Sequence[int]) -> Tensor:
+def to_window_offsets(o: MaxPool, indices: Tensor, input_spatial: Sequence[int]) -> Tensor:
     """Places in the whole image (int64, as torch gives them) to places in the window (uint8)."""
     offset = torch.zeros_like(indices)
     weight, rest = 1, indices
@@ -85,7 +83,7 @@ def to_window_offsets(o: Any, indices: Tensor, input_spatial: Sequence[int]) -> 
     return offset.to(torch.uint8)
 
 
-def from_window_offsets(o: Any, offsets: Tensor, input_spatial: Sequence[int]) -> Tensor:
+def from_window_offsets(o: MaxPool, offsets: Tensor, input_spatial: Sequence[int]) -> Tensor:
     """The inverse of `to_window_offsets`."""
     indices = torch.zeros_like(offsets, dtype=torch.int64)
     weight, rest = 1, offsets.to(torch.int64)
@@ -97,7 +95,7 @@ def from_window_offsets(o: Any, offsets: Tensor, input_spatial: Sequence[int]) -
     return indices
 
 
-def _starts(o: Any, like: Tensor, d: int) -> Tensor:
+def _starts(o: MaxPool, like: Tensor, d: int) -> Tensor:
     """Where the windows start along spatial dimension `d`, in the border perhaps."""
     count = like.shape[2 + d]
     starts = torch.arange(count, device=like.device).mul_(o.stride[d]).sub_(o.padding[d])

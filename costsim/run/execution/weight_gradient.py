@@ -3,15 +3,15 @@
 What is not selected is not computed: gradients, inputs and kernels are cut to the channels first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from costsim.ir.operators import Shapes
+from costsim.ir.operators import BatchNorm, GroupNorm, LayerNorm, Linear, Shapes
+from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import Operands
 from costsim.run.execution.selection import Channels, Selection
 
@@ -39,18 +39,20 @@ class WeightBackward:
         return self.selection.picked
 
 
-WeightGradient: TypeAlias = Callable[[Any, WeightBackward], Tensor]
-"""(the call's operator, what it works on) to the gradient in the selection's compact form."""
+WEIGHT_GRADIENT: Reading[[WeightBackward], Tensor] = Reading("weight gradient")
+"""Every operator kind with selectable channels but convolutions, which have a file of their own."""
 
 
-def _linear(o: Any, t: WeightBackward) -> Tensor:
+@WEIGHT_GRADIENT.of(Linear)
+def _linear(o: Linear, t: WeightBackward) -> Tensor:
     dy = t.dy
     if t.selection.axis == "output":
         dy = t.channels.of(dy, dy.ndim - 1)
     return dy.reshape(-1, dy.shape[-1]).t() @ t.x.reshape(-1, t.x.shape[-1])
 
 
-def _batch_norm(o: Any, t: WeightBackward) -> Tensor:
+@WEIGHT_GRADIENT.of(BatchNorm)
+def _batch_norm(o: BatchNorm, t: WeightBackward) -> Tensor:
     mean, variance = (t.channels.of(buffer, 0) for buffer in t.own.buffers)
     dy = t.channels.of(t.dy, 1)
     result: Tensor = aten.native_batch_norm_backward(
@@ -59,7 +61,8 @@ def _batch_norm(o: Any, t: WeightBackward) -> Tensor:
     return result
 
 
-def _layer_norm(o: Any, t: WeightBackward) -> Tensor:
+@WEIGHT_GRADIENT.of(LayerNorm)
+def _layer_norm(o: LayerNorm, t: WeightBackward) -> Tensor:
     mean, deviation = t.saved.view(2, *t.x.shape[:-1], 1)
     last = t.x.ndim - 1
     x, dy = t.channels.of(t.x, last), t.channels.of(t.dy, last)
@@ -67,7 +70,8 @@ def _layer_norm(o: Any, t: WeightBackward) -> Tensor:
     return normalised.mul_(dy).flatten(0, -2).sum(0).to(dy.dtype)
 
 
-def _group_norm(o: Any, t: WeightBackward) -> Tensor:
+@WEIGHT_GRADIENT.of(GroupNorm)
+def _group_norm(o: GroupNorm, t: WeightBackward) -> Tensor:
     n, c = t.dy.shape[:2]
     groups = [channel * o.groups // c for channel in t.channels.numbers]
     mean, deviation = t.saved.view(2, n, o.groups, *(1,) * (t.dy.ndim - 2))[:, :, groups]
@@ -76,21 +80,11 @@ def _group_norm(o: Any, t: WeightBackward) -> Tensor:
     return normalised.mul_(dy).transpose(0, 1).flatten(1).sum(1).to(dy.dtype)
 
 
-WEIGHT_GRADIENT: Mapping[str, WeightGradient] = MappingProxyType(
-    {
-        "linear": _linear,
-        "batch_norm": _batch_norm,
-        "layer_norm": _layer_norm,
-        "group_norm": _group_norm,
-    }
-)
-"""Every operator kind with selectable channels but convolutions, which have a file of their own."""
-
-
-def bias_gradient(dy: Tensor, bias: Tensor, kind: str) -> Tensor:
-    """The gradient of a bias: `dy` summed over all dimensions but those of the bias."""
-    if kind == "constant":
+def bias_gradient(dy: Tensor, bias: Tensor, along: Sequence[int]) -> Tensor:
+    """The gradient of a bias: `dy` summed over all dimensions but those that the bias is along."""
+    others = [d for d in range(dy.ndim) if d not in along]
+    if not others:
         return dy.clone()
-    if kind in ("linear", "layer_norm"):
+    if max(others) < min(along):
         return dy.reshape(-1, *bias.shape).sum(0)
-    return dy.sum([d for d in range(dy.ndim) if d != 1])
+    return dy.sum(others)
