@@ -1,7 +1,10 @@
 """Fixtures shared by all tests."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,10 @@ from hypothesis import HealthCheck, settings
 # One worker a core already: threads of torch and BLAS would only fight. Read when they load.
 for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
+
+# What a person has named on command lines is kept in their home; tests have one of their own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="costsim-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 # A shell ignores Ctrl-C for what it starts in the background, and processes inherit that; tests
 # interrupt processes of theirs.

@@ -6,6 +6,8 @@ CostsimError                    exit status 2, one line
 └── InvalidSolution             a solver returned a plan that its own problem forbids
 """
 
+import warnings
+
 
 class CostsimError(Exception):
     """Base of every error this library raises on purpose; its text is one complete line."""
@@ -19,5 +21,38 @@ class UnsupportedOperator(InputError):
     """The model calls an operator that no file of `costsim.ir.operators` describes."""
 
 
+class Note(UserWarning):
+    """What was passed over, guessed or converted, and stops nothing: one line for a person.
+
+    The command line shows it on stderr, once; a program may turn it into an error.
+    """
+
+
 class InvalidSolution(CostsimError):
     """A solver's answer, priced again, breaks a budget or a rule of its problem."""
+
+
+MOST_SHOWN = 80
+"""Characters of a value that a message repeats; the rest of it helps nobody."""
+
+
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """`value` as a message repeats it: `repr`, its middle left out where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        text = f"a {type(value).__name__} too long to write"
+    return shortened(text, most)
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """`text`, its middle left out where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    ending = most // 4
+    return f"{text[: most - ending - 1]}…{text[-ending:]}"
+
+
+def note(text: str) -> None:
+    """Say `text`, as a `Note`."""
+    warnings.warn(Note(text), stacklevel=3)

@@ -3,11 +3,16 @@
 import json
 import os
 import re
+import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shortened, shown
+
+MAXIMUM_TEXT_BYTES = 64 * 2**20
+"""Of a file that people write or keep as text; a longer one is taken for a mistake."""
 
 # No JSON string holds a raw line break, so that this never matches inside one.
 _NUMBERS = re.compile(r"(?<=: )\[\n[\s\d.,eE+-]+\]")
@@ -17,15 +22,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader sees the old file or the new one, never half.
 
     A link is followed; what is no file (a terminal, a pipe, `/dev/null`) is written to directly.
-    Raises `InputError` if the folder is missing or cannot be written.
+    Text that UTF-8 has no bytes for is written escaped. Raises `InputError` if the folder is
+    missing or cannot be written.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary: str | None = None
     try:
-        if path.exists() and not path.is_file():
+        mode = mode_of(path)
+        if mode is not None and not stat.S_ISREG(mode):
             path.write_bytes(data)
             return
-        path = path.resolve()
+        path = resolved(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -33,10 +40,55 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+        raise InputError(f"{told_path(path)}: cannot be written: {why(error)}") from error
+
+
+def mode_of(path: Path) -> int | None:
+    """The mode of what is at `path`, links followed; None where nothing is.
+
+    Raises `OSError` or `ValueError` for a path that nothing can be at: too long, a link that leads
+    to itself, with a NUL in it.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def resolved(path: Path) -> Path:
+    """`path` without links; a link that leads to itself stays."""
+    return Path(os.path.realpath(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at `path`; a path that nothing can be at is no error."""
+    try:
+        return mode_of(path) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def user_path(text: str) -> Path:
+    """A path as a person writes it, with `~` or `~user` for a home; raises `InputError`."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{shortened(text)}: {' '.join(str(error).split())}") from error
+
+
+def told_path(path: Path | str) -> str:
+    """A path as a message names it: on one line, its middle left out where it is very long."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return shortened("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), 300)
+
+
+def why(error: Exception) -> str:
+    """What the system said, on one line."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return " ".join(str(told or error).split()) or type(error).__name__
 
 
 def _umask() -> int:
@@ -58,13 +110,42 @@ def write_json(path: Path, document: object) -> None:
     write_atomically(path, to_json_text(document) + "\n")
 
 
+def read_file(path: Path, most_bytes: int = MAXIMUM_TEXT_BYTES) -> bytes:
+    """The whole of `path`, a pipe too; raises `InputError`, for more than `most_bytes` as well.
+
+    No more than that is ever read: not of `/dev/zero`, nor of a file that grows.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{told_path(path)}: cannot be read: {why(error)}") from error
+    if len(content) > most_bytes:
+        raise InputError(f"{told_path(path)}: has more than the {most_bytes:,} bytes allowed")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """The JSON document in `path`; raises `InputError` naming the file and the place."""
+    return parse_json(read_file(path), told_path(path))
+
+
+def parse_json(content: bytes | str, source: str) -> Any:
+    """The JSON document that a text is, no key given twice; `source` names it in `InputError`."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not JSON: {error}") from error
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
-        raise InputError(f"{path}: is nested too deeply to be read") from error
+        raise InputError(f"{source}: is nested too deeply to be read") from error
+    except ValueError as error:  # of JSON, of UTF-8, of a number too long for Python
+        raise InputError(f"{source}: is not JSON: {' '.join(str(error).split())}") from error
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; which of two values of a key counts is for nobody to guess."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {shown(twice)} is given twice")
+    return found

@@ -7,14 +7,16 @@ whoever reads stdout has gone (`costsim plan ... | head -1`), as shells count si
 
 import contextlib
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 import click
 
 from costsim import __version__
-from costsim.base.errors import CostsimError
+from costsim.base.errors import CostsimError, Note, shortened
 
 COMMANDS = {
     "adapt": "Adapt a network to one task by any method, priced on a device.",
@@ -35,6 +37,12 @@ COMMANDS = {
 
 INTERRUPTED = 130
 NOBODY_READS = 141
+
+LONGEST_WORD = 320
+"""Characters; a longer one in a message is a value or a path of nobody's making."""
+
+FEWEST_COLUMNS = 20
+"""Of a terminal that a table can be read on."""
 
 
 class _LazyGroup(click.Group):
@@ -72,8 +80,10 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
+    _make_the_best_of_the_terminal()
     try:
-        return _run(argv)
+        with _notes_on_stderr():
+            return _run(argv)
     except BrokenPipeError:
         _give_up_stdout()
         return NOBODY_READS
@@ -85,25 +95,64 @@ def _run(argv: Sequence[str] | None) -> int:
         if sys.stdout is not None:  # closed by whoever started this
             sys.stdout.flush()
     except CostsimError as error:
-        print(f"costsim: {error}", file=sys.stderr)
+        _tell(str(error))
         return 2
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return 2
     except click.ClickException as error:
-        print(f"costsim: {' '.join(error.format_message().split())}", file=sys.stderr)
+        _tell(error.format_message())
         return 2
     except SystemExit as error:  # what click and rich make of a broken pipe
         raise BrokenPipeError from error
     except BrokenPipeError:
         raise
     except OSError as error:  # files have errors of their own: what is left is stdout
-        print(f"costsim: cannot go on: {error.strerror or error}", file=sys.stderr)
+        _tell(f"cannot go on: {error.strerror or error}")
         return 2
     except (click.Abort, KeyboardInterrupt):
         print("costsim: interrupted", file=sys.stderr)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _tell(text: str) -> None:
+    """One line on stderr, whatever is in it."""
+    words = (shortened(word, LONGEST_WORD) for word in text.split())
+    line = " ".join(words).encode("utf-8", "backslashreplace").decode()
+    print(f"costsim: {line}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    """Whatever the library says as a `Note` is one line there, once."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *more: object) -> None:
+            if not issubclass(category, Note):
+                usual(message, category, *more)  # type: ignore[arg-type]
+            elif str(message) not in told:
+                told.add(str(message))
+                _tell(f"note: {message}")
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.simplefilter("always", Note)
+        yield
+
+
+def _make_the_best_of_the_terminal() -> None:
+    """Output that its encoding has no letter for is escaped; a width that nothing fits is ignored.
+
+    Some shells, serial consoles and build systems say that there are 0 columns.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns[:9]) < FEWEST_COLUMNS:
+        del os.environ["COLUMNS"]
 
 
 def _give_up_stdout() -> None:

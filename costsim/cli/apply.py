@@ -1,17 +1,13 @@
 """`costsim apply`: put a patch on its base model, or take it off again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.cli.options import check_writable, json_option, path_option, weights_option
-from costsim.models.networks import NETWORKS
-
-if TYPE_CHECKING:
-    from costsim.learning.training import Origin
+from costsim.cli.options import check_writable, json_option, naming, path_option, weights_option
 
 
 @click.command("apply")
@@ -19,6 +15,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     metavar="MODEL",
+    callback=naming,
     help="A built-in network, package.module:factory, or an exported file.pt2.  "
     "[default: the one that was trained]",
 )
@@ -46,9 +43,10 @@ def command(**given: Any) -> int:
 
     from costsim.learning.training import apply_patch, load_subject, read_patch, remove_patch
     from costsim.learning.training.tensorfile import write_tensors
+    from costsim.models.trust import check_named
 
     patch = read_patch(patch_file)
-    spec = given["model"] or _default_model(patch_file, patch.origin)
+    spec = given["model"] or check_named(patch.origin.spec, str(patch_file))
     weights = given["weights"]
     if remove and weights is None:
         raise InputError("--remove needs --weights: the weights that the patch is on")
@@ -76,10 +74,3 @@ def command(**given: Any) -> int:
         what = "taken off" if remove else "put on"
         click.echo(f"{patch.channels:,} channels {what} {subject.name}: {out}")
     return 0
-
-
-def _default_model(file: Path, origin: "Origin") -> str:
-    """The model a patch names; one that is code to be run has to be named by a person."""
-    if origin.spec not in NETWORKS and not origin.spec.endswith(".pt2"):
-        raise InputError(f"{file}: was made for {origin.spec}; name it with --model to run it")
-    return origin.spec

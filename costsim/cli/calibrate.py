@@ -16,6 +16,7 @@ from costsim.cli.options import (
     check_writable,
     compute_target_option,
     json_option,
+    named_models_option,
     page_option,
     path_option,
     threads_option,
@@ -95,6 +96,7 @@ SLOW_START_S = 120.0
 @path_option("--picture", help="Draw the drift as SVG.")
 @page_option("Write the drift as a page (HTML, nothing else needed).")
 @reaching
+@named_models_option
 @json_option()
 def command(**given: Any) -> int:
     """Measure small training steps on a device and fit its spec to them.

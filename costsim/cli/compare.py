@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costsim.base.errors import InputError
-from costsim.base.files import to_json_text, write_atomically
+from costsim.base.files import resolved, to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
 from costsim.cli.options import (
     check_writable,
     jobs_option,
     json_option,
+    naming,
     page_option,
     path_option,
     rows_option,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     "models",
     multiple=True,
     metavar="MODEL",
+    callback=naming,
     help="As of costsim plan; give it again for more.  [default: mcunet-5fps]",
 )
 @click.option(
@@ -167,6 +169,7 @@ def command(**given: Any) -> int:
 
 def _study(given: dict[str, Any]) -> "Study":
     """The YAML file, if there is one, with what options replace of it."""
+    from costsim.data import is_of_hub
     from costsim.solvers import make_solver
     from costsim.studies.solvers.spec import parse_study, read_study
 
@@ -175,7 +178,7 @@ def _study(given: dict[str, Any]) -> "Study":
     folder = Path()
     if given["study"] is not None:
         document = read_study(given["study"])
-        source, folder = str(given["study"]), given["study"].parent.resolve()
+        source, folder = str(given["study"]), resolved(given["study"].parent)
     for name in ("solvers", "devices", "budgets"):
         if given[name]:
             document[name] = list(given[name])
@@ -184,7 +187,7 @@ def _study(given: dict[str, Any]) -> "Study":
         model, equals, path = text.partition("=")
         if not equals or model not in given["models"]:
             raise InputError(f"--weights: cannot read {text!r}; give MODEL=FILE with a --model")
-        weights[model] = path if path == str(RANDOM) else str(Path(path).resolve())
+        weights[model] = path if path == str(RANDOM) else str(resolved(Path(path)))
     if given["models"]:
         document["models"] = [
             {"model": model} | ({"weights": weights[model]} if model in weights else {})
@@ -196,7 +199,7 @@ def _study(given: dict[str, Any]) -> "Study":
             raise InputError("--data, --seed, --ways and --shots: the file has tasks of its own")
         document["tasks"] = [
             {
-                "data": data if data == "digits" else str(Path(data).resolve()),
+                "data": data if data == "digits" or is_of_hub(data) else str(resolved(Path(data))),
                 "seeds": list(given["seeds"] or [0]),
                 **chosen,
             }

@@ -11,10 +11,12 @@ from costsim.base.files import to_json_text
 from costsim.base.units import format_bytes
 from costsim.cli.options import (
     WITHOUT_DATA,
+    check_named_models,
     data_option,
     json_option,
     momentum_option,
     moved_weights_option,
+    named_models_option,
     path_option,
     plan_argument,
     split_option,
@@ -49,6 +51,7 @@ SHOTS = 2
     help="Write the sources into this new folder; an earlier export there is replaced.",
 )
 @moved_weights_option
+@named_models_option
 @data_option(f"Images that 8-bit scales are taken from, in one folder a class. {WITHOUT_DATA}")
 @split_option
 @click.option(
@@ -85,6 +88,7 @@ def command(**given: Any) -> int:
     from costsim.solving.planfile import read_plan
 
     plan = read_plan(given["plan"])
+    check_named_models(given, plan.model.spec, given["plan"])
 
     from costsim.c.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
     from costsim.hardware.boards.scales import find_scales
@@ -155,14 +159,14 @@ def _images(given: dict[str, Any], plan: "PlanFile", subject: "Subject") -> "Ten
     """A few images of each class, that 8-bit scales are taken from."""
     import torch
 
-    from costsim.data import digits, open_source, sample_task
+    from costsim.data import classes_of, digits, open_source, sample_task
     from costsim.planning import DEFAULT_WAYS
 
     source = digits() if given["data"] is None else open_source(given["data"], given["split"])
     channels, height, width = subject.input_shape
     task = sample_task(
         source,
-        ways=min(DEFAULT_WAYS, len(source.classes)),
+        ways=min(DEFAULT_WAYS, len(classes_of(source, SHOTS))),
         shots=SHOTS,
         seed=plan.seed,
         resolution=(height, width),

@@ -12,11 +12,13 @@ from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.base.units import parse_bytes, parse_seconds
 from costsim.cli.options import (
+    check_named_models,
     check_positive,
     check_writable,
     compute_target_option,
     json_option,
     moved_weights_option,
+    named_models_option,
     path_option,
     plan_argument,
 )
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     "apart; exit status 1 if it does not fit.  [default: none]",
 )
 @moved_weights_option
+@named_models_option
 @click.option(
     "--time-limit",
     type=Quantity("TIME", parse_seconds),
@@ -102,6 +105,7 @@ def command(**given: Any) -> int:
 
     targets = _targets(given)
     plan = read_plan(given["plan"])
+    check_named_models(given, plan.model.spec, given["plan"])
     if given["device"] == "":
         raise InputError("--device is empty: the name of a shipped device or a YAML file")
     device = None if given["device"] is None else load_device(given["device"])

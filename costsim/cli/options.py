@@ -5,6 +5,7 @@ sentence, and a default that is not a plain value stands behind it as click writ
 """
 
 import os
+import stat
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from costsim.base.errors import InputError
+from costsim.base.files import mode_of, resolved, told_path, why
 from costsim.base.units import parse_bytes, parse_joules, parse_seconds
 from costsim.cli.values import Quantity, parse_macs_or_share
 from costsim.pricing.accounting import ACCOUNTINGS
@@ -59,12 +61,16 @@ def check_writable(path: Path | None, option: str) -> None:
     """Raise `InputError` at once if a file could not be written there later."""
     if path is None:
         return
-    if path.is_dir():
-        raise InputError(f"{option}: {path} is a folder; a file is needed")
-    if not path.parent.is_dir():
-        raise InputError(f"{option}: the folder {path.parent} does not exist")
-    folder = path.resolve().parent  # where a link leads; files are written beside themselves
-    if (path.is_file() or not path.exists()) and not os.access(folder, os.W_OK):
+    try:
+        mode = mode_of(path)
+        folder = resolved(path).parent  # where a link leads; files are written beside themselves
+        if mode is not None and stat.S_ISDIR(mode):
+            raise InputError(f"{option}: {path} is a folder; a file is needed")
+        if not folder.is_dir():
+            raise InputError(f"{option}: the folder {told_path(path.parent)} does not exist")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option}: {told_path(path)}: {why(error)}") from error
+    if (mode is None or stat.S_ISREG(mode)) and not os.access(folder, os.W_OK):
         raise InputError(f"{option}: no permission to write in {folder}")
 
 
@@ -100,8 +106,41 @@ resolution_option = click.option(
 def model_option(kinds: str) -> Callable[[F], F]:
     """`--model`, of these kinds."""
     return click.option(
-        "--model", default="mcunet-5fps", show_default=True, metavar="MODEL", help=kinds
+        "--model",
+        default="mcunet-5fps",
+        show_default=True,
+        metavar="MODEL",
+        callback=naming,
+        help=kinds,
     )
+
+
+def naming(context: click.Context, parameter: click.Parameter, given: Any) -> Any:
+    """The models that were typed, which files may name from now on; see `costsim.models.trust`."""
+    from costsim.models.trust import name_from_now_on
+
+    for spec in given if isinstance(given, tuple) else (given,):
+        if spec is not None:
+            name_from_now_on(spec)
+    return given
+
+
+named_models_option = click.option(
+    "--model",
+    "named_models",
+    multiple=True,
+    metavar="MODEL",
+    callback=naming,
+    help="Run this package.module:factory where a file names it.  [default: those that you named "
+    "before]",
+)
+
+
+def check_named_models(given: dict[str, Any], spec: str, file: Path) -> None:
+    """Raise `InputError` if others were named than the model `spec` of a plan."""
+    for named in given["named_models"]:
+        if named != spec:
+            raise InputError(f"--model {named}: {file} was made for {spec}")
 
 
 def weights_option(
@@ -295,7 +334,7 @@ def checkpoint_file(given: dict[str, Any]) -> tuple[Path | None, bool]:
         check_writable(given[name], f"--{name}")
     if checkpoint is None:
         return (None if out is None else out.with_name(f"{out.name}.checkpoint")), out is not None
-    if out is not None and out.resolve() == checkpoint.resolve():
+    if out is not None and resolved(out) == resolved(checkpoint):
         raise InputError("--out and --checkpoint name the same file")
     return checkpoint, False
 

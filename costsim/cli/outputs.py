@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from costsim.base.errors import InputError
+from costsim.base.files import resolved
 from costsim.cli.options import check_writable
 
 
@@ -15,11 +16,11 @@ def check_outputs(
     Both are paths by the options they were given as; `kept` are files that are read, or added to.
     What is no file (`/dev/null`, a terminal) may be named as often as one likes.
     """
-    taken = {path.resolve(): name for name, path in (kept or {}).items() if path is not None}
+    taken = {resolved(path): name for name, path in (kept or {}).items() if path is not None}
     for name, path in outputs.items():
         check_writable(path, name)
         if path is None or (path.exists() and not path.is_file()):
             continue
-        other = taken.setdefault(path.resolve(), name)
+        other = taken.setdefault(resolved(path), name)
         if other != name:
             raise InputError(f"{name}: {path} is {other} too; give it a file of its own")

@@ -17,6 +17,7 @@ from costsim.cli.options import (
     checkpoint_file,
     checkpoint_option,
     json_option,
+    naming,
     path_option,
     resume_option,
     seed_option,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     "--model",
     required=True,
     metavar="NAME",
+    callback=naming,
     help="A built-in network, or package.module:factory of a module that returns features.",
 )
 @weights_option("Start from these weights.  [default: from scratch]")

@@ -19,7 +19,7 @@ def progress_on_stderr() -> Iterator["Progress"]:
     """Progress for a person watching: a live line on a terminal, nothing in a pipe."""
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with console.status("starting") as status:
 
         def report(what: str, done: int, total: int) -> None:
@@ -34,7 +34,7 @@ def lines_on_stderr() -> Iterator[Callable[[str], None]]:
     if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
         from rich.console import Console
 
-        with Console(stderr=True).status("starting") as status:
+        with Console(stderr=True, markup=False).status("starting") as status:
             yield status.update
         return
     told = time.monotonic()

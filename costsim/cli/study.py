@@ -12,6 +12,7 @@ from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
 from costsim.cli.options import (
     jobs_option,
     json_option,
+    named_models_option,
     page_option,
     path_option,
     rows_option,
@@ -30,6 +31,7 @@ MEMORY = (*ACCOUNTINGS, "autograd")
     help="SQLite file with a row for each finished cell; what it has is not computed again.  "
     "[default: FILE.sqlite]",
 )
+@named_models_option
 @jobs_option
 @click.option(
     "--scheduler",

@@ -15,6 +15,7 @@ from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
     augment_option,
+    check_named_models,
     check_seed,
     checkpoint_file,
     checkpoint_option,
@@ -24,6 +25,7 @@ from costsim.cli.options import (
     loss_option,
     momentum_option,
     moved_weights_option,
+    named_models_option,
     path_option,
     plan_argument,
     queries_option,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 @data_option()
 @split_option
 @moved_weights_option
+@named_models_option
 @ways_option
 @shots_option
 @queries_option
@@ -101,8 +104,10 @@ def command(**given: Any) -> int:
     from costsim.learning.training import Diverged, TrainRequest, prepare, write_patch
     from costsim.solving.planfile import read_plan
 
+    plan = read_plan(given["plan"])
+    check_named_models(given, plan.model.spec, given["plan"])
     request = TrainRequest(
-        plan=read_plan(given["plan"]),
+        plan=plan,
         source=str(given["plan"]),
         weights=given["weights"],
         data=given["data"],

@@ -11,11 +11,13 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.cli.options import (
+    check_named_models,
     check_positive,
     check_writable,
     data_option,
     json_option,
     moved_weights_option,
+    named_models_option,
     page_option,
     path_option,
     plan_argument,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 @data_option()
 @split_option
 @moved_weights_option
+@named_models_option
 @click.option(
     "--on",
     "target",
@@ -79,6 +82,7 @@ def command(**given: Any) -> int:
     from costsim.solving.planfile import read_plan
 
     plan = read_plan(given["plan"])
+    check_named_models(given, plan.model.spec, given["plan"])
     if given["target"] is not None:
         return _emulated(plan, given, files)
     if given["report"] is not None:

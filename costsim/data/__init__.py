@@ -7,7 +7,7 @@ from costsim.data.folder import ImageFolder, open_images
 from costsim.data.location import is_of_hub, open_source
 from costsim.data.pixels import DecodedImages, decode_all
 from costsim.data.source import ImageSource
-from costsim.data.task import Task, make_task, read_task, sample_episode, sample_task
+from costsim.data.task import Task, classes_of, make_task, read_task, sample_episode, sample_task
 from costsim.data.tracks import find_tracks
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "MetaDatasetEpisode",
     "Progress",
     "Task",
+    "classes_of",
     "decode_all",
     "digits",
     "find_tracks",

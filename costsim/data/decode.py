@@ -9,6 +9,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from costsim.base.errors import InputError
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may decode, whatever a file is called: it knows others that start programs (EPS), or
+that hardly anybody has tested."""
+
 MAXIMUM_PIXELS = 64 * 1024 * 1024
 """More is taken for a decompression bomb: a small file that unpacks to fill the memory."""
 
@@ -21,9 +25,10 @@ def decode(data: bytes, what: str) -> Image.Image:
     begins with `what` for anything that cannot be decoded whole.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of oddities that do not change the pixels
+        # Of oddities that do not change the pixels.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAXIMUM_PIXELS:
                     raise InputError(
@@ -36,10 +41,23 @@ def decode(data: bytes, what: str) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise InputError(f"{what}: more pixels than the {MAXIMUM_PIXELS:,} allowed") from error
         except UnidentifiedImageError as error:
-            raise InputError(f"{what}: is not an image that can be read") from error
+            raise InputError(
+                f"{what}: is not an image that can be read; read are {', '.join(FORMATS)}"
+            ) from error
         except Exception as error:  # decoders raise whatever a damaged file trips over
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{what}: damaged image: {reason}") from error
+
+
+def pixels_of(data: bytes) -> int:
+    """How many pixels an image file says that it has; 0 where it says nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.width * image.height
+        except Exception:  # whatever it is, decoding says it
+            return 0
 
 
 def _plain(image: Image.Image, what: str) -> Image.Image:

@@ -13,9 +13,11 @@ from typing import Any
 
 from PIL import Image
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, note
+from costsim.base.files import read_file
 from costsim.base.progress import Progress
-from costsim.data.decode import decode
+from costsim.data.containers import MAXIMUM_FILE_BYTES
+from costsim.data.decode import MAXIMUM_PIXELS, decode, pixels_of
 from costsim.data.parquet import parquet_files
 from costsim.data.threads import threaded_map
 
@@ -38,12 +40,16 @@ class HubImages:
         feature = self.dataset.features[self.label_column]
         names = getattr(feature, "names", None)
         found: dict[str, list[str]] = {}
+        unlabelled = 0
         for row, label in enumerate(self.dataset[self.label_column]):
             if label is None or (names is not None and not 0 <= label < len(names)):
-                continue  # unlabelled rows are marked with None or -1
+                unlabelled += 1  # they are marked with None or -1
+                continue
             name = str(label) if names is None else str(names[label])
             name = name.replace("/", "_").replace("\n", " ")
             found.setdefault(name, []).append(f"{name}/{row:08d}")
+        if unlabelled:
+            note(f"{self.description}: {unlabelled} rows have no label and are left out")
         return {name: tuple(rows) for name, rows in sorted(found.items())}
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
@@ -51,19 +57,25 @@ class HubImages:
         rows = [int(name.rpartition("/")[2]) for name in names]
         column = self.dataset.select(rows)[self.image_column]
 
-        def decoded(item: tuple[str, Any]) -> tuple[str, Image.Image]:
-            name, stored = item
-            return name, decode(self._bytes(stored, name), f"{self.description}: {name}")
+        def decoded(item: tuple[str, bytes]) -> tuple[str, Image.Image]:
+            name, data = item
+            return name, decode(data, f"{self.description}: {name}")
 
-        return threaded_map(decoded, zip(names, column, strict=True))
+        stored = zip(names, column, strict=True)
+        return threaded_map(
+            decoded,
+            ((name, self._bytes(one, name)) for name, one in stored),
+            size_of=lambda item: pixels_of(item[1]),
+            most=MAXIMUM_PIXELS,
+        )
 
     def _bytes(self, stored: Any, name: str) -> bytes:
         data = stored if isinstance(stored, bytes) else (stored or {}).get("bytes")
         if data is None and (path := (stored or {}).get("path")):
             try:
-                return Path(path).read_bytes()
-            except OSError as error:
-                raise InputError(f"{self.description}: {name}: {path}: {error.strerror}") from error
+                return read_file(Path(path), MAXIMUM_FILE_BYTES)
+            except InputError as error:
+                raise InputError(f"{self.description}: {name}: {error}") from error
         if data is None:
             raise InputError(f"{self.description}: {name}: has no image")
         return bytes(data)

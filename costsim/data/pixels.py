@@ -11,7 +11,7 @@ from PIL import Image
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress
 from costsim.base.units import format_bytes
-from costsim.data.decode import to_levels
+from costsim.data.decode import MAXIMUM_PIXELS, to_levels
 from costsim.data.source import ImageSource
 from costsim.data.threads import threaded_map
 
@@ -56,7 +56,13 @@ def read_pixels(
         return name
 
     missing = set(slots)
-    for done, name in enumerate(threaded_map(fill, source.read(list(slots))), start=1):
+    filled = threaded_map(
+        fill,
+        source.read(list(slots)),
+        size_of=lambda read: read[1].width * read[1].height,
+        most=MAXIMUM_PIXELS,
+    )
+    for done, name in enumerate(filled, start=1):
         missing.discard(name)
         if progress is not None:
             progress("reading images", done, len(slots))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, note
 from costsim.base.progress import Progress
 from costsim.data.episode import Episode, EpisodeRule, draw_order
 from costsim.data.pixels import read_pixels, to_float
@@ -63,6 +63,19 @@ class Task:
         return f"{self.source}, {self.ways} ways × {shots} shots, seed {self.seed}"
 
 
+def classes_of(source: ImageSource, shots: int) -> list[str]:
+    """The sorted names of the classes that have `shots` images; a `Note` tells which have not."""
+    names = sorted(name for name, images in source.classes.items() if len(images) >= shots)
+    if len(names) < len(source.classes):
+        left_out = sorted(source.classes.keys() - set(names))
+        more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        note(
+            f"{source.description}: left out are classes with fewer than {shots} images: "
+            f"{', '.join(left_out[:5])}{more}"
+        )
+    return names
+
+
 def sample_task(
     source: ImageSource,
     *,
@@ -77,7 +90,8 @@ def sample_task(
     """Draw `ways` classes and `shots` images of each; only those are decoded.
 
     The draw depends on the seed and on the sorted names alone: the same on every machine and
-    for a folder and its archive, and the support images do not depend on `queries`. Images are
+    for a folder and its archive, and the support images do not depend on `queries`. Classes with
+    fewer than `shots` images are left out of the draw, with a `Note`. Images are
     resized to `resolution` (a side, or height and width) bilinearly, aspect ratio not kept.
 
     Raises `InputError` for too few classes, a drawn class with too few images, an image that
@@ -95,10 +109,11 @@ def sample_task(
             raise InputError(f"{name} is {value}; at least {least} is needed")
 
     rng = np.random.default_rng(seed)
-    names = sorted(source.classes)
+    names = classes_of(source, shots)
     if len(names) < ways:
+        few = f" with {shots} images or more" if len(names) < len(source.classes) else ""
         raise InputError(
-            f"{source.description}: has {len(names)} classes; {ways} ways need as many"
+            f"{source.description}: has {len(names)} classes{few}; {ways} ways need as many"
         )
     chosen = sorted(names[index] for index in draw_order(rng, len(names))[:ways])
     support: list[tuple[str, ...]] = []

@@ -22,24 +22,36 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def threaded_map(function: Callable[[From], To], items: Iterable[From]) -> Iterator[To]:
+def threaded_map(
+    function: Callable[[From], To],
+    items: Iterable[From],
+    *,
+    size_of: Callable[[From], int] = lambda item: 0,
+    most: int = 0,
+) -> Iterator[To]:
     """`map`, in order, with the work on as many threads as there are cores.
 
-    `items` is iterated in the calling thread. What `function` raises is raised in its place.
+    `items` is iterated in the calling thread. What `function` raises is raised in its place. No
+    more items wait, done or to be done, than have `most` together by `size_of`, or one alone.
     """
     threads = min(MOST_THREADS, usable_cores())
     if threads == 1:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[To]] = deque()
+        waiting: deque[tuple[int, Future[To]]] = deque()
+        held = 0
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= AHEAD * threads:
-                    yield waiting.popleft().result()
+                size = size_of(item)
+                while waiting and (len(waiting) >= AHEAD * threads or held + size > most):
+                    released, future = waiting.popleft()
+                    yield future.result()
+                    held -= released
+                waiting.append((size, pool.submit(function, item)))
+                held += size
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[1].result()
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 future.cancel()

@@ -4,6 +4,7 @@ torch is imported when a model is loaded, not with this file.
 """
 
 import contextlib
+import functools
 import importlib
 import inspect
 import math
@@ -11,15 +12,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.base.units import format_bytes
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM, shipped_weights
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 DEFAULT_RESOLUTION = 128
@@ -242,8 +243,7 @@ def _find(spec: str) -> Callable[..., Any]:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise InputError(f"model {spec!r}: write it as package.module:factory")
-    if module_name.partition(".")[0] in sys.stdlib_module_names:
-        # Plan files name a factory too, and calling what one of a stranger names must do no harm.
+    if _is_pythons_own(module_name):
         raise InputError(f"model {spec!r}: Python's own modules have no models")
     importlib.invalidate_caches()
     try:
@@ -256,10 +256,28 @@ def _find(spec: str) -> Callable[..., Any]:
         if not hasattr(found, part):
             raise InputError(f"model {spec!r}: {module_name} has no {attribute!r}")
         found = getattr(found, part)
+        # Through an attribute too, such as `package:os.abort`, or under another name.
+        if _is_pythons_own(_home(found)):
+            raise InputError(f"model {spec!r}: Python's own modules have no models")
     if not callable(found):
         raise InputError(f"model {spec!r}: {attribute!r} is not a function")
     factory: Callable[..., Any] = found
     return factory
+
+
+def _is_pythons_own(module_name: str) -> bool:
+    return module_name.partition(".")[0] in sys.stdlib_module_names
+
+
+def _home(found: object) -> str:
+    """The module that it is, or that it was made in; empty for what is neither."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    if isinstance(found, ModuleType):
+        return found.__name__
+    if inspect.isroutine(found) or inspect.isclass(found):
+        return str(getattr(found, "__module__", None) or "")
+    return ""
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -275,46 +293,47 @@ def _sentence(error: BaseException) -> str:
 
 
 def _load_state(module: "nn.Module", path: Path) -> None:
-    """Load a state dict that fits exactly; raises `InputError` naming a key that does not."""
-    state = _read_state(path)
-    wanted = module.state_dict()
-    for key, tensor in wanted.items():
-        if key not in state:
-            raise InputError(f"{path}: {key!r} of the model is missing")
-        if state[key].shape != tensor.shape:
-            raise InputError(
-                f"{path}: {key!r} has shape {tuple(state[key].shape)}; "
-                f"the model needs {tuple(tensor.shape)}"
-            )
-    for key in state:
-        if key not in wanted:
-            raise InputError(f"{path}: {key!r} does not belong to the model")
-    module.load_state_dict(dict(state))
+    """Load a state dict that fits exactly; raises `InputError` naming a key that does not.
 
-
-def _read_state(path: Path) -> "Mapping[str, torch.Tensor]":
+    A parameter under several names (tied weights) may be there under one of them, as safetensors
+    keeps it; several must agree. Tensors of whole numbers are no weights: of a quantised network
+    they mean nothing without their scales.
+    """
     import torch
 
-    try:
-        with path.open("rb"):
-            pass
-        document: Any
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from costsim.models.networks.tensors import read_state
 
-            document = load_file(path)
-        else:
-            document = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # what a damaged file raises depends on where it was cut
-        raise InputError(
-            f"{path}: is neither safetensors nor a state dict of torch.save that holds tensors "
-            f"alone ({type(error).__name__})"
-        ) from error
-    state = document.get("state_dict", document) if isinstance(document, Mapping) else None
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        raise InputError(f"{path}: is not a state dict: a mapping of names to tensors")
-    return state
+    state = dict(read_state(path))
+    wanted = module.state_dict(keep_vars=True)
+    for key in state:
+        if key not in wanted:
+            raise InputError(f"{path}: {shown(key)} does not belong to the model")
+    tied: dict[int, list[str]] = {}
+    for key, tensor in wanted.items():
+        tied.setdefault(id(tensor), []).append(key)
+    for key, tensor in wanted.items():
+        names = [name for name in tied[id(tensor)] if name in state]
+        if not names:
+            raise InputError(f"{path}: {key!r} of the model is missing")
+        found = state.setdefault(key, state[names[0]])
+        if found.shape != tensor.shape:
+            raise InputError(
+                f"{path}: {key!r} has shape {tuple(found.shape)}; "
+                f"the model needs {tuple(tensor.shape)}"
+            )
+        if tensor.is_floating_point() != found.is_floating_point() or found.is_complex():
+            raise InputError(
+                f"{path}: {key!r} is of {found.dtype}; the model needs {tensor.dtype}"
+                + (
+                    ""
+                    if found.is_floating_point()
+                    else " (weights of an int8 network? its scales are needed too)"
+                )
+            )
+        if not torch.equal(found.float(), state[names[0]].float()):
+            raise InputError(
+                f"{path}: {names[0]!r} and {key!r} are one parameter of the model and differ"
+            )
+        if not torch.isfinite(found.float()).all():
+            raise InputError(f"{path}: {key!r} has values that are NaN or infinite")
+    module.load_state_dict(state)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
 from costsim.c.emission.support import check_kernels
-from costsim.data import ImageSource, Task, digits, open_source, sample_task
+from costsim.data import ImageSource, Task, classes_of, digits, open_source, sample_task
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import even_cuts
 from costsim.models.loading import LoadedModel, load_model
+from costsim.models.trust import name_here
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.problem import Problem
@@ -61,6 +62,7 @@ def prepare(
             digits() if request.data is None else open_source(request.data, request.split, progress)
         )
     report("loading the model", 0, 0)
+    name_here(request.model)
     loaded = load_model(
         request.model,
         weights=request.weights,
@@ -184,7 +186,7 @@ def _sample(
 ) -> Task:
     ways = request.ways
     if ways is None:
-        ways = min(DEFAULT_WAYS, len(source.classes))
+        ways = max(1, min(DEFAULT_WAYS, len(classes_of(source, request.shots))))
     _, channels, height, width = loaded.example_input.shape
     return sample_task(
         source,

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from costsim.base.errors import InvalidSolution
+from costsim.base.errors import CostsimError, InvalidSolution
 from costsim.device import DeviceSpec
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program
@@ -23,14 +23,23 @@ def solve(
 ) -> Solution:
     """Let `solver` choose a plan for `problem`; compile and price it again, and check it.
 
-    Raises `InvalidSolution` if the plan breaks a budget or its objective its own bound.
+    Raises `InvalidSolution` if the plan breaks a budget or its objective its own bound, and where
+    the solver fails.
     """
     started = time.perf_counter()
     budget = problem.budget
-    if budget.accounting == "arena" and budget.memory_bytes is not None:
-        answer = within_arena(problem, solver)
-    else:
-        answer = solver(problem)
+    try:
+        if budget.accounting == "arena" and budget.memory_bytes is not None:
+            answer = within_arena(problem, solver)
+        else:
+            answer = solver(problem)
+    except (CostsimError, MemoryError):
+        raise
+    except Exception as error:  # solvers, and the libraries they call, are others' code
+        told = " ".join(str(error).split())
+        raise InvalidSolution(
+            f"solver {solver.name} failed: {type(error).__name__}: {told}"
+        ) from error
     seconds = time.perf_counter() - started
     if answer.plan is None:
         reason = answer.reason or infeasibility(problem)

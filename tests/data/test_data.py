@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, Note
 from costsim.data import Task, digits, open_images, sample_task
 from costsim.data.decode import MAXIMUM_PIXELS, decode, to_levels
 
@@ -146,7 +146,8 @@ def test_what_is_passed_over(tmp_path: Path) -> None:
         "__MACOSX/class0/._image0.png": b"",
     }
     for kind, write in CONTAINERS.items():
-        source = open_images(write(tmp_path / kind, {**folder_of(suffix="PnG"), **clutter}))
+        with pytest.warns(Note, match="images that are hidden .* passed over: 1$"):
+            source = open_images(write(tmp_path / kind, {**folder_of(suffix="PnG"), **clutter}))
         assert {name: len(images) for name, images in source.classes.items()} == {
             f"class{c}": 5 for c in range(4)
         }
@@ -182,7 +183,8 @@ def test_hostile_names_write_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="different depths"):
             open_images(path)
         del_absolute = {n: d for n, d in files.items() if not n.startswith("/")}
-        assert len(sample(write(inside / f"{name}2", del_absolute), ways=4).paths) == 8
+        with pytest.warns(Note, match="images that are hidden .* passed over: 1$"):
+            assert len(sample(write(inside / f"{name}2", del_absolute), ways=4).paths) == 8
     assert sorted(p.name for p in tmp_path.iterdir()) == ["inside"]
     assert all(p.is_file() for p in inside.iterdir())
 
@@ -202,8 +204,7 @@ def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
 def test_a_link_to_a_parent_ends(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "images", folder_of(2, 2))
     (path / "class0" / "loop").symlink_to(path, target_is_directory=True)
-    with pytest.raises(InputError, match="different depths"):
-        open_images(path)
+    assert set(open_images(path).classes) == {"class0", "class1"}
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
@@ -324,7 +325,6 @@ def bad_paths(folder: Path) -> Mapping[str, tuple[Path, str]]:
         "tar.gz without its end": (packed[:-4], "damaged or truncated"),
         "flipped tar.gz": (bytes(flipped), "damaged or truncated"),
         "gzip of text": (b"\x1f\x8b" + bytes(30), "damaged or truncated"),
-        "cut tar": (plain[:1024], "damaged or truncated"),
         "tar cut in a member": (plain[:700], "damaged or truncated"),
         "damaged header": (bytes(second_header), "damaged or truncated"),
         "cut zip": (zipped[: len(zipped) // 2], "damaged or truncated"),

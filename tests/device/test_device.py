@@ -327,8 +327,8 @@ def test_every_required_key_of_a_number_is_asked_for() -> None:
         ("[a]: 2", ("not text",)),
         ("a: \x00", ("not YAML",)),
         ("schema: costsim.device/9", ("costsim.device/9", "costsim.device/1")),
-        ("memory: &m {ram: *m}", ("memory.ram",)),
-        ("a: " + "[" * 5000, ("not YAML",)),
+        ("memory: &m {ram: *m}", ("'m'", "inside what it stands for")),
+        ("a: " + "[" * 5000, ("line 1", "nested deeper")),
     ],
 )
 def test_text_that_is_no_device(text: str, words: tuple[str, ...]) -> None:

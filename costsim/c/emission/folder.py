@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from costsim.base.errors import InputError
+from costsim.base.files import resolved
 
 MARK = "costsim_model.h"
 """A folder with this file was written by an export, and may be replaced by one."""
@@ -17,8 +18,8 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"--out: {folder} is a file; a folder is needed")
     if folder.is_dir() and not (folder / MARK).is_file() and any(folder.iterdir()):
         raise InputError(f"--out: {folder} holds other files; give a new or an empty folder")
-    if not folder.resolve().parent.is_dir():
-        raise InputError(f"--out: the folder {folder.resolve().parent} does not exist")
+    if not resolved(folder).parent.is_dir():
+        raise InputError(f"--out: the folder {resolved(folder).parent} does not exist")
 
 
 def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
@@ -28,7 +29,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
     `check_folder` does and if they cannot be written.
     """
     check_folder(folder)
-    target = folder.resolve()
+    target = resolved(folder)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
             beside = Path(name) / "new"

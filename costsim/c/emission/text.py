@@ -20,8 +20,8 @@ def title(graph: LayerGraph, call: Call) -> str:
 
 
 def identifier(name: str) -> str:
-    """`name` as part of a C identifier."""
-    return re.sub(r"\W+", "_", name).strip("_") or "unnamed"
+    """`name` as part of a C identifier: ASCII, as C99 compilers need it."""
+    return re.sub(r"[^0-9A-Za-z_]+", "_", name).strip("_") or "unnamed"
 
 
 def comment(name: str) -> str:

@@ -1,18 +1,22 @@
 """Compiling a firmware: sources and a memory map to an ELF, once for each content."""
 
+import atexit
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from costsim.base.errors import CostsimError, InputError
+from costsim.base.errors import CostsimError, InputError, note
+from costsim.base.files import user_path
 from costsim.c.emulation.linker import linker_script
 from costsim.c.emulation.memory_map import MemoryMap
 from costsim.c.emulation.toolchain import Compiler, find_compiler, host_compiler
@@ -45,7 +49,22 @@ class Firmware:
 def cache_folder() -> Path:
     """Where builds are kept, by a digest of all that goes into them."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "costsim" / "firmware"
+    folder = user_path(base) / "costsim" / "firmware"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder):
+            return folder
+    except OSError:
+        note(f"nothing can be kept in {folder}: firmware is built again by each command")
+        return _own_folder()
+
+
+@cache
+def _own_folder() -> Path:
+    """A folder of this process alone, for as long as it lives: what lies there is run."""
+    folder = tempfile.mkdtemp(prefix="costsim-firmware-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def build_firmware(

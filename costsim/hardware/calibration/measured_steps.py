@@ -197,13 +197,15 @@ class _Programs:
 
     def of(self, path: Path, plan: PlanFile, *, own_bits: bool = False) -> TrainingProgram:
         """The step of `plan`, which stands in the file `path`: in 32 bits, or in the plan's own."""
-        from costsim.learning.training.base_model import load_subject
+        from costsim.learning.training.base_model import check_input, load_subject
+        from costsim.models.trust import check_named
 
         key = json.dumps(plan.to_json(), sort_keys=True), own_bits
         if key not in self._known:
             try:
+                check_input(plan, "plan")
                 subject = load_subject(
-                    plan.model.spec,
+                    check_named(plan.model.spec, "plan"),
                     weights=None,
                     resolution=plan.model.resolution,
                     seed=plan.seed,

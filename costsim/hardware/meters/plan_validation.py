@@ -20,7 +20,8 @@ from costsim.hardware.results.machine import describe_machine, describe_versions
 from costsim.hardware.results.record import Measurement, Validation
 from costsim.ir.program import compile_program
 from costsim.ir.step import BitWidths
-from costsim.learning.training.base_model import Subject, load_subject
+from costsim.learning.training.base_model import Subject, check_input, load_subject
+from costsim.models.trust import check_named
 from costsim.planning import DEFAULT_WAYS
 from costsim.run.execution.executor import Executor
 from costsim.solving.planfile import PlanFile
@@ -156,8 +157,9 @@ def load_request(request: ValidationRequest) -> tuple[Subject, list[str]]:
     weights = request.weights
     if weights is None and model.weights is not None:
         weights = Path(model.weights)
+    check_input(request.plan, request.source)
     subject = load_subject(
-        model.spec,
+        check_named(model.spec, request.source),
         weights=weights,
         resolution=model.resolution,
         seed=request.plan.seed,

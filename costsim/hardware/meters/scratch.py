@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from costsim.base.errors import InputError
-from costsim.base.files import read_json, write_json
+from costsim.base.errors import InputError, note
+from costsim.base.files import read_json, user_path, write_json
 from costsim.hardware.meters.allocator import record_allocations
 from costsim.hardware.results.record import Machine
 from costsim.ir.program import Direction, Operand, Operation, TrainingProgram
@@ -77,9 +77,12 @@ class ScratchTable:
         """Add what is new to the file, beside what others may have added meanwhile."""
         if self.path is None or not self.added:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         merged = _entries(self.path) | {name: self.entries[name] for name in self.added}
-        write_json(self.path, {"schema": SCHEMA, "bytes": dict(sorted(merged.items()))})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, {"schema": SCHEMA, "bytes": dict(sorted(merged.items()))})
+        except (OSError, InputError) as error:  # a home that is read-only, a disk that is full
+            note(f"measured sizes of scratch memory are not kept for next time: {error}")
         self.added.clear()
 
     def look_up(
@@ -117,7 +120,7 @@ def table_path(machine: Machine, versions: Mapping[str, str]) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     parts = (f"torch-{versions['torch']}", f"numpy-{versions['numpy']}", machine.cpu)
     name = re.sub(r"[^\w.+-]+", "-", "_".join((*parts, f"{machine.threads}-threads")))
-    return Path(base).expanduser() / "costsim" / "scratch" / f"{name}.json"
+    return user_path(base) / "costsim" / "scratch" / f"{name}.json"
 
 
 def signature(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from costsim.base.errors import InputError
-from costsim.base.files import write_atomically
+from costsim.base.files import user_path, write_atomically
 
 if TYPE_CHECKING:
     import asyncssh
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def known_hosts_path() -> Path:
     """costsim's own file, in the user's configuration."""
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "costsim" / "known_hosts"
+    return user_path(base) / "costsim" / "known_hosts"
 
 
 class HostKeys:

@@ -9,15 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from costsim.base.errors import InputError
+from costsim.base.units import format_bytes
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
-from costsim.models.loading import load_model
+from costsim.models.loading import IMAGE_CHANNELS, load_model
 from costsim.models.networks.build import Network
 from costsim.models.networks.graph import architecture_graph
 from costsim.models.tracing import capture
+from costsim.models.trust import check_named
 from costsim.planning import parameters_digest
 from costsim.pricing.cost import mac_cost
 from costsim.solving.planfile import PlanFile
+
+LARGEST_STEP_BYTES = 2**32
+"""Of the images of one step."""
 
 PREDICTION_BATCH = 16
 """Samples that the module sees at a time when nothing is learnt."""
@@ -81,8 +86,9 @@ def load_subject_of(
         raise InputError(f"{source}: holds no plan: {file.solver.sentence}")
     if weights is None and file.model.weights is not None:
         weights = Path(file.model.weights)
+    check_input(file, source)
     subject = load_subject(
-        file.model.spec,
+        check_named(file.model.spec, source),
         weights=weights,
         resolution=file.model.resolution,
         seed=file.seed,
@@ -93,6 +99,17 @@ def load_subject_of(
     except InputError as error:
         raise InputError(f"{source}: layers: {error}") from error
     return subject, weights
+
+
+def check_input(file: PlanFile, source: str) -> None:
+    """Raise `InputError` for a step that no machine has room to be given."""
+    size = file.step.batch * max(IMAGE_CHANNELS) * file.model.resolution**2 * 4
+    if size > LARGEST_STEP_BYTES:
+        raise InputError(
+            f"{source}: step.batch is {file.step.batch}, model.resolution {file.model.resolution}: "
+            f"the images take {format_bytes(size)}; at most {format_bytes(LARGEST_STEP_BYTES)} "
+            "can be run"
+        )
 
 
 def load_planned(

@@ -13,7 +13,7 @@ from torch import Tensor
 from costsim import __version__
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
-from costsim.data import Task, digits, open_source, sample_task
+from costsim.data import Task, classes_of, digits, open_source, sample_task
 from costsim.learning.training.base_model import Subject, load_planned
 from costsim.learning.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
 from costsim.learning.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
@@ -237,7 +237,7 @@ def _sample(request: TrainRequest, subject: Subject, seed: int, progress: Progre
     )
     ways = request.ways
     if ways is None:
-        ways = min(DEFAULT_WAYS, len(source.classes))
+        ways = max(1, min(DEFAULT_WAYS, len(classes_of(source, request.shots))))
     channels, height, width = subject.input_shape
     return sample_task(
         source,

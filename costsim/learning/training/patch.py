@@ -42,7 +42,7 @@ class Origin(Header):
     spec: str
     weights: str | None
     resolution: _Positive
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from costsim.base.errors import InputError
-from costsim.base.files import write_atomically
+from costsim.base.errors import InputError, shortened, shown
+from costsim.base.files import parse_json, read_file, write_atomically
 
 _KEY = "costsim"
+
+MAXIMUM_BYTES = 2**32
+"""Of a file; a longer one is none of ours."""
 
 
 class Header(BaseModel):
@@ -47,22 +50,19 @@ def read_tensors(path: Path, schema: str, kind: type[H]) -> tuple[H, dict[str, T
     Raises `InputError` naming the file for one that is missing, cut short, damaged or of another
     kind, and the key for a header that is not as `kind` says.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_file(path, MAXIMUM_BYTES)
     try:
         tensors = load(data)
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-        document: Any = json.loads(metadata[_KEY]) if _KEY in metadata else {}
+        metadata = parse_json(data[8 : 8 + length], "header").get("__metadata__") or {}
+        document: Any = parse_json(metadata[_KEY], _KEY) if _KEY in metadata else {}
     except Exception as error:  # what a damaged file raises depends on where it was cut
         raise InputError(
             f"{path}: is cut short, damaged or no safetensors file ({type(error).__name__})"
         ) from error
     found = document.pop("schema", None) if isinstance(document, dict) else None
     if found != schema:
-        told = "has no header of this program" if found is None else f"schema {found!r}"
+        told = "has no header of this program" if found is None else f"schema {shown(found)}"
         raise InputError(f"{path}: {told}; {schema!r} is needed")
     try:
         # As JSON: what is a tuple here is a list there.
@@ -73,7 +73,7 @@ def read_tensors(path: Path, schema: str, kind: type[H]) -> tuple[H, dict[str, T
 
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "header"
+    where = shortened(".".join(str(part) for part in first["loc"])) or "header"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

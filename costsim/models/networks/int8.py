@@ -9,6 +9,8 @@ from costsim.base.errors import InputError
 from costsim.models.networks.restricted_pickle import loads_restricted
 
 MAXIMUM_BYTES = 2**30
+UNPACKED_BYTES = 16 * 2**20
+UNPACKED_FACTOR = 100
 
 
 def read_arrays(path: Path) -> Any | None:
@@ -21,13 +23,22 @@ def read_arrays(path: Path) -> Any | None:
         if file.read(4) != b"PK\x03\x04":
             return None
     with zipfile.ZipFile(path) as archive:
+        check_unpacked(archive, path.stat().st_size)
         names = archive.namelist()
         pickles = [item for item in names if item.endswith("/data.pkl")]
         if len(pickles) != 1 or any("/data/" in item for item in names):
             return None
-        if archive.getinfo(pickles[0]).file_size > MAXIMUM_BYTES:
-            raise InputError(f"the archive unpacks to more than {MAXIMUM_BYTES >> 30} GiB")
         return loads_restricted(archive.read(pickles[0]))
+
+
+def check_unpacked(archive: zipfile.ZipFile, size_bytes: int) -> None:
+    """Raise `InputError` for an archive of `size_bytes` that says it unpacks to far more.
+
+    torch stores its records as they are; a reader takes what they say they need at once.
+    """
+    most = min(MAXIMUM_BYTES, UNPACKED_BYTES + UNPACKED_FACTOR * size_bytes)
+    if sum(info.file_size for info in archive.infolist()) > most:
+        raise InputError(f"the archive unpacks to more than {most:,} bytes")
 
 
 def is_int8(document: object) -> bool:

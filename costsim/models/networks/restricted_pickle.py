@@ -7,13 +7,16 @@ loading calls no code but this file's; every other name is an error that says wh
 import io
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costsim.base.errors import InputError
+from costsim.base.files import why
 
 _TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "b1")
 
@@ -24,11 +27,19 @@ def loads_restricted(data: bytes) -> Any:
     Raises `InputError` for any other content, and for data that end early.
     """
     try:
-        return _resolved(_RestrictedUnpickler(io.BytesIO(data)).load())
+        _check_memo(data)
+        return _Resolver().resolved(_RestrictedUnpickler(io.BytesIO(data)).load())
     except InputError:
         raise
     except Exception as error:  # malformed pickles raise nearly anything
-        raise InputError(f"the pickle is damaged: {error or type(error).__name__}") from error
+        raise InputError(f"the pickle is damaged: {why(error)}") from error
+
+
+def _check_memo(data: bytes) -> None:
+    """Raise `InputError` where places are asked for that the data cannot fill: all are made."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(data):
+            raise InputError(f"the pickle numbers an object {argument} in {len(data)} bytes")
 
 
 class _Dtype:
@@ -89,12 +100,31 @@ class _RestrictedUnpickler(pickle.Unpickler):
         raise InputError("the pickle refers to data outside itself; only arrays are read")
 
 
-def _resolved(value: Any) -> Any:
-    """Stand-ins replaced by their arrays, at any depth."""
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _resolved(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_resolved(item) for item in value)
-    return value
+@dataclass
+class _Resolver:
+    """Replaces stand-ins by their arrays, at any depth; what is shared stays shared.
+
+    So that a few bytes that stand for one list many times are gone through once.
+    """
+
+    done: dict[int, Any] = field(default_factory=dict)
+    within: set[int] = field(default_factory=set)
+    looked_at: int = 0
+
+    def resolved(self, value: Any) -> Any:
+        if isinstance(value, _Array):
+            return value.value
+        if not isinstance(value, dict | list | tuple):
+            return value
+        key = id(value)
+        if key in self.within:
+            raise InputError("the pickle holds a list or dictionary inside itself")
+        if key not in self.done:
+            self.within.add(key)
+            self.looked_at += len(value)
+            if isinstance(value, dict):
+                self.done[key] = {name: self.resolved(item) for name, item in value.items()}
+            else:
+                self.done[key] = type(value)([self.resolved(item) for item in value])
+            self.within.remove(key)
+        return self.done[key]

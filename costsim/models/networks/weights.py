@@ -8,7 +8,6 @@ Three kinds of file are understood, told apart by what they contain:
 - state dicts of this library's own modules, by `torch.save` or as safetensors.
 """
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from torch import Tensor
 from costsim.base.errors import InputError
 from costsim.models.networks.architectures import Architecture, find_architecture
 from costsim.models.networks.build import Network, fold
-from costsim.models.networks.int8 import MAXIMUM_BYTES, int8_layers, is_int8, read_arrays
+from costsim.models.networks.int8 import int8_layers, is_int8
+from costsim.models.networks.tensors import read_document, state_of
 
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
@@ -41,14 +41,12 @@ def load_weights(name: str, path: str | Path, *, batch_norm: bool = False) -> tu
     """
     path = Path(path)
     architecture = find_architecture(name)
-    document = _read(path)
+    document = read_document(path)
     if is_int8(document):
         if batch_norm:
             raise InputError(f"{path}: int8 weights have their batch norm folded; there is none")
         return _from_int8(architecture, document, path)
-    state = document.get("state_dict", document)
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: is neither an int8 network nor a state dict of tensors")
+    state = state_of(document, path)
     if "first_conv.conv.weight" in state:
         return _from_published(architecture, state, path, batch_norm)
     if "stem.weight" in state:
@@ -56,39 +54,6 @@ def load_weights(name: str, path: str | Path, *, batch_norm: bool = False) -> tu
     raise InputError(
         f"{path}: unknown weights; the first entries are {', '.join(list(state)[:3]) or 'none'}"
     )
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > MAXIMUM_BYTES:
-            raise InputError(f"{path}: is larger than {MAXIMUM_BYTES >> 30} GiB")
-        document: Any
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            document = load_file(path)
-        elif (document := read_arrays(path)) is None:
-            with warnings.catch_warnings():  # of the pickle protocol, before it is refused
-                warnings.simplefilter("ignore", UserWarning)
-                document = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # what a damaged file raises depends on where it was cut
-        text = str(error)
-        if "Unsupported global" in text:
-            wanted = text.split("GLOBAL ", 1)[-1].split()[0]
-            raise InputError(
-                f"{path}: the pickle asks for {wanted}; only tensors are read"
-            ) from error
-        raise InputError(
-            f"{path}: is not a weight file, or is damaged ({type(error).__name__})"
-        ) from error
-    if not isinstance(document, Mapping):
-        raise InputError(f"{path}: holds a {type(document).__name__}, not a mapping of weights")
-    return document
 
 
 def _select(architecture: Architecture, count: int, has_mix: bool, path: Path) -> Architecture:

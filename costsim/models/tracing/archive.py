@@ -11,6 +11,7 @@ aten's and whose names are words.
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shortened
+from costsim.base.files import parse_json, read_file, why
+from costsim.models.networks.int8 import MAXIMUM_BYTES, check_unpacked
 from costsim.models.tracing.torch_settings import quiet
 
 _RECORDS = re.compile(
@@ -29,6 +32,10 @@ _RECORDS = re.compile(
 )
 _OPERATOR = re.compile(r"torch\.ops\.aten\.(?!__)\w+\.(?!__)\w+|_operator\.getitem")
 _WORD = re.compile(r"[\w.@]*")
+_OLDER = "serialized_exported_program.json"
+_LABELS = frozenset({"parameter_name", "buffer_name", "tensor_constant_name", "fqn"})
+"""Keys of the names that a module's author gave: what generated code quotes, never pastes."""
+_LABEL = re.compile(r"[\w.@/+ -]*")
 _FREE_TEXT = frozenset(
     {"stack_trace", "nn_module_stack", "torch_fn", "from_node", "source_fn_stack", "torch_version"}
 )
@@ -43,10 +50,7 @@ def load_program(path: Path) -> ExportedProgram:
     Raises `InputError` for a missing file, for one that is not such an archive, has dynamic sizes,
     or holds pickled objects, custom operators or compiled code.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    content = read_file(path, MAXIMUM_BYTES)
     if not content.startswith(b"PK"):
         raise InputError(f"{path}: is not a .pt2 archive of torch.export.save")
     try:
@@ -56,16 +60,38 @@ def load_program(path: Path) -> ExportedProgram:
     except InputError:
         raise
     except Exception as error:  # what a damaged file raises depends on where it was cut
-        raise InputError(
-            f"{path}: is not a .pt2 archive that torch {torch.__version__} can read "
-            f"({type(error).__name__})"
-        ) from error
+        raise InputError(f"{path}: {_reason(content, error)}") from error
     return program
+
+
+def _reason(content: bytes, error: Exception) -> str:
+    """Why it cannot be read, so far as content and error tell."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return "is a .pt2 archive that is damaged or cut short"
+    return (
+        f"is not a .pt2 archive that torch {torch.__version__} can read ({type(error).__name__}: "
+        f"{shortened(why(error))}); was it saved by another version of torch?"
+    )
+
+
+def _check_layout(content: bytes, path: Path) -> None:
+    """What an archive says that it holds, before anything of it is unpacked."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        try:
+            check_unpacked(archive, len(content))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        if _OLDER in archive.namelist():
+            raise InputError(
+                f"{path}: is in the older layout of torch up to 2.7; load it with "
+                "torch.export.load and save it again with torch.export.save"
+            )
 
 
 def _check_archive(content: bytes, path: Path) -> None:
     from torch.export.pt2_archive._package import PT2ArchiveReader
 
+    _check_layout(content, path)
     with PT2ArchiveReader(io.BytesIO(content)) as reader:
         names = reader.get_file_names()
         if "models/model.json" not in names:
@@ -76,8 +102,10 @@ def _check_archive(content: bytes, path: Path) -> None:
             if name.endswith(".pt"):
                 _check_pickle(reader.read_bytes(name), name, path)
             elif name.endswith("_config.json"):
-                _check_payloads(json.loads(reader.read_string(name)), path)
-        _check_program(json.loads(reader.read_bytes("models/model.json").decode()), path)
+                _check_payloads(parse_json(reader.read_string(name), name), path)
+        _check_program(
+            parse_json(reader.read_bytes("models/model.json"), "models/model.json"), path
+        )
 
 
 def _check_pickle(record: bytes, name: str, path: Path) -> None:
@@ -93,7 +121,7 @@ def _check_payloads(config: Any, path: Path) -> None:
         stored = str(payload["path_name"])
         if payload["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", stored):
             raise InputError(f"{path}: {name!r} is a pickled object; only tensors are read")
-    _check_words(config, path)
+    _check_words(config, path, labelled=True)
 
 
 def _check_program(document: Any, path: Path) -> None:
@@ -113,7 +141,8 @@ def _refuse_dynamic(path: Path) -> None:
     raise InputError(f"{path}: has dynamic sizes; export it without dynamic_shapes")
 
 
-def _check_words(document: Any, path: Path) -> None:
+def _check_words(document: Any, path: Path, labelled: bool = False) -> None:
+    """`labelled`: keys are names that a module's author gave."""
     for key, value in _entries(document):
         if key in _DYNAMIC:
             _refuse_dynamic(path)
@@ -123,18 +152,21 @@ def _check_words(document: Any, path: Path) -> None:
             for inner, kind in _entries(json.loads(value) if value else []):
                 if inner == "type" and kind not in _STRUCTURES:
                     raise InputError(f"{path}: passes a {kind}; one tensor is needed")
-        elif isinstance(value, str) and key not in _FREE_TEXT and not _WORD.fullmatch(value):
+        allowed = _LABEL if key in _LABELS else _WORD
+        free = key in _FREE_TEXT or key in ("in_spec", "out_spec")
+        if isinstance(value, str) and not free and not allowed.fullmatch(value):
             raise InputError(f"{path}: the name {value[:40]!r} is not a word")
-        if not _WORD.fullmatch(key):
+        if not (_LABEL if labelled else _WORD).fullmatch(key):
             raise InputError(f"{path}: the name {key[:40]!r} is not a word")
 
 
 def _entries(document: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Every (key, value) of nested JSON; the items of a list carry the list's key."""
-    yield key, document
-    if isinstance(document, dict):
-        for name, value in document.items():
-            yield from _entries(value, name)
-    elif isinstance(document, list):
-        for item in document:
-            yield from _entries(item, key)
+    left = [(key, document)]
+    while left:
+        name, value = left.pop()
+        yield name, value
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(name, item) for item in value]

@@ -1,5 +1,6 @@
 """A plan file as a value, as JSON and on disk. Schema `costsim.plan/1`."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import ValidationError, model_validator
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.base.files import read_json, write_json
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.ir.plan import UpdatePlan
@@ -24,6 +25,7 @@ from costsim.solving.planfile.records import (
     ModelRecord,
     Prediction,
     Record,
+    Seed,
     SolverRecord,
     StepRecord,
 )
@@ -45,14 +47,14 @@ class _Document(Record):
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
     fleet: Annotated[tuple[FleetRecord, ...], Listed] = ()
-    seed: int
+    seed: Seed
     versions: Named[str]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [layer.name for layer in self.layers]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise refuse(f"{twice[0]!r} is listed twice", "layers")
+        times = Counter(layer.name for layer in self.layers)
+        if twice := [name for name, count in times.items() if count > 1]:
+            raise refuse(f"{shown(twice[0])} is listed twice", "layers")
         status = self.solver.status
         if status not in ("infeasible", "time_limit") and self.predicted is None:
             raise refuse(f"is null, but the solver's status is {status}", "predicted")
@@ -120,7 +122,7 @@ class PlanFile:
             kind = "empty" if document is None else f"a {type(document).__name__}"
             raise InputError(f"{source}: is {kind}; a mapping with the keys of a plan is needed")
         if (schema := document.get("schema")) != SCHEMA:
-            told = "is missing" if schema is None else f"{schema!r} is unknown"
+            told = "is missing" if schema is None else f"{shown(schema)} is unknown"
             raise InputError(f"{source}: schema: {told}; allowed is {SCHEMA}")
         try:
             read = _Document.model_validate({k: v for k, v in document.items() if k != "schema"})

@@ -12,6 +12,11 @@ Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Number = Count | Amount
 """Whole where the unit is: bytes and MACs."""
+LARGEST_COUNT = 1_000_000
+"""Of samples in a step, and of pixels a side: beyond what any device or machine has."""
+LARGEST_SEED = 2**63 - 1
+"""Of torch's generators."""
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Name = Annotated[str, Field(min_length=1)]
 Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 
@@ -31,7 +36,7 @@ class ModelRecord(Record):
     name: Name
     spec: Name
     weights: str | None = None
-    resolution: Annotated[int, Field(ge=1)]
+    resolution: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     provenance: Name
     parameters_sha256: str | None = None
 
@@ -196,8 +201,8 @@ class BitsRecord(Record):
 class StepRecord(Record):
     """One training step; see `costsim.ir.step.TrainingStep`."""
 
-    batch: int
-    micro_batch: int | None
+    batch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    micro_batch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None
     optimizer: str
     update: str
     bits: BitsRecord

@@ -2,22 +2,27 @@
 
 Table `cells` has one row a cell, its key unique, so that a cell is never there twice; a row is
 written in one transaction when its cell is finished. Table `claims` says which process is at which
-cell, table `failures` how often a cell ended without an answer. Other programs may read the file at
-any time.
+cell, table `failures` how often a cell ended without an answer, table `checksums` has one of every
+row, because SQLite notices no byte that a disk changed. Other programs may read the file at any
+time.
 """
 
+import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
+from costsim.base.files import told_path, why
 from costsim.studies.engine.claimant import Owner
 
 BUSY_S = 60.0
+_SIGNED = "SELECT 1 FROM sqlite_master WHERE name = 'checksums'"
 EXPIRES_S = 60.0
 """After which a claim lapses that nobody confirmed, where its process cannot be asked after."""
 
@@ -25,6 +30,7 @@ CLAIMS = (
     "CREATE TABLE IF NOT EXISTS claims "
     "(key TEXT PRIMARY KEY, owner TEXT NOT NULL, confirmed_s REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS failures (key TEXT PRIMARY KEY, times INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS checksums (key TEXT PRIMARY KEY, sha256 TEXT NOT NULL)",
 )
 
 
@@ -41,8 +47,8 @@ class CellStore:
 
     `columns` are names and SQLite types; `key` and `status` are among them. A row whose status is
     `unfinished` is tried again and then replaced; any other stays as it is. `tables` are further
-    statements that make tables. Raises `InputError` for a file of another schema or that cannot be
-    read or written, such as on a full disk.
+    statements that make tables. Raises `InputError` for a file of another schema, with a row that
+    is not as it was written, or that cannot be read or written, such as on a full disk.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class CellStore:
                 told = ", ".join(map(str, found)) or "none"
                 raise InputError(f"{self.path}: has schemas {told}; {schema} is needed")
             columns = [row["name"] for row in database.execute("PRAGMA table_info(cells)")]
+            self._verify(database)
         if columns != list(self.columns):
             raise InputError(
                 f"{self.path}: was made by another version of costsim, with other columns of "
@@ -97,8 +104,32 @@ class CellStore:
             database.execute("CREATE TABLE IF NOT EXISTS meta (schema TEXT PRIMARY KEY)")
             database.execute("INSERT OR IGNORE INTO meta VALUES (?)", (schema,))
             database.execute(f"CREATE TABLE IF NOT EXISTS cells ({declared})")
+            known = database.execute(_SIGNED).fetchone()
             for statement in tables:
                 database.execute(statement)
+            if known is None:  # rows from before there were any
+                for row in database.execute("SELECT * FROM cells").fetchall():
+                    self._sign(database, row["key"], row)
+
+    def _verify(self, database: sqlite3.Connection) -> None:
+        """Raise `InputError` unless the rows are those that were written, all of them."""
+        if not database.execute(_SIGNED).fetchone():
+            return  # only looked at, and from before there were any
+        sums = dict(database.execute("SELECT key, sha256 FROM checksums").fetchall())
+        for row in database.execute("SELECT * FROM cells"):
+            if sums.pop(row["key"], None) != checksum(row):
+                self._refuse_row(row["key"])
+        for key in sums:
+            self._refuse_row(key)
+
+    def _refuse_row(self, key: object) -> NoReturn:
+        raise InputError(
+            f"{self.path}: is damaged: the row of cell {shown(key)} is not as it was written; "
+            f"delete it from tables cells and checksums, or begin a new {self.what}"
+        )
+
+    def _sign(self, database: sqlite3.Connection, key: str, row: sqlite3.Row) -> None:
+        database.execute("INSERT OR REPLACE INTO checksums VALUES (?, ?)", (key, checksum(row)))
 
     def _remove_if_empty(self) -> None:
         """Leave nothing behind of a file that could not be made; another run may have made it."""
@@ -122,8 +153,10 @@ class CellStore:
                     yield database
             finally:
                 database.close()
-        except sqlite3.Error as error:
-            raise InputError(f"{self.path}: cannot be used as a {self.what}: {error}") from error
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
+            raise InputError(
+                f"{told_path(self.path)}: cannot be used as a {self.what}: {why(error)}"
+            ) from error
 
     def finished(self) -> frozenset[str]:
         """Keys of the cells that have an answer."""
@@ -144,6 +177,8 @@ class CellStore:
                 "WHERE cells.status = ?",
                 [*values, self.unfinished],
             )
+            kept = database.execute("SELECT * FROM cells WHERE key = ?", (row["key"],)).fetchone()
+            self._sign(database, row["key"], kept)
             database.execute("DELETE FROM claims WHERE key = ?", (row["key"],))
             if row["status"] == self.unfinished:
                 database.execute(
@@ -206,8 +241,15 @@ class CellStore:
     def rows(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of these cells, in this order; those that are missing are left out."""
         with self.opened() as database:
+            self._verify(database)
             found = {row["key"]: dict(row) for row in database.execute("SELECT * FROM cells")}
         return [found[key] for key in keys if key in found]
+
+
+def checksum(row: sqlite3.Row) -> str:
+    """SHA-256 of a row's values as SQLite gives them back."""
+    values = json.dumps([str(value) if isinstance(value, bytes) else value for value in row])
+    return hashlib.sha256(values.encode()).hexdigest()
 
 
 def _holds(claim: sqlite3.Row) -> bool:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shortened, shown
+from costsim.base.files import is_there, read_file, told_path, user_path
 from costsim.base.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
+from costsim.base.yaml_text import parse_yaml
 from costsim.data import is_of_hub, open_source
 from costsim.device import load_device
-from costsim.device.files import parse_yaml
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM
+from costsim.models.trust import check_named
 from costsim.pricing.accounting import ACCOUNTINGS
 
 LARGEST_SEED = 2**63 - 1
@@ -24,11 +26,7 @@ T = TypeVar("T")
 
 def read_document(path: Path) -> Any:
     """What the YAML file at `path` says. Raises `InputError`."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return parse_yaml(content, str(path))
+    return parse_yaml(read_file(path), str(path))
 
 
 def images_name(path: Path | None, split: str | None) -> str:
@@ -69,14 +67,15 @@ class FileReader:
     def mapping(self, given: object, key: str, allowed: Sequence[str]) -> dict[str, Any]:
         """A mapping of nothing but the allowed names."""
         if not isinstance(given, Mapping):
-            kind = "empty" if given is None else "a list" if _nested(given) else f"{given!r}"
+            kind = "empty" if given is None else "a list" if _nested(given) else f"{shown(given)}"
             raise InputError(
                 f"{self.where(key)}: is {kind}; a mapping of {', '.join(allowed)} is needed"
             )
         for name in given:
             if name not in allowed:
                 raise InputError(
-                    f"{self.where(key)}: {name}: unknown key; allowed are {', '.join(allowed)}"
+                    f"{self.where(key)}: {shortened(str(name))}: unknown key; allowed are "
+                    f"{', '.join(allowed)}"
                 )
         return dict(given)
 
@@ -99,14 +98,15 @@ class FileReader:
     def text(self, given: object, key: str) -> str:
         """A text that is not blank, on one line."""
         if not isinstance(given, str) or not given.strip() or len(given.splitlines()) > 1:
-            raise InputError(f"{self.where(key)}: is {given!r}; text on one line is needed")
+            raise InputError(f"{self.where(key)}: is {shown(given)}; text on one line is needed")
         return given
 
     def number(self, given: object, key: str, least: int, most: int) -> int:
         """A whole number between these."""
         if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
             raise InputError(
-                f"{self.where(key)}: is {given!r}; a whole number from {least} to {most} is needed"
+                f"{self.where(key)}: is {shown(given)}; a whole number from {least} to {most} is "
+                "needed"
             )
         return given
 
@@ -117,14 +117,18 @@ class FileReader:
     def one_of(self, given: object, key: str, allowed: Sequence[str]) -> str:
         """One of these texts."""
         if given not in allowed:
-            raise InputError(f"{self.where(key)}: is {given!r}; allowed are {', '.join(allowed)}")
+            raise InputError(
+                f"{self.where(key)}: is {shown(given)}; allowed are {', '.join(allowed)}"
+            )
         return str(given)
 
     def path(self, given: object, key: str) -> Path:
         """A file or folder that is there."""
-        path = self.folder / Path(self.text(given, key)).expanduser()
-        if not path.exists():
-            raise InputError(f"{self.where(key)}: {path} does not exist")
+        text = self.text(given, key)
+        with self.at(key):
+            path = self.folder / user_path(text)
+        if not is_there(path):
+            raise InputError(f"{self.where(key)}: {told_path(path)} does not exist")
         return path
 
     # Things.
@@ -152,10 +156,10 @@ class FileReader:
             return str(self.path(name, key))
         if name not in NETWORKS and ":" not in name:
             raise InputError(
-                f"{self.where(key)}: {name!r} is unknown; give one of {', '.join(NETWORKS)}, "
+                f"{self.where(key)}: {shown(name)} is unknown; give one of {', '.join(NETWORKS)}, "
                 "package.module:factory, or a .pt2 file"
             )
-        return name
+        return check_named(name, self.where(key))
 
     def images(self, data: object, split: object, key: str) -> tuple[Path | None, str | None]:
         """A source of images and a part of it, which may follow `::`; `digits` is None."""

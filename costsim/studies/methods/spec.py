@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
+from costsim.base.files import resolved
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
@@ -61,7 +62,7 @@ def read_study(
         methods=methods,
         guards=guards,
         static=static,
-        folder=path.resolve().parent,
+        folder=resolved(path).parent,
     )
 
 
@@ -123,7 +124,7 @@ class _Reader(FileReader):
         labels = [getattr(one, "label", one) for one in found]
         if twice := [label for label in labels if labels.count(label) > 1]:
             raise InputError(
-                f"{self.where(key)}: {twice[0]!r} is there twice; give each a name of its own"
+                f"{self.where(key)}: {shown(twice[0])} is there twice; give each a name of its own"
             )
         return found
 
@@ -144,7 +145,7 @@ class _Reader(FileReader):
         name = self.text(entry["method"], f"{key}.method")
         if name not in self.methods:
             raise InputError(
-                f"{self.where(f'{key}.method')}: {name!r} is unknown; known are "
+                f"{self.where(f'{key}.method')}: {shown(name)} is unknown; known are "
                 f"{', '.join(self.methods)}"
             )
         label = self.text(entry.get("name", name), f"{key}.name")
@@ -154,8 +155,8 @@ class _Reader(FileReader):
                 isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1e3
             ):
                 raise InputError(
-                    f"{self.where(f'{key}.learning-rate')}: is {rate!r}; a number above 0, or a "
-                    "list of them, is needed (write 1.0e-3, not 1e-3)"
+                    f"{self.where(f'{key}.learning-rate')}: is {shown(rate)}; a number above 0, "
+                    "or a list of them, is needed (write 1.0e-3, not 1e-3)"
                 )
         several = rates if isinstance(rates, list) else [rates]
         if len(set(several)) < len(several):
@@ -163,7 +164,7 @@ class _Reader(FileReader):
         guard = entry.get("guard")
         if guard is not None and guard not in self.guards:
             raise InputError(
-                f"{self.where(f'{key}.guard')}: {guard!r} is unknown; known are "
+                f"{self.where(f'{key}.guard')}: {shown(guard)} is unknown; known are "
                 f"{'; '.join(self.guards)}"
             )
         static = name in self.static
@@ -183,8 +184,8 @@ class _Reader(FileReader):
         label = self.text(entry.get("name", images_name(path, split)), f"{key}.name")
         if label == AVERAGE:
             raise InputError(
-                f"{self.where(f'{key}.name')}: {label!r} is what the mean over domains is called; "
-                "give another"
+                f"{self.where(f'{key}.name')}: {shown(label)} is what the mean over domains "
+                "is called; give another"
             )
         return DomainChoice(label, path, None if path is None else split)
 
@@ -201,8 +202,8 @@ class _Reader(FileReader):
             return MetaDatasetEpisode()
         if not isinstance(given, dict):
             raise InputError(
-                f"{self.where('episode')}: is {given!r}; give meta-dataset, or ways, shots and "
-                "queries"
+                f"{self.where('episode')}: is {shown(given)}; give meta-dataset, or ways, "
+                "shots and queries"
             )
         if "rule" in given:
             names = tuple(f.name.replace("_", "-") for f in fields(MetaDatasetEpisode))
@@ -240,7 +241,7 @@ class _Reader(FileReader):
             if not right or (isinstance(value, bool) and kind is not bool):
                 words = {int: "a whole number", float: "a number", bool: "true or false"}
                 raise InputError(
-                    f"{self.where(f'settings.{name}')}: is {value!r}; "
+                    f"{self.where(f'settings.{name}')}: is {shown(value)}; "
                     f"{words.get(kind, 'a word')} is needed"
                 )
             found[field_name] = value

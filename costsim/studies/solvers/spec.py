@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.base.units import parse_quantity, parse_seconds
 from costsim.planning import DEFAULT_SHOTS
 from costsim.problem.importance import SCORED_AXES
@@ -94,8 +94,8 @@ class _Reader(FileReader):
             pairs = [part.partition("=") for part in given.split(",")]
             if bad := [name for name, equals, _ in pairs if not equals]:
                 raise InputError(
-                    f"{self.where(key)}: cannot read {bad[0]!r}; give recommended, or NAME=VALUE "
-                    f"with NAME one of {', '.join(LIMITS)}"
+                    f"{self.where(key)}: cannot read {shown(bad[0])}; give recommended, "
+                    f"or NAME=VALUE with NAME one of {', '.join(LIMITS)}"
                 )
             given = {name.strip(): value.strip() for name, _, value in pairs}
         texts = self.limits(given, key)
@@ -149,7 +149,9 @@ class _Reader(FileReader):
                     found[name] = None if value == "all" else self.number(value, key, 1, 10_000)
                 case "bias" | "accuracy":
                     if not isinstance(value, bool):
-                        raise InputError(f"{self.where(key)}: is {value!r}; give true or false")
+                        raise InputError(
+                            f"{self.where(key)}: is {shown(value)}; give true or false"
+                        )
                     found[name] = value
                 case "time-limit":
                     found["time_limit_s"] = parse_seconds(str(value), self.where(key))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from costsim.base.files import parse_json
 from costsim.studies.engine import CellStore
 
 SCHEMA = "costsim.comparison/2"
@@ -68,7 +69,10 @@ class Store(CellStore):
             row = database.execute(
                 "SELECT document FROM importances WHERE key = ?", (key,)
             ).fetchone()
-        return None if row is None else json.loads(row["document"])
+        if row is None:
+            return None
+        found: dict[str, Any] = parse_json(row["document"], f"{self.path}: importances {key}")
+        return found
 
     def keep_scores(self, key: str, document: Mapping[str, Any]) -> None:
         """Keep channel scores; those that are there already stay."""
