@@ -330,10 +330,10 @@ def _load_state(module: "nn.Module", path: Path) -> None:
                     else " (weights of an int8 network? its scales are needed too)"
                 )
             )
+        if not torch.isfinite(found.float()).all():
+            raise InputError(f"{path}: {key!r} has values that are NaN or infinite")
         if not torch.equal(found.float(), state[names[0]].float()):
             raise InputError(
                 f"{path}: {names[0]!r} and {key!r} are one parameter of the model and differ"
             )
-        if not torch.isfinite(found.float()).all():
-            raise InputError(f"{path}: {key!r} has values that are NaN or infinite")
     module.load_state_dict(state)
