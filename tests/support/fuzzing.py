@@ -107,6 +107,11 @@ class Worker:
             text=True,
         )
 
+    def _end(self) -> int:
+        self.process.kill()
+        with self.process:  # which closes its pipes
+            return self.process.wait()
+
     def run(self, arguments: list[str]) -> Answer:
         """The answer to a command line; status None where it did not end, or took the worker."""
         assert self.process.stdin is not None
@@ -117,8 +122,7 @@ class Worker:
         line = self.process.stdout.readline() if ready else ""
         if line:
             return Answer(**json.loads(line))
-        self.process.kill()
-        code = self.process.wait()
+        code = self._end()
         self._start()
         return Answer(None, "", f"did not end (process {code})")
 
@@ -126,8 +130,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        self._end()
 
 
 def _answer(arguments: list[str]) -> dict[str, Any]:
