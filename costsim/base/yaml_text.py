@@ -131,7 +131,7 @@ def _check_size(events: Iterator[yaml.Event]) -> int:
     return looked_at
 
 
-def _mistake(at: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+def _mistake(at: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 

@@ -43,10 +43,9 @@ def command(**given: Any) -> int:
 
     from costsim.learning.training import apply_patch, load_subject, read_patch, remove_patch
     from costsim.learning.training.tensorfile import write_tensors
-    from costsim.models.trust import check_named
 
     patch = read_patch(patch_file)
-    spec = given["model"] or check_named(patch.origin.spec, str(patch_file))
+    spec = given["model"] or _default_model(patch_file, patch.origin.spec)
     weights = given["weights"]
     if remove and weights is None:
         raise InputError("--remove needs --weights: the weights that the patch is on")
@@ -74,3 +73,12 @@ def command(**given: Any) -> int:
         what = "taken off" if remove else "put on"
         click.echo(f"{patch.channels:,} channels {what} {subject.name}: {out}")
     return 0
+
+
+def _default_model(file: Path, spec: str) -> str:
+    """The model a patch names. Patches are made to be passed on: code is named each time anew."""
+    from costsim.models.trust import is_code
+
+    if is_code(spec):
+        raise InputError(f"{file}: was made for {spec}; name it with --model to run it")
+    return spec

@@ -1,24 +1,20 @@
 """Which models that are code may be run: those a person named, never what a file alone names.
 
-`package.module:factory` is called to make a model, and plan files, patches and studies name it so
-that it need not be typed again. A file may come from anybody. So the name in it counts only where a
-person has named the same on a command line: on this one, or on an earlier one of theirs, such as
-that of the plan, which is kept in their own folder together with where the code lay then.
+`package.module:factory` is called to make a model, and plans and studies name it so that it need
+not be typed again. A file may come from anybody. So the name in it counts only where a person has
+named the same: on this command line, or on an earlier one of theirs, such as that of the plan, which
+is kept in their own folder together with where the code lay then.
 """
 
 import contextlib
+import hashlib
 import importlib.machinery
 import os
 from pathlib import Path
-from typing import Any
 
-from costsim.base.errors import InputError, shown
-from costsim.base.files import read_json, user_path, write_json
+from costsim.base.errors import InputError, shortened
+from costsim.base.files import user_path, write_atomically
 from costsim.models.networks import NETWORKS
-
-SCHEMA = "costsim.named-models/1"
-MOST_PLACES = 100
-"""That are kept of one name, the latest."""
 
 NAMED_HERE: set[str] = set()
 """Names that came from the person or program that runs this process."""
@@ -29,59 +25,44 @@ def is_code(spec: str) -> bool:
     return ":" in spec and spec not in NETWORKS and not spec.endswith(".pt2")
 
 
-def record_path() -> Path:
-    """Where a person's names are kept."""
+def record_folder() -> Path:
+    """Where a person's names are kept, each in a file of its own, so that none is ever lost."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return user_path(base) / "costsim" / "named-models.json"
-
-
-def name_here(spec: str) -> None:
-    """Let files that name `spec` have it run, for as long as this process lives."""
-    NAMED_HERE.add(spec)
+    return user_path(base) / "costsim" / "named-models"
 
 
 def name_from_now_on(spec: str) -> None:
-    """`spec` was typed on a command line: files may name it, here and in later processes.
+    """A person or program named `spec`: plans and studies may too, here and in later processes.
 
-    Where nothing can be kept (a home that is read-only) it has to be typed again each time.
+    Where nothing can be kept (a home that is read-only) it has to be named again each time.
     """
     if not is_code(spec):
         return
-    name_here(spec)
-    origin = _origin(spec)
-    if origin is None:
-        return
+    NAMED_HERE.add(spec)
     with contextlib.suppress(InputError, OSError):
-        path = record_path()
-        models = _recorded(path)
-        if origin in models.get(spec, []):
-            return
-        models[spec] = [*models.get(spec, []), origin][-MOST_PLACES:]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"schema": SCHEMA, "models": models})
+        record = _record(spec)
+        if record is not None and not record.exists():
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(record, f"{spec}\n{_origin(spec)}\n")
 
 
 def check_named(spec: str, source: str) -> str:
     """`spec`, which the file `source` names; raises `InputError` where it is code nobody named."""
     if not is_code(spec) or spec in NAMED_HERE:
         return spec
-    with contextlib.suppress(InputError):
-        if _origin(spec) in _recorded(record_path()).get(spec, []):
+    with contextlib.suppress(InputError, OSError):
+        record = _record(spec)
+        if record is not None and record.exists():
             return spec
-    raise InputError(
-        f"{source}: names the model {shown(spec)}, which is code of somebody; add --model "
-        f"{spec} if it may be run"
-    )
+    raise InputError(f"{source}: is for {shortened(spec)}; name it with --model to run it")
 
 
-def _recorded(path: Path) -> dict[str, list[str]]:
-    if not path.exists():
-        return {}
-    document: Any = read_json(path)
-    models = document.get("models") if isinstance(document, dict) else None
-    if not isinstance(models, dict) or document.get("schema") != SCHEMA:
-        return {}
-    return {str(spec): list(places) for spec, places in models.items() if isinstance(places, list)}
+def _record(spec: str) -> Path | None:
+    origin = _origin(spec)
+    if origin is None:
+        return None
+    digest = hashlib.sha256(f"{spec}\n{origin}".encode("utf-8", "backslashreplace")).hexdigest()
+    return record_folder() / digest[:32]
 
 
 def _origin(spec: str) -> str | None:

@@ -13,7 +13,7 @@ from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import even_cuts
 from costsim.models.loading import LoadedModel, load_model
-from costsim.models.trust import name_here
+from costsim.models.trust import name_from_now_on
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.problem import Problem
@@ -62,7 +62,7 @@ def prepare(
             digits() if request.data is None else open_source(request.data, request.split, progress)
         )
     report("loading the model", 0, 0)
-    name_here(request.model)
+    name_from_now_on(request.model)
     loaded = load_model(
         request.model,
         weights=request.weights,
