@@ -2,8 +2,8 @@
 
 `package.module:factory` is called to make a model, and plans and studies name it so that it need
 not be typed again. A file may come from anybody. So the name in it counts only where a person has
-named the same: on this command line, or on an earlier one of theirs, such as that of the plan, which
-is kept in their own folder together with where the code lay then.
+named the same: on this command line, or on an earlier one of theirs, such as that of the plan,
+which is kept in their own folder together with where the code lay then.
 """
 
 import contextlib

@@ -102,9 +102,9 @@ def _check_archive(content: bytes, path: Path) -> None:
             if name.endswith(".pt"):
                 _check_pickle(reader.read_bytes(name), name, path)
             elif name.endswith("_config.json"):
-                _check_payloads(parse_json(reader.read_string(name), name), path)
+                _check_payloads(parse_json(reader.read_string(name), f"{path}: {name}"), path)
         _check_program(
-            parse_json(reader.read_bytes("models/model.json"), "models/model.json"), path
+            parse_json(reader.read_bytes("models/model.json"), f"{path}: models/model.json"), path
         )
 
 
