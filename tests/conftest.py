@@ -1,7 +1,14 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and other circumstances to run them in.
+
+No test may hang on a processor's rounding, on the order of tests or on speed. To look for one that
+does: `OMP_NUM_THREADS=2`; `ATEN_CPU_CAPABILITY=default` and `ONEDNN_MAX_CPU_ISA=SSE41`, which take
+the kernels of older processors; `COSTSIM_TEST_ONEDNN=off`, which takes PyTorch's own; and
+`COSTSIM_TEST_ORDER=SEED`, which shuffles the tests.
+"""
 
 import atexit
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -27,6 +34,18 @@ settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+
+if os.environ.get("COSTSIM_TEST_ONEDNN") == "off":
+    import torch
+
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a random order, the same in every worker, where a seed for it is given."""
+    if seed := os.environ.get("COSTSIM_TEST_ORDER"):
+        random.Random(int(seed)).shuffle(items)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from emitting import Emitted, kernels
 from running import random_images, random_tensors
+from settled import settled_batches
 from test_execution_kinds import CASES, WEIGHTED, case
 from torch.nn import functional as F  # noqa: N812
 
@@ -66,10 +67,11 @@ def check_step(program: TrainingProgram) -> None:
     tensors = {name: torch.from_numpy(array).double() for name, array in before.items()}
     emitted = Emitted(program, before, options=EmissionOptions(learning_rate=0.25))
     executor = Executor(program, tensors, learning_rate=0.25, loss=cross_entropy)
-    images = random_images(graph, program.step, torch.float32)
     labels = labels_for(graph)
-    for _ in range(2):
-        expected = float(executor.step(images.double(), torch.from_numpy(labels).long()))
+    targets = torch.from_numpy(labels).long()
+    ours = {"learning_rate": 0.25, "loss": cross_entropy}
+    for images, _ in settled_batches(program, tensors, [targets] * 2, **ours):
+        expected = float(executor.step(images.double(), targets))
         assert emitted.step(images.numpy(), labels) == pytest.approx(
             expected, rel=TOLERANCE, abs=2e-5
         )

@@ -76,12 +76,17 @@ def traced(batch: int):
     return load_subject("small_net_of_tests:make", weights=None, resolution=16, seed=0, batch=batch)
 
 
-def trainer_for(step: TrainingStep, plan: UpdatePlan | None = None, **given) -> Trainer:
+def trainer_for(
+    step: TrainingStep,
+    plan: UpdatePlan | None = None,
+    dtype: torch.dtype = torch.float32,
+    **given,
+) -> Trainer:
     """A trainer of a copy of the small network on random images, by default of everything."""
     subject = traced(step.samples_a_pass)
-    tensors = {name: t.detach().clone() for name, t in subject.tensors.items()}
+    tensors = {name: t.detach().to(dtype, copy=True) for name, t in subject.tensors.items()}
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(7, 3, 16, 16, generator=generator) * 2 - 1
+    images = (torch.rand(7, 3, 16, 16, generator=generator) * 2 - 1).to(dtype)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2])
     program = compile_program(subject.graph, plan or UpdatePlan.full(subject.graph), step)
     settings = Settings(**{"learning_rate": 0.01, **given})
@@ -102,11 +107,13 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_full_training_is_ordinary_training(optimizer):
-    trainer = trainer_for(TrainingStep(batch=3, optimizer=optimizer), augment=False)
+    """In float64: where rounding decides on which side of a bound a value is, paths part."""
+    step = TrainingStep(batch=3, optimizer=optimizer)
+    trainer = trainer_for(step, dtype=torch.float64, augment=False)
     images, labels = trainer.images, trainer.labels
     from small_net_of_tests import make
 
-    module = make()
+    module = make().double()
     module.load_state_dict({name: t.clone() for name, t in trainer.executor.tensors.items()})
     ordinary = OPTIMIZERS[optimizer](module.parameters())
     for _ in range(4):
@@ -117,12 +124,12 @@ def test_full_training_is_ordinary_training(optimizer):
             features = module(images[chosen])
             similar = F.cosine_similarity(features[:, None], means[None], dim=2)
             expected = F.cross_entropy(10 * similar, labels[chosen])
-            assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+            assert loss == pytest.approx(float(expected.detach()), rel=1e-9)
             ordinary.zero_grad()
             expected.backward()
             ordinary.step()
     for name, parameter in module.named_parameters():
-        assert torch.allclose(trainer.executor.tensors[name], parameter, rtol=1e-3, atol=1e-5)
+        assert torch.allclose(trainer.executor.tensors[name], parameter, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 20])

@@ -169,7 +169,7 @@ def test_calibrate_gives_each_channel_mean_zero_and_variance_one() -> None:
     for parameter in network.parameters():
         if parameter.ndim == 4:
             nn.init.normal_(parameter, generator=generator)
-    x = images(4, architecture)
+    network, x = network.double(), images(4, architecture).double()
     calibrate(network, x)
     outputs = []
     network.blocks[5].project_norm.register_forward_hook(  # type: ignore[union-attr]
@@ -178,8 +178,8 @@ def test_calibrate_gives_each_channel_mean_zero_and_variance_one() -> None:
     with torch.no_grad():
         network(x)
     variance, mean = torch.var_mean(outputs[0], (0, 2, 3), correction=0)
-    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4)
-    torch.testing.assert_close(variance, torch.ones_like(variance), rtol=1e-3, atol=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-9)
+    torch.testing.assert_close(variance, torch.ones_like(variance), rtol=1e-9, atol=0)
 
 
 def test_unknown_network_names_what_there_is() -> None:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from graphs import GraphBuilder, chain
-from running import copies, mean_square, random_images, random_tensors, targets_for
+from running import copies, mean_square, random_tensors, targets_for
+from settled import settled_images
 
 from costsim.ir.operators import Permute, ReLU
 from costsim.ir.plan import UpdatePlan
@@ -20,7 +21,7 @@ def test_both_formats_make_the_same_step():
     graph, step = chain(batch=2), TrainingStep(2)
     program = compile_program(graph, UpdatePlan.full(graph), step)
     start = random_tensors(graph, torch.float32)
-    x, targets = (f(graph, step, torch.float32) for f in (random_images, targets_for))
+    x, targets = settled_images(graph, start, step), targets_for(graph, step, torch.float32)
     after = []
     for last in (False, True):
         tensors = copies(start)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from running import copies
+from settled import settled_batches
 
 from costsim.base.errors import InputError
 from costsim.c.emission import EmissionOptions, integers
@@ -77,18 +77,23 @@ def executor_of(program, tensors) -> Executor:
 
 
 def check_emulated(program, tensors, *, steps: int = 3, device: str = "stm32f746", **given) -> None:
-    """Everything predicted of `program` is what happens, and the numbers are PyTorch's."""
-    own = copies(tensors)
+    """Everything predicted of `program` is what happens, and the numbers are PyTorch's.
+
+    Those of float64, on images of which rounding decides nothing.
+    """
+    own = {name: tensor.detach().double() for name, tensor in tensors.items()}
     spec, memory = board(device)
-    feed = batches(program, steps)
-    trial = trial_of(program, own, memory, **given)
+    labels = [torch.from_numpy(labels) for _, labels in batches(program, steps)]
+    ours = {"learning_rate": LEARNING_RATE, "eps": EPS, "loss": flat_cross_entropy}
+    feed = [(x.numpy(), y.numpy()) for x, y in settled_batches(program, tensors, labels, **ours)]
+    trial = trial_of(program, tensors, memory, **given)
     with trial:
         observed = trial.observe(*feed[0])
         losses = [observed.loss, *(trial.step(*batch) for batch in feed[1:])]
         updated = trial.updated()
     executor = executor_of(program, own)
     for (x, labels), found in zip(feed, losses, strict=True):
-        wanted = float(executor.step(torch.from_numpy(x), torch.from_numpy(labels)))
+        wanted = float(executor.step(torch.from_numpy(x).double(), torch.from_numpy(labels)))
         assert found == pytest.approx(wanted, rel=2e-4, abs=2e-5)
     for name, value in updated.items():
         scale = max(1.0, float(own[name].abs().max()))
