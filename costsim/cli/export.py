@@ -73,11 +73,13 @@ def command(**given: Any) -> int:
     Buffers lie in one static arena at planned offsets, frozen weights in flash. Nothing is
     allocated and no C library is needed; the README in the folder says how to build it. The step
     is in the plan's bit widths: 32, or 8 of weights and activations, whose scales are those of a
-    published int8 network if that is what the weights are, else taken from images.
+    published int8 network if that is what the weights are, else taken from images. Its loss is
+    cross entropy, so the model has to return logits and the plan to be made for them.
 
     \b
     Examples
-      costsim plan --device stm32f746 --out plan.json
+      costsim plan --device stm32f746 --model examples.classifier:make --loss cross_entropy \
+                   --out plan.json
       costsim export plan.json --target c --out firmware
     """
     from costsim.c.emission.folder import check_folder, write_folder
@@ -89,6 +91,11 @@ def command(**given: Any) -> int:
 
     plan = read_plan(given["plan"])
     check_named_models(given, plan.model.spec, given["plan"])
+
+    from costsim.c.emission.support import told_of_loss, why_loss_not_emitted
+
+    if (reason := why_loss_not_emitted(plan.loss)) is not None:
+        raise InputError(f"{given['plan']}: {reason}")
 
     from costsim.c.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
     from costsim.hardware.boards.scales import find_scales
@@ -123,8 +130,8 @@ def command(**given: Any) -> int:
             raise InputError(f"{given['plan']}: {error}") from error
         _check_flash(plan, given["device"], Sizes.of_files(files))
         write_folder(out, files)
-    if told is not None:
-        print(f"costsim: note: {told}", file=sys.stderr)
+    for note in (*told_of_loss(plan.loss), *((told,) if told is not None else ())):
+        print(f"costsim: note: {note}", file=sys.stderr)
     sizes = Sizes.of_files(files)
     if given["as_json"]:
         document = {

@@ -22,7 +22,6 @@ from costsim.cli.options import (
     data_option,
     iterations_option,
     json_option,
-    loss_option,
     momentum_option,
     moved_weights_option,
     named_models_option,
@@ -60,7 +59,11 @@ if TYPE_CHECKING:
     help="Of the optimiser.  [default: what is usual for the plan's optimiser]",
 )
 @momentum_option
-@loss_option("prototype: for a model that returns features; else for logits.")
+@click.option(
+    "--loss",
+    type=click.Choice(["prototype", "cross_entropy"]),
+    help="prototype: for a model that returns features; else for logits.  [default: the plan's]",
+)
 @augment_option
 @click.option(
     "--seed", type=int, metavar="N", help="Of all that is drawn at random.  [default: the plan's]"
@@ -118,7 +121,7 @@ def command(**given: Any) -> int:
         iterations=given["iterations"],
         learning_rate=given["learning_rate"],
         momentum=given["momentum"],
-        loss=given["loss"],
+        loss=_loss(plan.loss, given["loss"]),
         augment=given["augment"],
         seed=given["seed"],
         checkpoint=checkpoint,
@@ -174,6 +177,19 @@ def _where(run: "Run") -> str:
     trainer = run.trainer
     within = f" and {trainer.batch} of {trainer.batches} batches" if trainer.batch else ""
     return f"after {trainer.iteration} of {run.request.iterations} iterations{within}"
+
+
+def _loss(planned: str | None, asked: str | None) -> str:
+    """The plan's own unless another is asked for; says where they differ or nobody says."""
+    loss = asked or planned or "prototype"
+    if planned is None and asked is None:
+        told = f"the plan does not say its loss; it is trained by --loss {loss}"
+    elif planned not in (None, loss):
+        told = f"the plan was chosen for --loss {planned}; it is trained by --loss {loss}"
+    else:
+        return loss
+    print(f"costsim: note: {told}", file=sys.stderr)
+    return loss
 
 
 def _watcher(progress: "Progress") -> "Callable[[Run, float], None]":

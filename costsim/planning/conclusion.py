@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from costsim.base.progress import Progress, silent
 from costsim.base.units import format_bytes
-from costsim.c.emission.support import why_not_emitted
+from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
 from costsim.device import TaskEstimate, estimate_task
 from costsim.ir.graph import LayerGraph
 from costsim.ir.step import TrainingStep
@@ -59,6 +59,7 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         solution=solution,
         importance=problem.importance,
         seed=request.seed,
+        loss=request.loss,
         device=request.device,
         target=request.target,
         task=task,
@@ -134,7 +135,7 @@ def _warnings(
             f"{request.step.bits.activations}-bit activations may be faster"
         )
     if is_microcontroller(request.device):
-        reason = why_not_emitted(request.step)
+        reason = why_not_emitted(request.step) or why_loss_not_emitted(request.loss)
         if reason is not None:
             found.append(f"this step cannot be exported as C: {reason}")
     if not any(any(entry.scores) for entry in importance.channels):

@@ -13,8 +13,9 @@ from emitting import WARNINGS, Emitted, compiler, run, zig
 from graphs import GraphBuilder, chain, graphs, plans, steps
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from running import copies, random_images, random_tensors, with_statistics
-from test_execution_networks import every_nth_layer, flat_cross_entropy, fresh, images
+from running import random_images, random_tensors, with_statistics
+from settled import settled_batches
+from test_execution_networks import every_nth_layer, flat_cross_entropy, fresh
 
 from costsim.base.errors import InputError, UnsupportedOperator
 from costsim.c.emission import COMPILER_FLAGS, EmissionOptions, Memory, Sizes, check_emitted, emit
@@ -28,6 +29,7 @@ from costsim.ir.program import Category, compile_program, plan_arena
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.models.networks import NETWORKS
 from costsim.run.execution.executor import Executor
+from costsim.run.execution.forward import evaluate
 
 EPS = 1e-2
 """Of Adam: gradients that are zero but for rounding would be divided by themselves."""
@@ -42,31 +44,33 @@ def labels_for(graph, step):
     return torch.arange(shape[0] * step.passes) % (elements(shape) // shape[0])
 
 
-def check_against_pytorch(program, tensors, x, labels, *, count=2, rate=0.05):
+def check_against_pytorch(program, tensors, labels, *, count=2, rate=0.05):
     """Losses and updated weights are as far from float64 as PyTorch's own in float32, or less.
 
-    Ten times as far is allowed: sums are in another order.
+    Ten times as far is allowed: sums are in another order. Every step has images of its own, of
+    which rounding decides nothing; those of the last are returned.
     """
     options = EmissionOptions(learning_rate=rate, eps=EPS)
+    ours = {"learning_rate": rate, "eps": EPS, "loss": flat_cross_entropy, "channels_last": False}
     weights = arrays(tensors)
+    given = {name: torch.from_numpy(array) for name, array in weights.items()}
+    feed = settled_batches(program, given, [labels] * count, **ours)
     runs = {}
     for dtype in (torch.float64, torch.float32):
         own = {name: torch.from_numpy(a.copy()).to(dtype) for name, a in weights.items()}
-        executor = Executor(
-            program, own, learning_rate=rate, eps=EPS, loss=flat_cross_entropy, channels_last=False
-        )
-        runs[dtype] = [float(executor.step(x.to(dtype), labels)) for _ in range(count)], own
-    exact, ours = runs[torch.float64], runs[torch.float32]
+        executor = Executor(program, own, **ours)
+        runs[dtype] = [float(executor.step(x.to(dtype), labels)) for x, _ in feed], own
+    exact, usual = runs[torch.float64], runs[torch.float32]
     emitted = Emitted(program, weights, options=options)
-    for wanted, rounded in zip(*(losses for losses, _ in (exact, ours)), strict=True):
+    for (x, _), wanted, rounded in zip(feed, exact[0], usual[0], strict=True):
         allowed = 10 * abs(wanted - rounded) + 1e-5 * max(1.0, abs(wanted))
         assert abs(emitted.step(x.numpy(), labels.numpy()) - wanted) <= allowed
     for name, array in emitted.updated().items():
-        wanted, rounded = exact[1][name].numpy(), ours[1][name].numpy()
+        wanted, rounded = exact[1][name].numpy(), usual[1][name].numpy()
         scale = max(float(np.abs(wanted).max()), float(np.abs(wanted - weights[name]).max()))
         allowed = 10 * np.abs(wanted - rounded).max() + 1e-5 * scale
         assert np.abs(array - wanted).max() <= allowed, name
-    return emitted
+    return emitted, x
 
 
 @settings(max_examples=30)
@@ -76,9 +80,8 @@ def test_drawn_steps_are_those_of_pytorch_and_write_where_they_may(data):
     assume(graph.parameters)
     step = replace(data.draw(steps(graph)), bits=BitWidths())
     program = compile_program(graph, data.draw(plans(graph)), step)
-    x = random_images(graph, step, torch.float32)
     labels = labels_for(graph, step)
-    emitted = check_against_pytorch(program, random_tensors(graph), x, labels)
+    emitted, x = check_against_pytorch(program, random_tensors(graph), labels)
     assert emitted.stray_writes(x.numpy(), labels.numpy()) == []
 
 
@@ -89,8 +92,8 @@ def test_optimisers_updates_and_passes(optimizer, update, passes):
     graph = chain(batch=2)
     step = TrainingStep(2 * passes, 2, optimizer, update)
     program = compile_program(graph, UpdatePlan.full(graph), step)
-    x, labels = random_images(graph, step, torch.float32), labels_for(graph, step)
-    check_against_pytorch(program, random_tensors(graph), x, labels, count=20, rate=0.02)
+    labels = labels_for(graph, step)
+    check_against_pytorch(program, random_tensors(graph), labels, count=20, rate=0.02)
 
 
 @pytest.mark.parametrize("name", ["small_vit", "mobilenet_v3_like", *list(NETWORKS)[:3]])
@@ -98,8 +101,8 @@ def test_networks(name):
     _, graph, tensors = fresh(name, torch.float32)
     step = TrainingStep(graph.batch, optimizer="momentum", recompute=())
     program = compile_program(graph, every_nth_layer(graph, 3), step)
-    x, labels = images(step.batch, torch.float32), torch.tensor([0, 1])
-    emitted = check_against_pytorch(program, tensors, x, labels, rate=0.01)
+    labels = torch.tensor([0, 1])
+    emitted, x = check_against_pytorch(program, tensors, labels, rate=0.01)
     values = emitted.predict(x.numpy())
     assert np.array_equal(emitted.predict(x.numpy()), values)
     for i, buffer in enumerate(program.buffers):  # a prediction changes no state
@@ -115,10 +118,9 @@ def test_predictions_are_the_models_and_init_starts_again():
     program = compile_program(graph, UpdatePlan.full(graph), step)
     x, labels = random_images(graph, step, torch.float32), labels_for(graph, step)
     emitted = Emitted(program, arrays(tensors))
-    executor = Executor(program, copies(tensors), channels_last=False)
-    state = executor.begin()
-    wanted = executor.forward(state, x).numpy()
-    assert np.allclose(emitted.predict(x.numpy()), wanted, rtol=1e-5, atol=1e-6)
+    exactly = {name: tensor.double() for name, tensor in tensors.items()}
+    wanted = evaluate(graph, exactly, x.double())[0].numpy()
+    assert np.abs(emitted.predict(x.numpy()) - wanted).max() <= 1e-5 * np.abs(wanted).max()
     losses = [emitted.step(x.numpy(), labels.numpy()) for _ in range(3)]
     assert losses[2] < losses[0]
     emitted.library.costsim_init()
@@ -270,7 +272,8 @@ def test_blocks_of_groups_say_what_they_add_to():
 def plan(tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     arguments = ["plan", "--device", "stm32h743", "--resolution", "48", "--bits", "32"]
-    assert main([*arguments, "--criterion", "l2_norm", "--bias", "--out", str(path)]) == 0
+    arguments += ["--loss", "cross_entropy", "--criterion", "l2_norm", "--bias"]
+    assert main([*arguments, "--out", str(path)]) == 0
     return path
 
 
@@ -291,6 +294,34 @@ def test_a_plan_becomes_a_folder(plan, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["sizes"]["arena_bytes"] == predicted["arena_bytes"]
     assert set(document["files"]) == {file.name for file in out.iterdir()} == names
+
+
+def test_a_plan_chosen_by_class_means_is_refused_and_one_that_does_not_say_is_told_of(
+    plan, tmp_path, capsys
+):
+    """C takes outputs for logits: right where the plan was made for them alone."""
+    document = json.loads(plan.read_text())
+    assert document["loss"] == "cross_entropy"
+    assert main(["export", str(plan), "--out", str(tmp_path / "same")]) == 0
+    assert capsys.readouterr().err == ""
+    means, older = tmp_path / "means.json", tmp_path / "older.json"
+    means.write_text(json.dumps({**document, "loss": "prototype"}))
+    assert main(["export", str(means), "--out", str(tmp_path / "refused")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "means.json: it is chosen by class means" in line
+    assert "plan with --loss cross_entropy and a --model with a head" in line
+    assert not (tmp_path / "refused").exists()
+    del document["loss"]
+    older.write_text(json.dumps(document))
+    assert main(["export", str(older), "--out", str(tmp_path / "told")]) == 0
+    assert "outputs taken for logits; the plan does not say its loss" in capsys.readouterr().err
+
+
+def test_a_plan_for_a_microcontroller_says_when_it_cannot_be_exported(tmp_path, capsys):
+    asked = ["plan", "--device", "stm32h743", "--resolution", "32", "--criterion", "l2_norm"]
+    assert main([*asked, "--out", str(tmp_path / "plan.json")]) == 0
+    assert "cannot be exported as C: it is chosen by class means" in capsys.readouterr().err
+    assert json.loads((tmp_path / "plan.json").read_text())["loss"] == "prototype"
 
 
 def test_a_model_larger_than_flash_is_refused_and_nothing_written(plan, tmp_path, capsys):

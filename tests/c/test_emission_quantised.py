@@ -295,6 +295,7 @@ def test_what_has_no_8_bit_kernel_is_named():
 def test_a_plan_of_the_devices_usual_bits_becomes_a_folder(tmp_path, capsys):
     plan, out = tmp_path / "plan.json", tmp_path / "firmware"
     arguments = ["plan", "--device", "stm32f746", "--resolution", "48", "--criterion", "l2_norm"]
+    arguments += ["--loss", "cross_entropy"]
     assert main([*arguments, "--bias", "--out", str(plan)]) == 0
     capsys.readouterr()
     assert main(["export", str(plan), "--out", str(out), "--json"]) == 0

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,31 @@ def test_a_run_prints_a_table_and_writes_a_patch(tmp_path, capsys):
         "iteration 2/2",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["patch"]
+
+
+@pytest.mark.parametrize(
+    ("planned", "asked", "told"),
+    [
+        ("cross_entropy", [], ""),
+        ("cross_entropy", ["--loss", "cross_entropy"], ""),
+        ("prototype", ["--loss", "cross_entropy"],
+         "the plan was chosen for --loss prototype; it is trained by --loss cross_entropy"),
+        (None, [], "the plan does not say its loss; it is trained by --loss prototype"),
+        (None, ["--loss", "cross_entropy"], ""),
+    ],
+)  # fmt: skip
+def test_the_loss_is_the_plans_or_it_is_said(planned, asked, told, tmp_path, capsys):
+    path, out = tmp_path / "plan.json", tmp_path / "patch"
+    write_plan(path, replace(small_plan(), loss=planned))
+    arguments = ["train", str(path), *TASK, "--iterations", "1", "--out", str(out), *asked]
+    assert main(arguments) == 0
+    _, stderr = lines(capsys)
+    notes = [line for line in stderr.splitlines() if line.startswith("costsim: note")]
+    assert notes == ([f"costsim: note: {told}"] if told else [])
+    loss = (asked or ["", planned or "prototype"])[1]
+    by_hand = tmp_path / "by hand"
+    assert main([*arguments[: -len(asked) or None], "--loss", loss, "--out", str(by_hand)]) == 0
+    assert out.read_bytes() == by_hand.read_bytes()
 
 
 def test_json_is_one_document(capsys):

@@ -286,6 +286,7 @@ def infeasible(graph: LayerGraph) -> PlanFile:
         solution=Solution("ilp", None, None, Status.INFEASIBLE, None, None, 0.1, "3 MB would do"),
         importance=scores(graph),
         seed=0,
+        loss="prototype",
     )
 
 

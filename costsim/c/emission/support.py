@@ -18,6 +18,10 @@ NARROW_OPTIMIZERS = ("sgd", "momentum")
 """Optimisers that there is C for in 8 bits."""
 
 
+EMITTED_LOSS = "cross_entropy"
+"""The loss that there is C for, over the model's outputs as logits."""
+
+
 def is_narrow(bits: BitWidths) -> bool:
     """Whether values and weights are 8-bit integers, which need scales."""
     return bits.activations == NARROW
@@ -40,6 +44,28 @@ def why_not_emitted(step: TrainingStep) -> str | None:
             f"for {' and '.join(NARROW_OPTIMIZERS)} (or costsim plan --bits 32)"
         )
     return None
+
+
+def why_loss_not_emitted(loss: str | None) -> str | None:
+    """The reason a plan chosen for `loss` is not exported; None where it is, or does not say."""
+    if loss in (None, EMITTED_LOSS):
+        return None
+    return (
+        "it is chosen by class means (--loss prototype), and C learns by cross entropy alone, "
+        "which would take the model's features for logits; plan with --loss cross_entropy and a "
+        "--model with a head that returns one logit for each class"
+    )
+
+
+def told_of_loss(loss: str | None) -> tuple[str, ...]:
+    """What to say where C runs the step of a plan whose own `loss` is another, or not known."""
+    if loss == EMITTED_LOSS:
+        return ()
+    own = "does not say its loss" if loss is None else f"was chosen for another loss, {loss}"
+    return (
+        "the C does the step with cross entropy, the model's outputs taken for logits; the plan "
+        f"{own}",
+    )
 
 
 def check_step(graph: LayerGraph, step: TrainingStep) -> None:

@@ -18,6 +18,7 @@ from costsim.base.units import format_seconds
 from costsim.c.emission import EmissionOptions, Quantization, check_step, integers, is_narrow
 from costsim.c.emission.memory import Memory
 from costsim.c.emission.reference import Reference
+from costsim.c.emission.support import told_of_loss
 from costsim.c.emulation.build import DoesNotFit
 from costsim.c.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
 from costsim.c.emulation.toolchain import find_compiler
@@ -166,6 +167,7 @@ def _task(request: "ValidationRequest", report: Progress) -> _Task:
         notes = [*notes, told]
         options = EmissionOptions(learning_rate=NARROW_LEARNING_RATE)
     arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    notes = [*notes, *told_of_loss(plan.loss)]
     return _Task(program, tensors, arrays, batches, options, scales, tuple(notes))
 
 

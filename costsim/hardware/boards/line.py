@@ -11,6 +11,7 @@ from costsim import __version__
 from costsim.base.files import write_atomically
 from costsim.c.emission import EmissionOptions, Quantization, emit, integers
 from costsim.c.emission.reference import Reference
+from costsim.c.emission.support import told_of_loss
 from costsim.c.emulation.build import DoesNotFit, Firmware, build_firmware, source_digest
 from costsim.c.emulation.elf import Image, read_image
 from costsim.c.emulation.lines import Line, LineLost
@@ -208,6 +209,8 @@ class LineSession(Session):
     def _outcome(
         self, losses: list[float], seconds: tuple[float, ...], notes: list[str]
     ) -> Outcome:
+        assert self.job is not None
+        notes = [*notes, *told_of_loss(self.job.plan.loss)]
         if losses:
             expected = self._expected(len(losses))
             notes = [*notes, compared_losses(losses, expected, exact=self.scales is not None)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from costsim.c.emission import Quantization
+from costsim.c.emission.support import told_of_loss
 from costsim.c.emulation.build import DoesNotFit
 from costsim.c.emulation.emulator import EmulatedFault, EmulatorLost, require_unicorn
 from costsim.c.emulation.memory_map import MemoryMap
@@ -129,6 +130,7 @@ class UnicornSession(Session):
             notes=(
                 "emulated: bytes and multiply-accumulates are of the accesses and instructions "
                 "that happened, seconds are a model of the core and were not measured",
+                *told_of_loss(self.job.plan.loss),
             ),
         )
 

@@ -267,6 +267,7 @@ def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCo
         solution=replace(solution, cost=cost.step),
         importance=choice.importance or Importance(method, ()),
         seed=situation.settings.seed,
+        loss="prototype",
         device=place.device,
         target=place.target_name,
         task=cost.task,

@@ -21,6 +21,7 @@ from costsim.solving.planfile.records import (
     DeviceRecord,
     ImportanceRecord,
     InspectedLayer,
+    LossName,
     ModelRecord,
     Prediction,
     SolverRecord,
@@ -36,6 +37,7 @@ def plan_file(
     solution: Solution,
     importance: Importance,
     seed: int,
+    loss: LossName | None,
     device: DeviceSpec | None = None,
     target: str | None = None,
     task: TaskEstimate | None = None,
@@ -65,6 +67,7 @@ def plan_file(
         importance=_importance_record(importance, plan),
         seed=seed,
         versions=_versions(),
+        loss=loss,
         explanation=(
             None if explanation is None else ExplanationRecord.model_validate(explanation.to_json())
         ),

@@ -22,6 +22,7 @@ from costsim.solving.planfile.records import (
     ImportanceRecord,
     LayerRecord,
     Listed,
+    LossName,
     ModelRecord,
     Prediction,
     Record,
@@ -44,6 +45,7 @@ class _Document(Record):
     predicted: Prediction | None
     solver: SolverRecord
     importance: ImportanceRecord
+    loss: LossName | None = None
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
     fleet: Annotated[tuple[FleetRecord, ...], Listed] = ()
@@ -71,7 +73,7 @@ class PlanFile:
 
     A value: two plan files with the same content are equal. `plan` is empty and `predicted` None
     where the solver found nothing within the budgets. `fleet`: the devices that it is for besides
-    `device`.
+    `device`. `loss` is what the plan was chosen for; None where an older file does not say.
     """
 
     model: ModelRecord
@@ -85,6 +87,7 @@ class PlanFile:
     importance: ImportanceRecord
     seed: int
     versions: Mapping[str, str]
+    loss: LossName | None = None
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
     fleet: tuple[FleetRecord, ...] = ()
@@ -92,6 +95,7 @@ class PlanFile:
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
         asked = {
+            "loss": self.loss,
             "explanation": _dump(self.explanation),
             "sought": _dump(self.sought),
             "fleet": [_dump(one) for one in self.fleet] or None,
@@ -141,6 +145,7 @@ class PlanFile:
             importance=read.importance,
             seed=read.seed,
             versions=read.versions,
+            loss=read.loss,
             explanation=read.explanation,
             sought=read.sought,
             fleet=tuple(read.fleet),

@@ -18,6 +18,8 @@ LARGEST_SEED = 2**63 - 1
 """Of torch's generators."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Name = Annotated[str, Field(min_length=1)]
+LossName = Literal["prototype", "cross_entropy"]
+"""What a plan is chosen for: likeness to class means, or logits."""
 Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 
 

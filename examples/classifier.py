@@ -1,0 +1,49 @@
+"""A network with a head, planned for a microcontroller and written as C.
+
+C learns by cross entropy, so the network has to return a logit for each class. The built-in ones
+return features; this one has a linear head behind them, which starts from a fixed seed. The
+commands take it from here:
+
+    costsim plan --device stm32f746 --model examples.classifier:make --loss cross_entropy \
+                 --out plan.json
+    costsim export plan.json --out firmware
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from costsim.models.loading import load_model
+
+CLASSES = 10
+
+
+class Classifier(nn.Sequential):
+    """A backbone and its head, for square images of `resolution` pixels a side."""
+
+    resolution = 128
+
+
+def make() -> nn.Module:
+    """MCUNet with costsim's own weights, and logits of ten classes."""
+    backbone = load_model("mcunet-5fps").module
+    torch.manual_seed(0)
+    return Classifier(backbone, nn.Linear(backbone.architecture.features, CLASSES)).eval()
+
+
+def main() -> None:
+    """Plan a step of 8-bit training and write it as C, as the commands above do."""
+    from costsim.cli import main as costsim
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan, firmware = Path(folder) / "plan.json", Path(folder) / "firmware"
+        model = ["--model", "classifier:make", "--resolution", "64"]  # half the side: quicker
+        asked = ["--device", "stm32f746", "--loss", "cross_entropy", "--out", str(plan)]
+        if costsim(["plan", *asked, *model]) == 0:
+            costsim(["export", str(plan), "--out", str(firmware)])
+
+
+if __name__ == "__main__":
+    main()
