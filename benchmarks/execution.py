@@ -1,18 +1,23 @@
-"""Seconds and kept bytes of a training step: a sparse plan through the executor and stock PyTorch.
+"""Seconds and bytes of a training step: a sparse plan through the executor and stock PyTorch.
 
     python benchmarks/execution.py [--models NAMES] [--batches 1,32] [--repeats N] [--quick]
 
 Stock PyTorch appears as *full*, which trains everything, and, because that alone flatters, as
 *frozen + masks*: `requires_grad=False` on every layer the plan leaves out and the gradients of the
 others multiplied by a mask, which is what sparse training without a program of its own comes to.
-Both run as they come and with `channels_last` images and weights, as a careful user would. The
-plan is of the size that TinyTrain finds: a quarter of the output channels of 6 of the last 15
-convolutions.
+Both run as they come and with `channels_last` images and weights, as a careful user would. *Chosen
+layers* is what a clever user does: gradients of the plan's layers only, which are trained whole,
+`channels_last`, a fused optimizer; *in place* are its ReLU6 besides. *Cached* leaves out what comes
+before the first block trained, as where the same images are shown again: by the clever user, and by
+the executor. The plan is of the size that TinyTrain finds: a quarter of the output channels of 6 of
+the last 15 convolutions.
 
 Runs are interleaved, one thread each; seconds are the processor's, so that other work on the
 machine does not count; ratios are of medians, and of minima, which a busy machine disturbs less.
 Kept bytes are measured: of stock PyTorch every storage that autograd saves for the backward pass,
-parameters aside, each once; of the executor every storage alive before and after the loss.
+parameters aside, each once; of the executor every storage alive before and after the loss. The
+peak is measured in the same way for all: by the events of the allocators during one step, scratch
+of kernels included, above what was there at its start.
 """
 
 import argparse
@@ -20,7 +25,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
     from costsim.ir.plan import UpdatePlan
     from costsim.ir.program import TrainingProgram
+    from costsim.models.networks.build import Network
 
 # Fixed for every contender alike, before anything is allocated: or page faults decide.
 FIXED = {
@@ -42,6 +48,7 @@ FIXED = {
 LEARNING_RATE = 1e-4
 MODELS = "mcunet-5fps,mbv2-w0.35,proxyless-w0.3"
 OURS = "executor, sparse"
+CLEVER = "stock, chosen layers"
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,17 @@ class Contender:
 
     run: Callable[[], tuple[float, float]]
     kept_bytes: int
+    peak_bytes: int
     macs: int
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
     """One network on one batch, a plan for it, and the steps: full, of the plan's layers whole
-    (`frozen`), and of its channels alone (`sparse`)."""
+    (`frozen`), of its channels alone (`sparse`), and that from the block on that is the first one
+    trained (`cached`)."""
 
-    model: "nn.Module"
+    model: "Network"
     images: "Tensor"
     labels: "Tensor"
     plan: "UpdatePlan"
@@ -72,11 +81,15 @@ def contenders(name: str, batch: int) -> dict[str, Contender]:
 
     setting = setting_of(name, batch)
     return {
-        "stock, full": stock(setting, False, torch.contiguous_format),
-        "stock, full, channels_last": stock(setting, False, torch.channels_last),
-        "stock, frozen + masks": stock(setting, True, torch.contiguous_format),
-        "stock, frozen + masks, channels_last": stock(setting, True, torch.channels_last),
+        "stock, full": stock(setting, "full", torch.contiguous_format),
+        "stock, full, channels_last": stock(setting, "full", torch.channels_last),
+        "stock, frozen + masks": stock(setting, "masks", torch.contiguous_format),
+        "stock, frozen + masks, channels_last": stock(setting, "masks", torch.channels_last),
+        CLEVER: stock(setting, "chosen", torch.channels_last),
+        f"{CLEVER}, in place": stock(setting, "chosen", torch.channels_last, in_place=True),
+        f"{CLEVER}, cached": stock(setting, "chosen", torch.channels_last, cached=True),
         "executor, full": ours(setting, setting.programs["full"]),
+        f"{OURS}, cached": ours(setting, setting.programs["cached"]),
         OURS: ours(setting, setting.programs["sparse"]),
     }
 
@@ -88,7 +101,9 @@ def setting_of(name: str, batch: int) -> Setting:
     from costsim.ir.plan import ChannelSubset, UpdatePlan
     from costsim.ir.program import compile_program
     from costsim.ir.step import TrainingStep
+    from costsim.learning.adaptation.prefix import between, last_frozen_cut
     from costsim.models.loading import load_model
+    from costsim.models.networks.build import Network
     from costsim.models.tracing.capture import capture
 
     loaded = load_model(name, batch=batch)
@@ -107,12 +122,14 @@ def setting_of(name: str, batch: int) -> Setting:
             )
         )
 
-    step = TrainingStep(batch)
+    step, rest = TrainingStep(batch), between(graph, last_frozen_cut(graph, counts))
     programs = {
         "full": compile_program(graph, UpdatePlan.full(graph), step),
         "frozen": compile_program(graph, every(1), step),
         "sparse": compile_program(graph, every(4), step),
+        "cached": compile_program(rest, every(4), step),
     }
+    assert isinstance(loaded.module, Network)
     labels = torch.arange(batch) % 10
     return Setting(loaded.module, loaded.example_input, labels, every(4), programs)
 
@@ -132,22 +149,39 @@ def backward_macs(program: "TrainingProgram") -> int:
     return sum(op.macs for op in program.operations if op.direction in directions)
 
 
-def stock(setting: Setting, frozen: bool, form: "torch.memory_format") -> Contender:
-    """PyTorch's own step: full, or with all other layers frozen and gradients masked."""
+def stock(
+    setting: Setting,
+    trained: str,
+    form: "torch.memory_format",
+    *,
+    in_place: bool = False,
+    cached: bool = False,
+) -> Contender:
+    """PyTorch's own step: `full`, or of the `chosen` layers, whole or their gradients with `masks`.
+
+    With `in_place` ReLU6 overwrites its input; with `cached` the step begins with the values that
+    the blocks before the first trained one have computed of the images.
+    """
     import torch
 
-    model: nn.Module = deepcopy(setting.model).to(memory_format=form)  # type: ignore[call-overload]
+    network = deepcopy(setting.model).to(memory_format=form)  # type: ignore[call-overload]
     images = setting.images.contiguous(memory_format=form)
     masks: dict[nn.Parameter, Tensor] = {}
-    if frozen:
-        model.requires_grad_(False)
-        for subset in setting.plan.subsets:
-            weight = model.get_parameter(f"{subset.layer}.weight").requires_grad_()
+    if trained != "full":
+        network.requires_grad_(False)
+    for subset in setting.plan.subsets if trained != "full" else ():
+        weight = network.get_parameter(f"{subset.layer}.weight").requires_grad_()
+        if trained == "masks":
             mask = torch.zeros(weight.shape[0], *(1,) * (weight.ndim - 1))
             mask[list(subset.channels)] = 1.0
-            masks[weight] = mask  # type: ignore[index]
-    trained = (p for p in model.parameters() if p.requires_grad)
-    optimizer = torch.optim.SGD(trained, LEARNING_RATE)
+            masks[weight] = mask
+    weights = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(weights, LEARNING_RATE, fused=trained == "chosen")
+    model: Callable[[Tensor], Tensor] = in_place_relu6(network) if in_place else network
+    if cached:
+        before, model = halves(network, setting.plan.by_layer)
+        with torch.no_grad():
+            images = before(images)
 
     def run() -> tuple[float, float]:
         started = time.process_time()
@@ -161,12 +195,61 @@ def stock(setting: Setting, frozen: bool, form: "torch.memory_format") -> Conten
         optimizer.zero_grad()
         return forward - started, time.process_time() - forward
 
-    program = setting.programs["frozen" if frozen else "full"]
-    return Contender(run, saved_bytes(model, images), backward_macs(program))
+    program = setting.programs["full" if trained == "full" else "frozen"]
+    kept = saved_bytes(network, model, images)
+    return Contender(run, kept, peak_bytes(run), backward_macs(program))
 
 
-def saved_bytes(model: "nn.Module", images: "Tensor") -> int:
-    """What autograd keeps for the backward pass, the model's own tensors apart."""
+def in_place_relu6(network: "nn.Module") -> "nn.Module":
+    """The same network with every ReLU6 written over its input."""
+    from torch import fx
+    from torch.nn import functional
+
+    traced = fx.symbolic_trace(network)
+    for node in traced.graph.nodes:
+        if node.target is functional.relu6:
+            node.update_kwarg("inplace", True)
+    traced.recompile()
+    return traced
+
+
+def halves(
+    network: "Network", layers: Collection[str]
+) -> "tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]":
+    """The network up to the first block that has one of `layers`, and from there on."""
+    from torch.nn import functional
+
+    numbers = [int(layer.split(".")[1]) for layer in layers if layer.startswith("blocks.")]
+    first = min(numbers, default=len(network.blocks))
+    blocks, rest = network.blocks[:first], network.blocks[first:]
+
+    def before(x: "Tensor") -> "Tensor":
+        return blocks(functional.relu6(network.stem_norm(network.stem(x))))
+
+    def after(x: "Tensor") -> "Tensor":
+        x = rest(x)
+        if network.architecture.feature_mix:
+            x = functional.relu6(network.mix_norm(network.mix(x)))
+        return x.mean((2, 3))
+
+    return before, after
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes of allocators and kernels' scratch at once in a step, beyond its start."""
+    from costsim.hardware.meters.allocator import record_allocations
+
+    run()
+    with record_allocations() as recorder:
+        run()
+        recorder.mark("step")
+    return recorder.pieces[0].peak_bytes()
+
+
+def saved_bytes(
+    network: "nn.Module", forward: "Callable[[Tensor], Tensor]", images: "Tensor"
+) -> int:
+    """What autograd keeps for the backward pass, the network's own tensors apart."""
     import torch
 
     saved: list[Tensor] = []
@@ -176,19 +259,25 @@ def saved_bytes(model: "nn.Module", images: "Tensor") -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        model(images)
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        forward(images)
+    own = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
     return sum(size for place, size in storages.items() if place not in own)
 
 
 def ours(setting: Setting, program: "TrainingProgram") -> Contender:
-    """The step as the executor runs it."""
+    """The step as the executor runs it, on the images or on what comes before its graph's input."""
+    import torch
+
     from costsim.hardware.meters.observe import StorageObserver
     from costsim.models.tracing.capture import capture
     from costsim.run.execution.executor import Executor
+    from costsim.run.execution.forward import evaluate
 
-    tensors = capture(deepcopy(setting.model), setting.images).tensors
+    network = capture(deepcopy(setting.model), setting.images)
+    tensors, start = network.tensors, program.graph.input
+    with torch.no_grad():
+        images = evaluate(network.graph, tensors, setting.images, keep=[start])[1][start]
     times: list[float] = []
 
     def loss(output: "Tensor", labels: "Tensor") -> "Tensor":
@@ -199,7 +288,7 @@ def ours(setting: Setting, program: "TrainingProgram") -> Contender:
 
     def run() -> tuple[float, float]:
         started = time.process_time()
-        executor.step(setting.images, setting.labels)
+        executor.step(images, setting.labels)
         forward = times.pop()
         return forward - started, time.process_time() - forward
 
@@ -208,7 +297,7 @@ def ours(setting: Setting, program: "TrainingProgram") -> Contender:
     run()
     executor.observer = None
     kept = sum(buffer.bytes for buffer in observer.buffers() if buffer.kept)
-    return Contender(run, kept, backward_macs(program))
+    return Contender(run, kept, peak_bytes(run), backward_macs(program))
 
 
 def main() -> None:
@@ -228,7 +317,7 @@ def main() -> None:
     models, batches = arguments.models.split(","), [int(n) for n in arguments.batches.split(",")]
     if arguments.quick:
         models, batches = models[:1], [1]
-    kept: dict[tuple[str, int], dict[str, int]] = {}
+    found: dict[str, dict[str, Contender]] = {}
     for name in models:
         for batch in batches:
             repeats = arguments.repeats or (20 if arguments.quick else max(15, 100 // batch))
@@ -240,8 +329,9 @@ def main() -> None:
                 for each, one in runs.items():
                     samples[each].append(one.run())
             _print_seconds(f"{name}, batch {batch}", repeats, runs, samples)
-            kept[name, batch] = {each: one.kept_bytes for each, one in runs.items()}
-    _print_kept(kept)
+            found[f"{name}, {batch}"] = runs
+    _print_bytes("Kept for the backward pass", found, "kept_bytes")
+    _print_bytes("Peak of a step", found, "peak_bytes")
 
 
 def _print_seconds(
@@ -278,26 +368,19 @@ def _print_seconds(
     Console(width=130).print(table)
 
 
-def _print_kept(kept: dict[tuple[str, int], dict[str, int]]) -> None:
+def _print_bytes(title: str, found: dict[str, dict[str, Contender]], what: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Kept from the forward pass to the backward pass", box=SIMPLE_HEAD)
-    table.add_column("network, batch", no_wrap=True)
-    names = ("stock, full", "stock, frozen + masks", "executor, full", OURS)
-    for each in names:
-        table.add_column(f"{each} KiB", justify="right")
-    table.add_column("full ×", justify="right")
-    table.add_column("frozen ×", justify="right")
-    for (name, batch), found in kept.items():
-        table.add_row(
-            f"{name}, {batch}",
-            *(f"{found[each] / 1024:,.0f}" for each in names),
-            *(f"{found[each] / found[OURS]:.1f}" for each in names[:2]),
-        )
-    table.caption = "×: stock over the sparse plan"
-    Console(width=130).print(table)
+    table = Table(title=title, box=SIMPLE_HEAD, caption="KiB, and how many times the last row")
+    table.add_column("contender", no_wrap=True)
+    for setting in found:
+        table.add_column(setting, justify="right", no_wrap=True)
+    for each in next(iter(found.values())):
+        sizes = [(getattr(runs[each], what), getattr(runs[OURS], what)) for runs in found.values()]
+        table.add_row(each, *(f"{size / 1024:,.0f}  {size / ours:5.1f}" for size, ours in sizes))
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":
