@@ -3,11 +3,14 @@
 import pytest
 
 from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program import compile_program
+from costsim.ir.step import TrainingStep
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.graph import architecture_graph
 from costsim.pricing.accounting.autograd import autograd_memory
 from costsim.pricing.accounting.sparse_update import SCHEMES, SparseUpdateScheme, scheme_plan
 from costsim.pricing.accounting.tiny_training import tiny_training_bytes
+from costsim.pricing.cost import price
 
 KB = 1024
 """Of the tiny-training tables."""
@@ -28,6 +31,24 @@ def test_scheme_size_hardly_depends_on_the_feature_mix(scheme: SparseUpdateSchem
     graph = architecture_graph(scheme.network)
     size = tiny_training_bytes(graph, scheme_plan(graph, scheme)) / KB
     assert scheme.size_kb <= size < scheme.size_kb + 1
+
+
+def test_the_papers_sparse_update_is_the_scheme_of_99_kb() -> None:
+    """TinyTrain's paper: 11.9 M backward MACs on MCUNet, as if deeper biases were left alone."""
+    graph = architecture_graph("mcunet-5fps", resolution=128)
+    place = {name: number for number, name in enumerate(graph.layers)}
+    macs = {}
+    for scheme in (scheme for scheme in SCHEMES if scheme.network == "mcunet-5fps"):
+        plan = scheme_plan(graph, scheme)
+        first = min(place[subset.layer] for subset in plan.subsets)
+        near = UpdatePlan(plan.subsets, frozenset(b for b in plan.biases if place[b] >= first))
+        macs[scheme.size_kb] = [
+            price(compile_program(graph, one, TrainingStep())).macs.backward for one in (near, plan)
+        ]
+    assert [size for size, (near, _) in macs.items() if round(near / 1e6, 1) == 11.9] == [99]
+    assert macs[99] == [11_882_240, 12_291_840]
+    assert max(macs) == 148
+    assert round(macs[148][1] / 1e6, 1) == 13.4
 
 
 def test_tiny_training_last_twelve_layers() -> None:

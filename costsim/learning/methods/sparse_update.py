@@ -23,6 +23,7 @@ from costsim.solving.solve import solve_uninterrupted
 class SparseUpdate(Method):
     """A scheme that its authors published for the network: that of `size_kb`, or the largest.
 
+    By its backward MACs the one that TinyTrain's paper compares with is that of 99 kB.
     Whatever the budgets, as in the paper, unless `within_budgets`. Of each layer the input
     channels with the largest weights are trained.
     """
