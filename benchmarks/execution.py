@@ -7,7 +7,8 @@ Stock PyTorch appears as *full*, which trains everything, and, because that alon
 others multiplied by a mask, which is what sparse training without a program of its own comes to.
 Both run as they come and with `channels_last` images and weights, as a careful user would. *Chosen
 layers* is what a clever user does: gradients of the plan's layers only, which are trained whole,
-`channels_last`, a fused optimizer; *in place* are its ReLU6 besides. *Cached* leaves out what comes
+`channels_last`, a fused optimizer; *in place* are its ReLU6 besides, also without `channels_last`,
+which takes scratch on one of the networks. *Cached* leaves out what comes
 before the first block trained, as where the same images are shown again: by the clever user, and by
 the executor. The plan is of the size that TinyTrain finds: a quarter of the output channels of 6 of
 the last 15 convolutions.
@@ -87,6 +88,9 @@ def contenders(name: str, batch: int) -> dict[str, Contender]:
         "stock, frozen + masks, channels_last": stock(setting, "masks", torch.channels_last),
         CLEVER: stock(setting, "chosen", torch.channels_last),
         f"{CLEVER}, in place": stock(setting, "chosen", torch.channels_last, in_place=True),
+        f"{CLEVER}, in place, as it comes": stock(
+            setting, "chosen", torch.contiguous_format, in_place=True
+        ),
         f"{CLEVER}, cached": stock(setting, "chosen", torch.channels_last, cached=True),
         "executor, full": ours(setting, setting.programs["full"]),
         f"{OURS}, cached": ours(setting, setting.programs["cached"]),

@@ -12,7 +12,6 @@ from costsim.pricing.cost import full_backward_macs
 from costsim.problem.budget import Budget
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.problem.solution import Solver
-from costsim.solving.planfile.records import LossName
 
 DEFAULT_MODEL = "mcunet-5fps"
 DEFAULT_WAYS = 10
@@ -92,7 +91,7 @@ class PlanRequest:
     ways: int | None = None
     shots: int = DEFAULT_SHOTS
     criterion: str = "fisher"
-    loss: LossName = "prototype"
+    loss: str = "prototype"
     axes: tuple[UpdateKind, ...] = ("output",)
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
     with_bias: bool = False

@@ -87,7 +87,7 @@ class PlanFile:
     importance: ImportanceRecord
     seed: int
     versions: Mapping[str, str]
-    loss: LossName | None = None
+    loss: str | None = None
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
     fleet: tuple[FleetRecord, ...] = ()
