@@ -36,6 +36,7 @@ CONTRACT: Mapping[str, Any] = {
     "model": dict,
     "device": dict,
     "step": dict,
+    "loss": str,
     "budgets": dict,
     "layers": [{"name": str, "axis": (str, type(None)), "channels": list, "bias": bool}],
     "predicted": {

@@ -37,6 +37,7 @@ def example(
     device_name: str = "jetson-nano",
     budget: Budget | None = None,
     seed: int = 0,
+    loss: str | None = "prototype",
 ) -> PlanFile:
     """The plan file of `plan` on a shipped device, every channel scored `SCORE`."""
     program = compile_program(graph, plan, step)
@@ -66,6 +67,7 @@ def example(
         solution=Solution("by hand", plan, cost, Status.OPTIMAL, gain, gain, 0.5),
         importance=importance,
         seed=seed,
+        loss=loss,
         device=device,
         task=estimate_task(
             target,
@@ -88,13 +90,25 @@ def chain_example(**options: Any) -> PlanFile:
     return example(graph, plan, TrainingStep(), **options)
 
 
+def test_a_loss_is_one_of_two_and_older_files_do_not_say() -> None:
+    document = chain_example(loss="cross_entropy").to_json()
+    assert document["loss"] == "cross_entropy"
+    assert PlanFile.from_json(document).loss == "cross_entropy"
+    with pytest.raises(InputError, match=r"plan: loss.*prototype.*cross_entropy"):
+        PlanFile.from_json({**document, "loss": "hinge"})
+    del document["loss"]
+    assert PlanFile.from_json(document).loss is None
+    assert "loss" not in PlanFile.from_json(document).to_json()
+
+
 @settings(max_examples=30)
 @given(st.data())
 def test_what_is_written_is_read_back(data: st.DataObject) -> None:
     graph = data.draw(graphs())
     plan, step = data.draw(plans(graph)), data.draw(steps(graph))
     device = data.draw(st.sampled_from(shipped_devices()))
-    file = example(graph, plan, step, device_name=device, seed=data.draw(st.integers()))
+    loss = data.draw(st.sampled_from(["prototype", "cross_entropy", None]))
+    file = example(graph, plan, step, device_name=device, seed=data.draw(st.integers()), loss=loss)
     document = file.to_json()
     assert PlanFile.from_json(json.loads(json.dumps(document))) == file
     assert PlanFile.from_json(document).to_json() == document
@@ -141,6 +155,7 @@ def test_infeasible_has_no_prediction() -> None:
         solution=solution,
         importance=Importance("random", ()),
         seed=0,
+        loss=None,
     )
     document = file.to_json()
     assert document["predicted"] is None
