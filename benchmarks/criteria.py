@@ -5,10 +5,10 @@ trained, at each of the learning rates; what counts is the best of them, because
 favours plans which change the network more needs a smaller one. Of each criterion: the rank
 correlation, over the plans of a task, between the gain that it predicts and what training reached
 (accuracy, and the log-likelihood of the query images, which is finer), as the mean over tasks with
-a bootstrapped 95 % interval; and the accuracy of the plan that it calls best. One line of JSON a
-task goes to `--out`; what is there already is not done again. With `--biases` biases are scored
-and may be chosen as well: the best plan of each criterion is then tried with them and without, and
-so is half of the random plans.
+its interval (`costsim.base.intervals`); and the accuracy of the plan that it calls best. One
+line of JSON a task goes to `--out`; what is there already is not done again. With `--biases` biases
+are scored and may be chosen as well: the best plan of each criterion is then tried with them and
+without, and so is half of the random plans.
 
     python benchmarks/criteria.py --weights mcunet.pkl --domain signs=signs.tar.gz \\
         --domain letters=letters.zip --tasks 6 --plans 30 --out criteria.jsonl
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from costsim.base.intervals import Mean
 from costsim.ir.operators import UpdateKind
 from costsim.run.criteria import (
     Criterion,
@@ -164,7 +165,7 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from costsim.learning.methods.correlation import bootstrap_interval, spearman
+    from costsim.learning.methods.correlation import spearman
 
     domains = sorted({row["domain"] for row in rows})
     for measure in ("accuracy", "log_likelihood"):
@@ -183,8 +184,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                         for plan in row["plans"]
                     ]
                     found.append(spearman(predicted, reached))
-                low, high = bootstrap_interval(found)
-                cells.append(f"{np.mean(found):+.2f} [{low:+.2f}, {high:+.2f}]")
+                cells.append(_told(Mean.of(found), "+.2f"))
             print(f"{name:20s}" + "".join(f"{cell:>24s}" for cell in cells))
     print("\naccuracy after training the plan that each calls best, %")
     labels = [*CRITERIA, "random 0.3", "random 1", "random 2.5"]
@@ -205,9 +205,16 @@ def _print(rows: list[dict[str, Any]]) -> None:
             if not found:
                 cells.append("-")
                 continue
-            low, high = bootstrap_interval(found)
-            cells.append(f"{np.mean(found):.1f} [{low:.1f}, {high:.1f}]")
+            cells.append(_told(Mean.of(found), ".1f"))
         print(f"{label:26s}" + "".join(f"{cell:>24s}" for cell in cells))
+
+
+def _told(mean: "Mean | None", form: str) -> str:
+    """A mean with half its interval, where one is claimed; a dash where nothing was seen."""
+    if mean is None:
+        return "-"
+    half = "" if mean.half is None else f" ± {mean.half:{form.removeprefix('+')}}"
+    return f"{mean.value:{form}}{half}"
 
 
 def _read(path: Path | None) -> list[dict[str, Any]]:

@@ -8,7 +8,13 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.base.units import (
+    format_bytes,
+    format_joules,
+    format_macs,
+    format_percent,
+    format_seconds,
+)
 from costsim.cli.facts import facts_table
 from costsim.cli.options import (
     DEVICE,
@@ -301,13 +307,23 @@ def _rule(given: dict[str, Any], source: "ImageSource") -> "EpisodeRule":
     )
 
 
+def _broken(adapted: "Adapted") -> str:
+    """The limits that a step breaks."""
+    from costsim.problem.budget import describe
+
+    budget = adapted.situation.budget
+    return ", ".join(
+        f"more than {describe(limit, getattr(budget, limit))}" for limit in adapted.cost.exceeds
+    )
+
+
 def _table(adapted: "Adapted", patch: Path | None) -> "Table":
     situation, cost = adapted.situation, adapted.cost
     plan, memory, macs = adapted.choice.plan, cost.step.memory, cost.step.macs
     queries = len(situation.task.query_labels)
 
     def share(accuracy: float) -> str:
-        return f"{accuracy:.1%} of {queries} query images" if queries else "-"
+        return f"{format_percent(accuracy)} of {queries} query images" if queries else "-"
 
     channels = sum(len(subset.channels) for subset in plan.subsets)
     rows = [
@@ -329,6 +345,8 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
             f"{format_macs(round(cost.backward_macs_a_sample))} a sample",
         ),
     ]
+    if cost.exceeds:
+        rows.append(("outside the budget", _broken(adapted)))
     if cost.task is not None and cost.task.selection_peak_bytes:
         most = format_bytes(cost.task.selection_peak_bytes)
         rows.append(("memory of choosing (peak)", most))
@@ -357,7 +375,9 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
         )
     )
     if adapted.guard != "none":
-        rows.append((f"guard ({adapted.guard})", f"keeps {adapted.kept:.0%} of the change"))
+        rows.append(
+            (f"guard ({adapted.guard})", f"keeps {format_percent(adapted.kept)} of the change")
+        )
     if patch is not None and adapted.patch is not None:
         rows.append(("patch", f"{patch}, {format_bytes(patch.stat().st_size)}"))
     return facts_table("adapted", adapted.method, rows)

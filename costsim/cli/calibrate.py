@@ -10,7 +10,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.base.units import parse_seconds
+from costsim.base.units import format_percent, parse_seconds
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -259,9 +259,9 @@ def _tell(results: Sequence[Result], *, as_json: bool, several: bool) -> None:
         click.echo(
             f"{out}: {calibration.probes} probes, {len(calibration.kernels)} kernels on "
             f"{calibration.conditions.threads} thread(s) of {calibration.conditions.cpu}. Steps "
-            f"are predicted within {calibration.common:.0%} (standard deviation) of what "
-            f"left-out probes took; the same kernel measured twice differs by "
-            f"{calibration.noise_floor:.1%}."
+            f"are predicted within {format_percent(calibration.common)} (standard deviation) of "
+            f"what left-out probes took; the same kernel measured twice differs by "
+            f"{format_percent(calibration.noise_floor)}."
         )
     if as_json and several:
         rows = zip(results, documents, strict=True)

@@ -9,7 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.base.units import format_seconds
+from costsim.base.units import format_percent, format_seconds
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
@@ -265,7 +265,7 @@ class _Teller:
         left = (total - result.step) * elapsed / self.steps
         self.say(
             f"step {result.step}/{total}: loss {self.loss / self.steps:.3f}, episodes "
-            f"{self.right / self.steps:.1%}, {self.images / elapsed:.0f} images/s at "
+            f"{format_percent(self.right / self.steps)}, {self.images / elapsed:.0f} images/s at "
             f"{result.resolution} px, about {format_seconds(left)} at this rate"
         )
         self.last = now
@@ -283,6 +283,8 @@ class _Teller:
 def _show(document: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from costsim.base.intervals import Mean
+
     rows = [
         ("start", document["start"]),
         ("data", ", ".join(document["data"])),
@@ -291,7 +293,8 @@ def _show(document: dict[str, Any]) -> None:
     rows += [
         (
             "accuracy",
-            f"{one['mean']:.1%} ± {one['interval']:.1%}, {one['ways']} ways × {one['shots']} shots "
+            f"{Mean(one['mean'], one['interval'], one['episodes']).told}, "
+            f"{one['ways']} ways × {one['shots']} shots "
             f"of {one['domain']}",
         )
         for one in document["accuracies"]

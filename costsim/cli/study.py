@@ -41,10 +41,12 @@ MEMORY = (*ACCOUNTINGS, "autograd")
 )
 @click.option("--show", is_flag=True, help="Show what is there; compute nothing.")
 @click.option(
-    "--reference", metavar="METHOD", help="What gains are over.  [default: None, or the first]"
+    "--reference",
+    metavar="METHOD",
+    help="What accuracies are held against.  [default: None, or the first]",
 )
 @click.option(
-    "--accounting", type=click.Choice(MEMORY), default="paper", show_default=True,
+    "--accounting", type=click.Choice(MEMORY), default="peak", show_default=True,
     help="Of the memory in tables and picture.",
 )  # fmt: skip
 @page_option()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costsim.base.files import to_json_text
-from costsim.base.units import format_bytes, format_seconds
+from costsim.base.units import format_bytes, format_percent, format_seconds
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
@@ -206,7 +206,7 @@ def _watcher(progress: "Progress") -> "Callable[[Run, float], None]":
             progress(f"training: loss {loss:.4f}, {rate:.1f} samples/s", done, total)
         elif trainer.batch == 0:
             accuracy = run.accuracies.get(done)
-            more = "" if accuracy is None else f", accuracy {accuracy:.1%}"
+            more = "" if accuracy is None else f", accuracy {format_percent(accuracy)}"
             print(
                 f"iteration {done}/{total}: loss {trainer.losses[-1]:.4f}, "
                 f"{rate:.1f} samples/s{more}",
@@ -233,7 +233,7 @@ def _table(run: "Run", trained: "Trained", out: Path | None) -> "Table":
     queries = f"{len(task.query_labels)} query images"
 
     def share(accuracy: float | None) -> str:
-        return "-" if accuracy is None else f"{accuracy:.1%} of {queries}"
+        return "-" if accuracy is None else f"{format_percent(accuracy)} of {queries}"
 
     losses = trained.losses
     rows = [

@@ -197,7 +197,7 @@ class Share(Quantity):
     unit = ""
     minimum = 0.0
     maximum = 1.0
-    format = staticmethod("{:.0%}".format)
+    format = staticmethod(units.format_percent)
 
 
 class Count(Quantity):

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from costsim.base.progress import Progress, silent
+from costsim.base.units import format_percent
 from costsim.models.loading import SMALLEST_RESOLUTION
 from costsim.planning import PlanRequest, Prepared, prepare
 from costsim.problem.budget import describe
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Answer, Solution, Solver, Status
-from costsim.solving.pareto import TIE, full_gain, lifted, within
+from costsim.solving.pareto import TIE, lifted, within
 from costsim.solving.solve import relaxations, solve, solve_uninterrupted
 
 BUDGETS: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
@@ -56,7 +57,7 @@ def smallest_budget(
     """
     report = progress or silent
     unit = UNITS[limit]
-    target = share * full_gain(problem)
+    target = share * problem.importance.full_gain
     unlimited = lifted(problem, limit)
     best = solve_uninterrupted(unlimited, solver)
     if not _reaches(best, target):
@@ -109,7 +110,7 @@ def find_batch(request: PlanRequest, share: float, progress: Progress | None = N
         if batch > 1:
             prepared = prepare(_with_batch(request, batch), None, first.scored)
         solution = solve_uninterrupted(prepared.problem, request.solver)
-        target = share * full_gain(prepared.problem)
+        target = share * prepared.problem.importance.full_gain
         reaches = _reaches(solution, target)
         proven &= reaches or _is_answered(solution, target)
         return prepared, solution, reaches
@@ -146,7 +147,7 @@ def find_resolution(request: PlanRequest, share: float, progress: Progress | Non
         report(f"solving: {size} pixels", done, len(sizes))
         prepared = prepare(replace(request, resolution=size), None, own.scored)
         solution = solve_uninterrupted(prepared.problem, request.solver)
-        target = share * full_gain(prepared.problem)
+        target = share * prepared.problem.importance.full_gain
         if _reaches(solution, target):
             return _found(size, prepared, solution, proven)
         proven &= _is_answered(solution, target)
@@ -170,7 +171,7 @@ def find_device(
         prepared = prepare(request, progress if scored is None else None, scored)
         scored = prepared.scored
         solution = solve_uninterrupted(prepared.problem, request.solver)
-        target = share * full_gain(prepared.problem)
+        target = share * prepared.problem.importance.full_gain
         if _reaches(solution, target):
             return _found(request.device.name, prepared, solution, proven)
         proven &= _is_answered(solution, target)
@@ -182,7 +183,7 @@ def find_device(
 
 def sentence(found: Found, sought: str, share: float) -> str:
     """What was found, for a person."""
-    wanted, reached = f"{100 * share:.4g} % of the full gain", f"{100 * found.reached:.4g} %"
+    wanted, reached = f"{format_percent(share)} of all gain", format_percent(found.reached)
     if found.value is None:
         there = "is reached" if found.proven else "was reached in the time"
         what = {"device": "No shipped device reaches", "batch": "No batch reaches"}.get(
@@ -212,8 +213,7 @@ def _with_batch(request: PlanRequest, batch: int) -> PlanRequest:
 def _found(
     value: float | str | None, prepared: Prepared, solution: Solution, proven: bool
 ) -> Found:
-    whole = full_gain(prepared.problem)
-    reached = (solution.objective or 0.0) / whole if whole > 0 else 0.0
+    reached = prepared.problem.importance.share(solution.objective) or 0.0
     request, problem = prepared.request, prepared.problem
     # again, for the device: the solution was priced without it
     if solution.plan is not None:

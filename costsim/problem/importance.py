@@ -109,6 +109,26 @@ class Importance:
         """`P_i`, the sum of the scores of the layer's channels."""
         return math.fsum(self.scores(layer, axis))
 
+    @cached_property
+    def layer_gains(self) -> Mapping[str, float]:
+        """The gain of updating all of each layer: its better axis, and its bias if scored."""
+        gains = {}
+        for layer in self.layers:
+            by_axis = {axis: self.potential(layer, axis) for axis in self.axes(layer)}
+            bias = by_axis.pop("bias", 0.0)
+            gains[layer] = max(by_axis.values(), default=0.0) + bias
+        return gains
+
+    @property
+    def full_gain(self) -> float:
+        """The gain of updating everything that was inspected: what shares of gain are of."""
+        return math.fsum(self.layer_gains.values())
+
+    def share(self, gain: float | None) -> float | None:
+        """`gain` as a share of the full gain; None without a gain, or where every score is 0."""
+        full = self.full_gain
+        return None if gain is None or full <= 0 else gain / full
+
     def check(self, graph: LayerGraph) -> None:
         """Raise `InputError` unless every layer is in `graph` with as many channels as scores."""
         for entry in self.channels:

@@ -121,7 +121,7 @@ class Problem:
         """
         other = copy(self)
         other.candidates = _candidates(importance, self.graph, self.with_bias)
-        for name in ("columns", "bias_columns", "exclusive", "restricted", "layer_gains"):
+        for name in ("columns", "bias_columns", "exclusive", "restricted"):
             other.__dict__.pop(name, None)
         other.importance = importance
         orders: dict[Atom, Sequence[int]] = {(c.axis, c.layer): c.order for c in other.candidates}
@@ -231,20 +231,6 @@ class Problem:
                 for channel in channels
             )
         )
-
-    @cached_property
-    def layer_gains(self) -> Mapping[str, float]:
-        """The gain of updating all of each layer: its better axis, and its bias if scored."""
-        weights: dict[str, float] = {}
-        biases: dict[str, float] = {}
-        for candidate in self.candidates:
-            gains = biases if candidate.axis == "bias" else weights
-            gain = float(candidate.cumulative[-1])
-            gains[candidate.layer] = max(gain, gains.get(candidate.layer, 0.0))
-        return {
-            layer: weights.get(layer, 0.0) + biases.get(layer, 0.0)
-            for layer in self.importance.layers
-        }
 
     def gains(self, selections: Integers) -> Floats:
         """The gain of each row of `selections` [plans, candidates]."""

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_seconds
+from costsim.base.intervals import STATISTIC
+from costsim.base.units import format_percent, format_seconds
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
@@ -25,7 +26,6 @@ from costsim.studies.solvers.analysis import (
     by_budget,
     by_model,
     by_tightness,
-    interval,
     overall,
 )
 from costsim.studies.solvers.store import COLUMNS
@@ -41,8 +41,9 @@ def render_comparison(findings: Findings) -> str:
     """The page of a study: the same rows give the same bytes."""
     return render_template(
         "comparison.html",
-        filters={"share": _share, "seconds": format_seconds, "interval": interval},
+        filters={"share": format_percent, "seconds": format_seconds},
         answer=findings.answer(),
+        statistic=STATISTIC,
         headline=_headline(findings),
         tables=_tables(findings),
         pictures=_pictures(findings) if findings.compared else [],
@@ -83,7 +84,7 @@ def print_comparison(console: Console, findings: Findings) -> None:
             title_justify="left",
         )
         for index, heading in enumerate(
-            ("group", "solver", "n", "no plan", "loss, 95 %", "optimal", "same", "time")
+            ("group", "solver", "n", "no plan", "loss", "optimal", "same", "time")
         ):
             table.add_column(heading, justify="right" if index > 1 else "left", overflow="fold")
         for group in groups:
@@ -92,15 +93,16 @@ def print_comparison(console: Console, findings: Findings) -> None:
                 group.solver,
                 str(group.problems),
                 str(group.none),
-                interval(group.loss),
-                _share(group.equal),
-                _share(group.agreement),
+                group.loss.told,
+                format_percent(group.equal),
+                format_percent(group.agreement),
                 format_seconds(group.seconds),
             )
             table.add_row(*(Text(cell) for cell in cells))
         console.print()
         console.print(table)
     console.print()
+    console.print(Text(f"{STATISTIC}."))
     for sentence in findings.answer():
         console.print(Text(sentence))
 
@@ -115,13 +117,10 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "errors": len(findings.errors),
         "answer": findings.answer(),
         "groups": {
-            title: [asdict(group) for group in groups] for title, groups in _tables(findings)
+            title: [asdict(group) | {"loss": group.loss.to_json()} for group in groups]
+            for title, groups in _tables(findings)
         },
     }
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}"
 
 
 def _headline(findings: Findings) -> list[tuple[str, str]]:
@@ -214,14 +213,13 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
         for index, solver in enumerate(solvers):
             mine = [g for g in groups if g.solver == solver]
             places = [names.index(g.name) + (index - (len(solvers) - 1) / 2) * bar for g in mine]
-            means = np.array([100 * g.loss.mean for g in mine])
-            lows = [100 * (g.loss.mean if g.loss.low is None else g.loss.low) for g in mine]
-            highs = [100 * (g.loss.mean if g.loss.high is None else g.loss.high) for g in mine]
+            means = np.array([100 * g.loss.value for g in mine])
+            halves = [100 * (g.loss.half or 0.0) for g in mine]
             axes.bar(places, means, bar * 0.9, color=_colour(solvers, solver), label=solver)
             axes.errorbar(
                 places,
                 means,
-                [np.maximum(means - lows, 0.0), np.maximum(highs - means, 0.0)],
+                [np.minimum(halves, means), halves],
                 fmt="none",
                 ecolor=COLOURS["ink"],
                 elinewidth=1,
@@ -232,12 +230,13 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
         axes.set_ylabel("mean loss, %")
         axes.set_xlabel("share of all gain that the optimum reaches")
         _legend(axes, width)
-        worst = max(groups, key=lambda group: group.loss.mean)
+        worst = max(groups, key=lambda group: group.loss.value)
         return to_svg(
             figure,
             name,
             "Loss against the proven optimum",
-            f"The greatest mean is {worst.loss.mean:.1%}, of {worst.solver}, {worst.name}.",
+            f"The greatest mean is {format_percent(worst.loss.value)}, of {worst.solver}, "
+            f"{worst.name}.",
         )
 
 

@@ -1,7 +1,7 @@
 """Every predicted cost of a plan as rows of words and amounts."""
 
-from costsim.base.units import format_bytes, format_macs
-from costsim.report.amounts import interval, joules, percent, seconds
+from costsim.base.units import format_bytes, format_macs, format_percent
+from costsim.report.amounts import interval, joules, seconds
 from costsim.solving.planfile import PlanFile, Prediction
 
 Section = tuple[str, list[tuple[str, str]]]
@@ -38,15 +38,18 @@ def _memory_rows(predicted: Prediction, file: PlanFile) -> list[tuple[str, str]]
     if file.device is not None:
         where = "RAM" if file.device.frozen_weights == "ram" else "flash"
         frozen = f"frozen weights, in {where} beside all of these"
+    gradients = "their gradients, each freed once it is applied"
+    if file.step.keeps_gradients:
+        gradients = "their gradients, kept until all are applied"
     amounts = (
         ("peak: most bytes live at once", memory.peak_bytes),
         ("arena: the same with offsets assigned", memory.arena_bytes),
-        ("paper: updated weights, their state, kept", memory.paper_bytes),
+        ("paper: each byte once, live together or not", memory.paper_bytes),
         ("tiny-training: int8, as published", memory.tiny_training_bytes),
         ("kept for the backward pass", memory.kept_bytes),
         ("kept by stock PyTorch (autograd)", memory.autograd_kept_bytes),
         ("updated weights", memory.updated_weight_bytes),
-        ("their gradients", memory.gradient_bytes),
+        (gradients, memory.gradient_bytes),
         ("optimiser state", memory.optimizer_bytes),
         (frozen, memory.frozen_weight_bytes),
     )
@@ -63,7 +66,7 @@ def _mac_rows(predicted: Prediction) -> list[tuple[str, str]]:
         ("backward, of input gradients", format_macs(macs.input_gradient)),
         ("backward, of weight gradients", format_macs(macs.weight_gradient)),
         ("backward, if everything were updated", format_macs(macs.full_backward)),
-        ("backward, share of that", percent(macs.backward_share)),
+        ("backward, share of that", format_percent(macs.backward_share)),
         ("forward and backward, no padding taps", format_macs(macs.unpadded)),
     ]
 

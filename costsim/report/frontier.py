@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_bytes, format_macs, format_seconds
-from costsim.report.amounts import percent
+from costsim.base.units import format_bytes, format_macs, format_percent, format_seconds
 from costsim.report.svg import COLOURS, STYLE, drawing
 from costsim.solving.pareto import Frontier, Point
 
@@ -50,7 +49,7 @@ def render_frontier(console: Console, frontier: Frontier) -> None:
         table.add_row(
             Text(f"{point.kind} {point.label}".strip()),
             SHOW[frontier.against](point.used),
-            percent(point.share),
+            format_percent(point.share),
             f"{len({s.layer for s in point.plan.subsets} | point.plan.biases)}",
             f"{sum(len(s.channels) for s in point.plan.subsets):,}",
             Text(remark(point)),

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_bytes, format_joules, format_seconds
+from costsim.base.units import format_bytes, format_joules, format_percent, format_seconds
 from costsim.hardware.results.measurement_file import Beside, MeasurementFile
 
 _FORMATS = {"s": format_seconds, "J": format_joules, "bytes": format_bytes}
@@ -65,7 +65,7 @@ def _table(rows: list[Beside]) -> Table:
             told(row.measured),
             "-" if row.ratio is None else f"{row.ratio:.2f}",
             within,
-            "-" if row.floor is None else f"{row.floor:.1%}",
+            "-" if row.floor is None else format_percent(row.floor),
         )
         table.add_row(*(Text(cell) for cell in cells), style="red" if row.holds is False else "")
     return table

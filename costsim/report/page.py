@@ -5,10 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from markupsafe import Markup
 
-from costsim.base.units import format_bytes, format_macs
+from costsim.base.units import format_bytes, format_macs, format_percent
 from costsim.ir.graph import LayerGraph
 from costsim.problem.importance import Importance
-from costsim.report.amounts import percent
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.channel_picture import channel_picture
 from costsim.report.costs import cost_rows
@@ -29,7 +28,7 @@ def render_page(plan: PlanFile, graph: LayerGraph, importance: Importance | None
     return render_template(
         "page.html",
         filters={
-            "percent": percent,
+            "percent": format_percent,
             "bytes": format_bytes,
             "macs": format_macs,
             "breakable": _breakable,

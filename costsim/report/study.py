@@ -12,10 +12,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from costsim.base.intervals import STATISTIC, Mean
 from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.report.budgets import BUDGETS
 from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.studies.methods.analysis import AVERAGE, Findings, Line, Mean
+from costsim.studies.methods.analysis import AVERAGE, Findings, Line
 from costsim.studies.methods.store import COLUMNS
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ MEMORY = {
     "autograd": "autograd_bytes",
 }
 """The accountings of the memory column."""
+
+OUTSIDE = "†"
+"""Marks a method whose step is outside the budget."""
 
 INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet")
 MARKS = "osD^vPX"
@@ -57,17 +62,27 @@ def percent(mean: Mean | None, *, signed: bool = False) -> str:
 
 
 def pooled_rows(findings: Findings) -> list[tuple[str, str, str, str, str]]:
-    """Device, method, tasks, accuracy and gain over all models, where there are several."""
+    """Device, method, tasks, accuracy and points over the reference, of several models."""
     return [
         (
             one.device,
             one.method,
             str(one.tasks),
             percent(one.accuracy),
-            "-" if one.method == findings.reference else percent(one.gain, signed=True),
+            "-" if one.method == findings.reference else percent(one.over_reference, signed=True),
         )
         for one in findings.over_models()
     ]
+
+
+def memory_heading(accounting: str) -> str:
+    """Memory without a name is the peak."""
+    return "memory" if accounting == "peak" else f"memory ({accounting})"
+
+
+def marked(line: Line) -> str:
+    """The method, marked where a step of it was outside the budget in any task."""
+    return f"{line.method} {OUTSIDE}" if line.outside else line.method
 
 
 def cost_cells(line: Line, accounting: str) -> tuple[str, str, str, str]:
@@ -82,28 +97,28 @@ def cost_cells(line: Line, accounting: str) -> tuple[str, str, str, str]:
 
     memory = costs[MEMORY[accounting]]
     return (
-        "-" if memory is None or not trains else format_bytes(memory),
+        format_bytes(memory) if memory else "-",
         "-" if not trains else format_macs(costs["backward_macs"] or 0.0),
         told("task_s", format_seconds) if line.tasks else "-",
         told("task_j", format_joules) if line.tasks else "-",
     )
 
 
-def print_study(console: Console, findings: Findings, accounting: str = "paper") -> None:
-    """Print the table: accuracy by domain, then the gain over the reference beside the costs."""
+def print_study(console: Console, findings: Findings, accounting: str = "peak") -> None:
+    """Print the table: accuracy by domain, then points over the reference beside the costs."""
     for title, lines in groups(findings):
         columns = domain_columns(findings)
         console.print(Text(f"{title}: accuracy, %", style="bold"))
         console.print(_accuracy(console, lines, columns))
         console.print()
-        gain = f"over {findings.reference}"
-        costs = _table(["method", gain, "memory", "MACs", "time", "energy"])
+        over = f"over {findings.reference}"
+        costs = _table(["method", over, memory_heading(accounting), "MACs", "time", "energy"])
         for line in lines:
-            mean = line.gains[AVERAGE]
+            mean = line.over_reference[AVERAGE]
             own = line.method == findings.reference
             told = "-" if own else percent(mean, signed=True)
-            costs.add_row(*map(Text, [line.method, told, *cost_cells(line, accounting)]))
-        console.print(Text(f"{title}: gain and cost", style="bold"))
+            costs.add_row(*map(Text, [marked(line), told, *cost_cells(line, accounting)]))
+        console.print(Text(f"{title}: points {over}, and cost", style="bold"))
         console.print(costs)
         console.print()
     if pooled := pooled_rows(findings):
@@ -128,7 +143,7 @@ def _accuracy(console: Console, lines: Sequence[Line], columns: Sequence[str]) -
         table = _table(headings)
         for line in lines:
             cells = [percent(line.accuracy[name]).replace(" ± ", f"{between}±") for name in columns]
-            table.add_row(*map(Text, [line.method, str(line.tasks), *cells]))
+            table.add_row(*map(Text, [marked(line), str(line.tasks), *cells]))
         tables.append(table)
     wide, high = tables
     unfolded = console.options.update(max_width=10_000)
@@ -138,12 +153,27 @@ def _accuracy(console: Console, lines: Sequence[Line], columns: Sequence[str]) -
 def footnote(findings: Findings, accounting: str) -> str:
     """What the figures mean."""
     return (
-        f"± is a 95 % interval over tasks; gains over {findings.reference} are of the same tasks. "
+        f"{STATISTIC}; points over {findings.reference} are of the same tasks. "
         f"Memory ({accounting}) and backward MACs (a sample) of a step, time and energy of the "
         "whole adaptation: predicted for the device, medians over tasks. "
         f"{findings.finished} of {findings.cells} cells are finished."
-        f"{_rates(findings)}"
+        f"{_outside(findings)}{_rates(findings)}"
     )
+
+
+def _outside(findings: Findings) -> str:
+    """Which methods' steps were outside the budget, by what, and in how many tasks."""
+    told = []
+    several = len({(line.model, line.device) for line in findings.lines}) > 1
+    for line in findings.lines:
+        if line.outside:
+            limits = (
+                f"{BUDGETS[limit][0]} in {count} of {line.tasks} tasks"
+                for limit, count in line.outside.items()
+            )
+            where = f" of {line.model} on {line.device}" if several else ""
+            told.append(f"{line.method}{where}, {', '.join(limits)}")
+    return f" {OUTSIDE} outside the budget: {'; '.join(told)}." if told else ""
 
 
 def _rates(findings: Findings) -> str:
@@ -178,19 +208,19 @@ def _table(headings: Sequence[str], words: int = 1) -> Table:
     return table
 
 
-def render_study(findings: Findings, accounting: str = "paper") -> str:
+def render_study(findings: Findings, accounting: str = "peak") -> str:
     """The page of a study: the same rows give the same bytes."""
     sections = []
     for number, (title, lines) in enumerate(groups(findings)):
         rows = [
             {
-                "method": line.method,
+                "method": marked(line),
                 "tasks": line.tasks,
                 "accuracy": [percent(line.accuracy[name]) for name in domain_columns(findings)],
-                "gains": [
+                "over_reference": [
                     "-"
                     if line.method == findings.reference
-                    else percent(line.gains[name], signed=True)
+                    else percent(line.over_reference[name], signed=True)
                     for name in domain_columns(findings)
                 ],
                 "costs": cost_cells(line, accounting),
@@ -270,7 +300,7 @@ def _picture(
                 markersize=5,
                 elinewidth=1,
                 capsize=2,
-                label=line.method,
+                label=marked(line),
             )
         for line in level:
             if (across := line.accuracy[AVERAGE]) is not None:
@@ -279,7 +309,7 @@ def _picture(
                     color=COLOURS["quiet"],
                     linewidth=1,
                     linestyle="--",
-                    label=line.method,
+                    label=marked(line),
                 )
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8 if wide else 4))
@@ -306,7 +336,7 @@ _LATEX = str.maketrans(
 )  # fmt: skip
 
 
-def study_latex(findings: Findings, accounting: str = "paper") -> str:
+def study_latex(findings: Findings, accounting: str = "peak") -> str:
     """The table for a paper, one `tabular` for each model and device; needs `booktabs`."""
 
     def text(value: str) -> str:
@@ -322,8 +352,8 @@ def study_latex(findings: Findings, accounting: str = "paper") -> str:
             name: max((m.value for line in lines if (m := line.accuracy[name])), default=None)
             for name in columns
         }
-        headings = ["method", *columns, f"over {findings.reference}", "memory", "MACs", "time",
-                    "energy"]  # fmt: skip
+        costs = [memory_heading(accounting), "MACs", "time", "energy"]
+        headings = ["method", *columns, f"over {findings.reference}", *costs]
         parts += [
             f"% {text(title)}",
             rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
@@ -332,14 +362,16 @@ def study_latex(findings: Findings, accounting: str = "paper") -> str:
             r"\midrule",
         ]
         for line in lines:
-            cells = [text(line.method)]
+            cells = [text(marked(line))]
             for name in columns:
                 mean = line.accuracy[name]
                 cell = number(percent(mean))
                 is_best = mean is not None and mean.value == best[name]
                 cells.append(rf"\textbf{{{cell}}}" if is_best else cell)
             own = line.method == findings.reference
-            cells.append("--" if own else number(percent(line.gains[AVERAGE], signed=True)))
+            cells.append(
+                "--" if own else number(percent(line.over_reference[AVERAGE], signed=True))
+            )
             cells += [number(cell) for cell in cost_cells(line, accounting)]
             parts.append(" & ".join(cells) + r" \\")
         parts += [r"\bottomrule", r"\end{tabular}"]

@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.base.units import format_bytes, format_macs, format_seconds
+from costsim.base.units import format_bytes, format_macs, format_percent, format_seconds
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
-from costsim.report.amounts import interval, percent, seconds
+from costsim.report.amounts import interval, seconds
 from costsim.report.budgets import BudgetUse, budget_uses
 from costsim.report.layers import LayerMacs, kept_bytes, layer_kind, layer_macs, live_bytes
 from costsim.solving.planfile import PlanFile, SolverRecord
@@ -24,9 +24,9 @@ from costsim.solving.planfile import PlanFile, SolverRecord
 class ChosenLayer:
     """A layer with something to update, and what that takes.
 
-    `channels` of `size` along `axis` (None: the bias alone). `gain_share` is of the whole gain,
-    None where the layer was not scored. A tensor that several layers need kept is counted for
-    the first of them.
+    `channels` of `size` along `axis` (None: the bias alone). `gain_share` is of the gain of
+    updating everything inspected, None where the layer was not scored. A tensor that several layers
+    need kept is counted for the first of them.
     """
 
     name: str
@@ -111,9 +111,8 @@ class Summary:
         solver = self.file.solver
         gap = ""
         if solver.gap is not None:
-            gap = (
-                f"; within {percent(solver.gap)} of the best possible" if solver.gap else "; gap 0"
-            )
+            within = f"within {format_percent(solver.gap)} of the best possible"
+            gap = f"; {within if solver.gap else 'gap 0'}"
         # without a plan the reason is the answer, and is said there
         reason = f" ({solver.reason})" if solver.reason and self.file.predicted else ""
         return f"{solver.name}, {format_seconds(solver.seconds)}: {solver.sentence}{reason}{gap}"
@@ -135,9 +134,12 @@ class Summary:
             what = f"Update {chosen:,} channels{also} in {layers}"
             if not chosen:
                 what = f"Update the biases of {layers}"
+            if self.file.solver.share is not None:
+                what += f" for {format_percent(self.file.solver.share)} of all gain"
         sentence = (
             f"{what}: a step peaks at {format_bytes(memory.peak_bytes)}, its backward pass does "
-            f"{format_macs(macs.backward)}, {percent(macs.backward_share)} of updating everything"
+            f"{format_macs(macs.backward)}, {format_percent(macs.backward_share)} of updating "
+            "everything"
         )
         if predicted.latency_s is not None:
             latency = predicted.latency_s
@@ -164,7 +166,8 @@ class Summary:
         if explained.missed is None or not explained.missed:
             best = "No plan within the budgets gains more."
         else:
-            best = f"The plan misses {percent(explained.missed)} of the greatest gain."
+            missed = format_percent(explained.missed)
+            best = f"The best plan within the budgets has {missed} of all gain more."
         if not explained.proven:
             best = "The greatest gain was not proven in the time allowed. " + best
         sections = [("Budgets", (best, *(entry.sentence for entry in explained.limits)))]
@@ -217,7 +220,7 @@ class Summary:
     def chosen(self) -> tuple[ChosenLayer, ...]:
         """The layers with something to update, in the model's order."""
         weight_macs = {entry.name: entry.weight_gradient for entry in self.macs}
-        total = self.file.solver.objective
+        total = self.file.importance.full_gain
         rows = []
         for name in self.file.order:
             subset = self.file.plan.by_layer.get(name)

@@ -10,9 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_bytes, format_macs
+from costsim.base.units import format_bytes, format_macs, format_percent
 from costsim.ir.graph import LayerGraph
-from costsim.report.amounts import percent
 from costsim.report.costs import cost_rows
 from costsim.report.summary import ChosenLayer, Summary
 from costsim.solving.planfile import PlanFile
@@ -110,8 +109,10 @@ class _Writer:
         """Used and allowed, with a bar."""
         table = self.table(heading, "used", "allowed", "share", "", numbers=(1, 2, 3, 4))
         for use in summary.budgets:
-            share = ("-", "") if use.share is None else (percent(use.share), self.bar(use.share))
-            table.add_row(self.text(use.name), use.used or "-", use.allowed, *share)
+            share, bar = "-", ""
+            if use.share is not None:
+                share, bar = format_percent(use.share), self.bar(use.share)
+            table.add_row(self.text(use.name), use.used or "-", use.allowed, share, bar)
         return table
 
     def bar(self, share: float) -> str:
@@ -149,7 +150,7 @@ class _Writer:
                 self.text(row.kind),
                 _channels(row, with_axis=axis is None),
                 *(("yes" if row.bias else "-",) if biased else ()),
-                "-" if row.gain_share is None else percent(row.gain_share),
+                "-" if row.gain_share is None else format_percent(row.gain_share),
                 format_macs(row.weight_gradient_macs),
                 format_bytes(row.kept_bytes),
             )
@@ -165,7 +166,7 @@ def _channels(row: ChosenLayer, with_axis: bool) -> str:
 
 def _footnote(summary: Summary) -> str:
     return (
-        f"gain: share of the whole; dW: weight gradient. "
+        "gain: share of that of updating everything inspected; dW: weight gradient. "
         f"{summary.unchosen:,} of {len(summary.graph.layers):,} layers are not updated. "
         f"A tensor that several layers need kept is counted for the first; another "
         f"{format_bytes(summary.other_kept_bytes)} is kept so that gradients can pass "

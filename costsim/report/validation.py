@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_seconds
+from costsim.base.units import format_percent, format_seconds
 from costsim.hardware.results.record import Comparison, Validation
 
 _BYTES = ("kept", "weight gradients", "optimizer state")
@@ -54,7 +54,7 @@ def _totals(validation: Validation) -> Table:
         difference = difference if one.difference else "0"
         allowed = "-" if one.tolerance is None else f"{one.tolerance:.2g}" if one.tolerance else "0"
         if one.tolerance and one.unit != "1":
-            allowed = f"{one.tolerance:.0%}"
+            allowed = format_percent(one.tolerance)
         style = "bold red" if one.verdict == "outside" else ""
         unit = "" if one.unit in ("MACs", "1") else f", {one.unit}"
         cells = (f"{one.quantity}{unit}", _amount(one.predicted, one), _amount(one.measured, one))

@@ -82,11 +82,6 @@ class Frontier:
     complete: bool = False
 
 
-def full_gain(problem: Problem) -> float:
-    """The gain of updating all of every inspected layer, channels along its better axis."""
-    return sum(problem.layer_gains.values())
-
-
 def lifted(problem: Problem, limit: str) -> Problem:
     """`problem` with one limit raised to twice what updating everything takes: to no limit."""
     everything = np.array([[c.size for c in problem.candidates]])
@@ -126,7 +121,7 @@ def frontier(
         raise InputError(f"against {against!r}; allowed are {', '.join(AGAINST)}")
     if points is not None and points < 2:
         raise InputError(f"points is {points}; at least 2 are needed, or all")
-    if not full_gain(problem) > 0:
+    if not problem.importance.full_gain > 0:
         raise InputError("every score is 0; there is no gain to hold against anything")
     limit = AGAINST[against]
     if getattr(problem.budget, limit) is None:
@@ -161,7 +156,7 @@ def frontier(
                 others.append(walk.point(other.name, "", budget, solution.plan, False))
     return Frontier(
         against,
-        full_gain(problem),
+        problem.importance.full_gain,
         non_dominated(found),
         tuple(others),
         points is None and all(point.proven for point in found),
@@ -188,7 +183,7 @@ def non_dominated(points: Sequence[Point]) -> tuple[Point, ...]:
 class _Walk:
     def __init__(self, problem: Problem, solver: Solver | None, limit: str) -> None:
         self.problem, self.solver, self.limit = problem, solver, limit
-        self.full = full_gain(problem)
+        self.full = problem.importance.full_gain
         self.last: tuple[float, Solution] | None = None
         self.scored = {(c.layer, c.axis) for c in problem.candidates}
 

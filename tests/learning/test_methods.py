@@ -48,7 +48,6 @@ from costsim.learning.methods import (
 )
 from costsim.learning.methods.correlation import (
     FixedPlan,
-    bootstrap_interval,
     designed_trials,
     gain_by_target,
     importances_of,
@@ -606,15 +605,6 @@ def test_rank_correlation_is_that_of_scipy(pairs: list[tuple[int, float]]) -> No
         assert found == 0
     else:
         assert found == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
-
-
-def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        low, high = bootstrap_interval(rng.normal(0.3, 1, 40), draws=400, seed=trial)
-        covered += low <= 0.3 <= high
-    assert 180 <= covered <= 199
 
 
 def test_the_step_of_the_device_is_one_image_at_a_time(situation: Situation) -> None:

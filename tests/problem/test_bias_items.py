@@ -156,7 +156,7 @@ def test_the_gain_of_a_layer_is_its_better_axis_and_its_bias():
         {("output", 0): 1.0, ("input", 0): 2.0, ("bias", 0): 5.0, ("bias", 2): 7.0}
     )
     first, _, last = problem.graph.layers
-    assert problem.layer_gains == {first: max(4 * 1.0, 3 * 2.0) + 5.0, last: 7.0}
+    assert problem.importance.layer_gains == {first: max(4 * 1.0, 3 * 2.0) + 5.0, last: 7.0}
 
 
 def test_greedy_ranks_a_bias_as_a_layer_of_its_own():

@@ -17,7 +17,7 @@ from rich.console import Console
 from test_planfile import SCORE, example
 
 from costsim.base.errors import InputError
-from costsim.base.units import format_bytes, format_joules, format_macs
+from costsim.base.units import format_bytes, format_joules, format_macs, format_percent
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import memory_timeline
@@ -25,7 +25,7 @@ from costsim.ir.step import TrainingStep
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.solution import Solution, Status
-from costsim.report.amounts import interval, percent
+from costsim.report.amounts import interval
 from costsim.report.costs import cost_rows
 from costsim.report.layers import layer_kind
 from costsim.report.page import render_page
@@ -123,7 +123,7 @@ def amounts(plan: PlanFile) -> Iterator[str]:
         macs.unpadded,
     ):
         yield format_macs(count)
-    yield percent(macs.backward / macs.full_backward)
+    yield format_percent(macs.backward / macs.full_backward)
     assert predicted.latency_s is not None
     latency = predicted.latency_s
     yield interval(latency.step, latency.low, latency.high)
@@ -158,9 +158,25 @@ def test_layers_sum_to_the_whole(data: st.DataObject) -> None:
 
 def test_gain_shares(plan: PlanFile, graph: LayerGraph) -> None:
     shares = {row.name: row.gain_share for row in Summary(plan, graph).chosen}
-    total = SCORE * sum(len(subset.channels) for subset in plan.plan.subsets)
+    sizes = {
+        name: max(graph.selectable_channels(name, axis) for axis in ("output", "input"))
+        for name in graph.layers
+    }
+    everything = SCORE * sum(sizes.values())  # the better axis of each layer, all of it
     for subset in plan.plan.subsets:
-        assert shares[subset.layer] == pytest.approx(SCORE * len(subset.channels) / total)
+        assert shares[subset.layer] == pytest.approx(SCORE * len(subset.channels) / everything)
+    told = format_percent(sum(share for share in shares.values() if share is not None))
+    assert f"for {told} of all gain" in Summary(plan, graph).answer
+    assert plan.solver.share == pytest.approx(sum(share for share in shares.values() if share))
+
+
+def test_gradients_above_the_peak_are_explained_where_they_stand(
+    plan: PlanFile, graph: LayerGraph
+) -> None:
+    assert "their gradients, each freed once it is applied" in shown(plan, graph)
+    deferred = replace(plan, step=replace(plan.step, update="deferred"))
+    rows = dict(row for _, section in cost_rows(deferred) for row in section)
+    assert "their gradients, kept until all are applied" in rows
 
 
 def test_kinds(graph: LayerGraph) -> None:
@@ -190,7 +206,7 @@ def test_kinds(graph: LayerGraph) -> None:
     ],
 )
 def test_percent(share: float, text: str) -> None:
-    assert percent(share) == text
+    assert format_percent(share) == text
 
 
 # The table.
@@ -209,7 +225,7 @@ def test_table_fits_and_lists_chosen_layers_only(plan: PlanFile, graph: LayerGra
     assert "\x1b" not in text
     for name in graph.layers:
         assert (re.search(rf"^{name} ", text, re.M) is not None) == (name in plan.order)
-    assert "1 of 5 layers are not updated" in text
+    assert "1 of 5 layers are not updated" in " ".join(text.split())
     for subset in plan.plan.subsets:
         size = graph.selectable_channels(subset.layer, "output")
         assert f" {len(subset.channels)}/{size} " in text

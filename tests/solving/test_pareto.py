@@ -18,15 +18,7 @@ from costsim.cli.pareto import command
 from costsim.pricing.accounting.sparse_update import SCHEMES
 from costsim.problem.budget import Budget
 from costsim.problem.solution import Answer, Status
-from costsim.solving.pareto import (
-    AGAINST,
-    below,
-    frontier,
-    full_gain,
-    lifted,
-    non_dominated,
-    priced,
-)
+from costsim.solving.pareto import AGAINST, below, frontier, lifted, non_dominated, priced
 
 EXACT = Exact()
 
@@ -70,7 +62,7 @@ def small(problem, most=3000):
 @settings(max_examples=40)
 @given(problems(max_layers=3), st.sampled_from(sorted(AGAINST)))
 def test_the_whole_frontier_equals_brute_force(problem, against):
-    assume(small(problem) and full_gain(problem) > 0)
+    assume(small(problem) and problem.importance.full_gain > 0)
     found = frontier(problem, EXACT, against, points=None)
     expected = brute_force(problem, AGAINST[against])
     assert found.complete
@@ -82,7 +74,7 @@ def test_the_whole_frontier_equals_brute_force(problem, against):
 @settings(max_examples=25)
 @given(problems(max_layers=3), st.sampled_from(sorted(AGAINST)), st.integers(2, 6))
 def test_some_points_are_points_of_the_frontier(problem, against, points):
-    assume(small(problem) and full_gain(problem) > 0)
+    assume(small(problem) and problem.importance.full_gain > 0)
     found = frontier(problem, EXACT, against, points=points, beside=(FirstThatFits(),))
     expected = brute_force(problem, AGAINST[against])
     pairs = [(point.used, point.gain) for point in found.points]
@@ -102,12 +94,12 @@ def test_some_points_are_points_of_the_frontier(problem, against, points):
 @given(problems(max_layers=3))
 @settings(max_examples=20)
 def test_points_are_within_the_other_limits_and_priced_as_they_say(problem):
-    assume(full_gain(problem) > 0)
+    assume(problem.importance.full_gain > 0)
     for point in frontier(problem, EXACT, "memory", points=4).points:
         assert not point.exceeds
         assert problem.gain(point.plan) == point.gain
         again = priced(problem, "memory", point.plan, "again", "")
-        assert (again.used, again.share) == (point.used, point.gain / full_gain(problem))
+        assert (again.used, again.share) == (point.used, point.gain / problem.importance.full_gain)
 
 
 def test_below_is_the_next_amount():
@@ -119,7 +111,7 @@ def test_below_is_the_next_amount():
 @given(problems(max_layers=2))
 @settings(max_examples=5)
 def test_what_cannot_be_asked(problem):
-    assume(full_gain(problem) > 0)
+    assume(problem.importance.full_gain > 0)
     with pytest.raises(InputError, match="against 'energy'; allowed are memory, macs, latency"):
         frontier(problem, EXACT, "energy")
     with pytest.raises(InputError, match="points is 1"):

@@ -24,6 +24,7 @@ from scipy.stats import t as student
 from waiting import until
 
 from costsim.base.errors import InputError
+from costsim.base.intervals import Mean
 from costsim.cli import main
 from costsim.data import digits, sample_episode
 from costsim.device import load_device
@@ -41,7 +42,7 @@ from costsim.learning.methods import METHODS, SearchedScheme, make_method
 from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
 from costsim.studies.engine import Owner, run_cells
 from costsim.studies.methods import Study, parse_study
-from costsim.studies.methods.analysis import AVERAGE, Findings, Mean, analyse
+from costsim.studies.methods.analysis import AVERAGE, Findings, analyse
 from costsim.studies.methods.runner import finished_rows, run_study
 from costsim.studies.methods.store import COLUMNS, open_store
 from costsim.studies.methods.work import Workshop
@@ -510,7 +511,7 @@ def row(method: str, seed: int, accuracy: float | None, **more: Any) -> dict[str
 
 @given(
     pairs=st.lists(
-        st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=20
+        st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20
     )
 )  # fmt: skip
 def test_intervals_are_those_of_paired_differences(pairs: list[tuple[float, float]]) -> None:
@@ -522,70 +523,77 @@ def test_intervals_are_those_of_paired_differences(pairs: list[tuple[float, floa
         ],
         2 * len(pairs),
     )
-    gain = found.lines[1].gains["signs"]
+    over = found.lines[1].over_reference["signs"]
     differences = [other - plain for plain, other in pairs]
-    half = student.ppf(0.975, len(pairs) - 1) * stdev(differences) / math.sqrt(len(pairs))
-    assert gain is not None
-    assert gain.value == pytest.approx(fmean(differences), abs=1e-12)
-    assert gain.half == pytest.approx(half, abs=1e-12)
-    nothing = found.lines[0].gains["signs"]
+    assert over is not None
+    assert over.value == pytest.approx(fmean(differences), abs=1e-12)
+    nothing = found.lines[0].over_reference["signs"]
     assert nothing is not None
+    if len(pairs) < 5:  # none is claimed
+        assert over.half is nothing.half is None
+        return
+    half = student.ppf(0.975, len(pairs) - 1) * stdev(differences) / math.sqrt(len(pairs))
+    assert over.half == pytest.approx(half, abs=1e-12)
     assert (nothing.value, nothing.half) == (0, 0)
 
 
 def test_an_average_counts_every_domain_the_same() -> None:
-    rows = [row("None", seed, 0.1 * seed) for seed in range(4)]
-    rows += [row("None", seed, 0.9 - 0.1 * seed, domain="birds") for seed in range(2)]
-    (line,) = analyse(rows, 6).lines
+    rows = [row("None", seed, 0.1 * seed) for seed in range(6)]
+    rows += [row("None", seed, 0.9 - 0.1 * seed, domain="birds") for seed in range(5)]
+    (line,) = analyse(rows, 11).lines
     signs, birds, both = (line.accuracy[name] for name in ("signs", "birds", AVERAGE))
     assert signs is not None
     assert birds is not None
     assert both is not None
-    assert both.value == pytest.approx((0.15 + 0.85) / 2)
+    assert both.value == pytest.approx((0.25 + 0.7) / 2)
     assert signs.half is not None
     assert birds.half is not None
     assert both.half == pytest.approx(math.hypot(signs.half, birds.half) / 2)
-    assert Mean.of([0.5]) == Mean(0.5, None, 1)
-    assert Mean.over([Mean(0.5, None, 1), None]) is None
 
 
 def test_models_count_the_same_when_they_are_pooled() -> None:
     from rich.console import Console
 
-    found = [row("None", seed, 0.5 + seed / 50, model=m) for m in ("a", "b") for seed in range(3)]
-    found += [row("Tiny", seed, 0.6 + seed / 25, model="a") for seed in range(3)]
-    found += [row("Tiny", seed, 0.8 + seed / 50, model="b") for seed in range(2)]
-    found += [row("One", seed, 0.9, model="b") for seed in range(3)]  # not on all: left out
+    found = [row("None", seed, 0.5 + seed / 50, model=m) for m in ("a", "b") for seed in range(6)]
+    found += [row("Tiny", seed, 0.6 + seed / 25, model="a") for seed in range(6)]
+    found += [row("Tiny", seed, 0.8 + seed / 50, model="b") for seed in range(5)]
+    found += [row("One", seed, 0.9, model="b") for seed in range(6)]  # not on all: left out
     findings = analyse(found, len(found))
     none, tiny = findings.over_models()
-    assert (none.method, none.tasks, tiny.method, tiny.tasks) == ("None", 6, "Tiny", 5)
+    assert (none.method, none.tasks, tiny.method, tiny.tasks) == ("None", 12, "Tiny", 11)
     assert tiny.accuracy is not None
-    assert tiny.accuracy.value == pytest.approx((0.64 + 0.81) / 2)
-    assert tiny.gain is not None
-    assert tiny.gain.value == pytest.approx((0.12 + 0.3) / 2)
-    parts = [line.gains[AVERAGE] for line in findings.lines if line.method == "Tiny"]
-    assert tiny.gain.half == pytest.approx(math.hypot(*(part.half for part in parts if part)) / 2)
+    assert tiny.accuracy.value == pytest.approx((0.7 + 0.84) / 2)
+    assert tiny.over_reference is not None
+    assert tiny.over_reference.value == pytest.approx((0.15 + 0.3) / 2)
+    parts = [line.over_reference[AVERAGE] for line in findings.lines if line.method == "Tiny"]
+    assert tiny.over_reference.half == pytest.approx(
+        math.hypot(*(part.half for part in parts if part)) / 2
+    )
     console = Console(width=100, record=True, file=StringIO())
     print_study(console, findings)
     pooled = console.export_text().partition("all models")[2]
-    assert "+21.0 ± " in pooled
-    assert "+21.0 ± " in render_study(findings)
+    assert "+22.5 ± " in pooled
+    assert "+22.5 ± " in render_study(findings)
     assert "One" not in pooled
-    assert findings.to_json()["over_models"][1]["gain"]["mean"] == tiny.gain.value
+    assert (
+        findings.to_json()["over_models"][1]["over_reference"]["mean"] == tiny.over_reference.value
+    )
     assert table().over_models() == ()
     assert "All models" not in render_study(table())
 
 
 def table() -> Findings:
     rows = [row("None", seed, 0.5 + 0.01 * seed, backward_macs=0, paper_bytes=0, task_s=None,
-                task_j=None) for seed in range(3)]  # fmt: skip
-    rows += [row("Tiny & sparse", seed, 0.6 + 0.02 * seed) for seed in range(3)]
+                task_j=None) for seed in range(5)]  # fmt: skip
+    rows += [row("Tiny & sparse", seed, 0.6 + 0.02 * seed) for seed in range(5)]
     rows += [
-        row("Wide", seed, 0.55, paper_bytes=9e6, task_s=None, task_j=None) for seed in range(3)
-    ]
+        row("Wide", seed, 0.55, paper_bytes=9e6, peak_bytes=12e6, task_s=None, task_j=None,
+            exceeds="memory_bytes macs" if seed else "macs")
+        for seed in range(5)
+    ]  # fmt: skip
     rows += [row("Odd", 0, None, status="refused", reason="no <scheme>")]
     rows += [row("Tiny & sparse", 9, None, status="failed", reason="it died")]
-    return analyse(rows, 12)
+    return analyse(rows, 18)
 
 
 def test_the_table_in_every_form() -> None:
@@ -595,15 +603,26 @@ def test_the_table_in_every_form() -> None:
     console = Console(width=100, record=True, file=StringIO())
     print_study(console, found, "paper")
     text = console.export_text()
-    assert "62.0±5.0" in text
-    assert "+11.0 ± 2.5" in text
+    assert "64.0±3.9" in text
+    assert "+12.0 ± 2.0" in text
     assert "does not fit" in text
     assert "no <scheme>" in text
-    assert "10 of 12 cells are finished" in text.replace("\n", " ").replace("11 of", "10 of")
+    assert "memory (paper)" in text
+    flat = " ".join(text.split())
+    told = "† outside the budget: Wide, backward MACs in 5 of 5 tasks, memory in 4 of 5 tasks."
+    assert told in flat
+    assert "none is claimed below 5 tasks" in flat
+    assert "Wide †" in flat
+    assert "sparse †" not in flat
+    peaks = Console(width=100, record=True, file=StringIO())
+    print_study(peaks, found)
+    assert "memory  " in peaks.export_text(clear=False)  # without a name: the peak
+    assert "11.4 MiB" in peaks.export_text(clear=False)
+    assert "16 of 18 cells are finished" in text.replace("\n", " ")
     narrow = Console(width=30, record=True, file=StringIO())
     print_study(narrow, found, "paper")
-    accuracies = narrow.export_text().partition("gain and cost")[0]
-    assert re.findall(r"±[\d.]*", accuracies) == ["±2.5", "±5.0", "±0.0"]  # below, and whole
+    accuracies = narrow.export_text().partition("points")[0]
+    assert re.findall(r"±[\d.]*", accuracies) == ["±2.0", "±3.9", "±0.0"]  # below, and whole
     page = render_study(found)
     assert page == render_study(found)
     assert "mathdefault" not in page  # ticks in words
@@ -614,18 +633,23 @@ def test_the_table_in_every_form() -> None:
     assert "it died" in page
     assert page.count("<svg") == 2
     latex = study_latex(found)
-    assert r"Tiny \& sparse & \textbf{62.0 $\pm$ 5.0} & +11.0 $\pm$ 2.5 & " in latex
+    assert r"Tiny \& sparse & \textbf{64.0 $\pm$ 3.9} & +12.0 $\pm$ 2.0 & " in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
     lines = list(csv.DictReader(study_csv(found).splitlines()))
-    assert len(lines) == 11
-    assert lines[3]["method"] == "Tiny & sparse"
-    assert float(lines[3]["accuracy"]) == 0.6
+    assert len(lines) == 17
+    assert lines[5]["method"] == "Tiny & sparse"
+    assert float(lines[5]["accuracy"]) == 0.6
+    for told in (page, latex):
+        assert "Wide †" in told
+        assert "outside the budget: Wide" in told
     document = found.to_json()
+    assert document["methods"][2]["outside_budget"] == {"macs": 5, "memory_bytes": 4}
+    assert document["methods"][1]["outside_budget"] == {}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-    assert document["methods"][1]["gain"]["signs"]["mean"] == pytest.approx(0.11)
+    assert document["methods"][1]["over_reference"]["signs"]["mean"] == pytest.approx(0.12)
 
 
-def test_no_gain_has_no_sign_of_a_loss() -> None:
+def test_no_difference_has_no_sign_of_a_loss() -> None:
     assert percent(Mean(-1e-17, 0.01, 3), signed=True) == "+0.0 ± 1.0"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from costsim.base.errors import InputError
-from costsim.base.units import format_seconds
+from costsim.base.units import format_percent, format_seconds
 from costsim.device import ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
 from costsim.hardware.calibration.attribution import Factors, Row, tell_apart
@@ -55,7 +55,7 @@ class Refined:
     def _durations(self) -> str:
         told = (
             f"with {len(self.steps)} measured steps of {self.plans} plans every duration is "
-            f"{self.factor:.2f} times what it was, known to {self.deviation:.0%}"
+            f"{self.factor:.2f} times what it was, known to {format_percent(self.deviation)}"
         )
         if self.left_out is None:
             return f"{told}; too few different plans to tell kinds of operations apart."
@@ -63,12 +63,12 @@ class Refined:
         if not self.apart:
             return (
                 f"{told}; kinds of operations cannot be told apart by them (plans left out are "
-                f"predicted within {one:.0%} by one factor, and no better otherwise)."
+                f"predicted within {format_percent(one)} by one factor, and no better otherwise)."
             )
         some = ", ".join(f"{part} {factor:.2f}" for part, factor in self.apart.items())
         return (
-            f"{told}; told apart: {some}. Plans left out are predicted within {parted:.0%} that "
-            f"way, within {one:.0%} by one factor."
+            f"{told}; told apart: {some}. Plans left out are predicted within "
+            f"{format_percent(parted)} that way, within {format_percent(one)} by one factor."
         )
 
 

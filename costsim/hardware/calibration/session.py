@@ -13,6 +13,7 @@ from typing import Any
 from costsim.base.errors import CostsimError, InputError
 from costsim.base.files import write_json
 from costsim.base.progress import Progress, silent
+from costsim.base.units import format_percent
 from costsim.device import Calibration, ComputeTarget, Conditions, DeviceSpec
 from costsim.hardware.calibration.device_file import calibrated_spec
 from costsim.hardware.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_samples
@@ -152,7 +153,8 @@ def _warnings(calibration: Calibration, left_out: Sequence[str]) -> list[str]:
         busy = f", load {load:.1f} on {cores} cores when it began" if load else ""
         found.append(
             f"this machine is too noisy to trust: the same kernel measured twice differs by "
-            f"{calibration.noise_floor:.0%} (median{busy}); calibrate again when nothing else runs"
+            f"{format_percent(calibration.noise_floor)} (median{busy}); calibrate again when "
+            "nothing else runs"
         )
     return found
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
+from costsim.base.units import format_percent
 from costsim.device.base import Named
 from costsim.hardware.results.document import Amount, Count, Document, Listed, Record
 
@@ -142,8 +143,8 @@ def spread_warnings(samples: tuple[float, ...]) -> tuple[str, ...]:
     if share <= WIDE_SPREAD:
         return ()
     return (
-        f"the middle half of the {len(samples)} timed steps spans {share:.0%} of their median: "
-        "something else was running",
+        f"the middle half of the {len(samples)} timed steps spans {format_percent(share)} of "
+        "their median: something else was running",
     )
 
 

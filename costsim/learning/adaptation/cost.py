@@ -13,6 +13,8 @@ from costsim.learning.adaptation.situation import Situation
 from costsim.pricing.accounting.autograd import autograd_memory
 from costsim.pricing.choosing import scoring_cost
 from costsim.pricing.cost import Cost, price, step_seconds
+from costsim.problem.budget import Budget
+from costsim.problem.problem import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class MethodCost:
     accounting, its MACs, its seconds and joules. `autograd_bytes` is what stock PyTorch keeps for
     as many samples as one pass has, in fp32, for comparison. `task` is selection and iterations,
     `class_means_s` the forward passes for the class means of each iteration, which stand apart:
-    None where a step does not fit on the device.
+    None where a step does not fit on the device. `exceeds` names the limits of the budget that a
+    step of a method that trains anything breaks: some methods ask for none.
     """
 
     samples: int
@@ -32,6 +35,7 @@ class MethodCost:
     autograd_bytes: int
     task: TaskEstimate | None
     class_means_s: Interval | None
+    exceeds: tuple[str, ...] = ()
 
     @property
     def backward_macs_a_sample(self) -> float:
@@ -48,6 +52,7 @@ class MethodCost:
             "backward_macs_a_sample": self.backward_macs_a_sample,
             "task": None if self.task is None else self.task.to_json(),
             "class_means_s": None if self.class_means_s is None else self.class_means_s.to_json(),
+            "exceeds": list(self.exceeds),
         }
 
 
@@ -102,4 +107,23 @@ def method_cost(
         ).total_bytes,
         task,
         means,
+        _exceeds(situation.budget, cost) if trains else (),
+    )
+
+
+def _exceeds(budget: Budget, cost: Cost) -> tuple[str, ...]:
+    """The limits of `budget` that a step at this `cost` breaks, by more than rounding."""
+    on = cost.on_device
+    used: dict[str, float] = {
+        "memory_bytes": cost.memory.in_accounting(budget.accounting),
+        "working_bytes": cost.memory.peak_bytes,
+        "macs": cost.macs.backward,
+        "latency_s": 0.0 if on is None else on.latency_s.value,
+        "energy_j": 0.0 if on is None else on.energy_j.value,
+    }
+    limits = {name: getattr(budget, name) for name in used}
+    return tuple(
+        name
+        for name, limit in limits.items()
+        if limit is not None and used[name] > limit * (1 + ROUNDING)
     )

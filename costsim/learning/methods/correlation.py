@@ -168,17 +168,6 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def bootstrap_interval(
-    values: Sequence[float], *, draws: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of the mean of `values`, one a task."""
-    array = np.asarray(values, float)
-    rng = np.random.default_rng(seed)
-    picks = (rng.random((draws, len(array))) * len(array)).astype(int)
-    low, high = np.quantile(array[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _normal(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     """Standard normal numbers from uniform doubles (Box and Muller, 1958)."""
     u, v = rng.random(count), rng.random(count)
@@ -190,7 +179,6 @@ __all__ = [
     "WITH_BIASES",
     "FixedPlan",
     "Trial",
-    "bootstrap_interval",
     "designed_trials",
     "gain_by_target",
     "importances_of",

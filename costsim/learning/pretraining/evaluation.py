@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from costsim.base.intervals import Mean
 from costsim.data import FixedEpisode
 from costsim.learning.pretraining.pool import Domain
 
@@ -19,20 +20,21 @@ IMAGES = 60
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Mean share of right queries over `episodes`, and half its 95 % confidence interval.
+    """Mean share of right queries over `episodes`, and half its 95 % interval (None: too few).
 
-    The interval is over episodes drawn from these classes and images, not over other classes.
+    See `costsim.base.intervals`. The interval is over episodes drawn from these classes and
+    images, not over other classes.
     """
 
     domain: str
     ways: int
     shots: int
     mean: float
-    interval: float
+    interval: float | None
     episodes: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.1%} ± {self.interval:.1%}"
+        return Mean(self.mean, self.interval, self.episodes).told
 
 
 @torch.no_grad()
@@ -92,7 +94,8 @@ def evaluate(
             means = support.mean(1)
             means /= np.linalg.norm(means, axis=1, keepdims=True) + 1e-12
             right = (query @ means.T).argmax(2) == np.arange(ways)[:, None]
-            shares.append(right.mean())
-        interval = 1.96 * float(np.std(shares, ddof=1)) / episodes**0.5 if episodes > 1 else 0.0
-        found.append(Accuracy(domain.name, ways, shots, float(np.mean(shares)), interval, episodes))
+            shares.append(float(right.mean()))
+        mean = Mean.of(shares)
+        assert mean is not None
+        found.append(Accuracy(domain.name, ways, shots, mean.value, mean.half, mean.count))
     return tuple(found)

@@ -30,7 +30,7 @@ class _Accuracy(Header):
     ways: int
     shots: int
     mean: float
-    interval: float
+    interval: float | None
     episodes: int
 
 

@@ -51,10 +51,8 @@ def explain(
         report("explaining: layers left out", done, len(others))
         left_out.append(_left_out(problem, solver, best, layer))
     gain = 0.0 if solution.objective is None else solution.objective
-    missed = max(0.0, 1 - gain / best.objective) if best.objective > 0 else 0.0
-    return Explanation(
-        best.objective, 0.0 if missed <= TIE else missed, proven, tuple(limits), tuple(left_out)
-    )
+    missed = _difference(problem, best.objective, gain)
+    return Explanation(best.objective, missed, proven, tuple(limits), tuple(left_out))
 
 
 def _price(
@@ -62,25 +60,28 @@ def _price(
 ) -> LimitPrice:
     without = _solved(problem, solver, limit, None)
     proven = best.status is without.status is Status.OPTIMAL
-    if proven and not _rise(best, without):
+    if proven and not _rise(problem, best, without):
         return LimitPrice(limit, allowed, True, None, None, True)
     more = little(limit, allowed)
     for _ in range(DOUBLINGS):
         found = _solved(problem, solver, limit, allowed + more)
-        if rise := _rise(best, found):
+        if rise := _rise(problem, best, found):
             proven = best.status is found.status is Status.OPTIMAL
             return LimitPrice(limit, allowed, False, more, rise, proven)
         more *= 2
     return LimitPrice(limit, allowed, False, None, None, False)
 
 
-def _rise(best: Solution, other: Solution) -> float:
-    """By which share the gain rises; 0 if by no more than rounding."""
-    gain, least = other.objective or 0.0, best.objective or 0.0
-    if least <= 0:
-        return math.inf if gain > 0 else 0.0
-    rise = gain / least - 1
-    return rise if rise > TIE else 0.0
+def _rise(problem: Problem, best: Solution, other: Solution) -> float:
+    """By which share of all gain the gain rises; 0 if by no more than rounding."""
+    return _difference(problem, other.objective or 0.0, best.objective or 0.0)
+
+
+def _difference(problem: Problem, more: float, less: float) -> float:
+    """By how much one gain is above another, as a share of all gain; 0 if by rounding alone."""
+    if more - less <= TIE * more:
+        return 0.0
+    return problem.importance.share(more - less) or 0.0
 
 
 def _solved(problem: Problem, solver: Solver, limit: str, allowed: float | None) -> Solution:
@@ -108,9 +109,9 @@ def little(limit: str, allowed: float) -> float:
 def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> LeftOut:
     assert best.plan is not None
     indices = [i for i, c in enumerate(problem.candidates) if c.layer == layer]
-    gain, whole = problem.layer_gains[layer], sum(problem.layer_gains.values())
+    gain = problem.importance.layer_gains[layer]
     richest = max(indices, key=lambda i: float(problem.candidates[i].cumulative[-1]))
-    share = gain / whole if whole > 0 else 0.0
+    share = problem.importance.share(gain) or 0.0
     scored = _scored(problem, indices)
     if layer in _updated(problem, best.plan):
         return LeftOut(layer, "overlooked", share, scored=scored)
@@ -136,7 +137,6 @@ def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> L
     ]
     proven = all(a.status is Status.OPTIMAL for a in (best, *answers))
     most = max((g for g in gains if g is not None), default=0.0)
-    loss = max(0.0, 1 - most / best.objective) if best.objective else 0.0
     before = problem.plan_usage(best.plan)
     single = _single(problem, index)
     after = problem.plan_usage(
@@ -148,7 +148,7 @@ def _left_out(problem: Problem, solver: Solver, best: Solution, layer: str) -> L
         "worth less",
         share,
         takes=takes,
-        loss=0.0 if loss <= TIE else loss,
+        loss=_difference(problem, best.objective or 0.0, most),
         proven=proven,
         scored=scored,
         bias_alone=problem.candidates[index].axis == "bias",

@@ -1,9 +1,9 @@
 """What an explanation says: values, each with a sentence for a person."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from costsim.base.units import format_percent
 from costsim.problem.budget import describe, with_unit
 
 TIE = 1e-9
@@ -29,9 +29,8 @@ class LimitPrice:
     """What more of one limit would bring, the others held.
 
     `slack`: any amount more brings nothing. Otherwise `more` of it, in bytes, MACs, seconds or
-    joules, raises the greatest gain by the share `rise` (infinite: from nothing); None if no amount
-    tried did. `proven`:
-    the optima behind it were all proven; otherwise `rise` is what was found in the time.
+    joules, raises the greatest gain by the share `rise` of all gain; None if no amount tried did.
+    `proven`: the optima behind it were all proven; otherwise `rise` is what was found in the time.
     """
 
     limit: str
@@ -49,10 +48,8 @@ class LimitPrice:
             return f"{budget}is slack: more than {self._allowed} would bring nothing."
         if self.more is None or self.rise is None:
             return f"{budget}binds, but no amount more that was tried raised the gain."
-        gain = f"raise the gain by {'' if self.proven else 'at least '}{_percent(self.rise)}"
-        if self.rise == math.inf:
-            gain = "make a gain possible"
-        return f"{_more(self.limit, self.more)} than {self._allowed} would {gain}."
+        rise = f"{'' if self.proven else 'at least '}{format_percent(self.rise)}"
+        return f"{_more(self.limit, self.more)} than {self._allowed} would add {rise} of all gain."
 
     @property
     def _allowed(self) -> str:
@@ -67,7 +64,8 @@ class LeftOut:
     `overlooked` (the proven optimum updates it) or `worth less`. `share` of the full gain is that
     of what was `scored`: its channels, its bias or both. `takes` is what its best channel, or if
     `bias_alone` its bias, costs on top of the optimum, by limit; the best plan that updates the
-    layer at all gains the share `loss` less than the optimum (`proven`, or at most so much).
+    layer at all has the share `loss` of all gain less than the optimum (`proven`, or at most so
+    much).
     """
 
     layer: str
@@ -84,7 +82,7 @@ class LeftOut:
     def sentence(self) -> str:
         """For a person."""
         only_bias = self.scored == "bias"
-        held = f"its {self.scored} hold{'s' * only_bias} {_percent(self.share)} of all gain"
+        held = f"its {self.scored} hold{'s' * only_bias} {format_percent(self.share)} of all gain"
         match self.why:
             case "no gain":
                 return f"{self.layer}: {_NO_SCORE[self.scored]} is 0."
@@ -104,7 +102,9 @@ class LeftOut:
             verdict = "a plan that updates it gains as much, not more"
         else:
             bound = "" if self.proven else "at most "
-            verdict = f"the best plan that updates it gains {bound}{_percent(loss)} less"
+            verdict = (
+                f"the best plan that updates it has {bound}{format_percent(loss)} of all gain less"
+            )
         return f"{self.layer}: {held}{takes}; {verdict}."
 
 
@@ -131,8 +131,9 @@ class Relaxation:
 class Explanation:
     """Why a plan is what it is.
 
-    `optimum` is the greatest gain of any plan within the budgets and `missed` the share of it that
-    the plan misses; None where nothing fits. `relaxations` are empty where something does.
+    `optimum` is the greatest gain of any plan within the budgets and `missed` the share of all gain
+    by which the plan is below it; None where nothing fits. `relaxations` are empty where something
+    does.
     """
 
     optimum: float | None
@@ -149,9 +150,6 @@ class Explanation:
             document[name] = [
                 asdict(entry) | {"sentence": entry.sentence} for entry in getattr(self, name)
             ]
-        for entry in document["limits"]:
-            if entry["rise"] == math.inf:  # JSON has no infinity
-                entry["rise"] = None
         for entry in document["left_out"]:
             entry["takes"] = dict(entry["takes"])
             entry["breaks"] = list(entry["breaks"])
@@ -165,9 +163,3 @@ def _more(limit: str, amount: float) -> str:
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _percent(share: float) -> str:
-    """A share for a person: two digits that matter."""
-    percent = 100 * share
-    return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"

@@ -61,7 +61,10 @@ def plan_file(
         order=tuple(name for name in graph.layers if name in named),
         predicted=predicted,
         solver=SolverRecord(
-            **solution.to_json(), sentence=solution.status.sentence, reason=solution.reason
+            **solution.to_json(),
+            sentence=solution.status.sentence,
+            reason=solution.reason,
+            share=importance.share(solution.objective),
         ),
         importance=_importance_record(importance, plan),
         seed=seed,

@@ -1,5 +1,6 @@
 """The parts of a plan file: what is in each, and which values it takes."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -156,13 +157,17 @@ class Prediction(Record):
 
 
 class SolverRecord(Record):
-    """Who chose, how far the answer can be trusted (`sentence`, for a person), and how long."""
+    """Who chose, how far the answer can be trusted (`sentence`, for a person), and how long.
+
+    `share` is that of the objective in the gain of updating everything that was inspected.
+    """
 
     name: Name
     status: Literal["optimal", "feasible", "infeasible", "time_limit"]
     sentence: str
     reason: str
     objective: float | None
+    share: Amount | None = None
     bound: float | None
     gap: Amount | None
     seconds: Amount
@@ -184,6 +189,16 @@ class ImportanceRecord(Record):
     samples: Count
     source: str
     layers: Annotated[tuple[InspectedLayer, ...], Listed]
+
+    @property
+    def full_gain(self) -> float:
+        """The gain of updating everything inspected; see `costsim.problem.importance.Importance`."""
+        gains: dict[str, float] = {}
+        biases: dict[str, float] = {}
+        for entry in self.layers:
+            found = biases if entry.axis == "bias" else gains
+            found[entry.name] = max(entry.potential, found.get(entry.name, 0.0))
+        return math.fsum([*gains.values(), *biases.values()])
 
     def gain(self, layer: str, axis: str | None) -> float | None:
         """The sum of the scores of the channels chosen, None if the layer was not inspected."""

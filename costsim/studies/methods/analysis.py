@@ -1,12 +1,12 @@
-"""From the rows of a study to a table: method by domain, with paired 95 % intervals."""
+"""From the rows of a study to a table: method by domain, with intervals over tasks, paired."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import Any
 
+from costsim.base.intervals import Mean
 from costsim.studies.methods.tuning import Row, tuned
 
 AVERAGE = "average"
@@ -14,52 +14,13 @@ AVERAGE = "average"
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean over `count` tasks with half its 95 % interval; None where one task says nothing.
-
-    Student's t over tasks; for an average over domains, each domain counts the same and the
-    variances of their means add up (the interval is over tasks, not over other domains).
-    """
-
-    value: float
-    half: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Mean | None":
-        """Of the values of tasks; None without any."""
-        if not values:
-            return None
-        count = len(values)
-        half = None if count < 2 else _t(count - 1) * stdev(values) / math.sqrt(count)
-        return cls(fmean(values), half, count)
-
-    @classmethod
-    def over(cls, means: Sequence["Mean | None"]) -> "Mean | None":
-        """Of the means of domains; None if one of them is missing."""
-        known = [mean for mean in means if mean is not None]
-        if not known or len(known) < len(means):
-            return None
-        halves = [mean.half for mean in known if mean.half is not None]
-        half = math.hypot(*halves) / len(known) if len(halves) == len(known) else None
-        return cls(fmean(mean.value for mean in known), half, sum(mean.count for mean in known))
-
-
-@lru_cache(maxsize=256)
-def _t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))
-
-
-@dataclass(frozen=True)
 class Line:
     """One method of one model on one device: accuracy by domain, and what it costs.
 
-    `gains` are over the reference on the same tasks. Costs are medians over tasks: bytes and MACs
-    in one step, seconds and joules of the whole adaptation; None where nothing is trained or
-    nothing fits. `refused` tells why a method has no plan, `tasks` how many were answered,
+    `over_reference` is the accuracy less that of the reference on the same tasks. Costs are medians
+    over tasks: bytes and MACs in one step, seconds and joules of the whole adaptation; None where
+    nothing is trained or nothing fits. `refused` tells why a method has no plan, `tasks` how many
+    were answered, `outside` in how many of those each limit of the budget was broken,
     `learning_rates` which one each domain took of several (`costsim.studies.methods.tuning`).
     """
 
@@ -70,9 +31,10 @@ class Line:
     failed: int
     refused: str
     accuracy: Mapping[str, Mean | None]
-    gains: Mapping[str, Mean | None]
+    over_reference: Mapping[str, Mean | None]
     costs: Mapping[str, float | None]
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    outside: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +48,7 @@ class Pooled:
     method: str
     tasks: int
     accuracy: Mean | None
-    gain: Mean | None
+    over_reference: Mean | None
 
 
 COSTS = (
@@ -109,7 +71,7 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Findings:
-    """A study's table. `reference` is the method that gains are over."""
+    """A study's table. `reference` is the method that others are held against."""
 
     rows: tuple[Row, ...]
     cells: int
@@ -130,7 +92,7 @@ class Findings:
                 method,
                 sum(line.tasks for line in lines),
                 Mean.over([line.accuracy[AVERAGE] for line in lines]),
-                Mean.over([line.gains[AVERAGE] for line in lines]),
+                Mean.over([line.over_reference[AVERAGE] for line in lines]),
             )
             for (device, method), lines in found.items()
             if len(models) > 1 and len(lines) == len(models)
@@ -145,12 +107,7 @@ class Findings:
         """As one JSON document, schema `costsim.study/1`."""
 
         def means(found: Mapping[str, Mean | None]) -> dict[str, Any]:
-            return {
-                name: None
-                if mean is None
-                else {"mean": mean.value, "interval": mean.half, "tasks": mean.count}
-                for name, mean in found.items()
-            }
+            return {name: None if mean is None else mean.to_json() for name, mean in found.items()}
 
         return {
             "schema": "costsim.study/1",
@@ -168,8 +125,9 @@ class Findings:
                     "failed": line.failed,
                     "refused": line.refused or None,
                     "accuracy": means(line.accuracy),
-                    "gain": means(line.gains),
+                    "over_reference": means(line.over_reference),
                     "costs": dict(line.costs),
+                    "outside_budget": dict(line.outside),
                     "learning_rates": dict(line.learning_rates) or None,
                 }
                 for line in self.lines
@@ -179,7 +137,7 @@ class Findings:
                     "device": pooled.device,
                     "method": pooled.method,
                     "tasks": pooled.tasks,
-                    **means({"accuracy": pooled.accuracy, "gain": pooled.gain}),
+                    **means({"accuracy": pooled.accuracy, "over_reference": pooled.over_reference}),
                 }
                 for pooled in self.over_models()
             ],
@@ -210,11 +168,11 @@ def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Fi
             if row["status"] == "done"
         }
         accuracy: dict[str, Mean | None] = {}
-        gains: dict[str, Mean | None] = {}
+        over: dict[str, Mean | None] = {}
         for domain in domains:
             here = [row for row in done if row["domain"] == domain]
             accuracy[domain] = Mean.of([row["accuracy"] for row in here])
-            gains[domain] = Mean.of(
+            over[domain] = Mean.of(
                 [
                     row["accuracy"] - base[domain, row["task"]]
                     for row in here
@@ -222,7 +180,7 @@ def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Fi
                 ]
             )
         accuracy[AVERAGE] = Mean.over(list(accuracy.values()))
-        gains[AVERAGE] = Mean.over(list(gains.values()))
+        over[AVERAGE] = Mean.over(list(over.values()))
         refusals = [str(row["reason"]) for row in mine if row["status"] == "refused"]
         lines.append(
             Line(
@@ -233,9 +191,10 @@ def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Fi
                 sum(row["status"] == "failed" for row in mine),
                 refusals[0] if refusals else "",
                 accuracy,
-                gains,
+                over,
                 {name: _median(row[name] for row in done) for name in COSTS},
                 rates,
+                Counter(limit for row in done for limit in str(row["exceeds"] or "").split()),
             )
         )
     failures = tuple(row for row in found if row["status"] == "failed")

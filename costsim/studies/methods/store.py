@@ -34,6 +34,7 @@ COLUMNS: Mapping[str, str] = {
     "autograd_bytes": "INTEGER",
     "forward_macs": "INTEGER",
     "backward_macs": "INTEGER",
+    "exceeds": "TEXT",
     "fits": "INTEGER",
     "task_s": "REAL",
     "task_low_s": "REAL",
@@ -49,8 +50,9 @@ COLUMNS: Mapping[str, str] = {
     "reason": "TEXT",
 }
 """`status` is `done`, `refused` (the method has no plan there: an answer) or `failed` (to be tried
-again). MACs are of one sample in one step. `task_s` and `task_j` are predictions for the whole
-adaptation on the device, `..._here_s` measurements on the machine that ran the cell."""
+again). MACs are of one sample in one step. `exceeds` names the limits of the budget that a step
+breaks. `task_s` and `task_j` are predictions for the whole adaptation on the device, `..._here_s`
+measurements on the machine that ran the cell."""
 
 
 def open_store(path: Path, *, read_only: bool = False) -> CellStore:

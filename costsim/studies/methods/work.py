@@ -173,6 +173,7 @@ def _answer(found: "Adapted", situation: "Situation") -> dict[str, Any]:
         "autograd_bytes": cost.autograd_bytes,
         "forward_macs": round(step.macs.forward / cost.samples),
         "backward_macs": round(cost.backward_macs_a_sample),
+        "exceeds": " ".join(cost.exceeds),
         "fits": None if step.on_device is None else int(step.on_device.fits),
         "task_s": None if latency is None else latency.value,
         "task_low_s": None if latency is None else latency.low,

@@ -2,9 +2,9 @@
 
 The loss of a solver on a problem is `(optimum - gain) / optimum`, the optimum being what `exact`
 (or another solver) proved there; a solver without a plan where there is an optimum loses all of it.
-Means come with a 95 % percentile bootstrap interval (Efron and Tibshirani, "An Introduction to the
-Bootstrap", 1993, section 13.3) that draws whole tasks, domain and seed together, with replacement:
-problems of one task share their scores and are no independent witnesses.
+Means and their intervals are those of `costsim.base.intervals`: a task is a domain and a seed
+together, and its problems, which share their scores, count as their mean. Below five tasks nothing
+is claimed.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from costsim.pricing.table import Floats
+from costsim.base.intervals import FEWEST_TASKS, Mean
+from costsim.base.units import format_percent
 
-RESAMPLES = 4000
 EQUAL = 1e-9
 """Loss up to which two gains are the same."""
 NOTABLE = 0.01
@@ -45,22 +45,13 @@ class Compared:
 
     @property
     def task(self) -> tuple[str, int]:
-        """Domain and seed: what the bootstrap draws."""
+        """Domain and seed: what counts once in an interval."""
         return str(self.row["domain"]), int(self.row["seed"])
 
     @property
     def has_plan(self) -> bool:
         """Whether there is a plan."""
         return self.row["gain"] is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean and its 95 % interval; None where one task alone was seen."""
-
-    mean: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +67,7 @@ class Group:
     problems: int
     tasks: int
     none: int
-    loss: Estimate
+    loss: Mean
     median: float
     worst: float
     equal: float
@@ -128,25 +119,6 @@ def _jaccard(a: frozenset[Any], b: frozenset[Any]) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def bootstrap(
-    values: Sequence[float], clusters: Sequence[object], seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
-    """The mean of `values` and its 95 % interval, drawing whole `clusters` with replacement."""
-    names = sorted(set(clusters), key=repr)
-    index = {name: i for i, name in enumerate(names)}
-    which = np.array([index[name] for name in clusters])
-    sums: Floats = np.bincount(which, weights=np.array(values)).astype(np.float64)
-    counts: Floats = np.bincount(which).astype(np.float64)
-    mean = float(sums.sum() / counts.sum())
-    if len(names) < 2:
-        return Estimate(mean, None, None)
-    random = np.random.default_rng(seed).random((resamples, len(names)))
-    drawn = (random * len(names)).astype(np.int64)
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(mean, float(low), float(high))
-
-
 TIGHTNESS = (
     (0.25, "optimum reaches up to 25 % of all gain"),
     (0.5, "25 to 50 %"),
@@ -190,7 +162,7 @@ def _group(solver: str, name: str, part: Sequence[Compared]) -> Group:
         problems=len(part),
         tasks=len(set(tasks)),
         none=len(part) - len(with_plan),
-        loss=bootstrap(losses.tolist(), tasks),
+        loss=_mean(losses.tolist(), tasks),
         median=float(np.median(losses)),
         worst=float(losses.max()),
         equal=float((losses <= EQUAL).mean()),
@@ -200,6 +172,13 @@ def _group(solver: str, name: str, part: Sequence[Compared]) -> Group:
         seconds=float(np.median(seconds)),
         slowest_s=max(seconds),
     )
+
+
+def _mean(values: Sequence[float], tasks: Sequence[object]) -> Mean:
+    """Over tasks, of at least one value."""
+    mean = Mean.by_task(values, tasks)
+    assert mean is not None
+    return mean
 
 
 def by_tightness(compared: Sequence[Compared]) -> list[Group]:
@@ -268,14 +247,7 @@ class Findings:
             return [f"No problem with a proven optimum was also given to {solver}."]
         told = [_sentence("Over all problems", overall(mine)[0])]
         told += [_sentence(f"Tightness, {group.name}", group) for group in by_tightness(mine)]
-        worth = [g.name for g in by_tightness(mine) if (g.loss.low or 0.0) >= NOTABLE]
-        told.append(
-            f"An exact answer is worth it over {solver} (at least {NOTABLE:.0%} of the gain, with "
-            "95 % confidence) in these classes: " + "; ".join(worth)
-            if worth
-            else f"In no class is an exact answer worth at least {NOTABLE:.0%} of the gain over "
-            f"{solver} with 95 % confidence."
-        )
+        told.append(_verdict(solver, by_tightness(mine)))
         told[-1:-1] = self.in_accuracy(solver)
         return [f"{sentence.rstrip('.')}." for sentence in told]
 
@@ -292,33 +264,50 @@ class Findings:
         if not pairs:
             return []
         tasks = [(str(ours["domain"]), int(ours["seed"])) for ours, _ in pairs]
-        better = bootstrap([a["accuracy"] - b["accuracy"] for a, b in pairs], tasks)
+        better = _mean([a["accuracy"] - b["accuracy"] for a, b in pairs], tasks)
         before = float(np.mean([ours["accuracy_before"] for ours, _ in pairs]))
         mean = [float(np.mean([pair[i]["accuracy"] for pair in pairs])) for i in (0, 1)]
-        sure = "" if better.low is None else ", not sure to be any"
+        sure = ""
         if better.low is not None and better.high is not None:
+            sure = ", not sure to be any"
             if better.low > 0:
                 sure = ", surely more"
             elif better.high < 0:
                 sure = ", surely less"
         return [
-            f"In accuracy, over {len(pairs)} problems of {len(set(tasks))} tasks: {before:.1%} "
-            f"before training, {mean[0]:.1%} after training by the exact plan, {mean[1]:.1%} by "
-            f"that of {solver}: a difference of {interval(better)}{sure}"
+            f"In accuracy, over {len(pairs)} problems of {len(set(tasks))} tasks: "
+            f"{format_percent(before)} before training, {format_percent(mean[0])} after training "
+            f"by the exact plan, {format_percent(mean[1])} by that of {solver}: a difference of "
+            f"{better.told}{sure}"
         ]
+
+
+def _verdict(solver: str, classes: Sequence[Group]) -> str:
+    """In which classes of tightness an exact answer is surely worth it; none without intervals."""
+    known = [group for group in classes if group.loss.low is not None]
+    least = format_percent(NOTABLE)
+    if not known:
+        most = max(group.tasks for group in classes)
+        return (
+            f"Whether an exact answer is worth it over {solver} cannot be said: no class has the "
+            f"{FEWEST_TASKS} tasks that an interval needs, at most {most}; compare on more seeds"
+        )
+    worth = [group.name for group in known if (group.loss.low or 0.0) >= NOTABLE]
+    if worth:
+        return (
+            f"An exact answer is worth it over {solver} (at least {least} of the gain, with 95 % "
+            f"confidence) in these classes: {'; '.join(worth)}"
+        )
+    return (
+        f"In no class of {FEWEST_TASKS} tasks or more is an exact answer worth at least {least} of "
+        f"the gain over {solver} with 95 % confidence."
+    )
 
 
 def _sentence(where: str, group: Group) -> str:
     return (
-        f"{where}: {group.solver} loses {interval(group.loss)} of the optimal gain on average "
-        f"(median {group.median:.1%}, worst {group.worst:.1%}); {group.equal:.0%} of "
-        f"{group.problems} problems it solves optimally"
+        f"{where}: {group.solver} loses {group.loss.told} of the optimal gain on average "
+        f"(median {format_percent(group.median)}, worst {format_percent(group.worst)}); "
+        f"{format_percent(group.equal)} of {group.problems} problems it solves optimally"
         + (f", on {group.none} it finds no plan" if group.none else "")
     )
-
-
-def interval(estimate: Estimate) -> str:
-    """`3.1 % [2.2 %, 4.0 %]` for a person."""
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.mean:.1%} [one task: no interval]"
-    return f"{estimate.mean:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"

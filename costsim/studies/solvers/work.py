@@ -182,7 +182,7 @@ def _answer(problem: Problem, solution: Solution, device: DeviceSpec) -> dict[st
         "status": str(solution.status),
         "gain": solution.objective,
         "bound": solution.bound,
-        "total_gain": float(sum(c.cumulative[-1] for c in problem.candidates)),
+        "total_gain": problem.importance.full_gain,
         "seconds": solution.seconds,
         "memory_limit_bytes": budget.memory_bytes,
         "accounting": budget.accounting,
