@@ -90,15 +90,15 @@ def parse_percent(text: str, what: str = "share") -> float | None:
     return share
 
 
-def format_percent(share: float) -> str:
+def format_percent(value: float) -> str:
     """A share for a person, to three digits, of which none is lost to zeros alone."""
-    if 0 < abs(share) < 1e-5:
-        return "under 0.001 %" if share > 0 else "above -0.001 %"
-    if not share:
+    if 0 < abs(value) < 1e-5:
+        return "under 0.001 %" if value > 0 else "above -0.001 %"
+    if not value:
         return "0 %"
-    size = abs(share)
+    size = abs(value)
     digits = 3 if size < 9.5e-5 else 2 if size < 0.0995 else 1 if size < 0.9995 else 0
-    return f"{share * 100:.{digits}f} %"
+    return f"{value * 100:.{digits}f} %"
 
 
 def _scaled(value: float, steps: list[tuple[float, str]]) -> str:

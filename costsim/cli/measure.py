@@ -113,7 +113,12 @@ def command(**given: Any) -> int:
         raise InputError("--compute-target: give --device too")
     calibration = None if device is None else device.target(given["compute_target"]).calibration
 
-    from costsim.hardware.results.measurement_file import Failure, MeasurementFile, predict
+    from costsim.hardware.results.measurement_file import (
+        Failure,
+        MeasurementFile,
+        predict,
+        unlike_prediction,
+    )
     from costsim.hardware.ssh.shipment import plan_job
     from costsim.hardware.targets.fan_out import Found, measure_on
     from costsim.hardware.targets.job import RunOptions
@@ -147,27 +152,23 @@ def command(**given: Any) -> int:
             plan=plan.to_json(), predicted=predicted, predicted_own=own, notes=(*told, *notes)
         )
 
-        unlike: set[str] = set()
-
         def keep(item: Found) -> None:
             nonlocal found
             if isinstance(item, Failure):
                 found = found.with_failure(item)
             else:
                 found = found.with_run(item)
-                if calibration is not None and (ran := item.outcome.measurement) is not None:
-                    unlike.update(
-                        f"{item.outcome.target}: the prediction is for other conditions: {other}"
-                        for other in calibration.conditions.unlike(ran.machine)
-                    )
+                if (ran := item.outcome.measurement) is not None:
+                    why = unlike_prediction(plan, device, given["compute_target"], ran.machine)
+                    found = found.with_unlike(item.outcome.target, why)
             if given["out"] is not None:
                 found.write(given["out"])
 
         watch = Watch(report, warn=_warn)
         with ended_like_interrupted():
             measure_on(targets, job, repeats=given["repeats"], watch=watch, found=keep)
-    for other in sorted(unlike):
-        _warn(other)
+    for name, why in sorted(found.unlike.items()):
+        _warn(f"{name}: the prediction is for other conditions: {why}")
     return _tell(found, as_json=given["as_json"])
 
 

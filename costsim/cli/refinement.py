@@ -68,8 +68,9 @@ def show_drift(given: dict[str, Any]) -> int:
                 "model": step.model,
                 "predicted_s": step.predicted.to_json(),
                 "measured_s": step.measured_s,
-                "ratio": step.ratio,
-                "holds": step.holds,
+                "ratio": None if step.unlike else step.ratio,
+                "holds": None if step.unlike else step.holds,
+                "unlike": step.unlike or None,
             }
             for step in steps
         ]

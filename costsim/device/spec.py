@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from costsim.base.errors import InputError
+from costsim.base.units import format_bytes
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.device.interval import Interval
 from costsim.device.quantity import (
@@ -181,6 +182,25 @@ class DeviceSpec(Part):
                 f"allowed are {', '.join(self.targets)}"
             )
         return self.targets[chosen]
+
+    def unlike(self, machine: Any, target: str | None = None) -> str:
+        """What shows that `machine` is not this device and target; empty if nothing does.
+
+        A `machine` has cpu, cores, threads and memory_bytes. A calibrated target is told by what it
+        was calibrated on, any other by its threads and by the memory of the device, of which a
+        system may keep up to a half to itself. Raises `InputError` for an unknown target.
+        """
+        chosen = self.target(target)
+        if chosen.calibration is not None:
+            return ", ".join(chosen.calibration.conditions.unlike(machine))
+        found = []
+        if machine.threads != (threads := int(chosen.threads.value)):
+            found.append(f"threads {machine.threads}, not {threads}")
+        memory = sum(int(r.size.value) for r in self.memory.values() if r.kind == "ram")
+        if not memory / 2 <= machine.memory_bytes <= memory * 1.1:
+            told = format_bytes(machine.memory_bytes)
+            found.append(f"memory {told}, not {format_bytes(memory)}")
+        return ", ".join(found)
 
     def swap_seconds(
         self, peak_bytes: float, available_bytes: float | None = None, passes: int = 1

@@ -1,6 +1,7 @@
 """Predicted against measured steps over time: a table, a picture, and a page with both."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from costsim.base.errors import InputError
 from costsim.base.files import write_atomically
 from costsim.base.units import format_seconds
+from costsim.hardware.results.comparison import NOT_JUDGED
 from costsim.report.axes import WIDE
 from costsim.report.svg import COLOURS, drawing, to_svg
 
@@ -45,16 +48,34 @@ def render_drift(console: Console, steps: Sequence["MeasuredStep"]) -> None:
             escape(step.model),
             _range(step),
             format_seconds(step.measured_s),
-            f"{step.ratio:.2f}",
-            "" if step.holds else "outside",
+            "-" if step.unlike else f"{step.ratio:.2f}",
+            _verdict(step),
         )
     console.print(table)
     console.print(sentence(steps), markup=False, highlight=False)
 
 
+def _verdict(step: "MeasuredStep") -> str:
+    """A word where a step is not as predicted, or ran elsewhere than predicted for."""
+    return "not judged" if step.unlike else "" if step.holds else "outside"
+
+
+def judged(steps: Sequence["MeasuredStep"]) -> list["MeasuredStep"]:
+    """Those that ran on the device they were predicted for, as far as anything shows."""
+    return [step for step in steps if not step.unlike]
+
+
 def sentence(steps: Sequence["MeasuredStep"]) -> str:
-    """How far off the predictions are now, in words."""
-    told = [_told(steps)]
+    """How far off the predictions are now, in words: of steps on the device they are for."""
+    every, steps = steps, judged(steps)
+    told = [_told(steps)] if steps else []
+    reasons = Counter(step.unlike for step in every if step.unlike)
+    told += [
+        f"{_steps(count)} on another machine than predicted for ({why}): {NOT_JUDGED}."
+        for why, count in reasons.items()
+    ]
+    if not steps:
+        return " ".join(told)
     targets = list(dict.fromkeys(step.target for step in steps))
     if len(targets) > 1:
         told += [
@@ -66,11 +87,15 @@ def sentence(steps: Sequence["MeasuredStep"]) -> str:
     return " ".join(told)
 
 
+def _steps(count: int) -> str:
+    return f"{count} measured step{'s' * (count != 1)}"
+
+
 def _told(steps: Sequence["MeasuredStep"]) -> str:
     ratios = [step.ratio for step in steps]
     inside = sum(step.holds for step in steps)
     told = (
-        f"{len(steps)} measured steps: median ratio {statistics.median(ratios):.2f}, "
+        f"{_steps(len(steps))}: median ratio {statistics.median(ratios):.2f}, "
         f"{inside} within the predicted interval."
     )
     if len(steps) >= 4:
@@ -108,16 +133,24 @@ def render_drift_page(steps: Sequence["MeasuredStep"]) -> str:
 
     from costsim.report.html import Picture, render_template
 
-    wide, narrow = (
-        Markup(drift_svg(steps, f"drift-{name}", width))
-        for name, width in (("wide", WIDE), ("narrow", NARROW))
-    )
+    picture = None
+    if judged(steps):
+        wide, narrow = (
+            Markup(drift_svg(steps, f"drift-{name}", width))
+            for name, width in (("wide", WIDE), ("narrow", NARROW))
+        )
+        picture = Picture(wide, narrow)
     return render_template(
         "drift.html",
-        filters={"seconds": format_seconds, "moment": _moment, "range": _range},
+        filters={
+            "seconds": format_seconds,
+            "moment": _moment,
+            "range": _range,
+            "verdict": _verdict,
+        },
         steps=steps,
         sentence=sentence(steps),
-        picture=Picture(wide, narrow),
+        picture=picture,
     )
 
 
@@ -125,11 +158,15 @@ def drift_svg(steps: Sequence["MeasuredStep"], name: str = "drift", width: float
     """Measured over predicted over time, a panel a target, each mark in its predicted interval.
 
     The scale is logarithmic, so that twice and half are as far from 1; the line is the median of
-    the last `RECENT` steps. `name` prefixes the ids of the picture, `width` is in inches.
+    the last `RECENT` steps. `name` prefixes the ids of the picture, `width` is in inches. Steps on
+    another machine than they were predicted for are left out; raises `InputError` if all are.
     """
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    every, steps = steps, judged(steps)
+    if not steps:
+        raise InputError(f"--picture: nothing to draw: {sentence(every)}")
     targets = list(dict.fromkeys(step.target for step in steps))
     most = 1.15 * max(
         max(*(max(ratio, 1 / ratio) for ratio in _ends(step)), LEAST_RANGE) for step in steps
@@ -157,7 +194,7 @@ def drift_svg(steps: Sequence["MeasuredStep"], name: str = "drift", width: float
         last.legend(
             loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.25), handletextpad=0.4, fontsize=8
         )
-        return to_svg(figure, name, "Measured over predicted step time", sentence(steps))
+        return to_svg(figure, name, "Measured over predicted step time", sentence(every))
 
 
 def _ends(step: "MeasuredStep") -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from costsim.base.units import format_bytes, format_joules, format_percent, format_seconds
+from costsim.hardware.results.comparison import NOT_JUDGED
 from costsim.hardware.results.measurement_file import Beside, MeasurementFile
 
 _FORMATS = {"s": format_seconds, "J": format_joules, "bytes": format_bytes}
@@ -33,6 +34,11 @@ def render_measurements(console: Console, found: MeasurementFile) -> None:
     told = dict.fromkeys(
         [
             *found.notes,
+            *(
+                f"{target} is not {found.predicted.device} ({why}): seconds and joules are "
+                f"{NOT_JUDGED}"
+                for target, why in found.unlike.items()
+            ),
             *(
                 f"{run.outcome.target}: {note}"
                 for run in found.runs

@@ -17,6 +17,7 @@ from waiting import until
 from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.device import Calibration, DeviceSpec, Law, load_device
+from costsim.hardware.calibration.conditions import describe_conditions
 from costsim.hardware.calibration.device_file import write_device
 from costsim.hardware.results.measurement_file import Failure, MeasurementFile, predict
 from costsim.hardware.ssh.shipment import plan_job
@@ -63,11 +64,10 @@ def test_predicted_stands_beside_measured(plan, tmp_path, capsys):
     step = rows["step"]
     assert step["measured"] == statistics.median(samples)
     assert step["predicted"] == predicted.latency_s.step
-    assert step["ratio"] == step["measured"] / step["predicted"]
     assert step["floor"] == (max(medians) - min(medians)) / step["measured"]
-    assert step["holds"] == (
-        predicted.latency_s.low <= step["measured"] <= predicted.latency_s.high
-    )
+    assert step["ratio"] is step["holds"] is None  # this machine is no Jetson
+    assert "threads 1, not 128" in found.unlike["local"]
+    assert "the prediction is for other conditions: threads 1, not 128" in captured.err
     assert rows["live peak"]["measured"] == rows["live peak"]["predicted"]
     assert rows["live peak"]["holds"]
     told = [note for run in found.runs for note in run.outcome.notes]
@@ -94,6 +94,10 @@ def test_a_person_gets_a_table(plan, capsys, monkeypatch, tmp_path):
     for word in ("step", "live", "energy"):
         assert word in lines
     assert lines["live"].split()[-2:] == ["yes", "-"]
+    assert lines["step"].split()[-3:] == ["-", "-", "-"]
+    flat = " ".join(printed.split())
+    assert "local is not jetson-nano (threads 1, not 128" in flat
+    assert "seconds and joules are shown side by side, not judged" in flat
     ((reading,),) = [run.outcome.energy for run in MeasurementFile.read(out).runs]
     assert (reading.source, reading.counter) == ("bench", "bench")
     assert reading.total_j == pytest.approx(3.0 * reading.seconds, rel=0.05)
@@ -325,21 +329,36 @@ def test_threads_are_those_of_the_calibration_unless_others_are_given(plan, tmp_
     assert "as many as --device was calibrated on" in " ".join(capsys.readouterr().out.split())
 
 
-def calibrated(folder, threads=None):
-    """A device file with a calibration, of another processor than this one's."""
+def calibrated(folder, threads=None, conditions=CONDITIONS):
+    """A device file with a calibration, by default of another processor than this one's."""
     document = load_device("jetson-nano").to_json()
     target = document["targets"][document["default_target"]]
     law = Law(overhead_s=1e-5, s_per_mac=0.0, s_per_byte=1e-10, spread=0.1)
     if threads is not None:
         target["threads"] |= {key: float(threads) for key in ("value", "low", "high")}
     target["calibration"] = Calibration(
-        conditions=CONDITIONS.model_copy(update={"threads": int(target["threads"]["value"])}),
+        conditions=conditions.model_copy(update={"threads": int(target["threads"]["value"])}),
         taken="2026-01-01", step_factor=1.0, common=0.1, noise_floor=0.01, yardstick_s=1e-3,
         probes=6, kernels={"loss": law},
     ).model_dump(mode="json")  # fmt: skip
     path = folder / "mine.yaml"
     write_device(path, DeviceSpec.from_json(document))
     return path
+
+
+def test_what_runs_on_the_device_predicted_for_is_judged(plan, tmp_path, capsys):
+    """Calibrated on this very machine, by its file."""
+    here = describe_conditions(1)
+    path = calibrated(tmp_path, threads=1, conditions=here)
+    arguments = ["measure", str(plan), "--steps", "2", "--device", str(path), "--json"]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["unlike"] == {}
+    assert "other conditions" not in captured.err
+    (step,) = [row for row in document["comparisons"] if row["quantity"] == "step"]
+    assert step["ratio"] == step["measured"] / step["predicted"]
+    assert step["holds"] == (step["low"] <= step["measured"] <= step["high"])
 
 
 def test_a_run_unlike_the_calibration_is_said(plan, tmp_path, capsys):

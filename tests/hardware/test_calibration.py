@@ -45,7 +45,12 @@ from costsim.models.networks.architectures import NETWORKS
 from costsim.models.networks.graph import architecture_graph
 from costsim.pricing.cost import operation_work, step_seconds
 from costsim.pricing.derivation import build_table
-from costsim.report.drift import drift_svg, sentence, write_drift_page
+from costsim.report.drift import (
+    drift_svg,
+    render_drift_page,
+    sentence,
+    write_drift_page,
+)
 from costsim.report.svg import COLOURS, SVG
 
 BASE = machine_spec(CONDITIONS)
@@ -658,6 +663,24 @@ def test_the_drift_is_told() -> None:
     assert "2 within the predicted interval" in told
     assert "earlier half has 1.01, the later half 1.35" in told
     assert "Calibrate again" in told
+
+
+def test_steps_on_another_machine_are_not_judged() -> None:
+    """Neither counted, nor drawn, nor a reason to calibrate again."""
+    elsewhere = [replace(step, unlike="threads 1, not 128") for step in month(9.0, 8.0, 7.0)]
+    steps = [*month(1.0, 1.01), *elsewhere]
+    told = sentence(steps)
+    assert "2 measured steps: median ratio 1.00, 2 within" in told
+    assert "3 measured steps on another machine than predicted for (threads 1, not 128)" in told
+    assert "Calibrate again" not in told
+    assert drift_svg(steps).count("<use") == drift_svg(month(1.0, 1.01)).count("<use")
+    assert render_drift_page(steps).count("not judged</td>") == 3
+    alone = sentence(elsewhere)
+    assert "median" not in alone
+    assert "Calibrate again" not in alone
+    assert "<svg" not in render_drift_page(elsewhere)
+    with pytest.raises(InputError, match="nothing to draw: 3 measured steps on another machine"):
+        drift_svg(elsewhere)
 
 
 def test_what_was_off_once_and_is_right_now_needs_no_calibration() -> None:

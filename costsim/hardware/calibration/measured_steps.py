@@ -13,7 +13,7 @@ from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
 from costsim.hardware.calibration.parts import Work
 from costsim.hardware.calibration.power import Draw, draw_of
-from costsim.hardware.results.measurement_file import MeasurementFile
+from costsim.hardware.results.measurement_file import MeasurementFile, unlike_prediction
 from costsim.hardware.results.record import Machine, Measurement
 from costsim.ir.program import TrainingProgram, compile_program
 from costsim.ir.step import BitWidths
@@ -26,7 +26,7 @@ class MeasuredStep:
     """The median step of one plan on one target, begun at `when` (ISO 8601), and its prediction.
 
     `work` are its operations, `machine` is where it ran and `draw` what it drew meanwhile, where
-    they are known.
+    they are known. `unlike` says why that is not the device predicted for: then nothing is judged.
     """
 
     source: str
@@ -38,6 +38,7 @@ class MeasuredStep:
     work: tuple[Work, ...] = ()
     machine: Machine | None = None
     draw: Draw | None = None
+    unlike: str = ""
 
     @property
     def time(self) -> datetime:
@@ -58,7 +59,7 @@ class MeasuredStep:
 
     @property
     def holds(self) -> bool:
-        """Whether the measured step lies in the predicted interval."""
+        """Whether the measured step lies in the predicted interval; means nothing if `unlike`."""
         return self.predicted.low <= self.measured_s <= self.predicted.high
 
 
@@ -128,6 +129,7 @@ def _runs(
                 work,
                 measurement.machine,
                 draw_of(run.outcome),
+                unlike_prediction(file.plan_file(str(path)), device, target, measurement.machine),
             )
         )
     if not found:
@@ -171,6 +173,7 @@ def _validated(
         step_seconds(program, device.target(target)),
         _work(program),
         measurement.machine,
+        unlike=device.unlike(measurement.machine, target),
     )
 
 

@@ -15,7 +15,7 @@ from costsim.base.progress import Progress, silent
 from costsim.data import digits, open_source, sample_task
 from costsim.hardware.meters.measure import measure
 from costsim.hardware.meters.scratch import ScratchTable, table_path
-from costsim.hardware.results.comparison import PredictedTotals, compare, priced_totals
+from costsim.hardware.results.comparison import NOT_JUDGED, PredictedTotals, compare, priced_totals
 from costsim.hardware.results.machine import describe_machine, describe_versions
 from costsim.hardware.results.record import Measurement, Validation
 from costsim.ir.program import compile_program
@@ -105,7 +105,7 @@ def validate_plan(
     if device is not None and totals.step_s is not None:
         notes.append(
             f"seconds are predicted for {device} and measured on {measured.measurement.machine.cpu}"
-            ": shown side by side, not compared"
+            f": {NOT_JUDGED}"
         )
     return measured.measurement, compare(
         program, totals, measured.measurement, device=device, notes=tuple(notes)

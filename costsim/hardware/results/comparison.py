@@ -9,6 +9,9 @@ from costsim.ir.program import Category, Direction, TrainingProgram, memory_time
 from costsim.ir.program.layer_of import buffer_owner, operation_owner
 from costsim.pricing.cost import mac_cost, memory_cost
 
+NOT_JUDGED = "shown side by side, not judged"
+"""Said of seconds and joules that were predicted for another machine than they were measured on."""
+
 PROCESS_TOLERANCE = 0.02
 """Share by which the process's peak may differ; everything else must be equal."""
 

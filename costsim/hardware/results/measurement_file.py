@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from costsim.device import DeviceSpec
+from pydantic import Field
+
+from costsim.device import DeviceSpec, load_device, shipped_devices
+from costsim.device.base import Named
 from costsim.device.interval import Interval
 from costsim.hardware.results.document import Amount, Count, Document, Listed, Record
 from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.results.record import Machine
 from costsim.hardware.targets.base import How, Reason
 from costsim.hardware.targets.job import PlanJob
 from costsim.ir.program import compile_program
@@ -58,7 +62,8 @@ class Beside(Record):
     (INSTRUMENT)`, `live peak`, or `arena` (as touched on a microcontroller). `measured` is the
     median over all runs; `floor` how far the runs' own medians lie apart, as a share of it (None
     for a single run); `ratio` measured over predicted; `holds` whether the measured value is within
-    the predicted range. None where there was no prediction.
+    the predicted range. None where there was no prediction; `ratio` and `holds` also of seconds and
+    joules on another machine than they were predicted for.
     """
 
     target: str
@@ -79,6 +84,8 @@ class MeasurementFile(Document):
 
     `predicted` is of the step in 32 bits, as PyTorch runs it; `predicted_own` in the plan's bit
     widths, where they are others and a target runs those (its measurement's dtype says so).
+    `unlike` says of a target why it is not the device that seconds and joules were predicted for:
+    those of it are not judged.
     """
 
     schema_name: ClassVar[str] = "costsim.measurements/1"
@@ -89,6 +96,7 @@ class MeasurementFile(Document):
     runs: Annotated[tuple[Run, ...], Listed] = ()
     failures: Annotated[tuple[Failure, ...], Listed] = ()
     notes: Annotated[tuple[str, ...], Listed] = ()
+    unlike: Named[str] = Field(default_factory=dict, validate_default=True)
 
     def plan_file(self, source: str = "measurements") -> PlanFile:
         """The plan; raises `InputError` naming `source` if it is none."""
@@ -97,6 +105,12 @@ class MeasurementFile(Document):
     def with_run(self, run: Run) -> "MeasurementFile":
         """The same with one run more."""
         return self.model_copy(update={"runs": (*self.runs, run)})
+
+    def with_unlike(self, target: str, why: str) -> "MeasurementFile":
+        """The same where `target` is found not to be the device predicted for; no change without
+        a reason.
+        """
+        return self.model_copy(update={"unlike": {**self.unlike, target: why}}) if why else self
 
     def with_failure(self, failure: Failure) -> "MeasurementFile":
         """The same with one failure more."""
@@ -114,17 +128,18 @@ class MeasurementFile(Document):
         return tuple(row for target in targets for row in self._rows(target))
 
     def _rows(self, target: str) -> Iterator[Beside]:
+        judged = target not in self.unlike
         outcomes = [run.outcome for run in self.runs if run.outcome.target == target]
         measured = [one.measurement for one in outcomes if one.measurement is not None]
         how, asked = outcomes[0].how, self.predicted_for(outcomes[0])
         if times := [list(one.step_s) for one in measured if one.step_s]:
-            yield _beside(target, how, "step", "s", asked.latency_s, times)
+            yield _beside(target, how, "step", "s", asked.latency_s, times, judged)
         if times := [list(one.processor_step_s) for one in outcomes if one.processor_step_s]:
-            yield _beside(target, how, "processor", "s", asked.latency_s, times)
+            yield _beside(target, how, "processor", "s", asked.latency_s, times, judged)
         by_source = [one.joules_by_source() for one in outcomes]
         for source in dict.fromkeys(source for one in by_source for source in one):
             joules = [[one[source]] for one in by_source if source in one]
-            yield _beside(target, how, f"energy ({source})", "J", asked.energy_j, joules)
+            yield _beside(target, how, f"energy ({source})", "J", asked.energy_j, joules, judged)
         if peaks := [[float(one.program_peak_bytes)] for one in measured if one.operations]:
             exact = Range(
                 value=float(asked.peak_bytes),
@@ -146,6 +161,7 @@ def _beside(
     unit: Literal["s", "J", "bytes"],
     predicted: Range | None,
     runs: list[list[float]],
+    judged: bool = True,
 ) -> Beside:
     value = statistics.median(sample for run in runs for sample in run)
     medians = [statistics.median(run) for run in runs]
@@ -160,8 +176,8 @@ def _beside(
         high=None if predicted is None else predicted.high,
         measured=value,
         floor=floor,
-        ratio=value / predicted.value if predicted is not None and predicted.value else None,
-        holds=None if predicted is None else predicted.low <= value <= predicted.high,
+        ratio=value / predicted.value if judged and predicted and predicted.value else None,
+        holds=predicted.low <= value <= predicted.high if judged and predicted else None,
     )
 
 
@@ -220,6 +236,21 @@ def predict(
         peak_bytes=cost.memory.peak_bytes,
         arena_bytes=cost.memory.arena_bytes,
     ), tuple(notes)
+
+
+def unlike_prediction(
+    plan: PlanFile, device: DeviceSpec | None, target: str | None, machine: Machine
+) -> str:
+    """Why `machine` is not the one that seconds are predicted for; empty if nothing shows it.
+
+    They are predicted for `device` on `target`; without one for the plan's, which must be shipped
+    to be told from others.
+    """
+    if device is None and plan.device is not None:
+        if plan.device.name not in shipped_devices():
+            return f"the file of {plan.device.name} is not at hand: give --device"
+        device, target = load_device(plan.device.name), plan.device.target
+    return "" if device is None else device.unlike(machine, target)
 
 
 def _range(interval: Interval) -> Range:
