@@ -154,6 +154,8 @@ def command(**given: Any) -> int:
     check_seed(given["seed"])
 
     from costsim.learning.adaptation import NothingFits
+    from costsim.models.networks import NETWORKS
+    from costsim.run.criteria.caveats import data_caveat
 
     with progress_on_stderr() as progress:
         try:
@@ -181,6 +183,11 @@ def command(**given: Any) -> int:
             "network; give --weights",
             file=sys.stderr,
         )
+    own = data_caveat(
+        given["model"], built_in=given["model"] in NETWORKS, given=given["data"] is not None
+    )
+    for note in (*adapted.notes, *((own,) if own else ())):
+        print(f"costsim: note: {note}", file=sys.stderr)
     if given["as_json"]:
         click.echo(to_json_text(adapted.to_json()))
     else:

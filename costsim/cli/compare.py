@@ -8,7 +8,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import resolved, to_json_text, write_atomically
-from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
+from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.options import (
     check_writable,
     jobs_option,
@@ -163,6 +163,7 @@ def command(**given: Any) -> int:
         from costsim.report.comparison import print_comparison
 
         print_comparison(Console(), findings)
+    tell_notes(findings.rows)
     tell_failures(findings.errors, ("solver", "model", "device", "budget", "domain"))
     return 1 if findings.errors else 0
 

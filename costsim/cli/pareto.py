@@ -87,7 +87,7 @@ def command(**given: Any) -> int:
         click.echo(to_json_text(document))
     elif found.points:
         _print(prepared, found)
-    for note in _notes(found):
+    for note in _notes(prepared, found):
         print(f"costsim: note: {note}", file=sys.stderr)
     if not found.points:
         from costsim.solving.solve import infeasibility
@@ -222,8 +222,10 @@ def _print(prepared: "Prepared", found: "Frontier") -> None:
     render_frontier(console, found)
 
 
-def _notes(found: "Frontier") -> list[str]:
-    notes = []
+def _notes(prepared: "Prepared", found: "Frontier") -> list[str]:
+    from costsim.planning import caveats
+
+    notes = [*caveats(prepared.request, prepared.problem.graph, prepared.problem.importance)]
     if unproven := sum(not point.proven for point in found.points):
         notes.append(f"{unproven} points were not proven in time; give a longer --time-limit")
     if any(point.unscored for point in found.beside):

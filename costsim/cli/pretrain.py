@@ -144,6 +144,7 @@ def command(**given: Any) -> int:
     from costsim.learning.pretraining.request import PretrainRequest, opened
     from costsim.learning.pretraining.run import Diverged, train
     from costsim.learning.pretraining.settings import PretrainSettings, parse_stages
+    from costsim.run.criteria.caveats import loss_caveat
 
     request = PretrainRequest(
         model=given["model"],
@@ -196,6 +197,8 @@ def command(**given: Any) -> int:
                 f"steps: {checkpoint} has it; go on with --resume"
             )
             return 128 + (stop.signal or 2)
+        if (still := loss_caveat(told.losses)) is not None:
+            told.say(f"costsim: note: {still}")
         if leads:
             run.write(out, half=given["half"])
             if own_checkpoint:
@@ -236,6 +239,7 @@ class _Teller:
     def __init__(self, run: "PretrainRun", leads: bool, every_s: float = 10.0) -> None:
         self.run, self.leads, self.every_s = run, leads, every_s
         self.last = time.perf_counter()
+        self.losses: list[float] = []
         self.images, self.steps, self.loss, self.right = 0, 0, 0.0, 0.0
 
     def say(self, text: str) -> None:
@@ -254,6 +258,7 @@ class _Teller:
 
     def step(self, result: "StepResult") -> None:
         self.run.log_step(result)
+        self.losses.append(result.loss)
         self.images += result.images
         self.steps += 1
         self.loss += result.loss

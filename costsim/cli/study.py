@@ -8,7 +8,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
-from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures
+from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.options import (
     jobs_option,
     json_option,
@@ -131,6 +131,7 @@ def command(**given: Any) -> int:
         tell_computed(computed, len(cells), begun)
     findings = analyse(finished_rows(cells, store), len(cells), given["reference"])
     _write(given, findings)
+    tell_notes(findings.rows)
     tell_failures(findings.failures, ("method", "model", "device", "domain"))
     return 1 if findings.failures else 0
 

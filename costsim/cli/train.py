@@ -105,6 +105,7 @@ def command(**given: Any) -> int:
     check_seed(given["seed"])
 
     from costsim.learning.training import Diverged, TrainRequest, prepare, write_patch
+    from costsim.run.criteria.caveats import loss_caveat
     from costsim.solving.planfile import read_plan
 
     plan = read_plan(given["plan"])
@@ -150,13 +151,23 @@ def command(**given: Any) -> int:
         if own_checkpoint and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     _show(run, trained, out, given["as_json"])
+    if (told := loss_caveat(trained.losses)) is not None:
+        print(f"costsim: note: {told}", file=sys.stderr)
     return 0
 
 
 def _notes(run: "Run", resume: bool, out: Path | None) -> None:
     """What a person should know before it starts, on stderr."""
+    from costsim.models.networks import NETWORKS
+    from costsim.run.criteria.caveats import data_caveat, output_caveat
+
     plan, task = run.request.plan, run.task
-    found = []
+    model, given = plan.model, run.request.data is not None
+    doubts = (
+        output_caveat(run.subject.graph, run.request.loss, task.ways),
+        data_caveat(model.spec, built_in=model.spec in NETWORKS, given=given),
+    )
+    found = [told for told in doubts if told is not None]
     if plan.importance.source and plan.importance.source != task.description:
         found.append(
             f"the plan was made for {plan.importance.source}; this trains on {task.description}"

@@ -9,13 +9,15 @@ from costsim.device import TaskEstimate, estimate_task
 from costsim.ir.graph import LayerGraph
 from costsim.ir.step import TrainingStep
 from costsim.models.loading import LoadedModel
+from costsim.models.networks import NETWORKS
 from costsim.planning.preparation import Prepared, is_microcontroller, parameters_digest
-from costsim.planning.request import PlanRequest
+from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.pricing.choosing import scoring_cost
 from costsim.problem.importance import Importance
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
 from costsim.run.criteria import CRITERIA
+from costsim.run.criteria.caveats import data_caveat, output_caveat, score_caveat
 from costsim.solving.explain import explain
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
@@ -114,6 +116,19 @@ def _task_estimate(
     )
 
 
+def caveats(request: PlanRequest, graph: LayerGraph, importance: Importance) -> tuple[str, ...]:
+    """What to know of the scores before believing them; see `costsim.run.criteria.caveats`."""
+    found = [score_caveat(importance)]
+    if importance.samples:
+        given = request.data is not None
+        built_in = request.model in NETWORKS
+        found += [
+            output_caveat(graph, request.loss, request.ways or DEFAULT_WAYS),
+            data_caveat(request.model, built_in=built_in, given=given),
+        ]
+    return tuple(told for told in found if told is not None)
+
+
 def _warnings(
     request: PlanRequest,
     loaded: LoadedModel,
@@ -121,8 +136,7 @@ def _warnings(
     problem: Problem,
     task: TaskEstimate | None,
 ) -> tuple[str, ...]:
-    importance = problem.importance
-    found = []
+    found = [*caveats(request, problem.graph, problem.importance)]
     if "no pretrained weights" in loaded.provenance:
         found.append(
             f"{loaded.name} is {loaded.provenance}: its costs are right, its channel scores are "
@@ -138,11 +152,6 @@ def _warnings(
         reason = why_not_emitted(request.step) or why_loss_not_emitted(request.loss)
         if reason is not None:
             found.append(f"this step cannot be exported as C: {reason}")
-    if not any(any(entry.scores) for entry in importance.channels):
-        found.append(
-            f"every {importance.criterion} score is 0: any plan within the budgets is as good as "
-            "another"
-        )
     if solution.cost is not None:
         memory, room = solution.cost.memory, request.device.largest_block_bytes
         if memory.peak_bytes <= room < memory.arena_bytes:

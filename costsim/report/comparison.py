@@ -18,6 +18,7 @@ from costsim.base.units import format_percent, format_seconds
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
+from costsim.studies.engine.notes import note_counts
 from costsim.studies.solvers.analysis import (
     TIGHTNESS,
     Compared,
@@ -115,6 +116,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "proven": findings.proven,
         "without_plan": findings.without_plan,
         "errors": len(findings.errors),
+        "notes": dict(note_counts(findings.rows)),
         "answer": findings.answer(),
         "groups": {
             title: [asdict(group) | {"loss": group.loss.to_json()} for group in groups]

@@ -19,6 +19,7 @@ from costsim.learning.training.patch import Patch, make_patch, plan_digest
 from costsim.planning import parameters_digest
 from costsim.problem.importance import Importance
 from costsim.problem.solution import Solution, Status
+from costsim.run.criteria.caveats import loss_caveat, output_caveat, score_caveat
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
 SCHEMA = "costsim.adaptation/1"
@@ -51,6 +52,19 @@ class Adapted:
     diverged: bool
     kept: float
     patch: Patch | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know before believing it; see `costsim.run.criteria.caveats`."""
+        scores = self.choice.importance
+        found = (
+            output_caveat(
+                self.situation.graph, "prototype", self.situation.task.ways, choice=False
+            ),
+            None if scores is None else score_caveat(scores),
+            loss_caveat(self.losses),
+        )
+        return tuple(told for told in found if told is not None)
 
     @property
     def plan(self) -> PlanFile:
@@ -95,6 +109,7 @@ class Adapted:
             "losses": [_number(loss) for loss in self.losses],
             "layers": self.choice.plan.to_json(graph.layers),
             "predicted": self.cost.to_json(self.situation.budget.accounting),
+            "notes": list(self.notes),
             "seconds": {"selection": self.selection_s, "training": self.training_s},
             "versions": {"costsim": __version__, "torch": torch.__version__},
         }

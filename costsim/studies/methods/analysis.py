@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from costsim.base.intervals import Mean
+from costsim.studies.engine.notes import note_counts
 from costsim.studies.methods.tuning import Row, tuned
 
 AVERAGE = "average"
@@ -116,6 +117,7 @@ class Findings:
             "failed": len(self.failures),
             "reference": self.reference,
             "domains": list(self.domains),
+            "notes": dict(note_counts(self.rows)),
             "methods": [
                 {
                     "model": line.model,

@@ -48,11 +48,13 @@ COLUMNS: Mapping[str, str] = {
     "predictions": "TEXT",
     "plan": "TEXT",
     "reason": "TEXT",
+    "note": "TEXT",
 }
 """`status` is `done`, `refused` (the method has no plan there: an answer) or `failed` (to be tried
 again). MACs are of one sample in one step. `exceeds` names the limits of the budget that a step
 breaks. `task_s` and `task_j` are predictions for the whole adaptation on the device, `..._here_s`
-measurements on the machine that ran the cell."""
+measurements on the machine that ran the cell. `note` has what to know before believing an answer, a
+sentence a line."""
 
 
 def open_store(path: Path, *, read_only: bool = False) -> CellStore:

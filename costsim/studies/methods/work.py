@@ -184,6 +184,7 @@ def _answer(found: "Adapted", situation: "Situation") -> dict[str, Any]:
         "selection_here_s": found.selection_s,
         "training_here_s": found.training_s,
         "predictions": json.dumps(list(found.predictions)),
+        "note": "\n".join(found.notes) or None,
         "plan": json.dumps(plan.to_json(situation.backbone.graph(1).layers), allow_nan=False),
     }
 

@@ -44,10 +44,12 @@ COLUMNS: Mapping[str, str] = {
     "training_s": "REAL",
     "plan": "TEXT",
     "reason": "TEXT",
+    "note": "TEXT",
 }
 """`status` is the solver's, or `error`; `fullest` is the share used of the fullest budget; `gain`
 and `bound` are sums of scores, `total_gain` that of all inspected channels; the accuracies are
-shares of the query images, before and after training by the plan, where a study asks for that."""
+shares of the query images, before and after training by the plan, where a study asks for that.
+`note` has what to know before believing an answer, a sentence a line."""
 
 
 class Store(CellStore):

@@ -10,11 +10,12 @@ from typing import Any
 
 from costsim.base.errors import CostsimError
 from costsim.device import DeviceSpec
-from costsim.planning import Prepared, Scored, conclude, prepare
+from costsim.planning import Prepared, Scored, caveats, conclude, prepare
 from costsim.pricing.accounting.sparse_update import input_channel_norms
 from costsim.problem.importance import Importance
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution, Solver
+from costsim.run.criteria.caveats import loss_caveat
 from costsim.solving.solve import solve
 from costsim.studies.engine import Claim, Owner
 from costsim.studies.solvers.cells import Cell
@@ -136,13 +137,19 @@ def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str
         solver = replace(solver, weight_norms=norms)
     solution = solve(problem, solver, device=device)
     row = {**_head(cell), **_answer(problem, solution, device)}
+    notes = [*caveats(prepared.request, problem.graph, problem.importance)]
     if cell.settings.accuracy:
-        row |= _trained(cell, replace(prepared, problem=problem), solution)
-    return row
+        row |= _trained(cell, replace(prepared, problem=problem), solution, notes)
+    return row | {"note": "\n".join(notes) or None}
 
 
-def _trained(cell: Cell, prepared: Prepared, solution: Solution) -> dict[str, Any]:
-    """Accuracies before and after training by the plan, on the task that it was made for."""
+def _trained(
+    cell: Cell, prepared: Prepared, solution: Solution, notes: list[str]
+) -> dict[str, Any]:
+    """Accuracies before and after training by the plan, on the task that it was made for.
+
+    What to know of the training is added to `notes`.
+    """
     from costsim.learning.training import TrainRequest
     from costsim.learning.training import prepare as prepare_training
 
@@ -161,6 +168,8 @@ def _trained(cell: Cell, prepared: Prepared, solution: Solution) -> dict[str, An
     )
     run.train(lambda: False, lambda run, loss: None)
     trained = run.finish()
+    if (told := loss_caveat(trained.losses)) is not None:
+        notes.append(told)
     return {
         "accuracy_before": trained.accuracy_before,
         "accuracy": trained.accuracy_after,
