@@ -216,7 +216,7 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
             mine = [g for g in groups if g.solver == solver]
             places = [names.index(g.name) + (index - (len(solvers) - 1) / 2) * bar for g in mine]
             means = np.array([100 * g.loss.value for g in mine])
-            halves = [100 * (g.loss.half or 0.0) for g in mine]
+            halves = np.array([100 * (g.loss.half or 0.0) for g in mine])
             axes.bar(places, means, bar * 0.9, color=_colour(solvers, solver), label=solver)
             axes.errorbar(
                 places,
