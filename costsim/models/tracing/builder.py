@@ -28,7 +28,7 @@ from costsim.ir.operators import (
     Shapes,
     Slice,
 )
-from costsim.models.tracing.names import Namer
+from costsim.models.tracing.names import Namer, module_stack
 from costsim.models.tracing.ownership import Owners, Use, check_uses
 
 
@@ -222,8 +222,8 @@ class Builder:
         """The operator being translated and the module it sits in, for messages."""
         if self.node is None:
             return "the model's input"
-        stack: Mapping[str, tuple[str, Any]] = self.node.meta.get("nn_module_stack") or {}
-        path = list(stack.values())[-1][0] if stack else ""
+        stack = module_stack(self.node)
+        path = stack[-1][1] if stack else ""
         where = f"module {path!r}" if path else "the model itself"
         return f"operator {self.node.target} in {where}"
 

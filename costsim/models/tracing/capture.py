@@ -20,6 +20,8 @@ from costsim.models.tracing.aten import HANDLERS, PASSED_THROUGH
 from costsim.models.tracing.builder import Builder, Stored, Value, fold
 from costsim.models.tracing.composites import taken_apart
 from costsim.models.tracing.gradient_stops import check_stopped
+from costsim.models.tracing.names import plain_path
+from costsim.models.tracing.own_gradients import own_gradients_refused
 from costsim.models.tracing.torch_settings import plain_attention, quiet
 
 
@@ -46,9 +48,12 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
     """The layer graph of `model` and its tensors; batch and sizes are those of `example_input`.
 
     Raises `InputError` for a model in training mode, one that needs several inputs or returns
-    anything but one tensor, one whose control flow depends on data, and for weights that are not
-    finite; `UnsupportedOperator` for an operator that no file of `costsim.ir.operators` describes.
+    anything but one tensor, one whose control flow depends on data, one that makes gradients of
+    its own (an `autograd.Function`, a hook), and for weights that are not finite;
+    `UnsupportedOperator` for an operator that no file of `costsim.ir.operators` describes.
     """
+    check_example(example_input)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     for name, module in model.named_modules():
         if module.training:
             where = f"its module {name!r}" if name else "it"
@@ -57,21 +62,51 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     _check_finite({**parameters, **buffers})
-    with quiet(), plain_attention(), torch.enable_grad():
+    with quiet(), plain_attention(), torch.enable_grad(), own_gradients_refused(model):
         try:
             exported = torch.export.export(model, (example_input,))
+        except CostsimError:
+            raise
         except Exception as error:
             raise InputError(
                 f"the model cannot be traced on input of shape {tuple(example_input.shape)}: "
-                f"{_first_line(error)}"
+                f"{_reason(error)}"
             ) from error
-    return _translate(exported, {**parameters, **buffers})
+    return _translate(exported, {**parameters, **buffers}, _CHANGES)
 
 
 def capture_program(exported: ExportedProgram) -> Traced:
-    """The same for a program exported elsewhere, with its own tensors and its own batch size."""
+    """The same for a program exported elsewhere, with its own tensors and its own batch size.
+
+    What its model said of its gradients is not in it, and so not refused: those of its operators
+    are taken.
+    """
     _check_finite(exported.state_dict)
-    return _translate(exported, exported.state_dict)
+    return _translate(exported, exported.state_dict, "export it after calling model.eval()")
+
+
+def check_example(example_input: object) -> None:
+    """Raise `InputError` for anything but one tensor."""
+    if not isinstance(example_input, Tensor):
+        kind = type(example_input).__name__
+        raise InputError(f"the example input is a {kind}; one tensor is needed")
+
+
+_CHANGES = (
+    "in evaluation mode too, which a training program would not. If that is a fake quantiser, "
+    "plan the model before quantisation-aware training is prepared"
+)
+
+
+def _reason(error: BaseException) -> str:
+    """In one line why torch could not trace a model."""
+    told = _first_line(error)
+    if "fake tensor in the exported program" in told:
+        return (
+            "its forward uses .data of a tensor, or keeps one it computed: use the tensor itself, "
+            "or detach() where no gradient is to flow"
+        )
+    return told
 
 
 def _first_line(error: BaseException) -> str:
@@ -92,9 +127,11 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"the model's {name!r} has values that are not finite")
 
 
-def _translate(exported: ExportedProgram, state: Mapping[str, Tensor]) -> Traced:
+def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing: str) -> Traced:
+    """`changing` says what to do where a buffer changes."""
     _output_node(exported)  # before the work: its complaints are the clearest
-    check_stopped(exported)
+    check_stopped(exported, {name for name, t in given.items() if not t.requires_grad})
+    state = {plain_path(name): tensor for name, tensor in given.items()}
     with quiet():
         try:
             program = taken_apart(exported.run_decompositions({}))
@@ -102,11 +139,10 @@ def _translate(exported: ExportedProgram, state: Mapping[str, Tensor]) -> Traced
             raise InputError(f"the model cannot be traced: {_first_line(error)}") from error
     if program.graph_signature.buffers_to_mutate:
         changed = next(iter(program.graph_signature.buffers_to_mutate.values()))
-        raise InputError(
-            f"the model changes its buffer {changed!r}: export it after calling model.eval()"
-        )
+        raise InputError(f"the model changes its buffer {plain_path(changed)!r}: {changing}")
     output = _output_node(program)
-    builder = Builder({**state, **program.constants, **state})
+    constants = {plain_path(name): tensor for name, tensor in program.constants.items()}
+    builder = Builder({**state, **constants, **state})
     handles = _placeholders(program, builder)
     needed = _ancestors(output)
     for node in program.graph.nodes:
@@ -163,7 +199,7 @@ def _placeholders(program: ExportedProgram, builder: Builder) -> dict[Node, Any]
             builder.dtype = sample.dtype
             handles[node] = builder.emit_input(tuple(sample.shape))
         elif spec.target is not None:
-            tensor = builder.tensors[spec.target]
+            tensor = builder.tensors[plain_path(spec.target)]
             name = first_names[_storage(tensor)]
             trainable = spec.kind == InputKind.PARAMETER
             handles[node] = Stored(Parameter(name, tuple(tensor.shape)), trainable)

@@ -6,6 +6,14 @@ from collections.abc import Iterable
 from torch.fx import Node
 
 
+def plain_path(path: str) -> str:
+    """The path of a module or tensor without what `torch.compile` puts into it.
+
+    So that a plan for a model is one for the compiled model too.
+    """
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
 def owner_of(parameter: str, suffix: str) -> str:
     """The name an update plan knows a parameter's layer by.
 
@@ -23,7 +31,7 @@ def module_stack(node: Node) -> list[tuple[str, str]]:
     The call key tells the calls of a reused module apart.
     """
     stack = node.meta.get("nn_module_stack") or {}
-    return [(key, entry[0]) for key, entry in stack.items()]
+    return [(key, plain_path(entry[0])) for key, entry in stack.items()]
 
 
 class Namer:

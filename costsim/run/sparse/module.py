@@ -13,7 +13,7 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import TrainingProgram, compile_program, plan_atoms
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.models.loading import own_input_shape
-from costsim.models.tracing import capture
+from costsim.models.tracing import capture, check_example
 from costsim.run.sparse.compact import Branch, CompactParameter, path_of, synchronise
 from costsim.run.sparse.function import ProgramFunction, ProgramPass
 from costsim.run.sparse.plan_match import check_planned
@@ -36,9 +36,10 @@ def sparsify(
     than kept, as `TrainingStep` has it; None is what the plan file says. `model` is not copied:
     training writes to its selected weights.
 
-    Raises `InputError` for a model in training mode or one that cannot be traced, and for a plan
-    that selects nothing, or something that the model does not have, or that was made for another
-    architecture or input size.
+    Raises `InputError` for a model in training mode or one that cannot be traced, for one that
+    makes gradients of its own (an `autograd.Function`, a hook on a gradient), and for a plan that
+    selects nothing, or something that the model does not have or its author froze, or that was
+    made for another architecture or input size.
     """
     if not isinstance(plan, str | Path):
         return _sparsify(model, plan, example_input, recompute)
@@ -61,6 +62,7 @@ def _sparsify(
         raise InputError("the plan selects nothing to update")
     shape: tuple[int, ...]
     if example_input is not None:
+        check_example(example_input)
         shape = tuple(example_input.shape)
     else:
         side = file.model.resolution if file else getattr(model, "resolution", None)
@@ -94,7 +96,8 @@ class SparseModule(nn.Module):
     nothing is kept; the output has no gradient then.
 
     Known limits. The model stays in evaluation mode: batch norm uses its statistics and does not
-    change them, dropout is off. While training, hooks of the model do not run. The input gets no
+    change them, dropout is off. While training, hooks of the model do not run: what a forward hook
+    computes is in the program, and hooks on gradients are refused. The input gets no
     gradient: one that requires it is refused. Each forward goes backward at most once. Everything
     is computed in the type of the weights: under autocast the input is converted to it and the
     output has it; only the model itself, when it runs, is cast as autocast likes. Change and move

@@ -22,7 +22,10 @@ def to_same_type(b: Builder, x: Handle, *_: Any) -> Result:
 
 def dropout(b: Builder, x: Handle, _p: float, train: bool) -> Result:
     if train:
-        b.unsupported("in training mode; call model.eval() before")
+        b.unsupported(
+            "where it is on: functional.dropout needs training=self.training, "
+            "an exported program model.eval() before exporting"
+        )
     return x
 
 

@@ -118,7 +118,10 @@ def attention(
     if enable_gqa:
         b.unsupported("with grouped queries")
     if dropout_p:
-        b.unsupported("with dropout; call model.eval() before")
+        b.unsupported(
+            "with dropout; dropout_p must be 0 in evaluation mode (an exported program needs "
+            "model.eval() before exporting)"
+        )
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
     scores = b.emit(MatMul(transpose_b=True, scale=factor), query, key)
     return b.emit(MatMul(), b.emit(Softmax(len(scores.shape) - 1), scores), value)
