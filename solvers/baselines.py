@@ -35,7 +35,7 @@ class NoUpdate:
 
 @dataclass(frozen=True, slots=True)
 class LastLayer:
-    """All of the last layer that has MACs, its bias with it."""
+    """All of the last layer that has MACs and is not frozen, its bias with it."""
 
     name: ClassVar[str] = "last-layer"
 
@@ -43,10 +43,10 @@ class LastLayer:
         graph = problem.graph
         layers = [name for name in graph.layers if _does_macs(graph, name)]
         if not layers:
-            return Answer(None, Status.INFEASIBLE, reason="no layer has MACs")
+            return Answer(None, Status.INFEASIBLE, reason="no layer with MACs can be updated")
         layer = layers[-1]
         channels = tuple(range(graph.selectable_channels(layer, "output")))
-        biases = frozenset({layer} if graph.layers[layer].bias else ())
+        biases = frozenset({layer} if graph.selectable(layer, "bias") else ())
         return _answer(problem, UpdatePlan((ChannelSubset(layer, "output", channels),), biases))
 
 
@@ -63,7 +63,7 @@ class BiasOnly:
         graph = problem.graph
         names = list(graph.layers)
         first = min(names.index(c.layer) for c in problem.candidates)
-        biases = frozenset(name for name in names[first:] if graph.layers[name].bias)
+        biases = frozenset(name for name in names[first:] if graph.selectable(name, "bias"))
         if not biases:
             told = f"nothing to update: no layer from {names[first]} to the output has a bias"
             return Answer(None, Status.INFEASIBLE, reason=told)
@@ -72,7 +72,7 @@ class BiasOnly:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """Every weight and every bias of the model."""
+    """Every weight and every bias of the model that its author did not freeze."""
 
     name: ClassVar[str] = "full"
 
@@ -86,4 +86,6 @@ class Full:
 
 def _does_macs(graph: LayerGraph, layer: str) -> bool:
     call = graph[graph.layers[layer].calls[0]]
-    return call.weight is not None and call.operator.weight_gradient_macs(graph.shapes(call)) > 0
+    if not graph.selectable_channels(layer, "output"):
+        return False
+    return call.operator.weight_gradient_macs(graph.shapes(call)) > 0

@@ -155,6 +155,7 @@ def command(**given: Any) -> int:
 
     from costsim.learning.adaptation import NothingFits
     from costsim.models.networks import NETWORKS
+    from costsim.problem.importance import left_frozen
     from costsim.run.criteria.caveats import data_caveat
 
     with progress_on_stderr() as progress:
@@ -176,6 +177,8 @@ def command(**given: Any) -> int:
             from costsim.solving.planfile import write_plan
 
             write_plan(given["plan_out"], adapted.plan)
+    if told := left_frozen(adapted.situation.graph):
+        print(f"costsim: note: {told}, and are not trained", file=sys.stderr)
     if "no pretrained weights" in adapted.situation.backbone.provenance:
         print(
             f"costsim: note: {adapted.situation.backbone.name} is "

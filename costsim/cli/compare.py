@@ -94,6 +94,18 @@ if TYPE_CHECKING:
 @click.option(
     "--inspect", metavar="N|all", help="How many of the last layers are scored.  [default: 18]"
 )
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only layers of these names can be chosen, such as 'blocks.1?.*'; may be repeated.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers of these names cannot be chosen; may be repeated.",
+)
 @click.option("--batch", type=int, metavar="N", help="Samples of a step.  [default: 1]")
 @click.option("--optimizer", metavar="NAME", help="How weights are updated.  [default: sgd]")
 @click.option(
@@ -209,6 +221,7 @@ def _study(given: dict[str, Any]) -> "Study":
     settings = document.get("settings", {})
     names = ("criterion", "axis", "inspect", "batch", "optimizer", "time_limit", "accuracy")
     replaced = {n.replace("_", "-"): given[n] for n in names if given[n] is not None}
+    replaced |= {name: list(given[name]) for name in ("layers", "exclude") if given[name]}
     if str(replaced.get("inspect", "")).isdigit():
         replaced["inspect"] = int(replaced["inspect"])
     if replaced:

@@ -59,7 +59,7 @@ def command(**given: Any) -> int:
       costsim pareto --device stm32f746 --against macs --points 50 --csv frontier.csv
     """
     _check(given)
-    from costsim.planning import prepare
+    from costsim.planning import model_notes, prepare
     from costsim.solvers import Greedy, make_solver
     from costsim.solving.pareto import frontier
 
@@ -87,7 +87,7 @@ def command(**given: Any) -> int:
         click.echo(to_json_text(document))
     elif found.points:
         _print(prepared, found)
-    for note in _notes(prepared, found):
+    for note in (*model_notes(request.model, prepared.problem.graph), *_notes(prepared, found)):
         print(f"costsim: note: {note}", file=sys.stderr)
     if not found.points:
         from costsim.solving.solve import infeasibility

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from costsim.base.errors import InputError
 from costsim.base.units import parse_seconds
@@ -86,7 +87,19 @@ choice_options = together(
         default="18",
         show_default=True,
         metavar="N|all",
-        help="How many of the last layers are scored.",
+        help="How many of the last layers are scored; with --layers all of them, unless given.",
+    ),
+    click.option(
+        "--layers",
+        multiple=True,
+        metavar="PATTERN",
+        help="Only layers of these names can be chosen, such as 'blocks.1?.*'; may be repeated.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Layers of these names cannot be chosen; may be repeated.",
     ),
     click.option(
         "--bias/--no-bias",
@@ -164,7 +177,9 @@ def plan_request(given: dict[str, Any]) -> "PlanRequest":
         criterion=given["criterion"],
         loss=given["loss"],
         axes=SCORED_AXES[given["axis"]],
-        inspect=given["inspect"],
+        inspect=_inspected(given),
+        layers=given["layers"],
+        exclude=given["exclude"],
         with_bias=given["with_bias"],
         step=TrainingStep(
             batch=given["batch"],
@@ -178,6 +193,13 @@ def plan_request(given: dict[str, Any]) -> "PlanRequest":
         seed=given["seed"],
         explain_with=_explainer(given) if given.get("explain") else None,
     )
+
+
+def _inspected(given: dict[str, Any]) -> int | None:
+    """How many layers: all that were named, where nobody says how many of them."""
+    source = click.get_current_context().get_parameter_source("inspect")
+    count: int | None = given["inspect"]
+    return None if given["layers"] and source is ParameterSource.DEFAULT else count
 
 
 def _explainer(given: dict[str, Any]) -> "Solver":

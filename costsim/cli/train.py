@@ -158,7 +158,9 @@ def command(**given: Any) -> int:
 
 def _notes(run: "Run", resume: bool, out: Path | None) -> None:
     """What a person should know before it starts, on stderr."""
+    from costsim.models.loading import UNSEEN_GRADIENTS
     from costsim.models.networks import NETWORKS
+    from costsim.problem.importance import left_frozen
     from costsim.run.criteria.caveats import data_caveat, output_caveat
 
     plan, task = run.request.plan, run.task
@@ -174,6 +176,10 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
         )
     if plan.step.bits.weights != 32:
         found.append(f"the plan is for {plan.step.bits.weights}-bit weights; this runs in float32")
+    if told := left_frozen(run.subject.graph):
+        found.append(f"{told}, and are not trained")
+    if run.subject.fixed_batch:
+        found.append(f"{plan.model.spec}: {UNSEEN_GRADIENTS}")
     if out is None:
         found.append("without --out the outcome is shown and not kept")
     if run.resumed_at is not None:

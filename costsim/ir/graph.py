@@ -4,8 +4,8 @@ Calls are the nodes of a directed acyclic graph; the value of a call flows to th
 it. A layer is what owns a weight or a bias. A module used twice is one layer with two calls.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,10 +27,15 @@ from costsim.ir.operators import (
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A tensor of the model: its qualified name and its shape."""
+    """A tensor of the model: its qualified name and its shape.
+
+    `frozen`: its author wants it left as it is (`requires_grad=False`), so that no plan may update
+    it. It is an ordinary weight otherwise.
+    """
 
     name: str
     shape: Shape
+    frozen: bool = False
 
     @property
     def size(self) -> int:
@@ -170,21 +175,57 @@ class LayerGraph:
         }
         return tuple(found.values())
 
-    def selectable_channels(self, layer: str, axis: Axis) -> int:
-        """Channels of `layer` that an update plan may select along `axis`; 0 if none."""
+    @cached_property
+    def frozen(self) -> tuple[Parameter, ...]:
+        """The parameters of layers that are not to be updated, in order of first use."""
+        owned = (part for layer in self.layers.values() for part in (layer.weight, layer.bias))
+        return tuple(dict.fromkeys(part for part in owned if part is not None and part.frozen))
+
+    def with_frozen(self, names: Collection[str]) -> "LayerGraph":
+        """The same graph in which these parameters, and no others, are frozen."""
+        if not names and not self.frozen:
+            return self
+
+        def marked(parameter: Parameter | None) -> Parameter | None:
+            return parameter and replace(parameter, frozen=parameter.name in names)
+
+        calls = (replace(c, weight=marked(c.weight), bias=marked(c.bias)) for c in self.calls)
+        return LayerGraph(calls, self.output)
+
+    def channels(self, layer: str, axis: Axis) -> int:
+        """Channels of the weight of `layer` along `axis`, frozen or not; 0 if none."""
         call = self[self.layers[layer].calls[0]]
         if call.weight is None:
             return 0
         return call.operator.selectable_channels(self.shapes(call), axis)
 
+    def selectable_channels(self, layer: str, axis: Axis) -> int:
+        """Channels of `layer` that an update plan may select along `axis`; 0 if none.
+
+        There are none in a frozen weight.
+        """
+        weight = self.layers[layer].weight
+        return 0 if weight is None or weight.frozen else self.channels(layer, axis)
+
     def selectable(self, layer: str, kind: UpdateKind) -> int:
         """What an update plan may select of `layer`: channels along an axis, or 1 for its bias.
 
-        0 if there is nothing: a bias is updated whole or not at all.
+        0 if there is nothing: a bias is updated whole or not at all, a frozen one never.
         """
         if kind == "bias":
-            return int(self.layers[layer].bias is not None)
+            bias = self.layers[layer].bias
+            return int(bias is not None and not bias.frozen)
         return self.selectable_channels(layer, kind)
+
+    def check_not_frozen(self, layer: str, kind: UpdateKind) -> None:
+        """Raise `InputError` if what is to be updated of `layer` is frozen."""
+        owner = self.layers[layer]
+        parameter = owner.bias if kind == "bias" else owner.weight
+        if parameter is not None and parameter.frozen:
+            raise InputError(
+                f"layer {layer!r}: {parameter.name!r} is frozen by the model's author "
+                "(requires_grad=False), so that nothing may update it"
+            )
 
     def forward_macs(self) -> int:
         """MACs of one forward pass of the whole batch."""
@@ -234,8 +275,14 @@ class LayerGraph:
 
 
 def _parameter_to_json(parameter: Parameter | None) -> dict[str, Any] | None:
-    return {"name": parameter.name, "shape": list(parameter.shape)} if parameter else None
+    if parameter is None:
+        return None
+    frozen = {"frozen": True} if parameter.frozen else {}  # most are not, and older graphs say none
+    return {"name": parameter.name, "shape": list(parameter.shape), **frozen}
 
 
 def _parameter_from_json(document: Mapping[str, Any] | None) -> Parameter | None:
-    return Parameter(document["name"], tuple(document["shape"])) if document else None
+    if not document:
+        return None
+    frozen = bool(document.get("frozen", False))
+    return Parameter(document["name"], tuple(document["shape"]), frozen)

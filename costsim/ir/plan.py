@@ -56,10 +56,14 @@ class UpdatePlan:
         return {subset.layer: subset for subset in self.subsets}
 
     def check(self, graph: LayerGraph) -> None:
-        """Raise `InputError` if `graph` lacks a layer, a bias or a channel that the plan names."""
+        """Raise `InputError` if `graph` lacks a layer, a bias or a channel that the plan names.
+
+        Or if the model's author froze it.
+        """
         for subset in self.subsets:
             if subset.layer not in graph.layers:
                 raise InputError(f"layer {subset.layer!r} is not in the model")
+            graph.check_not_frozen(subset.layer, subset.axis)
             count = graph.selectable_channels(subset.layer, subset.axis)
             if subset.channels[0] < 0 or subset.channels[-1] >= count:
                 raise InputError(
@@ -71,10 +75,11 @@ class UpdatePlan:
                 raise InputError(f"layer {name!r} is not in the model")
             if graph.layers[name].bias is None:
                 raise InputError(f"layer {name!r} has no bias to update")
+            graph.check_not_frozen(name, "bias")
 
     @classmethod
     def full(cls, graph: LayerGraph) -> "UpdatePlan":
-        """Every weight and every bias of `graph`."""
+        """Every weight and every bias of `graph` that is not frozen."""
         counts = {name: graph.selectable_channels(name, "output") for name in graph.layers}
         return cls(
             tuple(
@@ -82,7 +87,7 @@ class UpdatePlan:
                 for name, count in counts.items()
                 if count
             ),
-            frozenset(name for name, layer in graph.layers.items() if layer.bias),
+            frozenset(name for name in graph.layers if graph.selectable(name, "bias")),
         )
 
     def to_json(self, order: Iterable[str] | None = None) -> list[dict[str, Any]]:

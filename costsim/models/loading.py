@@ -32,6 +32,12 @@ IMAGE_CHANNELS = (3, 1)
 LARGEST_INPUT_BYTES = 2**30
 """Of the example a model is traced with."""
 
+UNSEEN_GRADIENTS = (
+    "an exported program does not say whether its model makes gradients of its own (an "
+    "autograd.Function, a hook): those of its operators are taken"
+)
+"""What cannot be checked of a `.pt2` file, for a person."""
+
 SMALLEST_RESOLUTION = 32
 """Of the built-in networks, which halve the image five times."""
 

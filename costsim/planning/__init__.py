@@ -7,7 +7,7 @@
 torch is imported when a plan is made, not with this file.
 """
 
-from costsim.planning.conclusion import Planned, caveats, conclude
+from costsim.planning.conclusion import Planned, caveats, conclude, model_notes
 from costsim.planning.device_plan import make_plan
 from costsim.planning.preparation import Prepared, Scored, parameters_digest, prepare
 from costsim.planning.request import (
@@ -34,6 +34,7 @@ __all__ = [
     "conclude",
     "default_solver",
     "make_plan",
+    "model_notes",
     "parameters_digest",
     "prepare",
 ]

@@ -8,12 +8,13 @@ from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
 from costsim.device import TaskEstimate, estimate_task
 from costsim.ir.graph import LayerGraph
 from costsim.ir.step import TrainingStep
-from costsim.models.loading import LoadedModel
+from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
 from costsim.models.networks import NETWORKS
 from costsim.planning.preparation import Prepared, is_microcontroller, parameters_digest
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.pricing.choosing import scoring_cost
-from costsim.problem.importance import Importance
+from costsim.problem.importance import Importance, left_frozen
+from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
 from costsim.run.criteria import CRITERIA
@@ -66,10 +67,24 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         target=request.target,
         task=task,
         explanation=explanation,
+        named=NamedLayers(request.layers, request.exclude),
     )
-    warnings = _warnings(request, loaded, solution, problem, task)
+    warnings = (
+        *model_notes(request.model, problem.graph),
+        *_warnings(request, loaded, solution, problem, task),
+    )
     too_large = _too_large(request, solution)
     return Planned(file, problem.graph, problem.importance, solution, warnings, too_large)
+
+
+def model_notes(spec: str, graph: LayerGraph) -> tuple[str, ...]:
+    """What a person should know of the model itself, before any plan."""
+    found = []
+    if told := left_frozen(graph):
+        found.append(f"{told}, and no candidates")
+    if spec.endswith(".pt2"):
+        found.append(f"{spec}: {UNSEEN_GRADIENTS}")
+    return tuple(found)
 
 
 def _too_large(request: PlanRequest, solution: Solution) -> str:

@@ -16,11 +16,15 @@ from costsim.models.loading import LoadedModel, load_model
 from costsim.models.trust import name_from_now_on
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.problem.importance import Importance, inspected_layers
+from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
 from costsim.run.criteria import CRITERIA
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LOOK_AT_NO_SCORE = ("last-layer", "bias-only", "full", "sparse-update")
+"""Solvers whose plans are of all of the network, whatever was inspected."""
 
 SCORING_BATCH = 10
 """Samples in one pass of scoring, where the graph can be made for that many at no cost."""
@@ -106,7 +110,8 @@ def _score(
 ) -> Scored:
     task = _sample(request, source, loaded, progress)
     (progress or silent)(f"scoring channels: {request.criterion}", 0, 0)
-    layers = inspected_layers(graph, request.inspect)
+    named = NamedLayers(request.layers, request.exclude)
+    layers = inspected_layers(graph, request.inspect, axes=request.axes, named=named)
     importance = CRITERIA[request.criterion].score(
         graph,
         tensors,
@@ -119,7 +124,8 @@ def _score(
         progress=progress,
         source=task.description,
     )
-    return Scored(importance, layers, len(task.labels))
+    meant = tuple(entry for entry in importance.channels if named.means(entry.layer))
+    return Scored(replace(importance, channels=meant), layers, len(task.labels))
 
 
 def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
@@ -148,6 +154,11 @@ def _check(request: PlanRequest) -> None:
             "biases either come with the chosen layers (--bias) or are chosen themselves "
             "(--axis output+bias); give one of the two"
         )
+    if (request.layers or request.exclude) and request.solver.name in LOOK_AT_NO_SCORE:
+        raise InputError(
+            f"layers and exclude name those that are scored, and the solver {request.solver.name} "
+            "looks at no score; leave one of the two out"
+        )
     supported = request.device.bits
     for name in ("weights", "activations", "gradients"):
         bits, allowed = getattr(request.step.bits, name), getattr(supported, name)
@@ -170,7 +181,9 @@ def _graphs(
     if isinstance(loaded.module, Network):
         side = int(loaded.example_input.shape[-1])
         graphs = [
-            architecture_graph(loaded.module.architecture, batch=batch, resolution=side)
+            architecture_graph(
+                loaded.module.architecture, batch=batch, resolution=side
+            ).with_frozen(loaded.module.frozen)
             for batch in (passed, SCORING_BATCH)
         ]
         return graphs[0], graphs[1], dict(loaded.module.state_dict())

@@ -77,7 +77,8 @@ class PlanRequest:
 
     `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
     a solver that proves its answers, if the plan is to be explained. `needs_kernels`: refuse an
-    operator without a C kernel on a microcontroller, where nothing else could run it.
+    operator without a C kernel on a microcontroller, where nothing else could run it. `layers` and
+    `exclude`: patterns of the names of layers that alone, or not, are inspected.
     """
 
     device: DeviceSpec
@@ -94,6 +95,8 @@ class PlanRequest:
     loss: str = "prototype"
     axes: tuple[UpdateKind, ...] = ("output",)
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     with_bias: bool = False
     step: TrainingStep = field(default_factory=TrainingStep)
     segments: int = 1

@@ -62,15 +62,14 @@ def scoring_cost(
     if set(axes) == {"bias"}:  # their gradients are sums of those that are there anyway
         work = ScoringWork(work.rounds)
     whole = work.weight_gradients or "input" in axes
+    counts = {layer: graph.selectable_channels(layer, "output") for layer in layers}
     plan = UpdatePlan(
         tuple(
-            ChannelSubset(
-                layer,
-                "output",
-                tuple(range(graph.selectable_channels(layer, "output") if whole else 1)),
-            )
-            for layer in layers
-        )
+            ChannelSubset(layer, "output", tuple(range(count if whole else 1)))
+            for layer, count in counts.items()
+            if count
+        ),
+        frozenset(layer for layer, count in counts.items() if not count),  # its weight is frozen
     )
     program = compile_program(graph, plan, step)
     return ScoringCost(

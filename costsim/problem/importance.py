@@ -1,7 +1,7 @@
 """How much each channel of each layer matters for one task: what a plan is chosen by."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind, elements
+from costsim.problem.named_layers import NamedLayers
 
 DEFAULT_INSPECTED_LAYERS = 18
 """The last six blocks of three convolutions of a MobileNet-like network."""
@@ -134,6 +135,7 @@ class Importance:
         for entry in self.channels:
             if entry.layer not in graph.layers:
                 raise InputError(f"layer {entry.layer!r} is not in the model")
+            graph.check_not_frozen(entry.layer, entry.axis)
             count = graph.selectable(entry.layer, entry.axis)
             if entry.axis == "bias" and len(entry.scores) != count:
                 told = "has no bias" if not count else "has one bias"
@@ -198,24 +200,68 @@ def layer_macs(graph: LayerGraph, layer: str) -> int:
 
 
 def inspected_layers(
-    graph: LayerGraph, last: int | None = DEFAULT_INSPECTED_LAYERS
+    graph: LayerGraph,
+    last: int | None = DEFAULT_INSPECTED_LAYERS,
+    *,
+    axes: Collection[UpdateKind] = ("output",),
+    named: NamedLayers | None = None,
 ) -> tuple[str, ...]:
     """The layers to be scored: the last `last` that have MACs and channels to select, or all.
 
     In the model's order (of first use). Normalisation layers are not among them: they have no
-    MACs, and the paper's score divides by those. Raises `InputError` for `last` below 1 and for
-    a model without such layers.
+    MACs, and the paper's score divides by those. Nor are those whose weight is frozen, unless
+    biases are among the `axes` and theirs is not. Of what is left, only those that are `named`.
+    Raises `InputError` for `last` below 1, for a model without such layers, and for a pattern
+    that matches none of them.
     """
     if last is not None and last < 1:
         raise InputError(f"inspected layers: {last}; at least 1 is needed")
     names = tuple(
         name
         for name in graph.layers
-        if graph.selectable_channels(name, "output") and layer_macs(graph, name)
+        if graph.channels(name, "output")
+        and layer_macs(graph, name)
+        and (
+            graph.selectable_channels(name, "output")
+            or ("bias" in axes and graph.selectable(name, "bias"))
+        )
     )
     if not names:
-        raise InputError("the model has no convolution and no linear layer to update")
+        told = f": {told}" if (told := left_frozen(graph)) else ""
+        raise InputError(f"the model has no convolution and no linear layer to update{told}")
+    if named is not None:
+        named.check(_choosable(graph, names, axes), tuple(graph.layers))
+        names = tuple(name for name in names if named.means(name))
+        if not names:
+            raise InputError("the layers that were named have no MACs; name one that has")
     return names if last is None else names[-last:]
+
+
+def _choosable(
+    graph: LayerGraph, scored: Collection[str], axes: Collection[UpdateKind]
+) -> list[str]:
+    """Layers something of which may be a candidate: biases of normalisations are scored too."""
+    return [
+        name
+        for name in graph.layers
+        if name in scored or ("bias" in axes and graph.selectable(name, "bias"))
+    ]
+
+
+def left_frozen(graph: LayerGraph) -> str:
+    """How much of a model its author froze, for a person; empty where nothing is."""
+    if not graph.frozen:
+        return ""
+    owned = {part for layer in graph.layers.values() for part in (layer.weight, layer.bias) if part}
+    layers = sum(
+        any(part is not None and part.frozen for part in (layer.weight, layer.bias))
+        for layer in graph.layers.values()
+    )
+    return (
+        f"{sum(part.size for part in graph.frozen):,} of {sum(part.size for part in owned):,} "
+        f"parameters, in {layers} of {len(graph.layers)} layers, are frozen by its author "
+        "(requires_grad=False)"
+    )
 
 
 def tinytrain_scores(

@@ -162,7 +162,7 @@ class Problem:
         """Column of the bias that comes with each candidate, if one does."""
         return tuple(
             self.table.index(("bias", c.layer))
-            if self.with_bias and self.graph.layers[c.layer].bias is not None
+            if self.with_bias and self.graph.selectable(c.layer, "bias")
             else None
             for c in self.candidates
         )
@@ -213,8 +213,7 @@ class Problem:
             frozenset(
                 c.layer
                 for c, _ in opened
-                if c.axis == "bias"
-                or (self.with_bias and self.graph.layers[c.layer].bias is not None)
+                if c.axis == "bias" or (self.with_bias and self.graph.selectable(c.layer, "bias"))
             ),
         )
 

@@ -101,7 +101,7 @@ class ForwardWriter:
                     if count:
                         parts.append(((axis, name), layer.weight.size // count))
             wide: set[Atom] = set()
-            if layer.bias is not None:
+            if layer.bias is not None and not layer.bias.frozen:
                 parts.append((("bias", name), layer.bias.size))
                 if self.parameter_bits(layer.bias) != bits.weights:
                     wide.add(("bias", name))
@@ -214,7 +214,7 @@ class ForwardWriter:
     def _partially_kept_values(self, calls: Sequence[Call]) -> dict[str, int]:
         values: dict[str, int] = {}
         for call in calls:
-            if call.weight is None:
+            if call.weight is None or call.weight.frozen:
                 continue
             shapes = self.graph.shapes(call)
             for axis in AXES:

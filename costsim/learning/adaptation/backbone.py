@@ -72,7 +72,7 @@ class Backbone:
                     batch=batch,
                     resolution=side,
                     batch_norm=self.module.batch_norm,
-                )
+                ).with_frozen(self.module.frozen)
             else:
                 traced = capture(self.module, self._zeros(batch))
                 self._graphs[batch] = traced.graph

@@ -216,6 +216,8 @@ class Situation:
 
     def tabulate(self, *, with_bias: bool = False) -> None:
         """Make the cost table that `problem` needs, as far as no task has a part in it."""
+        if not any(self.graph.selectable_channels(name, "output") for name in self.graph.layers):
+            return  # every weight is frozen: what is left to choose are biases
         layer = inspected_layers(self.graph, 1)[0]
         channels = self.graph.selectable_channels(layer, "output")
         nothing = Importance("none", (ChannelScores(layer, "output", (0.0,) * channels),))

@@ -22,8 +22,8 @@ class BiasOnly(Method):
 
     def choose(self, situation: Situation) -> Choice:
         """Raises `InputError` for a network without biases."""
-        layers = situation.graph.layers
-        biases = [name for name, layer in layers.items() if layer.bias is not None]
+        graph = situation.graph
+        biases = [name for name in graph.layers if graph.selectable(name, "bias")]
         if not biases:
-            raise InputError(f"{self.name}: {situation.backbone.name} has no biases")
+            raise InputError(f"{self.name}: {situation.backbone.name} has no biases to update")
         return Choice(UpdatePlan((), frozenset(biases[-self.last if self.last else None :])))

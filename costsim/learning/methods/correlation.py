@@ -110,7 +110,7 @@ def _drawn_biases(
     weights = np.exp(spread * _normal(rng, len(able))) * (rng.random(len(able)) > 0.3)
     drawn = weights * rng.random(len(able))
     return tuple(
-        ChannelScores(layer, "bias", (float(score) * graph.selectable_channels(layer, "output"),))
+        ChannelScores(layer, "bias", (float(score) * graph.channels(layer, "output"),))
         for layer, score in zip(able, drawn, strict=True)
     )
 

@@ -19,5 +19,5 @@ class FullTrain(Method):
         return "FullTrain"
 
     def choose(self, situation: Situation) -> Choice:
-        """All of the network."""
+        """All of the network that its author did not freeze."""
         return Choice(UpdatePlan.full(situation.graph))

@@ -20,10 +20,10 @@ class LastLayer(Method):
         return "LastLayer"
 
     def choose(self, situation: Situation) -> Choice:
-        """The last layer with MACs."""
+        """The last layer with MACs whose weight is not frozen."""
         graph = situation.graph
         (layer,) = inspected_layers(graph, 1)
         channels = tuple(range(graph.selectable_channels(layer, "output")))
-        bias = {layer} if graph.layers[layer].bias is not None else ()
+        bias = {layer} if graph.selectable(layer, "bias") else ()
         plan = UpdatePlan((ChannelSubset(layer, "output", channels),), frozenset(bias))
         return Choice(plan)

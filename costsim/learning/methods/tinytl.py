@@ -162,8 +162,8 @@ def lite_plan(graph: LayerGraph, first: int) -> UpdatePlan:
     frozen = tuple(f"base.blocks.{index}." for index in range(first))
     biases = {
         name
-        for name, layer in graph.layers.items()
-        if layer.bias is not None
+        for name in graph.layers
+        if graph.selectable(name, "bias")
         and not name.startswith(frozen)
         and not (first and name.startswith("base.stem"))
     }

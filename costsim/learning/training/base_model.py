@@ -69,6 +69,7 @@ def load_subject(
     module = loaded.module
     if isinstance(module, Network):
         graph = architecture_graph(module.architecture, batch=batch, resolution=resolution)
+        graph = graph.with_frozen(module.frozen)
         return Subject(loaded.name, module, graph, dict(module.state_dict()), False)
     traced = capture(module, loaded.example_input)
     return Subject(loaded.name, module, traced.graph, traced.tensors, spec.endswith(".pt2"))

@@ -83,6 +83,11 @@ class Network(nn.Module):
         if architecture.feature_mix:
             _add_convolution(self, "mix", specs["mix"], norm_eps)
 
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that are not to be trained (`requires_grad=False`)."""
+        return frozenset(name for name, p in self.named_parameters() if not p.requires_grad)
+
     def forward(self, x: Tensor) -> Tensor:
         """`[N, 3, side, side]` to `[N, C]`."""
         x = functional.relu6(self.stem_norm(self.stem(x)))

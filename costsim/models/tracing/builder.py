@@ -198,7 +198,8 @@ class Builder:
     def _view(self, name: str, tensor: Tensor, operator: Operator, whole: Stored) -> Stored:
         self.tensors.setdefault(name, tensor)
         shape = tuple(tensor.shape)
-        return Stored(Parameter(name, shape), whole.trainable, origin=(operator, whole))
+        part = Parameter(name, shape, whole.parameter.frozen)
+        return Stored(part, whole.trainable, origin=(operator, whole))
 
     def lift(self, tensor: Tensor) -> Stored:
         """A constant computed from constants alone, kept under a name that no model's tensor has.

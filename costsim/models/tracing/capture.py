@@ -202,7 +202,8 @@ def _placeholders(program: ExportedProgram, builder: Builder) -> dict[Node, Any]
             tensor = builder.tensors[plain_path(spec.target)]
             name = first_names[_storage(tensor)]
             trainable = spec.kind == InputKind.PARAMETER
-            handles[node] = Stored(Parameter(name, tuple(tensor.shape)), trainable)
+            frozen = trainable and not tensor.requires_grad
+            handles[node] = Stored(Parameter(name, tuple(tensor.shape), frozen), trainable)
     return handles
 
 

@@ -21,12 +21,6 @@ from torch.utils.checkpoint import CheckpointFunction
 from costsim.base.errors import InputError
 from costsim.models.tracing.names import plain_path
 
-UNSEEN = (
-    "an exported program says nothing of gradients that its model made itself (an "
-    "autograd.Function, a hook): those of its operators are taken"
-)
-"""What cannot be checked of a `.pt2` file, for a person."""
-
 _MISSING: Any = object()
 
 

@@ -132,7 +132,7 @@ def _layer(call: Call) -> str:
 
 
 def _subset(graph: LayerGraph, call: Call, channels: Sequence[int]) -> ChannelSubset:
-    depthwise = not graph.selectable_channels(_layer(call), "input")
+    depthwise = not graph.channels(_layer(call), "input")
     return ChannelSubset(_layer(call), "output" if depthwise else "input", tuple(channels))
 
 

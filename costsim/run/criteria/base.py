@@ -162,6 +162,6 @@ def _targets(
 
 
 def _has_channel_bias(graph: LayerGraph, layer: str) -> bool:
-    """Whether a layer has a bias with an element for each of its output channels."""
-    bias, count = graph.layers[layer].bias, graph.selectable_channels(layer, "output")
-    return bias is not None and bias.shape == (count,)
+    """Whether a layer has a bias to update with an element for each of its output channels."""
+    bias, count = graph.layers[layer].bias, graph.channels(layer, "output")
+    return bias is not None and not bias.frozen and bias.shape == (count,)

@@ -13,10 +13,11 @@ from costsim.pricing.accounting.autograd import autograd_memory
 from costsim.pricing.cost import full_backward_macs
 from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
+from costsim.problem.named_layers import NamedLayers
 from costsim.problem.solution import Solution
 from costsim.solving.explain import Explanation
 from costsim.solving.planfile.document import PlanFile
-from costsim.solving.planfile.questions import ExplanationRecord
+from costsim.solving.planfile.questions import CandidatesRecord, ExplanationRecord
 from costsim.solving.planfile.records import (
     DeviceRecord,
     ImportanceRecord,
@@ -41,6 +42,7 @@ def plan_file(
     target: str | None = None,
     task: TaskEstimate | None = None,
     explanation: Explanation | None = None,
+    named: NamedLayers | None = None,
 ) -> PlanFile:
     """The plan file of a solution. `target` None is the default one of `device`."""
     plan = solution.plan or UpdatePlan()
@@ -73,6 +75,7 @@ def plan_file(
         explanation=(
             None if explanation is None else ExplanationRecord.model_validate(explanation.to_json())
         ),
+        candidates=_candidates_record(graph, named or NamedLayers()),
     )
 
 
@@ -85,6 +88,13 @@ def _device_record(device: DeviceSpec, target: str | None) -> DeviceRecord:
         frozen_weights=device.placement.frozen_weights,
         room_bytes=device.largest_block_bytes,
     )
+
+
+def _candidates_record(graph: LayerGraph, named: NamedLayers) -> CandidatesRecord | None:
+    frozen = sum(parameter.size for parameter in graph.frozen)
+    if not (frozen or named.layers or named.exclude):
+        return None
+    return CandidatesRecord(layers=named.layers, exclude=named.exclude, frozen_parameters=frozen)
 
 
 def _importance_record(importance: Importance, plan: UpdatePlan) -> ImportanceRecord:

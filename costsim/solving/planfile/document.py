@@ -14,7 +14,7 @@ from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.step import TrainingStep
 from costsim.problem.budget import Budget
-from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
+from costsim.solving.planfile.questions import CandidatesRecord, ExplanationRecord, SoughtRecord
 from costsim.solving.planfile.records import (
     BudgetRecord,
     DeviceRecord,
@@ -46,6 +46,7 @@ class _Document(Record):
     solver: SolverRecord
     importance: ImportanceRecord
     loss: LossName | None = None
+    candidates: CandidatesRecord | None = None
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
     fleet: Annotated[tuple[FleetRecord, ...], Listed] = ()
@@ -74,6 +75,7 @@ class PlanFile:
     A value: two plan files with the same content are equal. `plan` is empty and `predicted` None
     where the solver found nothing within the budgets. `fleet`: the devices that it is for besides
     `device`. `loss` is what the plan was chosen for; None where an older file does not say.
+    `candidates`: None where every layer was one.
     """
 
     model: ModelRecord
@@ -91,11 +93,13 @@ class PlanFile:
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
     fleet: tuple[FleetRecord, ...] = ()
+    candidates: CandidatesRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
         asked = {
             "loss": self.loss,
+            "candidates": _dump(self.candidates),
             "explanation": _dump(self.explanation),
             "sought": _dump(self.sought),
             "fleet": [_dump(one) for one in self.fleet] or None,
@@ -146,6 +150,7 @@ class PlanFile:
             seed=read.seed,
             versions=read.versions,
             loss=read.loss,
+            candidates=read.candidates,
             explanation=read.explanation,
             sought=read.sought,
             fleet=tuple(read.fleet),

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from costsim.device.base import Named
-from costsim.solving.planfile.records import Amount, Listed, Name, Number, Record
+from costsim.solving.planfile.records import Amount, Count, Listed, Name, Number, Record
 
 
 class LimitPriceRecord(Record):
@@ -49,6 +49,18 @@ class ExplanationRecord(Record):
     limits: Annotated[tuple[LimitPriceRecord, ...], Listed]
     left_out: Annotated[tuple[LeftOutRecord, ...], Listed]
     relaxations: Annotated[tuple[RelaxationRecord, ...], Listed]
+
+
+class CandidatesRecord(Record):
+    """What of the model could be chosen, where that is not all: what a person or its author said.
+
+    Of the layers those alone that match one of `layers`, and none of `exclude`;
+    `frozen_parameters` elements belong to parameters that the model's author froze.
+    """
+
+    layers: Annotated[tuple[Name, ...], Listed] = ()
+    exclude: Annotated[tuple[Name, ...], Listed] = ()
+    frozen_parameters: Count = 0
 
 
 class SoughtRecord(Record):

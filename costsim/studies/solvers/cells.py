@@ -84,6 +84,10 @@ class TaskChoice:
         return images_name(self.data, self.split)
 
 
+NAMED = ("layers", "exclude")
+"""Settings that are part of a digest only where they are given: older stores know of none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What is the same in all cells of a study."""
@@ -92,6 +96,8 @@ class Settings:
     loss: str = "prototype"
     axis: str = "output"
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     bias: bool = False
     batch: int = 1
     optimizer: str = "sgd"
@@ -119,7 +125,8 @@ class Cell:
     def _scored(self) -> dict[str, Any]:
         """What the scores depend on."""
         settings = asdict(self.settings)
-        names = ("criterion", "loss", "axis", "inspect", "resolution")
+        names = ["criterion", "loss", "axis", "inspect", "resolution"]
+        names += [name for name in NAMED if settings[name]]
         return {
             "model": self.model.model,
             "weights": self.model_digest,
@@ -139,7 +146,11 @@ class Cell:
         """Digest of what the problem depends on: cells that differ in the solver share it."""
         budget = {k: v for k, v in asdict(self.budget).items() if k != "label"}
         aside = ("time_limit_s", "accuracy")
-        step = {k: v for k, v in asdict(self.settings).items() if k not in aside}
+        step = {
+            key: value
+            for key, value in asdict(self.settings).items()
+            if key not in aside and (value or key not in NAMED)
+        }
         return digest(
             {**self._scored, "device": self.device_digest, "budget": budget, "settings": step}
         )
@@ -168,6 +179,8 @@ class Cell:
             loss=settings.loss,
             axes=SCORED_AXES[settings.axis],
             inspect=settings.inspect,
+            layers=settings.layers,
+            exclude=settings.exclude,
             with_bias=settings.bias,
             step=TrainingStep(
                 batch=settings.batch,

@@ -129,8 +129,8 @@ class _Reader(FileReader):
 
     def settings(self, given: object) -> Settings:
         names = (
-            "criterion", "loss", "axis", "inspect", "bias", "batch", "optimizer", "resolution",
-            "time-limit", "accuracy",
+            "criterion", "loss", "axis", "inspect", "layers", "exclude", "bias", "batch",
+            "optimizer", "resolution", "time-limit", "accuracy",
         )  # fmt: skip
         entry = self.mapping(given, "settings", names)
         default, found = Settings(), dict[str, Any]()
@@ -147,6 +147,8 @@ class _Reader(FileReader):
                     found[name] = self.one_of(value, key, tuple(OPTIMIZERS))
                 case "inspect":
                     found[name] = None if value == "all" else self.number(value, key, 1, 10_000)
+                case "layers" | "exclude":
+                    found[name] = self.each(value, key, self.text)
                 case "bias" | "accuracy":
                     if not isinstance(value, bool):
                         raise InputError(
@@ -157,4 +159,6 @@ class _Reader(FileReader):
                     found["time_limit_s"] = parse_seconds(str(value), self.where(key))
                 case _:
                     found[name] = self.number(value, key, 1, 10_000)
+        if "layers" in found and "inspect" not in found:
+            found["inspect"] = None  # all that were named
         return replace(default, **found)

@@ -79,8 +79,11 @@ def failed(cell: Cell, error: BaseException) -> dict[str, Any]:
 
 
 def _head(cell: Cell) -> dict[str, Any]:
-    settings = {k: v for k, v in asdict(cell.settings).items() if v is not None}
-    told = " ".join(f"{name}={value}" for name, value in settings.items())
+    settings = {k: v for k, v in asdict(cell.settings).items() if v not in (None, ())}
+    told = " ".join(
+        f"{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in settings.items()
+    )
     if cell.settings.inspect is None:
         told += " inspect=all"
     return {
