@@ -22,6 +22,7 @@ from costsim.models.tracing.composites import taken_apart
 from costsim.models.tracing.gradient_stops import check_stopped
 from costsim.models.tracing.names import plain_path
 from costsim.models.tracing.own_gradients import own_gradients_refused
+from costsim.models.tracing.plain_programs import functional_name, is_plain
 from costsim.models.tracing.torch_settings import plain_attention, quiet
 
 
@@ -132,6 +133,11 @@ def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing:
     _output_node(exported)  # before the work: its complaints are the clearest
     check_stopped(exported, {name for name, t in given.items() if not t.requires_grad})
     state = {plain_path(name): tensor for name, tensor in given.items()}
+    if is_plain(exported, _ancestors(_output_node(exported))):
+        try:
+            return _read(exported, state)
+        except CostsimError:
+            pass  # said again of the program as torch writes it out
     with quiet():
         try:
             program = taken_apart(exported.run_decompositions({}))
@@ -140,6 +146,11 @@ def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing:
     if program.graph_signature.buffers_to_mutate:
         changed = next(iter(program.graph_signature.buffers_to_mutate.values()))
         raise InputError(f"the model changes its buffer {plain_path(changed)!r}: {changing}")
+    return _read(program, state)
+
+
+def _read(program: ExportedProgram, state: Mapping[str, Tensor]) -> Traced:
+    """Translate call after call."""
     output = _output_node(program)
     constants = {plain_path(name): tensor for name, tensor in program.constants.items()}
     builder = Builder({**state, **constants, **state})
@@ -235,7 +246,7 @@ def _call(builder: Builder, node: Node, handles: Mapping[Node, Any]) -> Any:
         return result
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         builder.unsupported()
-    name = str(node.target)
+    name = functional_name(node)
     if name not in PASSED_THROUGH:
         constant = fold(builder, node, handles)
         if constant is not None:

@@ -26,6 +26,24 @@ def batch_norm(
     return [b.emit(operator, x, weight=weight, bias=bias, buffers=(mean, variance)), None, None]
 
 
+def whole_batch_norm(
+    b: Builder,
+    x: Handle,
+    weight: Handle | None,
+    bias: Handle | None,
+    mean: Handle | None,
+    variance: Handle | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    _cudnn: bool,
+) -> Result:
+    """As it is before `torch.export` takes it apart."""
+    if training or mean is None or variance is None:
+        b.unsupported("without statistics of its own")
+    return b.emit(BatchNorm(eps), x, weight=weight, bias=bias, buffers=(mean, variance))
+
+
 def layer_norm(
     b: Builder,
     x: Handle,
@@ -90,6 +108,7 @@ def instance_norm(
 
 HANDLERS: Mapping[str, Handler] = {
     "aten._native_batch_norm_legit_no_training.default": batch_norm,
+    "aten.batch_norm.default": whole_batch_norm,
     "aten.layer_norm.default": layer_norm,
     "aten.native_layer_norm.default": native_layer_norm,
     "aten.group_norm.default": group_norm,
