@@ -56,7 +56,8 @@ def _check_hooks(model: nn.Module) -> None:
     if not trained:
         return
     for name, parameter in trained.items():
-        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+        accumulated = getattr(parameter, "_post_accumulate_grad_hooks", None)
+        if parameter._backward_hooks or accumulated:
             _refuse_hook(f"its parameter {plain_path(name)!r}")
     for path, module in model.named_modules():
         if module._backward_hooks or module._backward_pre_hooks:
@@ -118,7 +119,7 @@ class _Watch:
 
     def grad_fn(self, tensor: Tensor) -> Any:
         """In place of the attribute, which is read to hook onto it."""
-        found = torch._C.TensorBase.grad_fn.__get__(tensor)  # type: ignore[attr-defined]
+        found = vars(torch._C.TensorBase)["grad_fn"].__get__(tensor)
         if found is not None and self._ours(sys._getframe(1)):
             self._refuse("grad_fn")
         return found
