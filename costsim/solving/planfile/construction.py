@@ -53,14 +53,14 @@ def plan_file(
         costs["macs"]["full_backward"] = full_backward_macs(graph, step)
         costs["task"] = None if task is None else task.to_json()
         predicted = Prediction.model_validate(costs)
-    named = plan.by_layer.keys() | plan.biases
+    updated = plan.by_layer.keys() | plan.biases
     return PlanFile(
         model=model,
         device=None if device is None else _device_record(device, target),
         step=step,
         budget=budget,
         plan=plan,
-        order=tuple(name for name in graph.layers if name in named),
+        order=tuple(name for name in graph.layers if name in updated),
         predicted=predicted,
         solver=SolverRecord(
             **solution.to_json(),

@@ -148,7 +148,8 @@ class _Reader(FileReader):
                 case "inspect":
                     found[name] = None if value == "all" else self.number(value, key, 1, 10_000)
                 case "layers" | "exclude":
-                    found[name] = self.each(value, key, self.text)
+                    patterns = [value] if isinstance(value, str) else value
+                    found[name] = self.each(patterns, key, self.text)
                 case "bias" | "accuracy":
                     if not isinstance(value, bool):
                         raise InputError(
