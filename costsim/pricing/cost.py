@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from costsim.device import ComputeTarget, DeviceSpec, Interval
@@ -191,10 +192,12 @@ def mac_cost(program: TrainingProgram) -> MacCost:
     )
 
 
+@lru_cache(maxsize=64)
 def full_backward_macs(graph: LayerGraph, step: TrainingStep) -> int:
     """MACs of the backward pass that updates everything: what a share of MACs is of.
 
-    Nothing is computed a second time in it, whatever the step does.
+    Nothing is computed a second time in it, whatever the step does. Kept by value, because every
+    task of a model asks for it again.
     """
     plain = replace(step, recompute=())
     return mac_cost(compile_program(graph, UpdatePlan.full(graph), plain)).backward
