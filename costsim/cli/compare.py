@@ -17,13 +17,15 @@ from costsim.cli.options import (
     page_option,
     path_option,
     rows_option,
+    scheduler_option,
     ways_option,
 )
 from costsim.cli.progress import lines_on_stderr
 from costsim.models.networks.shipped import RANDOM
 
 if TYPE_CHECKING:
-    from costsim.studies.solvers.cells import Study
+    from costsim.studies.engine import Study
+    from costsim.studies.solvers import SolverCell, SolverStudies
 
 
 @click.command("compare")
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
     help="For the solvers that take one.  [default: the solver's own]",
 )
 @jobs_option
+@scheduler_option
 @rows_option
 @page_option()
 @json_option()
@@ -137,24 +140,25 @@ def command(**given: Any) -> int:
     """
     for name, option in (("store", "--store"), ("table", "--csv"), ("report", "--report")):
         check_writable(given[name], option)
-    study = _study(given)
     from costsim.solvers import make_solver
+    from costsim.studies.engine import StudyStore, run_study
+    from costsim.studies.solvers import SolverStudies
     from costsim.studies.solvers.analysis import Findings
-    from costsim.studies.solvers.runner import run
-    from costsim.studies.solvers.store import Store
 
-    cells = study.cells()
-    store = Store(given["store"])
+    kind = SolverStudies(make_solver)
+    cells = _study(given, kind).cells()
+    store = StudyStore(given["store"], kind)
     begun = time.monotonic()
     with lines_on_stderr() as say:
-        computed = run(
+        computed = run_study(
             cells,
             store,
-            make_solver,
+            kind,
             workers=given["jobs"],
-            progress=lambda what, done: say(progress_line(what, done)),
+            scheduler=given["scheduler"],
+            watch=lambda done: say(progress_line(kind.doing, done)),
         )
-    rows = store.rows([cell.key for cell in cells])
+    rows = store.rows_of(cells)
     tell_computed(computed, len(cells), begun)
     findings = Findings.of(rows)
     if given["table"]:
@@ -180,17 +184,16 @@ def command(**given: Any) -> int:
     return 1 if findings.errors else 0
 
 
-def _study(given: dict[str, Any]) -> "Study":
+def _study(given: dict[str, Any], kind: "SolverStudies") -> "Study[SolverCell]":
     """The YAML file, if there is one, with what options replace of it."""
     from costsim.data import is_of_hub
-    from costsim.solvers import make_solver
-    from costsim.studies.solvers.spec import parse_study, read_study
+    from costsim.studies.engine import parse_study, read_entries
 
     document: dict[str, Any] = {}
     source = "options"
     folder = Path()
     if given["study"] is not None:
-        document = read_study(given["study"])
+        document = read_entries(given["study"], kind)
         source, folder = str(given["study"]), resolved(given["study"].parent)
     for name in ("solvers", "devices", "budgets"):
         if given[name]:
@@ -226,4 +229,4 @@ def _study(given: dict[str, Any]) -> "Study":
         replaced["inspect"] = int(replaced["inspect"])
     if replaced:
         document["settings"] = {**settings, **replaced} if isinstance(settings, dict) else replaced
-    return parse_study(document, source, make_solver=make_solver, folder=folder)
+    return parse_study(document, source, kind, folder=folder)

@@ -344,6 +344,12 @@ def checkpoint_file(given: dict[str, Any]) -> tuple[Path | None, bool]:
 jobs_option = click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Processes.  [default: one a core]"
 )
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="tcp://HOST:PORT",
+    help="Compute on the Dask cluster of this scheduler instead; its workers need costsim and "
+    "find data and weights at the same paths.",
+)
 rows_option = path_option("--csv", "table", help="Write the rows as CSV.")
 
 

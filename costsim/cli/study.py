@@ -16,6 +16,7 @@ from costsim.cli.options import (
     page_option,
     path_option,
     rows_option,
+    scheduler_option,
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr
@@ -33,12 +34,7 @@ MEMORY = (*ACCOUNTINGS, "autograd")
 )
 @named_models_option
 @jobs_option
-@click.option(
-    "--scheduler",
-    metavar="tcp://HOST:PORT",
-    help="Compute on the Dask cluster of this scheduler instead; its workers need costsim and "
-    "find data and weights at the same paths.",
-)
+@scheduler_option
 @click.option("--show", is_flag=True, help="Show what is there; compute nothing.")
 @click.option(
     "--reference",
@@ -101,35 +97,34 @@ def command(**given: Any) -> int:
 
     from costsim.learning.adaptation.guard import GUARDS
     from costsim.learning.methods import METHODS, make_method
-    from costsim.studies.methods import read_study
+    from costsim.studies.engine import StudyStore, read_study, run_study
+    from costsim.studies.methods import MethodStudies
     from costsim.studies.methods.analysis import analyse
-    from costsim.studies.methods.runner import finished_rows, run_study
-    from costsim.studies.methods.store import open_store
 
-    study = read_study(
-        file,
+    kind = MethodStudies(
+        make_method,
         methods=tuple(METHODS),
         guards=tuple(GUARDS),
         static=tuple(name for name, make in METHODS.items() if make().needs_source),
     )
-    labels = [method.label for method in study.methods]
+    cells = read_study(file, kind).cells()
+    labels = list(dict.fromkeys(cell.method.label for cell in cells))
     if given["reference"] is not None and given["reference"] not in labels:
         raise InputError(f"--reference {given['reference']!r}: the study has {', '.join(labels)}")
-    cells = study.cells()
-    store = open_store(store_path, read_only=given["show"])
+    store = StudyStore(store_path, kind, read_only=given["show"])
     if not given["show"]:
         begun = time.monotonic()
         with lines_on_stderr() as say:
             computed = run_study(
                 cells,
                 store,
-                make_method,
+                kind,
                 workers=given["jobs"],
                 scheduler=given["scheduler"],
-                watch=lambda done: say(progress_line("adapting", done)),
+                watch=lambda done: say(progress_line(kind.doing, done)),
             )
         tell_computed(computed, len(cells), begun)
-    findings = analyse(finished_rows(cells, store), len(cells), given["reference"])
+    findings = analyse(store.rows_of(cells), len(cells), given["reference"])
     _write(given, findings)
     tell_notes(findings.rows)
     tell_failures(findings.failures, ("method", "model", "device", "domain"))

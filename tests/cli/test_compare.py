@@ -3,31 +3,25 @@
 import json
 import os
 import re
+import random
 import signal
 import sqlite3
-import subprocess
-import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from costsim.solvers import make_solver
-from waiting import until
 
 from costsim.base.errors import InputError
 from costsim.base.units import format_percent
 from costsim.cli import main
 from costsim.models.networks.shipped import RANDOM
 from costsim.report.comparison import render_comparison, to_json
-from costsim.studies.engine import Owner
-from costsim.studies.solvers.analysis import Findings, by_tightness, compare, overall
-from costsim.studies.solvers.cells import Cell, ModelChoice, Study, TaskChoice
-from costsim.studies.solvers.runner import run
-from costsim.studies.solvers.spec import parse_study
-from costsim.studies.solvers.store import Store
-from costsim.studies.solvers.work import Compute, Workshop
+from costsim.studies.engine import ModelChoice, StudyStore, parse_study, run_study
+from costsim.studies.solvers import SolverStudies
+from costsim.studies.solvers.analysis import Findings, bootstrap, by_tightness, compare
+from costsim.studies.solvers.cells import SolverCell, SolverStudy, TaskChoice
 
 TINY = """
 solvers: [exact, greedy, none, last-layer]
@@ -46,25 +40,35 @@ def tiny(tmp_path):
     return path
 
 
+KIND = SolverStudies(make_solver)
+
+
+def open_store(path):
+    return StudyStore(path, KIND)
+
+
 def study(text=TINY, **other):
     import yaml
 
-    return parse_study({**yaml.safe_load(text), **other}, "study", make_solver=make_solver)
+    return parse_study({**yaml.safe_load(text), **other}, "study", KIND)
 
 
 def in_process(cells, store):
-    """Do what a worker process does, in this one."""
-    done, workshop = store.finished(), Workshop(store, make_solver)
+    """Do what a run and its workers do, in this process."""
+    done, workshop = store.finished(), KIND.workshop()
     for cell in cells:
         if cell.key not in done:
-            store.write(workshop.row(cell))
+            computed = workshop.computed(cell, store.shared(cell.shared_key))
+            if computed.shared is not None:
+                store.keep_shared(cell.shared_key, computed.shared)
+            store.write(computed.row)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished study: its cells and its store."""
     cells = study().cells()
-    store = Store(tmp_path_factory.mktemp("study") / "store.sqlite")
+    store = open_store(tmp_path_factory.mktemp("study") / "store.sqlite")
     in_process(cells, store)
     return cells, store
 
@@ -95,13 +99,13 @@ def test_scores_are_computed_once_for_a_model_and_a_task(finished):
     cells, store = finished
     with closing(sqlite3.connect(store.path)) as database, database:
         kept = [row[0] for row in database.execute("SELECT key FROM importances")]
-    assert sorted(kept) == sorted({cell.importance_key for cell in cells})
+    assert sorted(kept) == sorted({cell.shared_key for cell in cells})
     assert len(kept) == 2
 
 
 def test_two_runs_are_equal(finished, tmp_path):
     cells, store = finished
-    again = Store(tmp_path / "again.sqlite")
+    again = open_store(tmp_path / "again.sqlite")
     in_process(cells, again)
     assert answers(again, keys(cells)) == answers(store, keys(cells))
     pages = [to_json(Findings.of(answers_with_time(s, cells))) for s in (store, again)]
@@ -112,113 +116,11 @@ def answers_with_time(store, cells):
     return [row | {"seconds": 1.0} for row in store.rows(keys(cells))]
 
 
-def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(tiny, tmp_path, finished):
-    store, ours = tmp_path / "killed.sqlite", Owner.of(os.getpid())
-    Store(store).claim(study().cells()[-1].key, ours)  # it is not over before it is killed
-    command = [sys.executable, "-m", "costsim", "compare", str(tiny), "--store", str(store)]
-    command += ["--jobs", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until(lambda: len(rows_in(store)) >= 3)
-    finally:
-        process.kill()
-        process.wait()
-    # The worker goes when its parent is gone, and with it its claims.
-    until(lambda: not Store(store).claimed(aside=[ours]))
-    Store(store).release([ours])
-    before = rows_in(store)
-    assert 3 <= len(before) < CELLS
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"{CELLS - len(before)} of {CELLS} cells computed" in done.stderr
-    after = rows_in(store)
-    assert len(after) == CELLS
-    assert {key: after[key] for key in before} == before  # to the last digit of its seconds
-    cells, whole = finished
-    assert answers(Store(store), keys(cells)) == answers(whole, keys(cells))
-    assert json.loads(done.stdout)["proven"] > 0
-
-
-def test_two_commands_at_once_share_the_cells(tiny, tmp_path, finished):
-    store = tmp_path / "shared.sqlite"
-    cells, whole = finished
-    # Every row that anybody tries to write.
-    with closing(sqlite3.connect(Store(store).path)) as database, database:
-        database.execute("CREATE TABLE written (key TEXT)")
-        database.execute(
-            "CREATE TRIGGER log BEFORE INSERT ON cells BEGIN INSERT INTO written VALUES (new.key); "
-            "END"
-        )
-    command = [sys.executable, "-m", "costsim", "compare", str(tiny), "--store", str(store)]
-    runs = [
-        subprocess.Popen(
-            [*command, "--jobs", "1", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    told = [run.communicate(timeout=300) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], told
-    counts = [int(re.search(r"(\d+) of 32 cells computed", err)[1]) for _, err in told]
-    assert sum(counts) == CELLS
-    assert told[0][0] == told[1][0]  # both show everything
-    with closing(sqlite3.connect(store)) as database, database:
-        logged = [row[0] for row in database.execute("SELECT key FROM written")]
-    assert sorted(logged) == sorted(keys(cells))
-    assert answers(Store(store), keys(cells)) == answers(whole, keys(cells))
-
-
-def test_scores_that_another_process_is_at_are_waited_for(tmp_path):
-    cell = study().cells()[0]
-    store = Store(tmp_path / "store.sqlite")
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    name = f"scores {cell.importance_key}"
-    store.claim(name, Owner.of(sleeper.pid))
-    work = threading.Thread(target=Compute(store.path, make_solver), args=(cell,))
-    work.start()
-    work.join(1.0)
-    assert work.is_alive()
-    assert store.scores(cell.importance_key) is None
-    sleeper.kill()
-    sleeper.wait()
-    work.join(60)
-    assert store.finished() == {cell.key}
-    assert store.scores(cell.importance_key) is not None
-    assert store.claimed() == frozenset()
-
-
-def rows_in(path):
-    with closing(sqlite3.connect(path)) as database, database:
-        return {row[0]: row for row in database.execute("SELECT * FROM cells")}
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_leaves_a_store_to_go_on_with(tiny, tmp_path):
-    store, ours = tmp_path / "interrupted.sqlite", Owner.of(os.getpid())
-    Store(store).claim(study().cells()[-1].key, ours)  # it is not over before it is interrupted
-    command = [sys.executable, "-m", "costsim", "compare", str(tiny), "--store", str(store)]
-    process = subprocess.Popen(
-        [*command, "--jobs", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    until(lambda: rows_in(store))
-    os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert "Traceback" not in told
-    assert 1 <= len(Store(store).finished()) < CELLS
-
-
 def test_a_broken_cell_takes_no_other_down_and_is_tried_again(tmp_path):
     broken = ModelChoice("no.such.package:factory")
     plan = study(solvers=["greedy"], devices=["jetson-nano"], budgets=["recommended"])
-    both = Study(**{**vars(plan), "models": (broken, ModelChoice("mcunet-5fps"))})
-    store = Store(tmp_path / "store.sqlite")
+    both = SolverStudy(**{**vars(plan), "models": (broken, ModelChoice("mcunet-5fps"))})
+    store = open_store(tmp_path / "store.sqlite")
     in_process(both.cells(), store)
     rows = store.rows(keys(both.cells()))
     assert [row["status"] for row in rows] == ["error"] * 2 + ["feasible"] * 2
@@ -241,9 +143,9 @@ def deadly_solver(name, *, time_limit_s=None):
 def test_a_cell_that_kills_its_process_is_found_and_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
     plan = study(solvers=["greedy", "none"], devices=["jetson-nano"], budgets=["recommended"])
-    plan = Study(**{**vars(plan), "tasks": plan.tasks[:1]})
-    store = Store(tmp_path / "store.sqlite")
-    assert run(plan.cells(), store, deadly_solver, workers=2) == 2
+    plan = SolverStudy(**{**vars(plan), "tasks": plan.tasks[:1]})
+    store = open_store(tmp_path / "store.sqlite")
+    assert run_study(plan.cells(), store, SolverStudies(deadly_solver), workers=2) == 2
     rows = {row["solver"]: row for row in store.rows(keys(plan.cells()))}
     assert rows["greedy"]["status"] == "feasible"
     assert rows["none"]["status"] == "error"
@@ -256,23 +158,25 @@ def test_keys_are_of_content_and_not_of_names(tmp_path):
     first, second = tmp_path / "a.bin", tmp_path / "b.bin"
     first.write_bytes(b"weights")
     second.write_bytes(b"weights")
-    cells = [Study(models=(ModelChoice("mcunet-5fps", p),)).cells()[0] for p in (first, second)]
+    cells = [
+        SolverStudy(models=(ModelChoice("mcunet-5fps", p),)).cells()[0] for p in (first, second)
+    ]
     assert cells[0].key == cells[1].key
     other = tmp_path / "c.bin"
     other.write_bytes(b"other weights")
-    changed = Study(models=(ModelChoice("mcunet-5fps", other),)).cells()[0]
+    changed = SolverStudy(models=(ModelChoice("mcunet-5fps", other),)).cells()[0]
     assert changed.key != cells[0].key
     untrained = study(models=[{"model": "mcunet-5fps", "weights": "random"}]).cells()[0]
     assert untrained.model.weights == RANDOM
     assert untrained.key != study(models=["mcunet-5fps"]).cells()[0].key
-    assert Study(tasks=(TaskChoice(seed=1),)).cells()[0].key != Study().cells()[0].key
+    assert SolverStudy(tasks=(TaskChoice(seed=1),)).cells()[0].key != SolverStudy().cells()[0].key
 
 
 def test_solvers_share_a_problem_and_devices_share_scores():
     cells = study().cells()
     assert len({cell.problem_key for cell in cells}) == CELLS // 4
-    assert len({cell.importance_key for cell in cells}) == 2
-    assert isinstance(cells[0], Cell)
+    assert len({cell.shared_key for cell in cells}) == 2
+    assert isinstance(cells[0], SolverCell)
 
 
 BAD = {
@@ -446,11 +350,11 @@ def test_below_five_tasks_nothing_is_claimed():
 
 def test_the_store_refuses_another_schema(tmp_path):
     path = tmp_path / "s.sqlite"
-    Store(path)
+    open_store(path)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("INSERT INTO meta VALUES ('costsim.comparison/9')")
     with pytest.raises(InputError, match=r"costsim\.comparison/9"):
-        Store(path)
+        open_store(path)
 
 
 def test_a_study_in_accuracy_trains_every_plan_once(tmp_path):
@@ -464,7 +368,7 @@ def test_a_study_in_accuracy_trains_every_plan_once(tmp_path):
         settings=settings,
     )
     cells = asked.cells()
-    store = Store(tmp_path / "store.sqlite")
+    store = open_store(tmp_path / "store.sqlite")
     in_process(cells, store)
     rows = store.rows(keys(cells))
     trained = [row for row in rows if row["solver"] != "none"]

@@ -11,12 +11,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from counting import Counting, Keeping, keep, open_store
+from counting import Counting, count, open_store
 from waiting import PATIENCE_S, until
 
 from costsim.base.errors import InputError
 from costsim.studies.engine import Claim, Claims, Owner
 from costsim.studies.engine.cell_store import EXPIRES_S
+from costsim.studies.engine.local import LocalPool
 
 COUNTING = Path(__file__).parents[1] / "support" / "counting.py"
 Begin = Callable[..., "subprocess.Popen[str]"]
@@ -47,12 +48,17 @@ def tries(folder: Path, cells: int) -> list[int]:
     return [Counting(folder).tries(cell) for cell in range(cells)]
 
 
+def pids(folder: Path, cell: int) -> list[int]:
+    """The workers that began a cell, in order."""
+    return [int(pid) for pid in (folder / f"{cell}.tries").read_text().split()]
+
+
 # Two runs on one store.
 
 
 def test_two_runs_share_the_cells(tmp_path: Path, begin: Begin) -> None:
     cells = 60
-    runs = [begin(COUNTING, tmp_path, 2, cells, 0.1) for _ in range(2)]
+    runs = [begin(COUNTING, tmp_path, 2, cells, 0.1, "") for _ in range(2)]
     counts = [int(run.communicate(timeout=PATIENCE_S)[0]) for run in runs]
     assert tries(tmp_path, cells) == [1] * cells
     assert sum(counts) == cells
@@ -67,12 +73,10 @@ def test_cells_of_a_killed_run_are_done_by_the_other(tmp_path: Path, begin: Begi
     store = open_store(tmp_path / "store.sqlite")
     ours = Owner.of(os.getpid())
     store.claim("49", ours)  # nobody is done before we let go of it
-    killed, other = (begin(COUNTING, tmp_path, 2, cells, 0.1) for _ in range(2))
-    until(lambda: len(store.finished()) >= 10 and _workers_of(killed.pid))
-    workers = _workers_of(killed.pid)
-    for pid in [killed.pid, *workers]:
-        with suppress(ProcessLookupError):  # workers end with it
-            os.kill(pid, signal.SIGKILL)
+    killed, other = (begin(COUNTING, tmp_path, 2, cells, 0.1, "") for _ in range(2))
+    until(lambda: len(store.finished()) >= 10 and _workers_of(killed.pid, tmp_path))
+    workers = _workers_of(killed.pid, tmp_path)
+    killed.kill()
     killed.communicate()
     store.release([ours])
     here = int(other.communicate(timeout=PATIENCE_S)[0])
@@ -83,34 +87,39 @@ def test_cells_of_a_killed_run_are_done_by_the_other(tmp_path: Path, begin: Begi
     again = [cell for cell in range(cells) if counted[cell] != 1]
     assert len(again) <= len(workers)
     for cell in again:
-        first, second = (tmp_path / f"{cell}.tries").read_text().split()
-        assert int(first) in workers
-        assert int(second) not in workers
-    last = [(tmp_path / f"{cell}.tries").read_text().split()[-1] for cell in range(cells)]
-    assert here == sum(int(pid) not in workers for pid in last)
+        first, second = pids(tmp_path, cell)
+        assert first in workers
+        assert second not in workers
+    assert here == sum(pids(tmp_path, cell)[-1] not in workers for cell in range(cells))
 
 
-def _workers_of(pid: int) -> list[int]:
-    """Processes that `pid` started and that compute cells."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+def _workers_of(pid: int, folder: Path) -> set[int]:
+    """Processes that `pid` started, itself or through others, and that have begun cells."""
+    begun = {int(line) for file in folder.glob("*.tries") for line in file.read_text().split()}
+    found, waiting = set[int](), [pid]
+    while waiting:
+        parent = waiting.pop()
         with suppress(OSError):  # it has ended meanwhile
-            if b"spawn_main" in Path("/proc", child, "cmdline").read_bytes():
-                found.append(int(child))
-    return found
+            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+            waiting += [int(child) for child in text.split()]
+        found.add(parent)
+    return found & begun
 
 
 def test_a_run_that_is_killed_alone_leaves_its_cells_to_the_next(
     tmp_path: Path, begin: Begin
 ) -> None:
     """Its processes end with it, however long their cells last."""
-    killed = begin(COUNTING, tmp_path, 1, 4, 60)
+    killed = begin(COUNTING, tmp_path, 1, 4, 60, "")
     store = open_store(tmp_path / "store.sqlite")
-    until(lambda: len(store.claimed()) == 2)
+    until(lambda: len(list(tmp_path.glob("*.tries"))) == 2)
+    workers = [Owner.of(pid) for pid in _workers_of(killed.pid, tmp_path)]
+    assert len(workers) == len(store.claimed()) == 2
     killed.kill()
     killed.communicate()
-    until(lambda: not store.claimed())
-    assert keep(range(4), Keeping(tmp_path, 0), 1) == 4
+    assert store.claimed() == frozenset()
+    until(lambda: not any(worker.lives() for worker in workers))
+    assert count(Counting(tmp_path, 0), 4, 1) == 4
     assert store.finished() == set("0123")
 
 
@@ -118,12 +127,25 @@ def test_what_failed_at_another_run_is_not_tried_again_by_this_one(
     tmp_path: Path, begin: Begin
 ) -> None:
     cells = 24
-    runs = [begin(COUNTING, tmp_path, 2, cells, 0.1, 3, 11) for _ in range(2)]
+    runs = [begin(COUNTING, tmp_path, 2, cells, 0.1, "", 3, 11) for _ in range(2)]
     assert sum(int(run.communicate(timeout=PATIENCE_S)[0]) for run in runs) == cells
     assert tries(tmp_path, cells) == [1] * cells
     # The next run does try again.
-    assert keep(range(cells), Keeping(tmp_path, 0), 1) == 2
+    assert count(Counting(tmp_path, 0), cells, 1) == 2
     assert tries(tmp_path, cells) == [2 if cell in (3, 11) else 1 for cell in range(cells)]
+
+
+def test_what_cells_share_is_made_once_whoever_makes_it(tmp_path: Path, begin: Begin) -> None:
+    cells = 40
+    runs = [begin(COUNTING, tmp_path, 2, cells, 0.05, "shares") for _ in range(2)]
+    assert sum(int(run.communicate(timeout=PATIENCE_S)[0]) for run in runs) == cells
+    assert tries(tmp_path, cells) == [1] * cells
+    made = [Counting(tmp_path).tries(f"shared-{ten}") for ten in range(cells // 10)]
+    assert made == [1] * len(made)
+    rows = open_store(tmp_path / "store.sqlite").rows([str(cell) for cell in range(cells)])
+    told = [row["reason"] for row in rows]
+    assert {told[cell] for cell in range(10)} == {"", "of document 0"}
+    assert told.count("") == len(made)  # all others were given it
 
 
 # Claims.
@@ -187,10 +209,13 @@ def test_a_run_confirms_its_claims_and_lets_go_of_them(
 ) -> None:
     monkeypatch.setattr("costsim.studies.engine.claims.BEAT_S", 0.02)
     store = open_store(tmp_path / "store.sqlite")
-    with Claims(store, str) as claims:
-        assert claims.take(1, os.getpid()) is Claim.MINE
+    with Claims(store) as claims:
+        assert claims.take("1") is Claim.MINE
+        assert claims.take("2") is Claim.MINE
         assert claims.held() == frozenset()
-        assert Claims(store, str).held() == {"1"}
+        assert store.claimed() == {"1", "2"}
+        claims.release("2")
+        assert store.claimed() == {"1"}
         _age(store.path, 1000)
         until(lambda: _confirmed_s(store.path) > time.time() - 100)
     assert store.claimed() == frozenset()
@@ -201,20 +226,54 @@ def _confirmed_s(path: Path) -> float:
         return float(database.execute("SELECT confirmed_s FROM claims").fetchone()[0])
 
 
-def test_many_at_once_are_what_is_free_and_then_what_others_leave(
-    tmp_path: Path, begin: Begin
-) -> None:
+def test_what_another_run_is_at_is_waited_for_and_taken_over(tmp_path: Path, begin: Begin) -> None:
     store = open_store(tmp_path / "store.sqlite")
     sleeper = begin(*SLEEP)
     store.claim("2", Owner.of(sleeper.pid))
     store.write({"key": "3", "status": "done"})
-    with Claims(store, str) as claims:
-        batches = claims.batches(range(5))
-        assert next(batches) == [0, 1, 4]
-        sleeper.kill()
-        assert next(batches) == [2]
-        assert list(batches) == []
+    run = begin(COUNTING, tmp_path, 1, 5, 0, "")
+    until(lambda: len(store.finished()) == 4)
+    assert run.poll() is None
+    assert tries(tmp_path, 5) == [1, 1, 0, 0, 1]
+    sleeper.kill()
+    assert run.communicate(timeout=PATIENCE_S)[0] == "4\n"
+    assert tries(tmp_path, 5) == [1, 1, 1, 0, 1]
     sleeper.wait()
+
+
+# Processes that die.
+
+
+def test_a_process_that_dies_costs_only_its_cell(tmp_path: Path) -> None:
+    work = Counting(tmp_path, dies=(3,), once=(6,))
+    assert count(work, 12, 2) == 12
+    rows = {
+        row["key"]: row
+        for row in open_store(tmp_path / "store.sqlite").rows([str(cell) for cell in range(12)])
+    }
+    assert rows["3"]["status"] == "failed"
+    assert rows["3"]["reason"] == "the process that computed it died 2 times (killed by signal 9)"
+    assert {row["status"] for key, row in rows.items() if key != "3"} == {"done"}
+    assert tries(tmp_path, 12) == [2 if cell in (3, 6) else 1 for cell in range(12)]
+
+
+def test_a_process_that_dies_while_it_has_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
+    with LocalPool(1) as pool:
+        (seat,) = pool.seats()
+        pid = seat.submit(os.getpid).result(PATIENCE_S)
+        dead = Owner.of(pid)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: dead.lives() is False)
+        until(lambda: seat.submit(os.getpid).exception(PATIENCE_S) is None)
+        second = seat.submit(os.getpid).result(PATIENCE_S)
+        assert second != pid
+    assert Owner.of(second).lives() is not True
+
+
+def test_an_error_of_a_cell_is_its_row(tmp_path: Path) -> None:
+    assert count(Counting(tmp_path, fails=(1,)), 3, 1) == 3
+    row = open_store(tmp_path / "store.sqlite").rows(["1"])[0]
+    assert (row["status"], row["reason"]) == ("failed", "ValueError: as it was told to")
 
 
 # Ctrl-C.
@@ -223,37 +282,48 @@ def test_many_at_once_are_what_is_free_and_then_what_others_leave(
 SLOW = """
 import sys, time
 from pathlib import Path
-from costsim.studies.engine import run_cells
+from counting import Counting, count
 
 if __name__ == "__mp_main__":
     Path("importing").touch()
     time.sleep(1)
 
-def work(cell):
-    Path("begun").touch()
-    time.sleep(60)
-
 if __name__ == "__main__":
     try:
-        run_cells([0], work, workers=1, group_of=abs, died=print)
+        count(Counting(Path.cwd(), 60), 1, 1)
     except KeyboardInterrupt:
         sys.exit(130)
 """
 
 
-def test_a_process_that_has_hardly_begun_says_nothing_of_an_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["importing", "0.tries"])
+def test_an_interrupt_ends_all_processes_and_they_say_nothing(moment: str, tmp_path: Path) -> None:
+    """Also one that has hardly begun."""
     (tmp_path / "slow.py").write_text(SLOW)
     run = subprocess.Popen(
         [sys.executable, "slow.py"],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(COUNTING.parent)},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    until(lambda: (tmp_path / "importing").exists())
+    until(lambda: (tmp_path / moment).exists())
     os.killpg(run.pid, signal.SIGINT)
     _, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (130, "")
+    until(lambda: not _lives(run.pid))
+    assert open_store(tmp_path / "store.sqlite").claimed() == frozenset()
+
+
+def _lives(group: int) -> bool:
+    """Whether a process of a session is left that has not ended."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(session) == group and state not in "ZX":
+                return True
+    return False
 
 
 # A disk that is full.
@@ -266,6 +336,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 from counting import open_store
 from costsim.base.errors import InputError
+from costsim.studies.engine.local import LocalPool
 try:
     open_store(Path(sys.argv[1]))
 except InputError as error:
@@ -278,7 +349,7 @@ def test_a_full_disk_leaves_no_empty_store(limit: int, tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     run = [sys.executable, "-c", FULL, str(path), str(limit)]
     done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=COUNTING.parent)
-    assert done.stdout.startswith(f"{path}: cannot be used as a count: ")
+    assert done.stdout.startswith(f"{path}: cannot be used as a study: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,7 +358,7 @@ def test_a_full_disk_takes_no_store_that_was_there(tmp_path: Path) -> None:
     open_store(path).write({"key": "a", "status": "done"})
     run = [sys.executable, "-c", FULL, str(path), "0"]
     done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=COUNTING.parent)
-    assert done.stdout.startswith(f"{path}: cannot be used as a count: ")
+    assert done.stdout.startswith(f"{path}: cannot be used as a study: ")
     assert open_store(path).finished() == {"a"}
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import re
 import sqlite3
 import subprocess
@@ -17,11 +16,9 @@ from statistics import fmean, stdev
 from typing import Any, ClassVar
 
 import pytest
-from counting import Counting
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
-from waiting import until
 
 from costsim.base.errors import InputError
 from costsim.base.intervals import Mean
@@ -40,12 +37,11 @@ from costsim.learning.adaptation import (
 from costsim.learning.adaptation.guard import GUARDS
 from costsim.learning.methods import METHODS, SearchedScheme, make_method
 from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
-from costsim.studies.engine import Owner, run_cells
-from costsim.studies.methods import Study, parse_study
-from costsim.studies.methods.analysis import AVERAGE, Findings, analyse
-from costsim.studies.methods.runner import finished_rows, run_study
-from costsim.studies.methods.store import COLUMNS, open_store
-from costsim.studies.methods.work import Workshop
+from costsim.studies.engine import StudyStore, parse_study, run_study
+from costsim.studies.methods import MethodStudies, MethodStudy
+from costsim.studies.methods.analysis import AVERAGE, Findings, Mean, analyse
+from costsim.studies.methods.store import COLUMNS
+from costsim.studies.methods.work import MakeMethod, MethodWorkshop
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "study.yaml"
@@ -62,15 +58,21 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-def study(**changes: Any) -> Study:
-    return parse_study(
-        {**DOCUMENT, **changes},
-        "study.yaml",
-        methods=tuple(METHODS),
-        guards=tuple(GUARDS),
-        static=STATIC,
-        folder=Path(),
-    )
+KIND = MethodStudies(make_method, tuple(METHODS), tuple(GUARDS), STATIC)
+
+
+def study(**changes: Any) -> MethodStudy:
+    found = parse_study({**DOCUMENT, **changes}, "study.yaml", KIND)
+    assert isinstance(found, MethodStudy)
+    return found
+
+
+def shop(make: MakeMethod = make_method) -> MethodWorkshop:
+    return replace(KIND, make_method=make).workshop()
+
+
+def open_store(path: Path) -> StudyStore[Any]:
+    return StudyStore(path, KIND)
 
 
 def yaml(path: Path, **changes: Any) -> Path:
@@ -90,7 +92,7 @@ def test_cells_are_the_product_of_the_lists_with_the_first_seeds_first() -> None
         for method in ("None", "LastLayer")
     ]
     assert len({cell.key for cell in cells}) == 8
-    assert len({cell.situation_key for cell in cells}) == 4
+    assert len({cell.group for cell in cells}) == 4
     assert len({cell.task_key for cell in cells}) == 2
 
 
@@ -151,9 +153,7 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text(text)
     (tmp_path / "two.yaml").write_text(text)
     keys = {
-        parse_study(
-            {**DOCUMENT, "devices": [name]}, "s", methods=tuple(METHODS), folder=tmp_path
-        ).cells()[0].key
+        parse_study({**DOCUMENT, "devices": [name]}, "s", KIND, folder=tmp_path).cells()[0].key
         for name in ("one.yaml", "two.yaml", "jetson-nano")
     }  # fmt: skip
     assert len(keys) == 1
@@ -259,36 +259,13 @@ def test_the_same_device_in_two_files_is_refused(tmp_path: Path) -> None:
         study(devices=["jetson-nano", str(copy)]).cells()
 
 
-# Cells over processes.
-
-
-def test_a_process_that_dies_costs_only_its_cell(tmp_path: Path) -> None:
-    work = Counting(tmp_path, dies=[3], once=[6])
-    died: list[tuple[int, str]] = []
-    run_cells(
-        range(12), work, workers=2, group_of=lambda cell: cell // 4,
-        died=lambda cell, reason: died.append((cell, reason)),
-    )  # fmt: skip
-    assert died == [(3, "the process that computed it died 2 times (killed by signal 9)")]
-    assert [work.tries(cell) for cell in range(12)] == [
-        2 if cell in (3, 6) else 1 for cell in range(12)
-    ]
-
-
-def test_what_cannot_be_kept_ends_the_run(tmp_path: Path) -> None:
-    work = Counting(tmp_path)
-    with pytest.raises(InputError, match="the disk is full"):
-        run_cells([-1, *range(1000)], work, workers=1, group_of=abs, died=print)
-    assert work.tries(999) == 0
-
-
 # Rows.
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    shop = Workshop()
-    return [shop.row(cell, make_method) for cell in study(methods=["None", "TinyTrain"]).cells()]
+    here = shop()
+    return [dict(here.computed(cell).row) for cell in study(methods=["None", "TinyTrain"]).cells()]
 
 
 def test_a_cell_is_one_adaptation_as_the_library_does_it(rows: list[dict[str, Any]]) -> None:
@@ -330,23 +307,22 @@ class Breaking(Refusing):
 
 
 def test_a_refusal_is_an_answer_and_an_error_is_a_row() -> None:
-    shop, cell = Workshop(), study().cells()[0]
-    refused = shop.row(cell, lambda name: Refusing())
+    made = iter([Refusing(), Breaking(), make_method("None")])
+    here, cell = shop(lambda name: next(made)), study().cells()[0]
+    refused, broken, done = (here.computed(cell).row for _ in range(3))
     assert (refused["status"], refused["reason"]) == ("refused", "nothing fits")
-    broken = shop.row(cell, lambda name: Breaking())
     assert (broken["status"], broken["reason"]) == ("failed", "ZeroDivisionError: oh no")
-    assert shop.row(cell, make_method)["status"] == "done"
+    assert done["status"] == "done"
     few = replace(cell, episode=replace(cell.episode, ways=11))  # type: ignore[type-var]
-    assert "11 ways need as many" in shop.row(few, make_method)["reason"]
+    assert "11 ways need as many" in here.computed(few).row["reason"]
 
 
 def test_failures_are_tried_again_and_answers_stay(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s.sqlite")
     cell = study().cells()[0]
-    shop = Workshop()
-    store.write(shop.row(cell, lambda name: Breaking()))
+    store.write(shop(lambda name: Breaking()).computed(cell).row)
     assert store.finished() == frozenset()
-    answer = shop.row(cell, make_method)
+    answer = shop().computed(cell).row
     store.write(answer)
     store.write({**answer, "accuracy": -1.0})
     assert store.finished() == {cell.key}
@@ -355,9 +331,9 @@ def test_failures_are_tried_again_and_answers_stay(tmp_path: Path) -> None:
 
 def test_rows_are_named_as_the_study_names_them_now(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s.sqlite")
-    store.write(Workshop().row(study().cells()[0], make_method))
+    store.write(shop().computed(study().cells()[0]).row)
     renamed = study(methods=[{"method": "None", "name": "untouched"}]).cells()
-    (row,) = finished_rows(renamed, store)
+    (row,) = store.rows_of(renamed)
     assert row["method"] == "untouched"
     assert row["status"] == "done"
 
@@ -378,8 +354,8 @@ def test_the_source_is_looked_at_once_for_a_model() -> None:
     cells = study(
         models=models, methods=["SparseUpdate (search)"], source={"data": "digits", "tasks": 2}
     ).cells()
-    shop = Workshop()
-    rows = [shop.row(cell, lambda name: Informed()) for cell in cells]
+    here = shop(lambda name: Informed())
+    rows = [here.computed(cell).row for cell in cells]
     assert [row["status"] for row in rows] == ["done"] * 4
     assert Informed.seen == [(2, 32), (2, 48)]
     assert len({row["plan"] for row in rows if row["model"] == "32"}) == 1
@@ -388,7 +364,7 @@ def test_the_source_is_looked_at_once_for_a_model() -> None:
 def test_a_source_without_tasks_is_a_failure_that_is_tried_again(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "few", labels=("0", "1"))
     (cell,) = study(methods=["TinyTrain (static)"], source=str(folder), seeds=1).cells()
-    found = Workshop().row(cell, make_method)
+    found = shop().computed(cell).row
     assert found["status"] == "failed"
     assert "few: 2 of its 2 classes" in found["reason"]
 
@@ -442,44 +418,13 @@ def test_a_study_with_a_source_through_the_command(
 def test_a_run_computes_what_is_missing_once(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s.sqlite")
     cells = study().cells()
-    store.write(Workshop().row(cells[0], make_method))
+    store.write(shop().computed(cells[0]).row)
     seen: list[tuple[int, int]] = []
     assert run_study(
-        cells, store, make_method, workers=1, watch=lambda d: seen.append((d.done, d.total))
+        cells, store, KIND, workers=1, watch=lambda d: seen.append((d.done, d.total))
     ) == len(cells) - 1  # fmt: skip
     assert seen[-1] == (3, 3)
-    assert run_study(cells, store, make_method) == 0
-    shop = Workshop()
-    for cell, row in zip(cells, store.rows([cell.key for cell in cells]), strict=True):
-        expected = shop.row(cell, make_method)
-        here = {name for name in expected if name.endswith("_here_s")}
-        assert {n: row[n] for n in expected if n not in here} == {
-            n: v for n, v in expected.items() if n not in here
-        }
-
-
-def test_a_study_killed_and_started_again_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    file = yaml(tmp_path / "study.yaml", seeds=4)
-    store, ours = tmp_path / "study.sqlite", Owner.of(os.getpid())
-    claims = open_store(store)
-    claims.claim(study(seeds=4).cells()[-1].key, ours)  # it is not over before it is killed
-    command = [sys.executable, "-m", "costsim", "study", str(file), "--jobs", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               cwd=tmp_path)  # fmt: skip
-    until(lambda: _count(store) >= 3)
-    process.kill()
-    process.wait()
-    until(lambda: not claims.claimed(aside=[ours]))  # the workers end with it
-    claims.release([ours])
-    before = _contents(store)
-    assert 3 <= len(before) < 8
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    after = _contents(store)
-    assert len(after) == 8
-    assert {key: after[key] for key in before} == before  # times too: none was computed twice
-    assert f"{8 - len(before)} of 8 cells computed" in done.stderr
-    assert json.loads(done.stdout)["finished"] == 8
+    assert run_study(cells, store, KIND) == 0
 
 
 def _count(store: Path) -> int:
@@ -713,7 +658,7 @@ def test_the_command_refuses_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("costsim.studies.methods.cluster.TIMEOUT", "1s")
+    monkeypatch.setattr("costsim.studies.engine.cluster.TIMEOUT", "1s")
     for name in ("study.yaml", "other.yaml"):
         yaml(tmp_path / name)
     assert main(["study", *arguments]) == 2

@@ -1,85 +1,141 @@
-"""Work for processes that need not be a study's: imported by them, so free of torch."""
+"""A kind of studies that costs nothing: imported by workers, so free of torch."""
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from waiting import until
 
-from costsim.base.errors import InputError
-from costsim.studies.engine import CellStore, Claims, run_cells
+from costsim.studies.engine import (
+    Cell,
+    Computed,
+    FileReader,
+    Kind,
+    Study,
+    StudyStore,
+    Workshop,
+    run_study,
+)
 
 
-class Counting:
-    """Writes down each try of a cell; at some the process dies, at some only the first time."""
+@dataclass(frozen=True)
+class Count(Cell):
+    """A number to be counted; with `shares` one in ten makes what the next nine need."""
 
-    def __init__(self, folder: Path, dies: Sequence[int] = (), once: Sequence[int] = ()) -> None:
-        self.folder, self.dies, self.once = folder, tuple(dies), tuple(once)
+    number: int
+    shares: bool = False
 
-    def __call__(self, cell: int) -> None:
-        attempts = self.folder / f"{cell}.tries"
-        with attempts.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        if cell in self.dies or (cell in self.once and self.tries(cell) == 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if cell < 0:
-            raise InputError("the disk is full")
-        time.sleep(0.01)
+    @property
+    def key(self) -> str:
+        return str(self.number)
 
-    def tries(self, cell: int) -> int:
-        """How often it was begun."""
-        file = self.folder / f"{cell}.tries"
-        return len(file.read_text().splitlines()) if file.exists() else 0
+    @property
+    def group(self) -> int:
+        return self.number // 4
 
+    @property
+    def shared_key(self) -> str | None:
+        return str(self.number // 10) if self.shares else None
 
-KEY_AND_STATUS = {"key": "TEXT PRIMARY KEY", "status": "TEXT NOT NULL"}
-
-
-def open_store(path: Path) -> CellStore:
-    """A store of cells that have nothing but a status."""
-    return CellStore(
-        path, schema="tests/1", what="count", columns=KEY_AND_STATUS, unfinished="failed"
-    )
+    @property
+    def head(self) -> dict[str, Any]:
+        return {"key": self.key}
 
 
-class Keeping:
-    """Writes down each try of a cell as `Counting` does, and keeps a row; some rows say failed.
+@dataclass(frozen=True)
+class Counts(Study[Count]):
+    """The numbers up to one."""
 
-    No cell ends before `runs` runs are at one each, so that none has done everything when another
-    comes.
+    total: int
+    shares: bool = False
+
+    def cells(self) -> tuple[Count, ...]:
+        return tuple(Count(number, self.shares) for number in range(self.total))
+
+
+@dataclass(frozen=True)
+class Counting(Kind[Count]):
+    """Writes down each try of a cell in `folder`.
+
+    At some the process dies, at some only the first time; some fail. No cell ends before `runs`
+    runs are at one each, so that none has done everything when another comes.
     """
 
-    def __init__(
-        self, folder: Path, seconds: float, fails: Sequence[int] = (), runs: int = 1
-    ) -> None:
-        self.folder, self.seconds, self.fails = folder, seconds, tuple(fails)
-        self.runs = runs
-        self.counting = Counting(folder)
+    folder: Path
+    seconds: float = 0.01
+    dies: tuple[int, ...] = ()
+    once: tuple[int, ...] = ()
+    fails: tuple[int, ...] = ()
+    runs: int = 1
 
-    def __call__(self, cell: int) -> None:
-        self.counting(cell)
-        (self.folder / f"{os.getppid()}.run").touch()
-        until(lambda: len(list(self.folder.glob("*.run"))) >= self.runs)
-        time.sleep(self.seconds)
-        status = "failed" if cell in self.fails else "done"
-        open_store(self.folder / "store.sqlite").write({"key": str(cell), "status": status})
+    schema = "tests/1"
+    columns = {"key": "TEXT PRIMARY KEY", "status": "TEXT NOT NULL", "reason": "TEXT"}  # noqa: RUF012
+    broken = "failed"
+    keys = ("total",)
+    doing = "counting"
+    shared_table = "documents"
+
+    def study(self, document: object, source: str, folder: Path) -> Counts:
+        given = FileReader(source, folder).mapping(document, "", self.keys)
+        return Counts(given["total"])
+
+    def workshop(self) -> "Counter":
+        return Counter(self)
+
+    def tries(self, name: int | str) -> int:
+        """How often a cell was begun, or what cells share made."""
+        file = self.folder / f"{name}.tries"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def begin(self, name: int | str) -> None:
+        """Write down a try."""
+        with (self.folder / f"{name}.tries").open("a") as file:
+            file.write(f"{os.getpid()}\n")
 
 
-def keep(cells: Sequence[int], keeping: Keeping, workers: int) -> int:
+class Counter(Workshop[Count]):
+    """Counts."""
+
+    def __init__(self, kind: Counting) -> None:
+        super().__init__(kind.broken)
+        self.kind = kind
+
+    def answer(self, cell: Count, shared: str | None) -> Computed:
+        kind, number = self.kind, cell.number
+        kind.begin(number)
+        if number in kind.dies or (number in kind.once and kind.tries(number) == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if cell.shared_key is not None and shared is None:
+            kind.begin(f"shared-{cell.shared_key}")
+        (kind.folder / f"{os.getppid()}.run").touch()
+        until(lambda: len(list(kind.folder.glob("*.run"))) >= kind.runs)
+        time.sleep(kind.seconds)
+        if number in kind.fails:
+            raise ValueError("as it was\ntold to")
+        reason = "" if shared is None else f"of {shared}"
+        made = f"document {cell.shared_key}" if cell.shared_key is not None else None
+        return Computed({**cell.head, "status": "done", "reason": reason}, made)
+
+
+def open_store(path: Path) -> StudyStore[Count]:
+    """A store of cells that have nothing but a status."""
+    return StudyStore(path, Counting(path.parent))
+
+
+def count(kind: Counting, total: int, workers: int, shares: bool = False) -> int:
     """A run of cells that other runs may share."""
-    store = open_store(keeping.folder / "store.sqlite")
-    with Claims(store, str) as claims:
-        missing = [cell for cell in cells if str(cell) not in store.finished()]
-        return run_cells(
-            missing, keeping, workers=workers, group_of=lambda cell: cell // 4, died=print,
-            claims=claims,
-        )  # fmt: skip
+    store = open_store(kind.folder / "store.sqlite")
+    return run_study(Counts(total, shares).cells(), store, kind, workers=workers)
 
 
 if __name__ == "__main__":  # a run in a process of its own; on stdout how many cells it computed
-    folder, runs, count, pause, *failing = sys.argv[1:]
-    fails = [int(cell) for cell in failing]
-    print(keep(range(int(count)), Keeping(Path(folder), float(pause), fails, int(runs)), 2))
+    import counting  # what workers import by name
+
+    folder, runs, total, pause, shares, *failing = sys.argv[1:]
+    fails = tuple(int(number) for number in failing)
+    kind = counting.Counting(Path(folder), float(pause), fails=fails, runs=int(runs))
+    print(counting.count(kind, int(total), 2, shares == "shares"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from costsim.base.errors import InputError
 from costsim.data import is_of_hub
-from costsim.device import DeviceSpec
+from costsim.device import DeviceSpec, load_device
 from costsim.models.networks.shipped import RANDOM, shipped_weights
 
 LENGTH = 24
@@ -23,6 +23,19 @@ def digest(document: object) -> str:
 def device_digest(device: DeviceSpec) -> str:
     """Of all numbers of a device."""
     return digest(device.model_dump(mode="json", warnings=False))
+
+
+@lru_cache(maxsize=256)
+def unchanged_device(name: str, told: str) -> DeviceSpec:
+    """The device called `name`, read once for all cells of a process.
+
+    Raises `InputError` where its digest is no longer `told`: the file has changed since the study
+    began, and the rows are of what was in it then.
+    """
+    device = load_device(name)
+    if device_digest(device) != told:
+        raise InputError(f"{name}: has changed since the study began; start it again")
+    return device
 
 
 def model_digest(model: str, weights: Path | None) -> str:

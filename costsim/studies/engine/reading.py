@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from costsim.base.errors import InputError, shortened, shown
 from costsim.base.files import is_there, read_file, told_path, user_path
@@ -16,6 +16,7 @@ from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM
 from costsim.models.trust import check_named
 from costsim.pricing.accounting import ACCOUNTINGS
+from costsim.studies.engine.cell import ModelChoice
 
 LARGEST_SEED = 2**63 - 1
 LIMITS = ("memory", "accounting", "macs", "latency", "energy")
@@ -49,6 +50,9 @@ class FileReader:
 
     source: str
     folder: Path
+
+    model_keys: ClassVar[tuple[str, ...]] = ("weights",)
+    """What may be said of a model beside its name."""
 
     def where(self, key: str) -> str:
         """What an error calls a key."""
@@ -160,6 +164,17 @@ class FileReader:
                 "package.module:factory, or a .pt2 file"
             )
         return check_named(name, self.where(key))
+
+    def model_choice(self, given: object, key: str) -> ModelChoice:
+        """A model with what is said of it; a plain text is its name."""
+        entry = self.entry(given, key, "model", self.model_keys)
+        side = entry.get("resolution")
+        return ModelChoice(
+            self.model(entry["model"], f"{key}.model"),
+            self.weights(entry.get("weights"), f"{key}.weights"),
+            None if side is None else self.number(side, f"{key}.resolution", 1, 10_000),
+            self.text(entry["name"], f"{key}.name") if "name" in entry else None,
+        )
 
     def images(self, data: object, split: object, key: str) -> tuple[Path | None, str | None]:
         """A source of images and a part of it, which may follow `::`; `digits` is None."""

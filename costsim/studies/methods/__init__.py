@@ -1,6 +1,6 @@
 """A study of methods: models, methods, domains, seeds and devices, each combination once."""
 
-from costsim.studies.methods.cells import Cell, Study
-from costsim.studies.methods.spec import parse_study, read_study
+from costsim.studies.methods.cells import MethodCell, MethodStudy
+from costsim.studies.methods.kind import MethodStudies
 
-__all__ = ["Cell", "Study", "parse_study", "read_study"]
+__all__ = ["MethodCell", "MethodStudies", "MethodStudy"]

@@ -1,10 +1,7 @@
-"""The cells of a study: one adaptation each, and what its outcome depends on.
-
-A cell's key is a digest of everything its answer depends on: the content of the files, not their
-names.
-"""
+"""The cells of a study: one adaptation each, and what its outcome depends on."""
 
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +12,15 @@ from costsim.device import load_device
 from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
 from costsim.planning import BudgetRequest
-from costsim.studies.engine import device_digest, digest, images_digest, model_digest
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """A model with its weights; `weights` None are its default ones, `random` from seed 0."""
-
-    model: str
-    label: str
-    weights: Path | None = None
-    resolution: int | None = None
+from costsim.studies.engine import (
+    Cell,
+    ModelChoice,
+    Study,
+    device_digest,
+    digest,
+    images_digest,
+    model_digest,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class SourceChoice:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MethodCell(Cell):
     """One method on one task of one model and device, with digests of the files' content.
 
     `source` is there if the method needs one.
@@ -116,17 +111,17 @@ class Cell:
             "version": __version__,
         }
 
-    @property
+    @cached_property
     def task_key(self) -> str:
         """Digest of the task: cells that share it saw the same images."""
         return digest(self._task)
 
-    @property
-    def situation_key(self) -> str:
+    @cached_property
+    def group(self) -> str:
         """Digest of everything but the method: cells that share it share work."""
         return digest(self._situation)
 
-    @property
+    @cached_property
     def source_key(self) -> str:
         """Digest of what the method takes from the source: the same for all tasks and devices."""
         return digest(
@@ -139,7 +134,7 @@ class Cell:
             }
         )
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of what the answer depends on."""
         method: list[Any] = [self.method.method, self.method.learning_rate]
@@ -150,9 +145,23 @@ class Cell:
             found["source"] = self._source
         return digest(found)
 
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the row says of the cell."""
+        return {
+            "key": self.key,
+            "model": self.model.label,
+            "method": self.method.label,
+            "domain": self.domain.label,
+            "seed": self.seed,
+            "device": self.device,
+            "task": self.task_key,
+            "episode": self.episode.description,
+        }
+
 
 @dataclass(frozen=True)
-class Study:
+class MethodStudy(Study[MethodCell]):
     """Everything to run; `cells` is the product of all lists."""
 
     models: tuple[ModelChoice, ...]
@@ -165,7 +174,7 @@ class Study:
     settings: Settings = field(default_factory=Settings)
     source: SourceChoice | None = None
 
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[MethodCell, ...]:
         """All cells, each once; the first seeds of everything before the next ones.
 
         A run that is stopped early thus has as many tasks of each method and domain. Raises
@@ -177,13 +186,13 @@ class Study:
         domains = {domain: images_digest(domain.data) for domain in self.domains}
         source = self.source
         source_digest = "" if source is None else images_digest(source.data)
-        found: dict[str, Cell] = {}
+        found: dict[str, MethodCell] = {}
         for seed in self.seeds:
             for model in self.models:
                 for domain in self.domains:
                     for device in self.devices:
                         for method in self.methods:
-                            cell = Cell(
+                            cell = MethodCell(
                                 model, method, domain, seed, device, self.episode, self.budget,
                                 self.settings, models[model], domains[domain], devices[device],
                             )  # fmt: skip
@@ -194,7 +203,7 @@ class Study:
         return tuple(found.values())
 
 
-def _twice(first: Cell, second: Cell) -> str:
+def _twice(first: MethodCell, second: MethodCell) -> str:
     """What two cells are that differ in nothing but names."""
     for kind in ("model", "method", "domain"):
         one, other = getattr(first, kind).label, getattr(second, kind).label

@@ -15,9 +15,8 @@ reported at those of `costsim.studies.methods.tuning`. Methods that choose the s
 so by tasks of the source, which are drawn by the same episode rule with seeds of their own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from costsim.base.errors import InputError, shown
@@ -26,57 +25,14 @@ from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
 from costsim.planning import BudgetRequest
-from costsim.studies.engine import FileReader, images_name, read_document
+from costsim.studies.engine import FileReader, images_name
 from costsim.studies.methods.analysis import AVERAGE
-from costsim.studies.methods.cells import (
-    DomainChoice,
-    MethodChoice,
-    ModelChoice,
-    SourceChoice,
-    Study,
-)
+from costsim.studies.methods.cells import DomainChoice, MethodChoice, MethodStudy, SourceChoice
 
 KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget", "settings",
         "source")  # fmt: skip
 
 T = TypeVar("T")
-
-
-def read_study(
-    path: Path,
-    *,
-    methods: Sequence[str],
-    guards: Sequence[str] = (),
-    static: Sequence[str] = (),
-) -> Study:
-    """The study in the YAML file at `path`; `methods` and `guards` are the known names.
-
-    `static` are those of the methods that need a source.
-
-    Paths in it are relative to its folder. Raises `InputError` naming the file and the key.
-    """
-    document = read_document(path)
-    return parse_study(
-        document,
-        str(path),
-        methods=methods,
-        guards=guards,
-        static=static,
-        folder=resolved(path).parent,
-    )
-
-
-def parse_study(
-    document: object,
-    source: str,
-    *,
-    methods: Sequence[str],
-    guards: Sequence[str] = (),
-    static: Sequence[str] = (),
-    folder: Path,
-) -> Study:
-    """A study from a parsed YAML document; see the head of this file. Raises `InputError`."""
-    return _Reader(source, folder, tuple(methods), tuple(guards), tuple(static)).study(document)
 
 
 @dataclass(frozen=True)
@@ -88,12 +44,17 @@ class _Method:
 
 
 @dataclass(frozen=True)
-class _Reader(FileReader):
+class MethodStudyReader(FileReader):
+    """Reads a study; `methods` and `guards` are the known names, `static` need a source."""
+
+    model_keys = ("weights", "resolution", "name")
+
     methods: tuple[str, ...]
     guards: tuple[str, ...]
     static: tuple[str, ...]
 
-    def study(self, document: object) -> Study:
+    def study(self, document: object) -> MethodStudy:
+        """The study of the whole document."""
         entry = self.mapping(document, "", KEYS)
         for key in ("models", "methods", "domains"):
             if key not in entry:
@@ -106,8 +67,8 @@ class _Reader(FileReader):
                     f"{self.where(f'methods[{index}]')}: {choices.at_rates[0].method} chooses by "
                     "tasks of other images; give them as source: {data: PATH}"
                 )
-        return Study(
-            models=self.named(entry["models"], "models", self.choice),
+        return MethodStudy(
+            models=self.named(entry["models"], "models", self.model_choice),
             methods=tuple(choice for choices in methods for choice in choices.at_rates),
             source=source,
             domains=self.named(entry["domains"], "domains", self.domain),
@@ -127,16 +88,6 @@ class _Reader(FileReader):
                 f"{self.where(key)}: {shown(twice[0])} is there twice; give each a name of its own"
             )
         return found
-
-    def choice(self, given: object, key: str) -> ModelChoice:
-        entry = self.entry(given, key, "model", ("weights", "resolution", "name"))
-        side = entry.get("resolution")
-        return ModelChoice(
-            self.model(entry["model"], f"{key}.model"),
-            self.text(entry.get("name", entry["model"]), f"{key}.name"),
-            self.weights(entry.get("weights"), f"{key}.weights"),
-            None if side is None else self.number(side, f"{key}.resolution", 1, 10_000),
-        )
 
     def method(self, given: object, key: str) -> _Method:
         if given is None:  # `None` is a string in YAML, but `null` and `~` are not

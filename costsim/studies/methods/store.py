@@ -1,9 +1,6 @@
-"""The rows of a study of methods."""
+"""The columns of the rows of a study of methods, as they are kept."""
 
 from collections.abc import Mapping
-from pathlib import Path
-
-from costsim.studies.engine import CellStore
 
 SCHEMA = "costsim.study/1"
 
@@ -55,15 +52,3 @@ again). MACs are of one sample in one step. `exceeds` names the limits of the bu
 breaks. `task_s` and `task_j` are predictions for the whole adaptation on the device, `..._here_s`
 measurements on the machine that ran the cell. `note` has what to know before believing an answer, a
 sentence a line."""
-
-
-def open_store(path: Path, *, read_only: bool = False) -> CellStore:
-    """The study's store, made if it is not there; raises `InputError` as `CellStore` does."""
-    return CellStore(
-        path,
-        schema=SCHEMA,
-        what="study",
-        columns=COLUMNS,
-        unfinished="failed",
-        read_only=read_only,
-    )

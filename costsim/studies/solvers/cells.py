@@ -1,11 +1,8 @@
-"""The cells of a comparison: one solver on one problem each, and what an answer depends on.
-
-A cell's key is a digest of everything its answer depends on: the content of the files, not their
-names.
-"""
+"""The cells of a comparison: one solver on one problem each, and what an answer depends on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,26 +12,23 @@ from costsim.ir.step import TrainingStep
 from costsim.planning import DEFAULT_SHOTS, BudgetRequest, PlanRequest
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS, SCORED_AXES
 from costsim.problem.solution import Solver
-from costsim.studies.engine import device_digest, digest, images_digest, images_name, model_digest
+from costsim.studies.engine import (
+    Cell,
+    ModelChoice,
+    Study,
+    device_digest,
+    digest,
+    images_digest,
+    images_name,
+    model_digest,
+    unchanged_device,
+)
 
 OPTIMIZERS: Mapping[str, Literal["sgd", "momentum", "adam"]] = {
     "sgd": "sgd",
     "momentum": "momentum",
     "adam": "adam",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """A model as `--model` names it, with its weights."""
-
-    model: str
-    weights: Path | None = None
-
-    @property
-    def label(self) -> str:
-        """What a table calls it."""
-        return self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +102,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SolverCell(Cell):
     """One solver on one problem. `model_digest` and `data_digest` are of the files' content."""
 
     solver: str
@@ -136,12 +130,17 @@ class Cell:
             "version": __version__,
         }
 
-    @property
-    def importance_key(self) -> str:
+    @cached_property
+    def shared_key(self) -> str:
         """Digest of what the channel scores depend on."""
         return digest(self._scored)
 
     @property
+    def group(self) -> tuple[str, str]:
+        """What cells have in common that share a priced and scored problem."""
+        return self.shared_key, self.device_digest
+
+    @cached_property
     def problem_key(self) -> str:
         """Digest of what the problem depends on: cells that differ in the solver share it."""
         budget = {k: v for k, v in asdict(self.budget).items() if k != "label"}
@@ -155,16 +154,36 @@ class Cell:
             {**self._scored, "device": self.device_digest, "budget": budget, "settings": step}
         )
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of what the answer depends on."""
         limit = self.settings.time_limit_s
         asked = {"problem": self.problem_key, "solver": self.solver, "time_limit": limit}
         return digest(asked | ({"accuracy": True} if self.settings.accuracy else {}))
 
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the row says of the cell."""
+        settings = {k: v for k, v in asdict(self.settings).items() if v is not None}
+        told = " ".join(f"{name}={value}" for name, value in settings.items())
+        if self.settings.inspect is None:
+            told += " inspect=all"
+        return {
+            "key": self.key,
+            "problem": self.problem_key,
+            "solver": self.solver,
+            "model": self.model.label,
+            "device": self.device,
+            "budget": self.budget.label,
+            "domain": self.task.domain,
+            "seed": self.task.seed,
+            "settings": told,
+        }
+
     def request(self, solver: Solver) -> PlanRequest:
         """What `costsim plan` would be asked."""
-        device, settings = load_device(self.device), self.settings
+        device = unchanged_device(self.device, self.device_digest)
+        settings = self.settings
         return PlanRequest(
             device=device,
             solver=solver,
@@ -194,7 +213,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Study:
+class SolverStudy(Study[SolverCell]):
     """Everything to compare; `cells` is the product of all lists."""
 
     solvers: tuple[str, ...] = ("exact", "greedy")
@@ -204,14 +223,14 @@ class Study:
     tasks: tuple[TaskChoice, ...] = (TaskChoice(),)
     settings: Settings = field(default_factory=Settings)
 
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[SolverCell, ...]:
         """All cells, those of one model, task and device together, each once.
 
         Raises `InputError` for a device or a file that cannot be read.
         """
         devices = {name: load_device(name) for name in self.devices}
         told = {name: device_digest(device) for name, device in devices.items()}
-        found: dict[str, Cell] = {}
+        found: dict[str, SolverCell] = {}
         for model in self.models:
             weights = model_digest(model.model, model.weights)
             for task in self.tasks:
@@ -219,7 +238,7 @@ class Study:
                 for device in self.devices:
                     for budget in self.budgets:
                         for solver in self.solvers:
-                            cell = Cell(
+                            cell = SolverCell(
                                 solver, model, device, budget, task, self.settings,
                                 weights, told[device], data,
                             )  # fmt: skip

@@ -10,9 +10,8 @@
 A cell is one of each.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from costsim.base.errors import InputError, shown
@@ -21,13 +20,12 @@ from costsim.planning import DEFAULT_SHOTS
 from costsim.problem.importance import SCORED_AXES
 from costsim.problem.solution import Solver
 from costsim.run.criteria import CRITERIA, LOSSES
-from costsim.studies.engine import LIMITS, FileReader, read_document
+from costsim.studies.engine import LIMITS, FileReader
 from costsim.studies.solvers.cells import (
     OPTIMIZERS,
     BudgetChoice,
-    ModelChoice,
     Settings,
-    Study,
+    SolverStudy,
     TaskChoice,
 )
 
@@ -36,40 +34,24 @@ KEYS = ("solvers", "models", "devices", "budgets", "tasks", "settings")
 T = TypeVar("T")
 
 
-def read_study(path: Path) -> dict[str, Any]:
-    """The YAML file at `path` as a document for `parse_study`."""
-    return FileReader(str(path), path.parent).mapping(read_document(path), "", KEYS)
-
-
-def parse_study(
-    document: Mapping[str, Any],
-    source: str,
-    *,
-    make_solver: Callable[[str], Solver],
-    folder: Path = Path(),
-) -> Study:
-    """The study that `document` describes; paths in it are relative to `folder`.
-
-    Raises `InputError` with `source`, the key, what was given and what is allowed.
-    """
-    return _Reader(source, folder, make_solver).study(document)
-
-
 @dataclass(frozen=True)
-class _Reader(FileReader):
-    make_solver: Callable[[str], Solver]
+class SolverStudyReader(FileReader):
+    """Reads a comparison; `make_solver` raises `InputError` for a solver that is unknown."""
 
-    def study(self, document: object) -> Study:
+    make_solver: Callable[..., Solver]
+
+    def study(self, document: object) -> SolverStudy:
+        """The study of the whole document."""
         given = self.mapping(document, "", KEYS)
-        default = Study()
+        default = SolverStudy()
 
         def listed(key: str, read: Callable[[Any, str], T], usual: tuple[T, ...]) -> tuple[T, ...]:
             return self.each(given[key], key, read) if key in given else usual
 
         tasks = listed("tasks", self.tasks, (default.tasks,))
-        return Study(
+        return SolverStudy(
             solvers=listed("solvers", self.solver, default.solvers),
-            models=listed("models", self.choice, default.models),
+            models=listed("models", self.model_choice, default.models),
             devices=listed("devices", self.device, default.devices),
             budgets=listed("budgets", self.budget, default.budgets),
             tasks=tuple(task for some in tasks for task in some),
@@ -81,11 +63,6 @@ class _Reader(FileReader):
         with self.at(key):
             self.make_solver(name)
         return name
-
-    def choice(self, given: object, key: str) -> ModelChoice:
-        entry = self.entry(given, key, "model", ("weights",))
-        name = self.model(entry["model"], f"{key}.model")
-        return ModelChoice(name, self.weights(entry.get("weights"), f"{key}.weights"))
 
     def budget(self, given: object, key: str) -> BudgetChoice:
         if given == "recommended":

@@ -1,14 +1,11 @@
-"""The work of one process: problems posed, solvers asked, rows written."""
+"""The work of one process: problems posed and solvers asked."""
 
-import os
-import time
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import is_dataclass, replace
 from typing import Any
 
-from costsim.base.errors import CostsimError
+from costsim.base.files import parse_json
 from costsim.device import DeviceSpec
 from costsim.planning import Prepared, Scored, caveats, conclude, prepare
 from costsim.pricing.accounting.sparse_update import input_channel_norms
@@ -17,106 +14,39 @@ from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution, Solver
 from costsim.run.criteria.caveats import loss_caveat
 from costsim.solving.solve import solve
-from costsim.studies.engine import Claim, Owner
-from costsim.studies.solvers.cells import Cell
-from costsim.studies.solvers.store import Store
+from costsim.studies.engine import Computed, Workshop
+from costsim.studies.solvers.cells import SolverCell
 
 MakeSolver = Callable[..., Solver]
 """`costsim.solvers.make_solver`: a solver by name, `time_limit_s` where it takes one."""
 
-POLL_S = 0.2
-"""How often a process looks whether another has computed the scores that it needs."""
 
+class SolverWorkshop(Workshop[SolverCell]):
+    """Keeps the problem of the last cell's model, task and device.
 
-def group_of(cell: Cell) -> tuple[str, str]:
-    """What cells have in common that share a priced and scored problem."""
-    return cell.importance_key, cell.device_digest
+    The document that cells share are the channel scores, so that all solvers are asked the same.
+    """
 
-
-class Workshop:
-    """What cells share: the problem of the last one's model, task and device."""
-
-    def __init__(self, store: Store, make_solver: MakeSolver) -> None:
-        self._store, self._make_solver = store, make_solver
+    def __init__(self, make_solver: MakeSolver, broken: str) -> None:
+        super().__init__(broken)
+        self._make_solver = make_solver
         self._prepared: tuple[tuple[str, str], Prepared] | None = None
 
-    def row(self, cell: Cell) -> dict[str, Any]:
-        """The row of a cell; whatever breaks it is a row too."""
-        try:
-            if self._prepared is None or self._prepared[0] != group_of(cell):
-                self._prepared = None  # its memory before that of the next
-                made = _prepared(cell, self._store, self._make_solver)
-                self._prepared = group_of(cell), made
-            return _solved(cell, self._prepared[1], self._make_solver)
-        except Exception as error:
-            return failed(cell, error)
+    def answer(self, cell: SolverCell, shared: str | None) -> Computed:
+        """The solver's answer to the problem, which is posed if it is another than the last."""
+        if self._prepared is None or self._prepared[0] != cell.group:
+            self._prepared = None  # its memory before that of the next
+            request = cell.request(self._make_solver(cell.solver))
+            scored = None if shared is None else _scored(parse_json(shared, "scores in the store"))
+            self._prepared = cell.group, prepare(request, scored=scored)
+        prepared = self._prepared[1]
+        made = json.dumps(_document(prepared.scored), allow_nan=False) if shared is None else None
+        return Computed(_solved(cell, prepared, self._make_solver), made)
 
 
-@dataclass(frozen=True)
-class Compute:
-    """Computes a cell and keeps its row; travels to the process that does."""
-
-    store: Path
-    make_solver: MakeSolver
-
-    def __call__(self, cell: Cell) -> None:
-        """Raises `InputError` where the row cannot be kept, and for nothing else."""
-        store, workshop = _opened(self.store, self.make_solver)
-        store.write(workshop.row(cell))
-
-
-@cache
-def _opened(path: Path, make_solver: MakeSolver) -> tuple[Store, Workshop]:
-    store = Store(path)
-    return store, Workshop(store, make_solver)
-
-
-def failed(cell: Cell, error: BaseException) -> dict[str, Any]:
-    """The row of a cell that broke."""
-    told = " ".join(str(error).split())
-    reason = told if isinstance(error, CostsimError) else f"{type(error).__name__}: {told}"
-    return {**_head(cell), "status": "error", "reason": reason}
-
-
-def _head(cell: Cell) -> dict[str, Any]:
-    settings = {k: v for k, v in asdict(cell.settings).items() if v not in (None, ())}
-    told = " ".join(
-        f"{name}={','.join(value) if isinstance(value, tuple) else value}"
-        for name, value in settings.items()
-    )
-    if cell.settings.inspect is None:
-        told += " inspect=all"
-    return {
-        "key": cell.key,
-        "problem": cell.problem_key,
-        "solver": cell.solver,
-        "model": cell.model.label,
-        "device": cell.device,
-        "budget": cell.budget.label,
-        "domain": cell.task.domain,
-        "seed": cell.task.seed,
-        "settings": told,
-    }
-
-
-def _prepared(cell: Cell, store: Store, make_solver: MakeSolver) -> Prepared:
-    """The cell's problem; its scores are kept, and computed by one process only."""
-    here = Owner.of(os.getpid())
-    name = f"scores {cell.importance_key}"
-    while (kept := store.scores(cell.importance_key)) is None:
-        if store.claim(name, here) is Claim.HELD:
-            time.sleep(POLL_S)
-            continue
-        try:
-            if store.scores(cell.importance_key) is None:
-                prepared = prepare(cell.request(make_solver(cell.solver)))
-                store.keep_scores(cell.importance_key, _document(prepared.scored))
-                return prepared
-        finally:
-            store.release([here], name)
-    importance = Importance.from_json(kept["importance"])
-    scored = Scored(importance, tuple(kept["layers"]), kept["samples"])
-    return prepare(cell.request(make_solver(cell.solver)), scored=scored)
+def _scored(document: Mapping[str, Any]) -> Scored:
+    importance = Importance.from_json(document["importance"])
+    return Scored(importance, tuple(document["layers"]), document["samples"])
 
 
 def _document(scored: Scored) -> dict[str, Any]:
@@ -127,7 +57,7 @@ def _document(scored: Scored) -> dict[str, Any]:
     }
 
 
-def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str, Any]:
+def _solved(cell: SolverCell, prepared: Prepared, make_solver: MakeSolver) -> dict[str, Any]:
     device, shared = prepared.request.device, prepared.problem
     budget = cell.budget.on(device).resolve(device, shared.graph, shared.step)
     problem = shared.within(budget)
@@ -139,7 +69,7 @@ def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str
         norms = _norms(prepared)
         solver = replace(solver, weight_norms=norms)
     solution = solve(problem, solver, device=device)
-    row = {**_head(cell), **_answer(problem, solution, device)}
+    row = {**cell.head, **_answer(problem, solution, device)}
     notes = [*caveats(prepared.request, problem.graph, problem.importance)]
     if cell.settings.accuracy:
         row |= _trained(cell, replace(prepared, problem=problem), solution, notes)
@@ -147,7 +77,7 @@ def _solved(cell: Cell, prepared: Prepared, make_solver: MakeSolver) -> dict[str
 
 
 def _trained(
-    cell: Cell, prepared: Prepared, solution: Solution, notes: list[str]
+    cell: SolverCell, prepared: Prepared, solution: Solution, notes: list[str]
 ) -> dict[str, Any]:
     """Accuracies before and after training by the plan, on the task that it was made for.
 

@@ -1,0 +1,66 @@
+"""A Dask scheduler and its workers, in processes that the tests start."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        "DASK_DISTRIBUTED__ADMIN__LOG_LENGTH": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", f"distributed.cli.{module}", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+
+
+class Cluster:
+    """A scheduler, and workers that are added and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "scheduler.json"
+        self.folder = folder
+        self.processes = [
+            start("dask_scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard",
+                  "--scheduler-file", str(self.file))
+        ]  # fmt: skip
+        deadline = time.monotonic() + 90
+        while not self.file.exists() or not self.file.read_text().endswith("}"):
+            assert time.monotonic() < deadline, "no scheduler"
+            time.sleep(0.1)
+        self.address = json.loads(self.file.read_text())["address"]
+
+    def add_worker(self, *, nanny: bool = False) -> "subprocess.Popen[bytes]":
+        """One more; with a nanny there is a new one when it dies."""
+        from distributed import Client
+
+        before = len(self.processes)
+        worker = start(
+            "dask_worker", self.address, "--nthreads", "1", "--no-dashboard",
+            "--nanny" if nanny else "--no-nanny",
+            "--local-directory", str(self.folder), "--host", "127.0.0.1",
+        )  # fmt: skip
+        self.processes.append(worker)
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(before, timeout=90)
+        return worker
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
