@@ -21,6 +21,7 @@ from costsim.cli.options import (
     ways_option,
 )
 from costsim.cli.progress import lines_on_stderr
+from costsim.cli.target_options import ended_like_interrupted
 from costsim.models.networks.shipped import RANDOM
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def command(**given: Any) -> int:
     cells = _study(given, kind).cells()
     store = StudyStore(given["store"], kind)
     begun = time.monotonic()
-    with lines_on_stderr() as say:
+    with lines_on_stderr() as say, ended_like_interrupted():
         computed = run_study(
             cells,
             store,

@@ -20,6 +20,7 @@ from costsim.cli.options import (
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr
+from costsim.cli.target_options import ended_like_interrupted
 from costsim.pricing.accounting import ACCOUNTINGS
 
 MEMORY = (*ACCOUNTINGS, "autograd")
@@ -114,7 +115,7 @@ def command(**given: Any) -> int:
     store = StudyStore(store_path, kind, read_only=given["show"])
     if not given["show"]:
         begun = time.monotonic()
-        with lines_on_stderr() as say:
+        with lines_on_stderr() as say, ended_like_interrupted():
             computed = run_study(
                 cells,
                 store,

@@ -111,8 +111,9 @@ class Counter(Workshop[Count]):
             os.kill(os.getpid(), signal.SIGKILL)
         if cell.shared_key is not None and shared is None:
             kind.begin(f"shared-{cell.shared_key}")
-        (kind.folder / f"{os.getppid()}.run").touch()
-        until(lambda: len(list(kind.folder.glob("*.run"))) >= kind.runs)
+        if kind.runs > 1:
+            (kind.folder / f"{os.getppid()}.run").touch()
+            until(lambda: len(list(kind.folder.glob("*.run"))) >= kind.runs)
         time.sleep(kind.seconds)
         if number in kind.fails:
             raise ValueError("as it was\ntold to")

@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from waiting import PATIENCE_S, until
 
 
 def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -34,10 +35,7 @@ class Cluster:
             start("dask_scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard",
                   "--scheduler-file", str(self.file))
         ]  # fmt: skip
-        deadline = time.monotonic() + 90
-        while not self.file.exists() or not self.file.read_text().endswith("}"):
-            assert time.monotonic() < deadline, "no scheduler"
-            time.sleep(0.1)
+        until(lambda: self.file.exists() and self.file.read_text().endswith("}"))
         self.address = json.loads(self.file.read_text())["address"]
 
     def add_worker(self, *, nanny: bool = False) -> "subprocess.Popen[bytes]":
@@ -52,7 +50,7 @@ class Cluster:
         )  # fmt: skip
         self.processes.append(worker)
         with Client(self.address, set_as_default=False) as client:
-            client.wait_for_workers(before, timeout=90)
+            client.wait_for_workers(before, timeout=PATIENCE_S)
         return worker
 
     def stop(self) -> None:
