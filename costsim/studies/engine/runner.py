@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Generic
 
-from costsim.studies.engine import Claim, Claims, Done
 from costsim.studies.engine.cell import C
+from costsim.studies.engine.cell_store import Claim
+from costsim.studies.engine.claims import Claims
 from costsim.studies.engine.kind import Kind
 from costsim.studies.engine.local import LocalPool
 from costsim.studies.engine.pool import Pool, Seat
+from costsim.studies.engine.progress import Done
 from costsim.studies.engine.store import StudyStore
 from costsim.studies.engine.worker import compute
 from costsim.studies.engine.workshop import Computed, failed

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from costsim.base.errors import InputError, shown
-from costsim.base.files import resolved
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
