@@ -1,11 +1,18 @@
-"""Reading and writing files that people keep: written whole or not at all."""
+"""Reading and writing files that people keep: written whole or not at all.
 
+What is half made stands beside its place and is locked by whoever makes it. A process that is
+killed leaves it there without its lock, and the next one that writes the same clears it away.
+"""
+
+import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +33,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     missing or cannot be written.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    temporary: str | None = None
     try:
         mode = mode_of(path)
         if mode is not None and not stat.S_ISREG(mode):
             path.write_bytes(data)
             return
         path = resolved(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        with _half_made(path) as (handle, half):
+            with os.fdopen(handle, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(handle)
+            half.replace(path)
     except (OSError, ValueError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise InputError(f"{told_path(path)}: cannot be written: {why(error)}") from error
 
 
@@ -91,10 +93,90 @@ def why(error: Exception) -> str:
     return " ".join(str(told or error).split()) or type(error).__name__
 
 
+@contextmanager
+def _half_made(path: Path) -> Iterator[tuple[int, Path]]:
+    """An empty file beside `path` that nobody else writes to, and its name; gone at the end."""
+    half = path.with_name(f".{path.name}.half")
+    handle = os.open(half, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = _is(half, handle)
+    except OSError:  # another writer has it, or there are no locks here
+        ours = False
+    if not ours:
+        os.close(handle)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        half = Path(name)
+        half.chmod(0o666 & ~_umask())
+    try:
+        os.ftruncate(handle, 0)
+        yield handle, half
+    finally:
+        if _is(half, handle):
+            half.unlink()
+        os.close(handle)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _is(path: Path, handle: int) -> bool:
+    """Whether an open file is the one at `path` now."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    except OSError:
+        return False
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None, prefix: str = "costsim-run-") -> Iterator[Path]:
+    """A new folder for as long as the context is open, in `parent` or where temporary files go.
+
+    Those of the same `prefix` whose processes were killed are removed first. Raises `OSError`.
+    """
+    above = Path(tempfile.gettempdir()) if parent is None else parent
+    with suppress(OSError):  # such as where a folder may be written and not listed
+        for other in above.iterdir():
+            if other.name.startswith(prefix):
+                _sweep(other)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=above))
+        try:
+            handle = _locked(folder)
+        except OSError:  # swept in the moment before it was locked
+            continue
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
+        return
+
+
+def _sweep(folder: Path) -> None:
+    """Remove a folder that nobody has locked; what is another user's stays."""
+    with suppress(OSError):
+        handle = _locked(folder)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    """A folder opened and locked; raises `OSError` where it is gone or somebody else's."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is(folder, handle):
+            raise FileNotFoundError(folder)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def to_json_text(document: object) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
 
 from costsim.base.errors import InputError, note
-from costsim.base.files import read_file
+from costsim.base.files import read_file, scratch_folder
 from costsim.base.progress import Progress
 from costsim.data.containers import MAXIMUM_FILE_BYTES
 from costsim.data.decode import MAXIMUM_PIXELS, decode, pixels_of
@@ -131,9 +130,10 @@ def _parquet(datasets: Any, path: Path) -> dict[str, Any]:
     for file in files:
         split = file.stem.partition("-")[0]
         splits.setdefault(split if "-" in file.stem else "all", []).append(str(file))
-    with TemporaryDirectory(prefix="costsim-") as scratch:  # it converts before it reads
+    with scratch_folder() as scratch:  # it converts before it reads
+        cache = str(scratch)
         return {
-            split: datasets.Dataset.from_parquet(members, keep_in_memory=True, cache_dir=scratch)
+            split: datasets.Dataset.from_parquet(members, keep_in_memory=True, cache_dir=cache)
             for split, members in splits.items()
         }
 

@@ -1,12 +1,11 @@
 """A folder of emitted files, written whole or not at all."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from costsim.base.errors import InputError
-from costsim.base.files import resolved
+from costsim.base.files import resolved, scratch_folder
 
 MARK = "costsim_model.h"
 """A folder with this file was written by an export, and may be replaced by one."""
@@ -31,19 +30,19 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
     check_folder(folder)
     target = resolved(folder)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
-            beside = Path(name) / "new"
+        with scratch_folder(target.parent, f".{target.name}.half-") as folder_beside:
+            beside = folder_beside / "new"
             beside.mkdir()
             for file, content in files.items():
                 data = content.encode() if isinstance(content, str) else content
                 (beside / file).write_bytes(data)
             if target.exists():
-                target.rename(Path(name) / "old")
+                target.rename(folder_beside / "old")
             try:
                 beside.rename(target)
             except OSError:
-                if (Path(name) / "old").exists():
-                    shutil.move(Path(name) / "old", target)
+                if (folder_beside / "old").exists():
+                    shutil.move(folder_beside / "old", target)
                 raise
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror}") from error

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from costsim.base.errors import CostsimError, InputError, note
-from costsim.base.files import user_path
+from costsim.base.files import scratch_folder, user_path
 from costsim.c.emulation.linker import linker_script
 from costsim.c.emulation.memory_map import MemoryMap
 from costsim.c.emulation.toolchain import Compiler, find_compiler, host_compiler
@@ -169,14 +168,14 @@ def _built(
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+    with scratch_folder(target.parent, ".build-") as folder:
         for name, content in contents.items():
-            Path(folder, name).write_bytes(content)
+            (folder / name).write_bytes(content)
         command = (*compiler.command, *arguments)
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise _refusal(compiler.title, done.stderr)
-        Path(folder, output).replace(target)
+        (folder / output).replace(target)
     return target
 
 

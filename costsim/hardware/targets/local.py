@@ -8,13 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from costsim.base.errors import InputError
-from costsim.base.files import to_json_text, write_atomically
+from costsim.base.files import scratch_folder, to_json_text, write_atomically
 from costsim.hardware.results.outcome import Outcome
 from costsim.hardware.targets.base import (
     How,
@@ -74,6 +74,7 @@ class LocalSession(Session):
         super().__init__(target, watch)
         self.options = options
         self.folder: Path | None = None
+        self.until_cleaned_up = ExitStack()
         self.job: Job | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.evidence: Evidence | None = None
@@ -85,7 +86,8 @@ class LocalSession(Session):
         try:
             if parent is not None:
                 Path(parent).mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix="costsim-", dir=parent))
+            above = None if parent is None else Path(parent)
+            self.folder = self.until_cleaned_up.enter_context(scratch_folder(above))
         except OSError as error:
             raise InputError(f"{parent or tempfile.gettempdir()}: {error.strerror}") from error
 
@@ -171,5 +173,4 @@ class LocalSession(Session):
     def clean_up(self) -> None:
         """See `Session.clean_up`."""
         self._kill()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.until_cleaned_up.close()
