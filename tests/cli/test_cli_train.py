@@ -229,6 +229,19 @@ def test_killed_again_and_again_it_ends_in_the_same_file(made, tmp_path, capsys)
     assert (tmp_path / "straight").read_bytes() == (tmp_path / "broken").read_bytes()
 
 
+def test_accuracies_on_the_way_are_those_of_an_unbroken_run(tmp_path, capsys):
+    def on_the_way(*arguments: str) -> dict[str, float]:
+        given = ["train", "plan.json", *TASK, "--eval-every", "1", "--json", *arguments]
+        assert main(given) == 0
+        return json.loads(lines(capsys)[0])["accuracy"]["on_the_way"]
+
+    kept = ["--checkpoint", str(tmp_path / "kept")]
+    assert set(on_the_way("--iterations", "2", *kept)) == {"1", "2"}
+    going_on = on_the_way("--iterations", "4", *kept, "--resume")
+    assert going_on == on_the_way("--iterations", "4")
+    assert set(going_on) == {"1", "2", "3", "4"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_that_goes_on_to_the_same_end(made, tmp_path, number):
     arguments = ["--out", str(tmp_path / "patch"), "--checkpoint", str(tmp_path / "kept")]

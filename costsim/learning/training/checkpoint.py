@@ -6,7 +6,7 @@ of an iteration follow from the run's seed and the iteration's number.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -28,7 +28,8 @@ class RunState:
     """Where a run stands: before batch `batch` of iteration `iteration`, both from 0.
 
     `losses` are the mean losses of whole iterations, `loss_sum` the sum so far in this one;
-    `weights` compact `[selected]`, `optimizer` `[states, *selected]`, `means` `[classes, D]`.
+    `weights` compact `[selected]`, `optimizer` `[states, *selected]`, `means` `[classes, D]`,
+    `accuracies` those measured on the way, by iterations done.
     """
 
     iteration: int
@@ -38,6 +39,7 @@ class RunState:
     weights: Mapping[Atom, Tensor]
     optimizer: Mapping[Atom, Tensor]
     means: Tensor | None
+    accuracies: Mapping[int, float] = field(default_factory=dict)
 
 
 class _Header(Header):
@@ -46,6 +48,7 @@ class _Header(Header):
     losses: tuple[float, ...]
     loss_sum: float
     run: dict[str, str | int | float | bool]
+    accuracies: tuple[tuple[_Count, float], ...] = ()
 
 
 RunKey: TypeAlias = Mapping[str, str | int | float | bool]
@@ -74,6 +77,7 @@ def write_checkpoint(path: Path, state: RunState, run: RunKey) -> None:
         losses=state.losses,
         loss_sum=state.loss_sum,
         run=dict(run),
+        accuracies=tuple(state.accuracies.items()),
     )
     write_tensors(path, tensors, SCHEMA, header)
 
@@ -96,7 +100,14 @@ def read_checkpoint(path: Path, run: RunKey) -> RunState:
             raise InputError(f"{path}: tensor {name!r} does not belong there")
         (weights if what == "weights" else optimizer)[kind, layer] = tensor  # type: ignore[index]
     return RunState(
-        header.iteration, header.batch, header.losses, header.loss_sum, weights, optimizer, means
+        header.iteration,
+        header.batch,
+        header.losses,
+        header.loss_sum,
+        weights,
+        optimizer,
+        means,
+        dict(header.accuracies),
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +100,13 @@ class Run:
             indices = trainer.samples()
             try:
                 loss = trainer.step()
-                between = trainer.batch == 0
-                if between and trainer.iteration % request.checkpoint_every == 0:
-                    self.save()
+                self.steps += 1
+                self.seconds += time.perf_counter() - started
+                if trainer.batch == 0:
+                    self._end_iteration()
             except Diverged as error:
                 names = ", ".join(self.task.paths[index] for index in indices)
                 raise Diverged(f"{error} ({names}); {self._kept()}") from error
-            self.steps += 1
-            self.seconds += time.perf_counter() - started
-            every = request.evaluate_every
-            if between and every and trainer.iteration % every == 0:
-                accuracy = self.accuracy()
-                if accuracy is not None:
-                    self.accuracies[trainer.iteration] = accuracy
             watch(self, loss)
             if stop():
                 break
@@ -123,9 +117,19 @@ class Run:
             raise Diverged(f"{error}; {self._kept()}") from error
         return trainer.iteration >= request.iterations
 
+    def _end_iteration(self) -> None:
+        """Measure, where it is time to, and then save: a checkpoint knows what was measured."""
+        request, done = self.request, self.trainer.iteration
+        if request.evaluate_every and done % request.evaluate_every == 0:
+            accuracy = self.accuracy()
+            if accuracy is not None:
+                self.accuracies[done] = accuracy
+        if done % request.checkpoint_every == 0:
+            self.save()
+
     def save(self) -> None:
         """Write the checkpoint, if there is to be one. Raises `Diverged` for what is not finite."""
-        state = self.trainer.state()
+        state = replace(self.trainer.state(), accuracies=self.accuracies)
         if self.request.checkpoint is not None:
             write_checkpoint(self.request.checkpoint, state, self.key)
 
@@ -213,7 +217,9 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
     report("measuring the accuracy before", 0, 0)
     run = Run(request, subject, trainer, task, key)
     if going_on and path is not None:
-        trainer.restore(read_checkpoint(path, key), str(path))
+        state = read_checkpoint(path, key)
+        trainer.restore(state, str(path))
+        run.accuracies.update(state.accuracies)
         if trainer.iteration > request.iterations:
             raise InputError(
                 f"{path}: is at iteration {trainer.iteration}, past the {request.iterations} asked"
