@@ -2,14 +2,12 @@
 
 import os
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim.base.errors import InputError
-from costsim.base.files import to_json_text
+from costsim.base.files import scratch_folder, to_json_text
 from costsim.base.units import parse_bytes, parse_seconds
 from costsim.cli.options import (
     check_named_models,
@@ -79,6 +77,11 @@ if TYPE_CHECKING:
 )
 @reaching
 @path_option("--out", help="Write all measurements there; kept up to date while they come in.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the runs in --out: only what is missing of --repeats is run.",
+)
 @json_option()
 def command(**given: Any) -> int:
     """Run the training step of PLAN on each TARGET and put it beside the prediction.
@@ -87,6 +90,7 @@ def command(**given: Any) -> int:
     after Ctrl-C and when the connection never comes back. Measurements already taken are kept when
     something fails, the steps of an unfinished run too. Exit status 1: it ran out of memory, or a
     target was lost before its last run ended; 2: a target brought nothing for any other reason.
+    After a kill --resume takes what is missing.
 
     \b
     Examples
@@ -97,6 +101,8 @@ def command(**given: Any) -> int:
     """
     check_positive(given, "repeats", "steps", "threads")
     check_writable(given["out"], "--out")
+    if given["resume"] and given["out"] is None:
+        raise InputError("--resume: nothing to go on with: name the measurements with --out")
 
     from costsim.device import load_device
     from costsim.hardware.targets.base import Watch
@@ -114,6 +120,7 @@ def command(**given: Any) -> int:
     calibration = None if device is None else device.target(given["compute_target"]).calibration
 
     from costsim.hardware.results.measurement_file import (
+        Asked,
         Failure,
         MeasurementFile,
         predict,
@@ -131,13 +138,13 @@ def command(**given: Any) -> int:
         told = (f"--threads is {threads}: {given['device']} was calibrated on so many",)
     run_options = RunOptions(given["steps"], threads, given["memory_limit"])
     with (
-        tempfile.TemporaryDirectory(prefix="costsim-") as folder,
+        scratch_folder() as folder,
         progress_on_stderr() as report,
     ):
         report("loading the model", 0, 0)
         job = plan_job(
             plan,
-            Path(folder),
+            folder,
             source=str(given["plan"]),
             weights=given["weights"],
             options=run_options,
@@ -149,8 +156,18 @@ def command(**given: Any) -> int:
             elsewhere = any(not target.own_bits for target in targets)
             notes = tuple(dict.fromkeys((*(notes if elsewhere else ()), *own_notes)))
         found = MeasurementFile(
-            plan=plan.to_json(), predicted=predicted, predicted_own=own, notes=(*told, *notes)
+            plan=plan.to_json(),
+            predicted=predicted,
+            predicted_own=own,
+            notes=(*told, *notes),
+            asked=Asked(
+                steps=run_options.steps,
+                threads=run_options.threads,
+                memory_limit_bytes=run_options.memory_limit_bytes,
+            ),
         )
+        if given["resume"] and given["out"].exists():
+            found = found.gone_on(given["out"], [target.name for target in targets])
 
         def keep(item: Found) -> None:
             nonlocal found
@@ -166,7 +183,14 @@ def command(**given: Any) -> int:
 
         watch = Watch(report, warn=_warn)
         with ended_like_interrupted():
-            measure_on(targets, job, repeats=given["repeats"], watch=watch, found=keep)
+            measure_on(
+                targets,
+                job,
+                repeats=given["repeats"],
+                watch=watch,
+                found=keep,
+                done=found.whole_runs,
+            )
     for name, why in sorted(found.unlike.items()):
         _warn(f"{name}: the prediction is for other conditions: {why}")
     return _tell(found, as_json=given["as_json"])

@@ -74,6 +74,42 @@ def test_predicted_stands_beside_measured(plan, tmp_path, capsys):
     assert any("no energy counter" in note for note in told) or "energy (RAPL)" in rows
 
 
+def test_resumed_it_runs_what_is_missing_and_keeps_what_is_there(plan, tmp_path, capsys):
+    out = tmp_path / "measured.json"
+    asked = ["measure", str(plan), "--steps", "2", "--out", str(out), "--resume"]
+    assert main(asked) == 0
+    (first,) = MeasurementFile.read(out).runs
+    assert main([*asked, "--repeats", "2"]) == 0
+    runs = MeasurementFile.read(out).runs
+    assert len(runs) == 2
+    assert runs[0] == first
+    before = out.read_bytes()
+    assert main([*asked, "--repeats", "2"]) == 0  # nothing is missing
+    assert out.read_bytes() == before
+    capsys.readouterr()
+    for other in (["--steps", "3"], ["--device", "pi-zero-2"]):
+        assert main([*asked, *other]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith(f"costsim: {out}: ")
+        assert "is not that of these measurements" in line
+    assert main(["measure", str(plan), "--resume"]) == 2
+    assert "--resume: nothing to go on with" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_resumed_a_target_that_failed_is_tried_again(plan, tmp_path):
+    out = tmp_path / "measured.json"
+    asked = ["measure", str(plan), "--steps", "2", "--out", str(out), "--resume"]
+    assert main([*asked, "--memory-limit", "64KiB"]) == 1
+    found = MeasurementFile.read(out)
+    whole = found.model_copy(
+        update={"asked": found.asked.model_copy(update={"memory_limit_bytes": None})}
+    )  # as if there were more now
+    whole.write(out)
+    assert main(asked) == 0
+    assert (len(MeasurementFile.read(out).runs), MeasurementFile.read(out).failures) == (1, ())
+
+
 def test_a_person_gets_a_table(plan, capsys, monkeypatch, tmp_path):
     """With joules here: from a plug-in, whose meter always shows three watts."""
     (tmp_path / "three_watts.py").write_text(

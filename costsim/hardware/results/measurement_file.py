@@ -5,12 +5,15 @@ the same step again: to refine a device's spec, or to follow how far off predict
 """
 
 import statistics
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from costsim.base.errors import InputError
 from costsim.device import DeviceSpec, load_device, shipped_devices
 from costsim.device.base import Named
 from costsim.device.interval import Interval
@@ -36,6 +39,14 @@ class PredictedStep(Record):
     energy_j: Range | None = None
     peak_bytes: Count
     arena_bytes: Count | None = None
+
+
+class Asked(Record):
+    """How each run was asked for; see `RunOptions`."""
+
+    steps: Count
+    threads: Count | None
+    memory_limit_bytes: Count | None
 
 
 class Run(Record):
@@ -85,7 +96,7 @@ class MeasurementFile(Document):
     `predicted` is of the step in 32 bits, as PyTorch runs it; `predicted_own` in the plan's bit
     widths, where they are others and a target runs those (its measurement's dtype says so).
     `unlike` says of a target why it is not the device that seconds and joules were predicted for:
-    those of it are not judged.
+    those of it are not judged. `asked` is not in files of older versions.
     """
 
     schema_name: ClassVar[str] = "costsim.measurements/1"
@@ -97,6 +108,7 @@ class MeasurementFile(Document):
     failures: Annotated[tuple[Failure, ...], Listed] = ()
     notes: Annotated[tuple[str, ...], Listed] = ()
     unlike: Named[str] = Field(default_factory=dict, validate_default=True)
+    asked: Asked | None = None
 
     def plan_file(self, source: str = "measurements") -> PlanFile:
         """The plan; raises `InputError` naming `source` if it is none."""
@@ -115,6 +127,26 @@ class MeasurementFile(Document):
     def with_failure(self, failure: Failure) -> "MeasurementFile":
         """The same with one failure more."""
         return self.model_copy(update={"failures": (*self.failures, failure)})
+
+    def gone_on(self, path: Path, again: Collection[str]) -> "MeasurementFile":
+        """The file at `path`, begun like this one, less the failures of the targets `again`.
+
+        Raises `InputError` for one of another plan, prediction or way to run.
+        """
+        there = MeasurementFile.read(path)
+        for name in ("plan", "predicted", "predicted_own", "asked"):
+            if getattr(there, name) != getattr(self, name):
+                raise InputError(
+                    f"{path}: {name} is not that of these measurements, which cannot go on with "
+                    "it; move the file away to start afresh"
+                )
+        failures = tuple(one for one in there.failures if one.target not in again)
+        return there.model_copy(update={"failures": failures, "notes": self.notes})
+
+    @property
+    def whole_runs(self) -> Counter[str]:
+        """How many runs got to their end, by target."""
+        return Counter(run.outcome.target for run in self.runs if not run.outcome.partial)
 
     def predicted_for(self, outcome: Outcome) -> PredictedStep:
         """The prediction of the step as it ran there."""

@@ -1,9 +1,10 @@
 """One plan on several targets at once; what each brings is handed over as it comes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias
 
 from costsim.base.errors import CostsimError
@@ -22,9 +23,11 @@ def measure_on(
     repeats: int,
     watch: Watch,
     found: Callable[[Found], None],
+    done: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Perform `job` on all `targets` in parallel, `repeats` times each in turn.
 
+    `done` are runs that are there already, by the target's name; they are not run again.
     `found` is called in the calling thread with each run as it ends, and with one failure for a
     target that cannot go on, after the steps it had timed as a partial run. Interrupted (Ctrl-C),
     it asks all to stop and waits until they have cleaned up before it raises again; runs that come
@@ -35,7 +38,12 @@ def measure_on(
         if isinstance(item, Run) or not watch.stopping.is_set():
             found(item)
 
-    in_parallel([partial(_use, target, job, repeats, watch) for target in targets], watch, keep)
+    left = {target.name: repeats - done.get(target.name, 0) for target in targets}
+    in_parallel(
+        [partial(_use, one, job, left[one.name], watch) for one in targets if left[one.name] > 0],
+        watch,
+        keep,
+    )
 
 
 def _use(
