@@ -302,6 +302,38 @@ def test_a_firmware_that_resets_is_noticed_and_one_that_goes_away_too() -> None:
     line.close()
 
 
+def test_answers_that_are_too_short_are_refused() -> None:
+    shape = np.array([1, 1, 1, 3, 2, 64], dtype="<u4").tobytes() + bytes(16)
+    hello = Frame(Type.HELLO | Type.REPLY, 1, shape).to_bytes()
+    short = (Frame(Type.STATUS | Type.REPLY, 2, b"1234").to_bytes(),
+             Frame(Type.READ | Type.REPLY, 3).to_bytes())  # fmt: skip
+    line = Scripted(hello, *short).line()
+    link = Link(line)
+    link.connect()
+    with pytest.raises(LinkError, match="the answer to STATUS has 4 bytes; 12 are needed"):
+        link.status()
+    with pytest.raises(LinkError, match="the answer to READ has 0 bytes; 5 are needed"):
+        link.read(Region.ARENA, 0, 5)
+    line.close()
+
+
+def test_a_line_that_takes_nothing_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr("costsim.c.emulation.lines.WRITE_S", 0.2)
+    ours, theirs = os.openpty()
+    line = SerialLine(os.ttyname(theirs), 115_200)
+    with pytest.raises(LineLost, match="the line broke: Write timeout"):
+        line.write(bytes(1 << 20))
+    line.close()
+    os.close(ours)
+    os.close(theirs)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = socket.create_connection(listener.getsockname())
+        full = SocketLine.accept(listener, "an emulator", 5.0)
+        with other, pytest.raises(LineLost, match="an emulator: the line broke: timed out"):
+            full.write(bytes(1 << 26))
+        full.close()
+
+
 def test_a_firmware_of_another_version_is_refused() -> None:
     other = np.array([2, 1, 1, 3, 2, 64], dtype="<u4").tobytes() + bytes(16)
     line = Scripted(Frame(Type.HELLO | Type.REPLY, 1, other).to_bytes()).line()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,29 @@ def test_a_host_without_a_shell_is_refused(there):
     error = refusal(target_on(there))
     assert error.reason == "missing"
     assert "no POSIX shell" in str(error)
+
+
+@pytest.mark.parametrize("command", ["version", "heartbeat"])
+def test_an_answer_without_end_is_given_up(there, monkeypatch, command):
+    monkeypatch.setattr("costsim.hardware.ssh.connection.MOST_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr("costsim.hardware.ssh.folder.COMMAND_S", 5.0)
+    serve = there._serve
+
+    async def pour(process):
+        if command not in process.command or "kill -0" in process.command:
+            await serve(process)
+            return
+        with suppress(Exception):
+            while True:
+                process.stdout.write(b"y\n" * 32768)
+                await process.stdout.drain()
+
+    there._serve = pour
+    there.drop(deaf=True)
+    there.listen()
+    error = refusal(target_on(there, patience_s=2.0))
+    assert error.reason == "failed"
+    assert "it answers without end (over 1 MiB)" in str(error)
 
 
 def test_two_visits_at_once_do_not_disturb_each_other(there):

@@ -6,6 +6,9 @@ from typing import Protocol, Self
 
 from costsim.base.errors import CostsimError, InputError
 
+WRITE_S = 30.0
+"""For one frame to leave: where nobody reads, it never does."""
+
 
 class LineLost(CostsimError):
     """The line was closed by the other end, or broke."""
@@ -38,7 +41,9 @@ class SerialLine:
             ) from error
         self.name, self._error = device, serial.SerialException
         try:
-            self._port = serial.serial_for_url(device, baudrate=baud, timeout=0)
+            self._port = serial.serial_for_url(
+                device, baudrate=baud, timeout=0, write_timeout=WRITE_S
+            )
         except (serial.SerialException, ValueError) as error:
             raise InputError(f"{device}: cannot be opened: {error}") from error
 
@@ -80,7 +85,7 @@ class SocketLine:
             connection, _ = listener.accept()
         except TimeoutError as error:
             raise LineLost(f"{name}: nobody connected within {timeout_s:g} s") from error
-        connection.settimeout(None)
+        connection.settimeout(WRITE_S)  # what is read is waited for apart
         return cls(connection, name)
 
     def read(self, timeout_s: float) -> bytes:

@@ -167,7 +167,7 @@ class Link:
             part = slice(number * board.samples, (number + 1) * board.samples)
             self.write(Region.INPUT, self.encode(x[part]))
             self.write(Region.LABELS, np.asarray(labels[part], dtype="<i4").tobytes())
-            (loss,) = struct.unpack("<f", self._ask(Type.PASS, b"", self.step_timeout_s)[:4])
+            (loss,) = self._numbers(Type.PASS, "<f", self.step_timeout_s)
             if not math.isfinite(loss):
                 return float(loss)
             losses.append(loss)
@@ -189,7 +189,7 @@ class Link:
 
     def status(self) -> Status:
         """What the firmware counts."""
-        return Status(*struct.unpack("<3I", self._ask(Type.STATUS, b"", self.timeout_s)))
+        return Status(*self._numbers(Type.STATUS, "<3I", self.timeout_s))
 
     def write(self, region: Region, content: bytes, offset: int = 0) -> None:
         """Put bytes into a region."""
@@ -204,8 +204,24 @@ class Link:
         while len(found) < count:
             size = min(MAX_PAYLOAD_BYTES, count - len(found))
             question = struct.pack("<BIH", region, offset + len(found), size)
-            found += self._ask(Type.READ, question, self.timeout_s)
+            answer = self._ask(Type.READ, question, self.timeout_s)
+            if len(answer) != size:
+                raise self._strange(Type.READ, len(answer), size)
+            found += answer
         return bytes(found)
+
+    def _numbers(self, kind: Type, form: str, timeout_s: float) -> tuple[Any, ...]:
+        """The answer to a question without more, as `struct` reads its first bytes."""
+        answer, size = self._ask(kind, b"", timeout_s), struct.calcsize(form)
+        if len(answer) < size:
+            raise self._strange(kind, len(answer), size)
+        return struct.unpack(form, answer[:size])
+
+    def _strange(self, kind: Type, found: int, needed: int) -> LinkError:
+        return LinkError(
+            f"{self.line.name}: the answer to {kind.name} has {found} bytes; {needed} are needed: "
+            "the firmware is not one of costsim's"
+        )
 
     # How.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costsim.base.errors import InputError
+from costsim.base.units import format_bytes
 from costsim.hardware.ssh.host_keys import HostKeys
 from costsim.hardware.targets.base import Reason, TargetError, Watch
 
@@ -25,6 +26,8 @@ COMMAND_S = 120.0
 """What a single short command may take, on a slow device with a slow card."""
 KEEPALIVE_S = 5.0
 CHUNK_BYTES = 1 << 16
+MOST_ANSWER_BYTES = 1 << 26
+"""More than any answer has: the largest are readings of a whole calibration."""
 
 # What a login shell prints of its own accord (a greeting in .bashrc) ends where this stands.
 _MARK = b"\x02costsim\x03"
@@ -138,16 +141,31 @@ class Connection:
                         if what:
                             self.watch.report(what, start, len(given))
                     process.stdin.write_eof()
+                out, err = await asyncio.gather(
+                    self._all_of(process.stdout), self._all_of(process.stderr)
+                )
                 done = await process.wait(check=False)
         except (asyncssh.Error, OSError, TimeoutError) as error:
             raise Lost(_sentence(error)) from error
         if done.exit_status is None or done.exit_status < 0:
             raise Lost("it ended in the middle of a command")
-        _, mark, answer = _bytes(done.stdout).partition(_MARK)
-        found = Done(done.exit_status, answer, _bytes(done.stderr))
+        _, mark, answer = out.partition(_MARK)
+        found = Done(done.exit_status, answer, err)
         if not mark:
             raise self.error("missing", f"there is no POSIX shell: {found.last}")
         return found
+
+    async def _all_of(self, stream: "asyncssh.SSHReader[bytes]") -> bytes:
+        """What comes until the end; raises `TargetError` where there is none."""
+        found = bytearray()
+        while content := await stream.read(CHUNK_BYTES):
+            found += content
+            if len(found) > MOST_ANSWER_BYTES:
+                await self.disconnect()
+                raise self.error(
+                    "failed", f"it answers without end (over {format_bytes(MOST_ANSWER_BYTES)})"
+                )
+        return bytes(found)
 
     async def connect(self) -> None:
         """Log in; raises `TargetError`, or `InputError` for a key file that is none."""
@@ -212,10 +230,6 @@ def shell_word(path: str) -> str:
     if path == "~" or path.startswith("~/"):
         return '"$HOME"' + shlex.quote(path[1:]) if path != "~" else '"$HOME"'
     return shlex.quote(path)
-
-
-def _bytes(output: object) -> bytes:
-    return output if isinstance(output, bytes) else str(output or "").encode()
 
 
 def _sentence(error: BaseException) -> str:

@@ -41,7 +41,7 @@ class Folder:
         done = await self.connection.command(command, source, again=False)
         if not done.stdout.startswith(b"ready "):
             self.refuse(done, f"cannot make a folder in {self.parent}")
-        self.path = done.stdout.decode().strip().removeprefix("ready ")
+        self.path = done.stdout.decode(errors="replace").strip().removeprefix("ready ")
 
     async def do(self, script: str, given: bytes = b"", what: str = "") -> Done:
         """Run a script in it."""

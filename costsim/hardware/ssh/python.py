@@ -41,24 +41,25 @@ async def find_python(connection: Connection, wanted: str | None) -> str:
         )
     try:
         version, missing, system, torch = json.loads(done.stdout)
-    except ValueError as error:
+        version = tuple(map(int, version))
+        told = ", ".join(NEEDED_MODULES[name] for name in missing)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise connection.error("missing", f"{wanted or python} there is no Python") from error
     running = f"{wanted or python} there is Python {'.'.join(map(str, version))}"
-    if tuple(version) < NEEDED_PYTHON:
+    if version < NEEDED_PYTHON:
         least = ".".join(map(str, NEEDED_PYTHON))
         raise connection.error(
             "missing", f"{running}; at least {least} is needed: name another with ?python=PATH"
         )
-    if missing:
-        packages = ", ".join(NEEDED_MODULES[name] for name in missing)
+    if told:
         raise connection.error(
             "missing",
-            f"{running} without {packages}: install what is missing there, or name another "
+            f"{running} without {told}: install what is missing there, or name another "
             "Python with ?python=PATH",
         )
     if system == "win32":
         raise connection.error("missing", f"{running} on Windows; a POSIX system is needed")
-    if torch.split(".")[:2] != (here := metadata_version("torch")).split(".")[:2]:
+    if str(torch).split(".")[:2] != (here := metadata_version("torch")).split(".")[:2]:
         connection.watch.warn(
             f"{connection.peer.name} has PyTorch {torch}, costsim is used with {here}"
         )

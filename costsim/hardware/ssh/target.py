@@ -37,7 +37,7 @@ from costsim.hardware.targets.base import (
 from costsim.hardware.targets.job import Job
 from costsim.hardware.targets.readings import BEGUN, STEPS, Readings
 from costsim.hardware.targets.worker import worker_environment
-from costsim.hardware.targets.worker_answer import outcome_of, progress_of
+from costsim.hardware.targets.worker_answer import outcome_of, progress_of, status_of
 
 T = TypeVar("T")
 
@@ -250,7 +250,10 @@ class SshSession(Session):
                 f"if [ -f {place}/status ]; then cat {place}/status; "
                 f"else {ALIVE} || [ -f {place}/status ] || echo dead; fi"
             )
-            progress, steps, status = done.stdout.split(b"\n", 2)
+            parts = done.stdout.split(b"\n", 2)
+            if len(parts) != 3:
+                raise self.connection.error("failed", "its answer is cut short")
+            progress, steps, status = parts
             await self._keep(there, place, readings, steps.decode(errors="replace"))
             if progress != last and (told := progress_of(progress)) is not None:
                 last = progress
@@ -270,7 +273,7 @@ class SshSession(Session):
             if found.status == 0:
                 texts[name] = found.stdout.decode(errors="replace")
         await there.do(f"rm -f {place}/go; rm -rf {place}")
-        return outcome_of(self.target, json.loads(status), texts, limit_s)
+        return outcome_of(self.target, status_of(self.target.name, status), texts, limit_s)
 
     def _new_steps(self, place: str, readings: Readings) -> str:
         """Shell for the steps that are not known here yet, on one line."""

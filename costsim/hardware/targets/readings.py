@@ -61,7 +61,7 @@ class Readings:
         """What there is of the outcome that `error` ended; None without a single step."""
         try:
             outcome = Outcome.from_json(json.loads(self.begun), target.name)
-        except (ValueError, CostsimError):  # none yet, or not worth believing
+        except (ValueError, RecursionError, CostsimError):  # none yet, or not worth believing
             return None
         if outcome.measurement is None:
             return None

@@ -19,8 +19,16 @@ def progress_of(text: str | bytes) -> tuple[str, int, int] | None:
     try:
         what, done, total = json.loads(text)
         return str(what)[:200].replace("[", "("), int(done), int(total)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
+
+
+def status_of(name: str, text: str | bytes) -> Mapping[str, Any]:
+    """How a job ended, as who watched it wrote down; raises `TargetError` for nonsense."""
+    found = _document(name, text)
+    if isinstance(found.get("ended"), str) and type(found.get("returncode")) is int:
+        return found
+    raise TargetError(name, "failed", "how the job ended is not told, or was cut short")
 
 
 def outcome_of(
@@ -84,11 +92,11 @@ def _why_killed(found: object) -> tuple[Reason, str]:
     )
 
 
-def _document(name: str, text: str) -> Any:
+def _document(name: str, text: str | bytes) -> dict[str, Any]:
     """The mapping in `text`; raises `TargetError` where a device answers nonsense."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise TargetError(name, "failed", "its answer is no JSON document, or was cut short")
