@@ -22,6 +22,9 @@ TIMEOUT = "10s"
 WITHOUT_WORKERS_S = 60.0
 """A cluster may be without workers for so long; others may come."""
 
+ANSWER_S = 60.0
+"""A scheduler that is busy answers late; one that is gone never."""
+
 _ADDRESS = re.compile(r"(\w+://)?(\[[^\]]+\]|[^\[\]/:\s]+):\d{1,5}")
 
 
@@ -90,7 +93,7 @@ class ClusterPool(Pool):
 
     def _look(self) -> None:
         """Ask who is there."""
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        workers = _workers(self._client)
         self._looked = time.monotonic()
         if workers:
             self._seen = self._looked
@@ -123,6 +126,19 @@ class ClusterSeat(Seat):
         if isinstance(error, CancelledError | OSError | TimeoutError):
             raise InputError(_gone(self._address)) from error
         return "the workers died at it" if isinstance(error, KilledWorker) else None
+
+
+def _workers(client: Any) -> dict[str, Any]:
+    """Who is there; raises `OSError` or `TimeoutError` where the scheduler does not say.
+
+    It is asked with a limit, as `scheduler_info` is not: one that stands still (a machine that is
+    suspended) keeps its connections open.
+    """
+    if client.scheduler is None:
+        raise OSError("the connection was lost")
+    found = client.sync(client.scheduler.identity, callback_timeout=ANSWER_S)
+    workers: dict[str, Any] = found["workers"]
+    return workers
 
 
 def version() -> str:
