@@ -107,8 +107,9 @@ def _run(argv: Sequence[str] | None) -> int:
         raise BrokenPipeError from error
     except BrokenPipeError:
         raise
-    except OSError as error:  # files have errors of their own: what is left is stdout
-        _tell(f"cannot go on: {error.strerror or error}")
+    except OSError as error:  # most files have errors of their own: what is left is stdout
+        where = "" if error.filename is None else f"{error.filename}: "
+        _tell(f"cannot go on: {where}{error.strerror or error}")
         return 2
     except (click.Abort, KeyboardInterrupt):
         print("costsim: interrupted", file=sys.stderr)

@@ -169,6 +169,7 @@ def _files(given: dict[str, Any]) -> dict[str, Path | None]:
             raise InputError(f"--out: {folder} is a file; a folder is needed")
         if not folder.parent.is_dir():
             raise InputError(f"--out: the folder {folder.parent} does not exist")
+        check_writable(folder, "--out")
         folder.mkdir()
     for name in ("measurement", "validation"):
         inside = None if folder is None else folder / f"{name}.json"

@@ -308,6 +308,16 @@ def test_a_damaged_table_is_measured_again(tmp_path, content):
     assert ScratchTable.open(path).entries == {}
 
 
+def test_a_table_that_cannot_be_kept_costs_nothing_else(tmp_path):
+    (tmp_path / "cache").write_text("no folder")
+    table = ScratchTable(tmp_path / "cache" / "scratch" / "table.json", {"one": 1}, {"one"})
+    table.save()
+    assert table.entries == {"one": 1}
+    (tmp_path / "cache").unlink()
+    table.save()
+    assert ScratchTable.open(table.path).entries == {"one": 1}
+
+
 def test_tables_are_kept_apart_by_machine_threads_and_version(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     versions = describe_versions()

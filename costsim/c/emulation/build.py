@@ -167,15 +167,21 @@ def _built(
     target = cache_folder() / f"{digest.hexdigest()[:32]}.{suffix}"
     if target.is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(target.parent, ".build-") as folder:
-        for name, content in contents.items():
-            (folder / name).write_bytes(content)
-        command = (*compiler.command, *arguments)
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise _refusal(compiler.title, done.stderr)
-        (folder / output).replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(target.parent, ".build-") as folder:
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+            command = (*compiler.command, *arguments)
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise _refusal(compiler.title, done.stderr)
+            (folder / output).replace(target)
+    except OSError as error:
+        raise InputError(
+            f"{target.parent}: firmware cannot be built there: {error.strerror}; set "
+            "XDG_CACHE_HOME to a folder with room that can be written"
+        ) from error
     return target
 
 

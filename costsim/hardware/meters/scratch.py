@@ -8,6 +8,7 @@ kind of operation on given shapes and strides, alone, and remembered in a file.
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,11 @@ class ScratchTable:
         return cls(path, _entries(path))
 
     def save(self) -> None:
-        """Add what is new to the file, beside what others may have added meanwhile."""
+        """Add what is new to the file, beside what others may have added meanwhile.
+
+        Where the cache cannot be written (a container's home, a full disk) nothing is lost but
+        the time to measure it again.
+        """
         if self.path is None or not self.added:
             return
         merged = _entries(self.path) | {name: self.entries[name] for name in self.added}
