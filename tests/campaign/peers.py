@@ -19,7 +19,7 @@ from campaign.stage import Stage
 
 PATIENCE_S = 4
 LIMIT_S = 8.0
-MOST_S = 150.0
+MOST_S = 300.0
 """For a command to give up; it is patient for seconds, the machine may be slow."""
 MOST_BYTES = 2 << 30
 MEASURE = ("measure", "plan.json", "--steps", "2", "--out", "measured.json")

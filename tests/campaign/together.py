@@ -10,7 +10,7 @@ from campaign.bench import check_one_line
 from campaign.experiment import Experiment
 from campaign.killed import held
 from campaign.stage import Stage
-from campaign.warm import Running, session
+from campaign.warm import Running
 from campaign.workloads import WORKLOADS
 
 STILL_S = 10.0
@@ -61,8 +61,7 @@ def two_in_a_folder(
                 check_one_line(one)
         well = [one for one in ended if one.status == 0]
         assert well, [one.err for one in ended]
-        if len(well) == 2 or command in ("adapt", "measure"):
-            bench.check_result(place, well[-1])
+        bench.check_result(place, well[-1])
     return times, "each ends well or in one line; the result is that of one run"
 
 
@@ -90,7 +89,7 @@ def hold(running: Running, seconds: float) -> None:
     """Let a command and all it has started stand still."""
 
     def tell(number: int) -> None:
-        for pid in (running.pid, *session(running.pid)):
+        for pid in (running.pid, *running.started()):
             running.tell(pid, number)
 
     tell(signal.SIGSTOP)

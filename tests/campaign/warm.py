@@ -5,7 +5,7 @@
         run.kill()
 
 What is forked has run nothing yet, calls `costsim.cli.main` and leaves with what it returns. It
-leads a session of its own, by which everything it starts is found.
+leads a session of its own and has a mark in its environment; by either what it starts is found.
 """
 
 import json
@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any, Self
 
 TESTS = Path(__file__).parents[1]
-PATIENCE_S = 300.0
+MARK = "COSTSIM_CAMPAIGN_RUN"
+PATIENCE_S = 600.0
 LEAVING_S = 30.0
 """For what a killed process had started to notice it."""
 
@@ -72,30 +73,40 @@ class Running:
 
     def kill_all(self) -> None:
         """End it and all of its session."""
-        for pid in (self.pid, *session(self.pid)):
+        for pid in (self.pid, *self.started()):
             self.tell(pid, signal.SIGKILL)
         while not self.over():
             time.sleep(0.005)
         self.warm.ask({"reap": self.pid})
 
+    def started(self) -> list[int]:
+        """The processes it has started, and they, that have not ended."""
+        mark = f"{MARK}={self.place}".encode()
+        return [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdecimal()
+            and int(entry.name) != self.pid
+            and _belongs(entry, self.pid, mark)
+        ]
+
     def check_gone(self) -> None:
         """Nothing that it started outlives it for long."""
         end = time.monotonic() + LEAVING_S
-        while left := session(self.pid):
+        while left := self.started():
             assert time.monotonic() < end, f"processes outlive it: {left}"
             time.sleep(0.01)
 
 
-def session(leader: int) -> list[int]:
-    """Processes of the session of `leader` that have not ended, the leader left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != leader:
-            with suppress(OSError, ValueError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == leader and fields[0] not in "ZX":
-                    found.append(int(entry.name))
-    return found
+def _belongs(process: Path, leader: int, mark: bytes) -> bool:
+    """Whether a process that has not ended is of a session, or has the mark in its environment."""
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return False
+        return int(fields[3]) == leader or mark in (process / "environ").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return False
 
 
 class Warm:
@@ -156,7 +167,7 @@ class Warm:
             "arguments": list(arguments),
             "folder": str(folder),
             "place": str(place),
-            "environment": dict(environment or {}),
+            "environment": {**(environment or {}), MARK: str(place)},
             "dies_at": dies_at,
         }
         return Running(self, int(self.ask({"start": asked})["pid"]), place)
