@@ -12,8 +12,6 @@ from campaign.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 TRIED = [experiment for experiment in experiments() if experiment.quick]
-AT_ONCE = "killed at a file operation: costsim train"
-"""Also done in the default suite."""
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +20,13 @@ def stage() -> Iterator[Stage]:
         yield found
 
 
-def tried(experiment: Experiment, stage: Stage) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", TRIED, ids=[experiment.name for experiment in TRIED])
+def test_what_the_campaign_says_holds(experiment: Experiment, stage: Stage) -> None:
     try:
         experiment.trial(stage, experiment.quick, random.Random(1))
     except Unavailable as reason:
         pytest.skip(str(reason))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("experiment", TRIED, ids=[experiment.name for experiment in TRIED])
-def test_what_the_campaign_says_holds(experiment: Experiment, stage: Stage) -> None:
-    tried(experiment, stage)
-
-
-def test_a_training_that_is_killed_ends_in_the_same_patch(stage: Stage) -> None:
-    (one,) = [experiment for experiment in experiments() if experiment.name == AT_ONCE]
-    tried(one, stage)
 
 
 def test_the_table_has_a_row_for_every_experiment() -> None:
