@@ -86,9 +86,14 @@ def _network(folder: Path, warm: Warm) -> None:
 
 def _plan(folder: Path, warm: Warm) -> None:
     """A plan for the network, as `costsim plan` makes it."""
+    plan_for(folder, warm, "jetson-nano")
+
+
+def plan_for(folder: Path, warm: Warm, device: str) -> None:
+    """The same for any device, in 32 bits."""
     network(folder)
     arguments = [
-        "plan", "--device", "jetson-nano", "--model", MODEL, "--solver", "greedy", *TASK[:4],
+        "plan", "--device", device, "--bits", "32", "--model", MODEL, "--solver", "greedy", *TASK[:4],
         "--optimizer", "adam", "--batch", "2", "--macs", "60%", "--out", "plan.json",
     ]  # fmt: skip
     ended = warm.run(arguments, folder)
