@@ -93,8 +93,9 @@ def plan_for(folder: Path, warm: Warm, device: str) -> None:
     """The same for any device, in 32 bits."""
     network(folder)
     arguments = [
-        "plan", "--device", device, "--bits", "32", "--model", MODEL, "--solver", "greedy", *TASK[:4],
-        "--optimizer", "adam", "--batch", "2", "--macs", "60%", "--out", "plan.json",
+        "plan", "--device", device, "--bits", "32", "--model", MODEL, "--solver",
+        "greedy", *TASK[:4], "--optimizer", "adam", "--batch", "2", "--macs", "60%",
+        "--out", "plan.json",
     ]  # fmt: skip
     ended = warm.run(arguments, folder)
     assert ended.status == 0, ended.err
