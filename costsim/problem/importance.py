@@ -14,6 +14,9 @@ from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind, elements
 from costsim.problem.named_layers import NamedLayers
 
+OUTPUT_CHANNELS: tuple[UpdateKind, ...] = ("output",)
+"""What is scored of a layer where nobody asks for more."""
+
 DEFAULT_INSPECTED_LAYERS = 18
 """The last six blocks of three convolutions of a MobileNet-like network."""
 
@@ -203,7 +206,7 @@ def inspected_layers(
     graph: LayerGraph,
     last: int | None = DEFAULT_INSPECTED_LAYERS,
     *,
-    axes: Collection[UpdateKind] = ("output",),
+    axes: Collection[UpdateKind] = OUTPUT_CHANNELS,
     named: NamedLayers | None = None,
 ) -> tuple[str, ...]:
     """The layers to be scored: the last `last` that have MACs and channels to select, or all.

@@ -18,7 +18,7 @@ from costsim.models.networks.shipped import RANDOM
 from costsim.report.comparison import render_comparison, to_json
 from costsim.studies.engine import ModelChoice, StudyStore, parse_study, run_study
 from costsim.studies.solvers import SolverStudies
-from costsim.studies.solvers.analysis import Findings, by_tightness, compare
+from costsim.studies.solvers.analysis import Findings, by_tightness, compare, overall
 from costsim.studies.solvers.cells import SolverCell, SolverStudy, TaskChoice
 
 TINY = """

@@ -39,7 +39,7 @@ from costsim.learning.methods import METHODS, SearchedScheme, make_method
 from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
 from costsim.studies.engine import StudyStore, parse_study, run_study
 from costsim.studies.methods import MethodStudies, MethodStudy
-from costsim.studies.methods.analysis import AVERAGE, Findings, Mean, analyse
+from costsim.studies.methods.analysis import AVERAGE, Findings, analyse
 from costsim.studies.methods.store import COLUMNS
 from costsim.studies.methods.work import MakeMethod, MethodWorkshop
 

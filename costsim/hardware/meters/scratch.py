@@ -8,7 +8,6 @@ kind of operation on given shapes and strides, alone, and remembered in a file.
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

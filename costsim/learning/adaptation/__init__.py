@@ -1,6 +1,5 @@
 """Adapting a network to one user's task, by any method, on the budgets of a device."""
 
-from costsim.learning.adaptation.adapt import Adapted, adapt
 from costsim.learning.adaptation.backbone import Backbone, load_backbone
 from costsim.learning.adaptation.cost import MethodCost, method_cost
 from costsim.learning.adaptation.guard import (
@@ -11,6 +10,7 @@ from costsim.learning.adaptation.guard import (
     make_guard,
 )
 from costsim.learning.adaptation.method import Choice, Method, NothingFits
+from costsim.learning.adaptation.one_task import Adapted, adapt
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.situation import Situation

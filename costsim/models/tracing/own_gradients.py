@@ -104,7 +104,8 @@ class _Watch:
                     "with plain operators, take it out, or freeze (requires_grad=False) the "
                     "parameters that its gradients reach"
                 )
-        return super(_SingleLevelFunction, function).apply(*args, **kwargs)
+        single: Any = super(_SingleLevelFunction, function)  # type: ignore[misc]
+        return single.apply(*args, **kwargs)
 
     def hook(self, name: str) -> Any:
         """In place of a method of tensors that registers a hook."""

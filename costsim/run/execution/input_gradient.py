@@ -84,8 +84,8 @@ class Backward:
 
 INPUT_GRADIENT: Reading[[Backward], Tensor] = Reading("input gradient")
 """Every operator kind that is run and has inputs, but for those whose gradient takes no more than
-that of the output: convolutions, which `costsim.run.execution.convolution` has, and what keeps one bit
-an element (`costsim.run.execution.masks`). A view's gradient is its output's own."""
+that of the output: convolutions, which `costsim.run.execution.convolution` has, and what keeps one
+bit an element (`costsim.run.execution.masks`). A view's gradient is its output's own."""
 
 
 @INPUT_GRADIENT.of(Linear)

@@ -192,7 +192,7 @@ class ImportanceRecord(Record):
 
     @property
     def full_gain(self) -> float:
-        """The gain of updating everything inspected; see `costsim.problem.importance.Importance`."""
+        """The gain of updating everything inspected; see `problem.importance.Importance`."""
         gains: dict[str, float] = {}
         biases: dict[str, float] = {}
         for entry in self.layers:
