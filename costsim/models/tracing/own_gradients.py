@@ -104,7 +104,7 @@ class _Watch:
                     "with plain operators, take it out, or freeze (requires_grad=False) the "
                     "parameters that its gradients reach"
                 )
-        single: Any = super(_SingleLevelFunction, function)  # type: ignore[misc]
+        single: Any = super(_SingleLevelFunction, function)
         return single.apply(*args, **kwargs)
 
     def hook(self, name: str) -> Any:
