@@ -4,12 +4,12 @@ What is half made stands beside its place and is locked by whoever makes it. A p
 killed leaves it there without its lock, and the next one that writes the same clears it away.
 """
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from costsim.base.errors import InputError, shortened, shown
+
+if sys.platform != "win32":
+    import fcntl
 
 MAXIMUM_TEXT_BYTES = 64 * 2**20
 """Of a file that people write or keep as text; a longer one is taken for a mistake."""
@@ -97,14 +100,8 @@ def why(error: Exception) -> str:
 def _half_made(path: Path) -> Iterator[tuple[int, Path]]:
     """An empty file beside `path` that nobody else writes to, and its name; gone at the end."""
     half = path.with_name(f".{path.name}.half")
-    handle = os.open(half, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = _is(half, handle)
-    except OSError:  # another writer has it, or there are no locks here
-        ours = False
-    if not ours:
-        os.close(handle)
+    handle = _ours(half)
+    if handle is None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         half = Path(name)
         half.chmod(0o666 & ~_umask())
@@ -115,6 +112,19 @@ def _half_made(path: Path) -> Iterator[tuple[int, Path]]:
         if _is(half, handle):
             half.unlink()
         os.close(handle)
+
+
+def _ours(half: Path) -> int | None:
+    """A file opened and locked; None while another writer has it, and where there are no locks."""
+    if sys.platform == "win32":
+        return None
+    handle = os.open(half, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is(half, handle):
+            return handle
+    os.close(handle)
+    return None
 
 
 def _umask() -> int:
@@ -144,15 +154,19 @@ def scratch_folder(parent: Path | None = None, prefix: str = "costsim-run-") -> 
                 _sweep(other)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=above))
+        handle: int | None = None
         try:
             handle = _locked(folder)
-        except OSError:  # swept in the moment before it was locked
+        except (FileNotFoundError, BlockingIOError):  # swept in the moment before it was locked
             continue
+        except OSError:  # no locks here, so that nobody sweeps either
+            pass
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            os.close(handle)
+            if handle is not None:
+                os.close(handle)
         return
 
 
@@ -168,6 +182,8 @@ def _sweep(folder: Path) -> None:
 
 def _locked(folder: Path) -> int:
     """A folder opened and locked; raises `OSError` where it is gone or somebody else's."""
+    if sys.platform == "win32":
+        raise OSError("folders cannot be locked")
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
