@@ -322,6 +322,7 @@ def test_a_plan_for_a_microcontroller_says_what_there_is_no_kernel_for(
 ):
     arguments = ["plan", "--device", "stm32h743", "--model", model, "--resolution", "32"]
     arguments += ["--criterion", "l2_norm", "--memory", "1MiB", "--solver", "greedy", "--json"]
+    arguments += ["--loss", "cross_entropy"]
     assert main([*arguments, *more]) == status
     captured = capsys.readouterr()
     if told is None:

@@ -411,7 +411,6 @@ def test_zip_trouble_is_named(tmp_path: Path) -> None:
         ({"resolution": 0}, "resolution is 0; at least 1 is needed"),
         ({"channels": 4}, "the model takes 4 input channels; images have 1 or 3"),
         ({"ways": 5}, "images: has 4 classes; 5 ways need as many"),
-        ({"shots": 6}, r"images: class 'class\d' has 5 images; 6 shots and 0 queries need 6"),
         ({"shots": 4, "queries": 2}, "has 5 images; 4 shots and 2 queries need 6"),
     ],
 )
@@ -419,6 +418,15 @@ def test_numbers_that_make_no_task(tmp_path: Path, numbers: dict[str, int], mess
     path = write_folder(tmp_path / "images", folder_of())
     with pytest.raises(InputError, match=message):
         sample(path, **numbers)
+
+
+def test_classes_with_fewer_images_than_shots_are_left_out_and_named(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "images", folder_of())
+    with (
+        pytest.warns(Note, match="left out are classes with fewer than 6 images: class0, class1"),
+        pytest.raises(InputError, match="images: has 0 classes with 6 images or more"),
+    ):
+        sample(path, shots=6)
 
 
 def test_odd_names_are_read_and_shown(tmp_path: Path) -> None:
