@@ -676,7 +676,10 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "empty data": (("--data", "empty"), "empty: is empty"),
     "data is text": (("--data", "text.txt"), "text.txt: is not a folder, tar, tar.gz or zip"),
     "corrupt image": (("--data", "corrupt", "--ways", 2, "--shots", 3), "class1/1.png"),
-    "class with too few images": (("--data", "few", "--shots", 3), "few: has 0 classes with 3 images"),
+    "class with too few images": (
+        ("--data", "few", "--shots", 3),
+        "few: has 0 classes with 3 images",
+    ),
     "more ways than classes": (("--data", "few", "--ways", 3, "--shots", 1), "few: has 2 classes"),
     "split of nothing": (("--split", "train"), "--split names a part of --data"),
     "unknown split": (("--data", "few", "--split", "train"), "has no split 'train'"),

@@ -185,7 +185,7 @@ def test_weights_that_do_not_fit_are_named(factories: str, tmp_path: Path) -> No
     refuse({k: v for k, v in state.items() if k != "1.bias"}, r"weights.pt: '1.bias' .* missing")
     refuse({**state, "2.weight": torch.ones(1)}, "'2.weight' does not belong to the model")
     refuse({**state, "0.bias": torch.ones(7)}, r"'0.bias' has shape \(7,\); the model needs \(4,\)")
-    refuse([1, 2], "is not a state dict")
+    refuse([1, 2], "holds a list, not a mapping of weights")
     refuse({"0.weight": 3}, "is not a state dict")
     refuse(load_model(spec).module, "tensors alone")
     path.write_bytes(b"not weights")

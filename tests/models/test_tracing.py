@@ -642,12 +642,17 @@ def test_dynamic_programs_are_refused(tmp_path: Path) -> None:
         capture_program(program)
 
 
-@pytest.mark.parametrize("keep", [0, 3, 100, -200])
+NO_ARCHIVE, DAMAGED = r"is not a \.pt2 archive", r"is a \.pt2 archive that is damaged or cut short"
+
+
+@pytest.mark.parametrize(
+    ("keep", "told"), [(0, NO_ARCHIVE), (3, DAMAGED), (100, DAMAGED), (-200, DAMAGED)]
+)
 def test_damaged_files_are_refused(
-    exported: Path, tmp_path: Path, keep: int, capfd: pytest.CaptureFixture[str]
+    exported: Path, tmp_path: Path, keep: int, told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cut.pt2").write_bytes(exported.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"cut\.pt2: is not a \.pt2 archive"):
+    with pytest.raises(InputError, match=rf"cut\.pt2: {told}"):
         load_program(tmp_path / "cut.pt2")
     assert capfd.readouterr() == ("", "")
 

@@ -85,9 +85,9 @@ class ScratchTable:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"schema": SCHEMA, "bytes": dict(sorted(merged.items()))})
+            self.added.clear()
         except (OSError, InputError) as error:  # a home that is read-only, a disk that is full
             note(f"measured sizes of scratch memory are not kept for next time: {error}")
-        self.added.clear()
 
     def look_up(
         self, executor: Executor, layouts: list[dict[int, Layout]], labels: Any
