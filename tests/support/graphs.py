@@ -131,6 +131,18 @@ def chain(
     return g.graph()
 
 
+def inverted_bottleneck() -> LayerGraph:
+    """What the built-in networks are made of, strided, clamped, with a skip."""
+    g = GraphBuilder()
+    x = g.add(Clamp(0.0, 6.0, False), (g.conv(g.input(2, 3, 9, 9), 6, 3, stride=2),))
+    y = g.add(Clamp(0.0, 6.0, False), (g.conv(x, 10, 1),))
+    y = g.add(Clamp(0.0, 6.0, False), (g.conv(y, 10, 5, groups=10),))
+    x = g.add(Add(), (x, g.conv(y, 6, 1)))
+    x = g.relu(g.conv(x, 8, 3, groups=2))
+    g.linear(g.pool(x), 5)
+    return g.graph()
+
+
 @st.composite
 def graphs(
     draw: st.DrawFn, *, max_calls: int = 10, simple: bool = False, rich: bool = False
