@@ -474,3 +474,24 @@ def test_nothing_names_a_place_to_download_from() -> None:
     for name in ("README.md", "constraints.txt", "pyproject.toml", "Makefile", ".ci/run"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"index-url|find-links\s+\S*/|pypi\.|pythonhosted", text), name
+
+
+def test_the_folders_of_the_tests_are_the_wings() -> None:
+    folders = {
+        file.relative_to(ROOT / "tests").parts[0] for file in (ROOT / "tests").glob("*/*.py")
+    }
+    assert folders - {"support", "campaign"} <= set(WINGS)
+
+
+def test_no_test_module_imports_another() -> None:
+    """What tests share is in `tests/support`: a test file can be read, moved and run alone."""
+    taken = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        for module in re.findall(
+            r"^[ \t]*(?:from|import)[ \t]+((?:\w+\.)*test_\w+)",
+            file.read_text("utf-8"),
+            re.MULTILINE,
+        )
+    ]
+    assert not taken

@@ -26,7 +26,7 @@ def stopping() -> Iterator[Stop]:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def note(number: int, frame: object) -> None:
+    def note(number: int, _frame: object) -> None:
         stop.signal = number
         restore()
 

@@ -115,7 +115,7 @@ def model_option(kinds: str) -> Callable[[F], F]:
     )
 
 
-def naming(context: click.Context, parameter: click.Parameter, given: Any) -> Any:
+def naming(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
     """The models that were typed, which files may name from now on; see `costsim.models.trust`."""
     from costsim.models.trust import name_from_now_on
 

@@ -44,7 +44,7 @@ def target_options(given: Mapping[str, Any], time_limit_s: float) -> "TargetOpti
 def ended_like_interrupted() -> Iterator[None]:
     """Whoever ends this process politely wants devices cleaned up as after Ctrl-C."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

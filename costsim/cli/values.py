@@ -18,6 +18,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]
         self.parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What was typed, parsed; a default that is no text stays as it is."""
         what = param.opts[0] if param is not None else self.name
         return self.parse(value, what) if isinstance(value, str) else value
 

@@ -125,6 +125,7 @@ class Directory(Container):
     """A folder. Links are followed, but not to a folder that they lie in."""
 
     def names(self, progress: Progress | None = None) -> Names:
+        """Names of all files in it and below."""
         found = _Sorted(progress)
         with self._readable():
             for name, _ in _Walk().below(self.path):
@@ -132,6 +133,7 @@ class Directory(Container):
         return found.names
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """The bytes of these files, folder by folder."""
         folders = {name.rpartition("/")[0] for name in names}
         wanted = {part for folder in folders for part in _parents(folder)}
         with self._readable():
@@ -195,6 +197,7 @@ class Tar(Container):
     """How often names are there that are there more than once; known after `names`."""
 
     def names(self, progress: Progress | None = None) -> Names:
+        """Names of all its files."""
         found = _Sorted(progress)
         self._repeated.clear()
         with self._readable(), self._opened() as archive:
@@ -206,6 +209,7 @@ class Tar(Container):
         return found.names
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """The bytes of these members, in the order they lie in."""
         left = dict(self._repeated)
         with self._readable(), self._opened() as archive:
             for member in archive:
@@ -259,6 +263,7 @@ class Zip(Container):
     """A zip archive. A backslash in a name is the separator of a program of Windows."""
 
     def names(self, progress: Progress | None = None) -> Names:
+        """Names of all its files."""
         found = _Sorted(progress)
         with self._readable(), zipfile.ZipFile(self.path) as archive:
             for info in archive.infolist():
@@ -268,6 +273,7 @@ class Zip(Container):
         return found.names
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """The bytes of these members, in the order they lie in."""
         with self._readable(), zipfile.ZipFile(self.path) as archive:
             members = {clean_name(_zip_name(info)): info for info in archive.infolist()}
             for name, info in members.items():

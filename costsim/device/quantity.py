@@ -132,6 +132,7 @@ class Address(Quantity):
 
     @classmethod
     def read(cls, given: Any) -> float:
+        """As of any quantity; refused if it is not a multiple of 8."""
         value = super().read(given)
         if value % 8:
             raise refuse(f"{given!r} is not a multiple of 8")
@@ -139,6 +140,7 @@ class Address(Quantity):
 
     @staticmethod
     def format(value: float) -> str:
+        """In hexadecimal, as memory maps are written."""
         return f"{int(value):#010x}"
 
 
@@ -209,6 +211,7 @@ class Count(Quantity):
 
     @classmethod
     def read(cls, given: Any) -> float:
+        """As of any quantity; refused if it is not whole."""
         value = super().read(given)
         if not value.is_integer():
             raise refuse(f"{given!r} is not a whole number")

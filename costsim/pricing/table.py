@@ -41,7 +41,8 @@ class OperationTimer(Protocol):
         moved_bytes: Floats,
         *,
         kernel: str | None = None,
-    ) -> Floats: ...
+    ) -> Floats:
+        """Seconds of one execution, for arrays of MACs and of bytes moved that match."""
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,11 @@ class Solver(Protocol):
     """An algorithm; its options are fields of the instance, `name` its textbook name."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its textbook name."""
 
-    def __call__(self, problem: Problem) -> Answer: ...
+    def __call__(self, problem: Problem) -> Answer:
+        """The plan chosen for `problem`, and what is proven of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def memory_timeline_picture(summary: Summary, width: float, name: str) -> str:
         axes.set_xlim(0, len(total))
         axes.set_ylim(0, top)
         byte_axis(axes, top)
-        _phases(axes, summary, top)
+        _phases(axes, summary)
         _layer_ticks(axes, summary, width)
         if limit is not None and drawn_limit:
             axes.axhline(limit[1], color=COLOURS["limit"], linewidth=1.2, linestyle=(0, (5, 3)))
@@ -91,7 +91,7 @@ def _annotate_peak(axes: "Axes", position: int, peak: int, steps: int) -> None:
     )
 
 
-def _phases(axes: "Axes", summary: Summary, top: float) -> None:
+def _phases(axes: "Axes", summary: Summary) -> None:
     """Forward, backward and update as bands with their names above."""
     for index, (start, end, label) in enumerate(phases(summary)):
         if index % 2:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from channel_plans import every_nth_layer
 from elftools.elf.elffile import ELFFile
 from emitting import WARNINGS, Emitted, compiler, run, zig
 from graphs import GraphBuilder, chain, graphs, plans, steps
@@ -15,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from running import random_images, random_tensors, with_statistics
 from settled import settled_batches
-from test_execution_networks import every_nth_layer, flat_cross_entropy, fresh
+from whole_networks import flat_cross_entropy, fresh
 
 from costsim.base.errors import InputError, UnsupportedOperator
 from costsim.c.emission import COMPILER_FLAGS, EmissionOptions, Memory, Sizes, check_emitted, emit

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from emitting import Emitted, kernels
+from operator_cases import CASES, WEIGHTED, case
 from running import random_images, random_tensors
 from settled import settled_batches
-from test_execution_kinds import CASES, WEIGHTED, case
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.c.emission import EmissionOptions

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_weights import INT8, int8_document, write_int8
+from published_weights import INT8, int8_document, write_int8
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import InputError, UnsupportedOperator

@@ -8,10 +8,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from channel_plans import every_other_channel
 from emitting import Emitted
-from graphs import GraphBuilder, graphs, plans
+from graphs import GraphBuilder, graphs, inverted_bottleneck, plans
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from operator_cases import POOLS
 from running import random_images, random_tensors
 from torch.nn import functional as F  # noqa: N812
 
@@ -22,16 +24,11 @@ from costsim.c.emission.quantization import HIGH, LOW, Affine
 from costsim.c.emission.reference import Reference
 from costsim.cli import main
 from costsim.ir.operators import (
-    AdaptiveAveragePool,
-    Add,
-    AveragePool,
-    Clamp,
-    MaxPool,
     Mean,
     Sigmoid,
     elements,
 )
-from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import Category, Direction, compile_program
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.run.execution.forward import evaluate
@@ -73,30 +70,6 @@ def check_bit_exact(graph, plan, step, count=2, rate=2.0):
     for name, array in emitted.updated().items():
         assert np.array_equal(array, weights[name]), name
     return emitted, weights
-
-
-def inverted_bottleneck():
-    """What the built-in networks are made of, strided, clamped, with a skip."""
-    g = GraphBuilder()
-    x = g.add(Clamp(0.0, 6.0, False), (g.conv(g.input(2, 3, 9, 9), 6, 3, stride=2),))
-    y = g.add(Clamp(0.0, 6.0, False), (g.conv(x, 10, 1),))
-    y = g.add(Clamp(0.0, 6.0, False), (g.conv(y, 10, 5, groups=10),))
-    x = g.add(Add(), (x, g.conv(y, 6, 1)))
-    x = g.relu(g.conv(x, 8, 3, groups=2))
-    g.linear(g.pool(x), 5)
-    return g.graph()
-
-
-POOLS = [
-    MaxPool((2, 2), (2, 2), (0, 0), (1, 1)),
-    MaxPool((3, 3), (2, 2), (1, 1), (1, 1), True),
-    MaxPool((3, 2), (1, 2), (1, 0), (2, 1)),
-    AveragePool((2, 2), (2, 2), (0, 0)),
-    AveragePool((3, 3), (2, 2), (1, 1), True, True),
-    AveragePool((3, 3), (1, 1), (1, 1), False, False),
-    AdaptiveAveragePool((3, 2)),
-    AdaptiveAveragePool((1, 1)),
-]
 
 
 def pooled(pool):
@@ -217,15 +190,6 @@ def test_rounding_in_double_precision_first_is_not_the_same():
     total, a, b = np.float32([[1 + 2.0**-23], [1 + 2.0**-23], [2.0**-24 * (1 - 2.0**-23)]])
     twice = (total.astype(float) + a.astype(float) * b.astype(float)).astype(np.float32)
     assert fused_sum(total, a, b)[0] == total[0] != twice[0]
-
-
-def every_other_channel(graph):
-    subsets = []
-    for i, name in enumerate(graph.layers):
-        axis = "input" if i % 2 and graph.selectable_channels(name, "input") else "output"
-        count = graph.selectable_channels(name, axis)
-        subsets.append(ChannelSubset(name, axis, tuple(range(i % 2, count, 2))))
-    return UpdatePlan(tuple(subsets), UpdatePlan.full(graph).biases)
 
 
 def test_macs_and_bytes_are_those_priced():

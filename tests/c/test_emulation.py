@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from channel_plans import late_plan
 from emulating import (
     arrays,
     batches,
@@ -36,7 +37,7 @@ from costsim.c.emulation.trial import LayerFault, Trial, least_memory
 from costsim.hardware.results.emulated_step import EmulatedStep
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import Mean
-from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program, memory_timeline, plan_arena
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.run.execution.forward import evaluate
@@ -120,18 +121,6 @@ NETWORKS = [
     pytest.param("mbv2-w0.35", 64, "stm32h743", marks=pytest.mark.slow),
     pytest.param("proxyless-w0.3", 64, "stm32h743", marks=pytest.mark.slow),
 ]
-
-
-def late_plan(graph: LayerGraph, layers: int = 4) -> UpdatePlan:
-    """A third of the channels of the last layers that have any, and all biases there are."""
-    chosen = [name for name in graph.layers if graph.selectable_channels(name, "output") > 2]
-    subsets = []
-    for index, name in enumerate(chosen[-layers:]):
-        axis = "output" if index % 2 or not graph.selectable_channels(name, "input") else "input"
-        count = graph.selectable_channels(name, axis)
-        subsets.append(ChannelSubset(name, axis, tuple(range(0, count, 3))))
-    biases = frozenset(n for n in chosen[-layers:] if graph.layers[n].bias is not None)
-    return UpdatePlan(tuple(subsets), biases)
 
 
 @pytest.mark.parametrize(("name", "side", "device"), NETWORKS)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from channel_plans import every_other_channel
 from emulating import (
     LEARNING_RATE,
     NARROW,
@@ -28,9 +29,8 @@ from emulating import (
     scales_of,
     trial_of,
 )
-from graphs import chain
+from graphs import chain, inverted_bottleneck
 from running import random_tensors
-from test_emission_quantised import every_other_channel, inverted_bottleneck
 from training import MODEL, write_network
 
 from costsim.base.errors import InputError

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from channel_plans import every_other_channel, late_plan
 from emulating import (
     NARROW,
     arrays,
@@ -16,13 +17,12 @@ from emulating import (
     needs_emulator,
     scales_of,
 )
-from graphs import GraphBuilder, graphs, plans
+from graphs import GraphBuilder, graphs, inverted_bottleneck, plans
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from measuring import traced
+from operator_cases import POOLS
 from running import copies, random_tensors
-from test_emission_quantised import POOLS, every_other_channel, inverted_bottleneck
-from test_emulation import late_plan
 
 from costsim.base.errors import InputError
 from costsim.c.emulation.build import DoesNotFit

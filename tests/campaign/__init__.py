@@ -3,3 +3,8 @@
 `make reliability` runs them all and prints the table of docs/reliability.md; the slow suite runs
 fewer of each. A fault is a file here with a tuple `EXPERIMENTS`.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))

@@ -14,11 +14,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import hypothesis
-from enumerating import check_budgets
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from enumerating import check_budgets
 from tabulating import check_table_against_program
 
 GRAPHS_A_ROUND = 25

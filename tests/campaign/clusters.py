@@ -4,7 +4,9 @@ import random
 import signal
 import time
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
+
+from dask_cluster import Cluster
 
 from campaign.bench import check_one_line
 from campaign.experiment import Experiment, Unavailable
@@ -14,11 +16,9 @@ GIVE_UP_S = 120.0
 """For a run to notice that its scheduler is gone."""
 
 
-def _cluster(stage: Stage, workers: int) -> Any:
-    try:
-        from test_study_cluster import Cluster
-    except BaseException as error:  # pytest's own way to skip is no Exception
-        raise Unavailable("dask is not installed") from error
+def _cluster(stage: Stage, workers: int) -> Cluster:
+    if find_spec("distributed") is None:
+        raise Unavailable("dask is not installed")
     found = Cluster(stage.new())
     for _ in range(workers):
         found.add_worker()

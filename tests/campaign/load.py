@@ -3,10 +3,10 @@
 import json
 import math
 import random
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from campaign.experiment import Experiment
 from campaign.stage import Stage
 from campaign.warm import Ended
 from campaign.workloads import MODEL, STUDY, network
+from costsim.studies.engine import Cell, Computed, Kind, Study, StudyStore, Workshop, run_study
 
 PATIENCE_S = 1800.0
 
@@ -130,44 +131,54 @@ def channels(stage: Stage, size: int) -> Taken:
 
 
 @dataclass(frozen=True)
-class Cheap:
+class Cheap(Cell):
     """A cell that takes no time."""
 
-    key: str
+    number: int
+
+    @property
+    def key(self) -> str:
+        return str(self.number)
+
+    @property
+    def group(self) -> int:
+        return 0
+
+    @property
+    def head(self) -> dict[str, Any]:
+        return {"key": self.key}
 
 
-def compute_nothing(cell: Cheap, path: Path) -> None:
-    """Only keep its row."""
-    _store(path).write({"key": cell.key, "status": "done"})
+@dataclass(frozen=True)
+class Cheaply(Kind[Cheap]):
+    """Studies of which nothing is computed: only rows are kept."""
+
+    schema = "campaign/1"
+    columns = {"key": "TEXT PRIMARY KEY", "status": "TEXT NOT NULL"}  # noqa: RUF012
+    broken = "failed"
+    keys = ()
+    doing = "keeping"
+
+    def study(self, document: object, source: str, folder: Path) -> Study[Cheap]:
+        raise NotImplementedError("its cells are made here, not read from a file")
+
+    def workshop(self) -> "Keeping":
+        return Keeping(self.broken)
 
 
-def _store(path: Path) -> Any:
-    from costsim.studies.engine import CellStore
+class Keeping(Workshop[Cheap]):
+    """Answers at once."""
 
-    return CellStore(
-        path, schema="campaign/1", what="store", columns={"key": "TEXT PRIMARY KEY",
-        "status": "TEXT NOT NULL"}, unfinished="failed",
-    )  # fmt: skip
+    def answer(self, cell: Cheap, shared: str | None) -> Computed:
+        return Computed({**cell.head, "status": "done"})
 
 
 def cells(stage: Stage, size: int) -> Taken:
     """A run of so many cells that compute nothing, in two processes: what the keeping costs."""
-    import resource
-
-    from costsim.studies.engine import run_missing
-
-    path = stage.new() / "store.sqlite"
-    store, given = _store(path), [Cheap(f"{number}") for number in range(size)]
+    kind = Cheaply()
+    store = StudyStore(stage.new() / "store.sqlite", kind)
     begun = time.monotonic()
-    computed = run_missing(
-        given,
-        store,
-        partial(compute_nothing, path=path),
-        group_of=lambda cell: 0,
-        failed=lambda cell, error: {"key": cell.key, "status": "failed"},
-        watch=lambda done: None,
-        workers=2,
-    )
+    computed = run_study([Cheap(number) for number in range(size)], store, kind, workers=2)
     seconds = time.monotonic() - begun
     assert computed == len(store.finished()) == size
     return Taken(size, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from costsim.solvers import Exact
 from graphs import chain
-from test_solvers import chain_problem
+from problems import chain_problem
 
 from costsim.ir.step import TrainingStep
 from costsim.planning.inverse import smallest_budget

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from costsim.solvers import SOLVERS, Exact, make_solver
-from torch import nn
-from zoo import ZOO
+from frozen_network import ADAPTED, adapted
 
 from costsim import sparsify
 from costsim.base.errors import InputError
@@ -31,17 +30,6 @@ from costsim.solving.planfile import read_plan
 from costsim.solving.solve import solve
 from costsim.studies.solvers.cells import Settings
 from costsim.studies.solvers.spec import parse_study
-
-ADAPTED = {"fc.weight", "fc.bias", "layer4.0.conv2.weight", "bn1.bias"}
-"""What the author of the network below trains; the rest is frozen."""
-
-
-def adapted() -> nn.Module:
-    torch.manual_seed(0)
-    model = ZOO["resnet18"]().eval()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in ADAPTED)
-    return model
 
 
 def images() -> torch.Tensor:
@@ -222,8 +210,8 @@ def test_a_study_takes_them_and_older_cells_keep_their_keys() -> None:
 # Through the command.
 
 MODELS = """
-import test_frozen
-def adapted(): return test_frozen.adapted()
+import frozen_network
+def adapted(): return frozen_network.adapted()
 """
 TASK = ("--resolution", "32", "--ways", "2", "--shots", "2")
 

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from graphs import GraphBuilder, chain, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_files import SCORE, example
 from rich.console import Console
-from test_planfile import SCORE, example
 
 from costsim.base.errors import InputError
 from costsim.base.units import format_bytes, format_joules, format_macs, format_percent
@@ -33,6 +34,7 @@ from costsim.report.summary import Summary
 from costsim.report.table import render_plan
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
+HERE = Path(__file__).parent
 SCRIPT = "<script>alert('x')</script>"
 
 
@@ -423,7 +425,7 @@ def test_same_input_same_bytes(page: str, plan: PlanFile, graph: LayerGraph) -> 
 
 def test_page_is_the_same_from_another_process(plan: PlanFile) -> None:
     program = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parent / 'support')]}\n"
         "from test_report import *\n"
         "import hashlib\n"
         "g = network(); p = example(g, chosen(g), TrainingStep(optimizer='adam'))\n"

@@ -2,31 +2,27 @@
 
 import copy
 from collections.abc import Iterable
-from functools import cache
 from itertools import cycle
 
 import pytest
 import torch
+from channel_plans import every_nth_layer
 from graphs import plans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import check_gradients, check_measured, check_rounded_gradients, selected_mask
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from whole_networks import BATCH, flat_cross_entropy, fresh, network, traced
 from zoo import ZOO
 
-from costsim.ir.graph import LayerGraph
-from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.models.networks import NETWORKS
-from costsim.models.networks.build import build
-from costsim.models.tracing.capture import Traced, capture
 from costsim.run.execution.executor import Executor
 from costsim.run.execution.forward import evaluate
 
 NAMES = (*ZOO, *NETWORKS)
-BATCH = 2
 EPS = 1e-4  # of Adam: some gradients are zero but for rounding, and would be divided by themselves
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, 0.05),
@@ -35,46 +31,9 @@ OPTIMIZERS = {
 }
 
 
-@cache
-def network(name: str, dtype: torch.dtype) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = ZOO[name]() if name in ZOO else build(name, seed=0)
-        for module in model.modules():  # statistics that do something
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-        return model.eval().to(dtype)
-
-
-@cache
-def traced(name: str, dtype: torch.dtype) -> Traced:
-    return capture(network(name, dtype), torch.zeros(BATCH, 3, 32, 32, dtype=dtype))
-
-
-def fresh(name: str, dtype: torch.dtype) -> tuple[nn.Module, LayerGraph, dict[str, torch.Tensor]]:
-    """A model to change, its graph, and its tensors: the same memory, as in `Traced`."""
-    found = traced(name, dtype)
-    model, tensors = copy.deepcopy((network(name, dtype), dict(found.tensors)))
-    return model, found.graph, tensors
-
-
 def images(count: int, dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randn(count, 3, 32, 32, generator=generator).to(dtype)
-
-
-def every_nth_layer(graph: LayerGraph, n: int) -> UpdatePlan:
-    """A third of the channels of every n-th layer, alternating axes, and the biases there are."""
-    subsets, biases = [], set()
-    for i, name in enumerate(list(graph.layers)[::n]):
-        axis = "input" if i % 2 and graph.selectable_channels(name, "input") else "output"
-        count = graph.selectable_channels(name, axis)
-        if count:
-            subsets.append(ChannelSubset(name, axis, tuple(range(i % 3, count, 3)) or (0,)))
-        if graph.layers[name].bias:
-            biases.add(name)
-    return UpdatePlan(tuple(subsets), frozenset(biases))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,7 +145,3 @@ def test_what_is_not_selected_stays_bit_for_bit(name, optimizer):
     assert moved <= {key for key, tensor in tensors.items() if id(tensor) in touched}
     assert moved
     assert sum(not torch.equal(v, before[k]) for k, v in model.state_dict().items()) <= len(moved)
-
-
-def flat_cross_entropy(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(output.flatten(1), labels)

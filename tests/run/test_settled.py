@@ -3,9 +3,9 @@
 import pytest
 import torch
 from graphs import GraphBuilder, chain
+from operator_cases import CASES, case
 from running import mean_square, random_tensors, targets_for
 from settled import JUMPS, Unsettled, _windows, settle, settled_batches, settled_images, unsettled
-from test_execution_kinds import CASES, case
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.ir.graph import LayerGraph

@@ -20,7 +20,7 @@ from enumerating import check_budgets
 from graphs import GraphBuilder, chain
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import LIMITS, RooflineTimer, problems, rescored
+from problems import LIMITS, RooflineTimer, chain_problem, problems, rescored
 
 from costsim.base.errors import InputError
 from costsim.ir.operators import BatchNorm
@@ -120,7 +120,7 @@ def test_exact_equals_one_programme_on_larger_problems(problem):
 @settings(max_examples=15)
 @given(st.data())
 def test_no_plan_is_over_a_budget_and_no_proof_is_false(data):
-    """By the program of every plan there is; `campaign.py` does it as often as one has time for."""
+    """By the program of every plan there is; `campaign/budgets.py` does it many times more."""
     check_budgets(data, budgets_of_each=10)
 
 
@@ -253,24 +253,6 @@ def test_an_infeasible_problem_says_the_smallest_budgets_that_would_do(problem, 
         together = replace(problem.budget, **joint_relaxation(problem))
         assert solve(problem.within(together), Exact()).status is Status.OPTIMAL
     assert "would do" in infeasibility(problem)
-
-
-def chain_problem(budget, *, scores=None, channels=(8, 12, 10, 9)):
-    """A chain of convolutions with one score a channel, falling."""
-    graph = chain(channels=channels)
-    entries = []
-    for i, layer in enumerate(graph.layers):
-        count = graph.selectable_channels(layer, "output")
-        values = scores or [1.0 / (1 + i + c) for c in range(count)]
-        entries.append(ChannelScores(layer, "output", tuple(values[:count])))
-    return Problem(
-        graph,
-        TrainingStep(),
-        Importance("drawn", tuple(entries)),
-        budget,
-        timer=RooflineTimer(),
-        compute_w=2.0,
-    )
 
 
 def test_at_once_out_of_time_there_is_a_bound_and_no_claim():

@@ -6,8 +6,7 @@ import numpy as np
 from costsim.solvers import Exact, Full, Greedy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import problems
-from test_solvers import chain_problem
+from problems import chain_problem, problems
 
 from costsim.problem.budget import Budget
 from costsim.problem.solution import Status

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from costsim.solvers import BruteForce, Exact
 from hypothesis import assume, given, settings
+from plan_files import chain_example
 from problems import problems
-from test_planfile import chain_example
 
 from costsim.cli import main
 from costsim.solving.explain import Explanation, LeftOut, LimitPrice, Relaxation, explain, little

@@ -1,10 +1,11 @@
 """Small random problems: graphs, scores and budgets equal to the cost of a drawn plan."""
 
 import numpy as np
-from graphs import graphs, steps
+from graphs import chain, graphs, steps
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from costsim.ir.step import TrainingStep
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.problem import Problem
@@ -97,6 +98,24 @@ def rescored(problem, score):
         Importance("drawn", entries),
         problem.budget,
         with_bias=problem.with_bias,
+        timer=RooflineTimer(),
+        compute_w=2.0,
+    )
+
+
+def chain_problem(budget, *, scores=None, channels=(8, 12, 10, 9)):
+    """A chain of convolutions with one score a channel, falling."""
+    graph = chain(channels=channels)
+    entries = []
+    for i, layer in enumerate(graph.layers):
+        count = graph.selectable_channels(layer, "output")
+        values = scores or [1.0 / (1 + i + c) for c in range(count)]
+        entries.append(ChannelScores(layer, "output", tuple(values[:count])))
+    return Problem(
+        graph,
+        TrainingStep(),
+        Importance("drawn", tuple(entries)),
+        budget,
         timer=RooflineTimer(),
         compute_w=2.0,
     )

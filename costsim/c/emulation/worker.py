@@ -45,19 +45,24 @@ class Worker:
         library: str,
         timeout_s: float,
     ) -> dict[str, Any]:
+        """Put the firmware `elf` into a machine and boot it; what that came to."""
         self.machine = Machine(Path(elf), map_from_json(memory), mailbox_bytes, Path(library))
         return self.machine.boot(timeout_s)
 
     def do_call(self, function: str, arguments: list[int], timeout_s: float) -> dict[str, Any]:
+        """Run one function to its end or its fault, at most `timeout_s` of wall-clock time."""
         return self._machine.call(function, arguments, timeout_s)
 
     def do_read(self, address: int, size: int) -> Message:
+        """`size` bytes of memory from `address` on."""
         return Message({}, (bytes(self._machine.uc.mem_read(address, size)),))
 
     def do_write(self, content: bytes, address: int) -> None:
+        """Put `content` into memory from `address` on."""
         self._machine.uc.mem_write(address, content)
 
     def do_paint(self, address: int, size: int, pattern: int) -> None:
+        """Fill `size` bytes with a pattern of 32 bits, to see later what was written."""
         if size:
             words = np.full(-(-size // 4), pattern, dtype="<u4").tobytes()[:size]
             self._machine.uc.mem_write(address, words)
@@ -74,18 +79,22 @@ class Worker:
         return {"first": int(changed[0]), "end": int(changed[-1]) + 4, "count": 4 * len(changed)}
 
     def do_watch(self, on: bool) -> None:
+        """Count the blocks that are executed and the bytes that are touched, or stop counting."""
         self._machine.watch.watch(on)
 
     def do_clear(self) -> None:
+        """Forget what was counted and touched."""
         self._machine.watch.clear()
 
     def do_profile(self) -> Message:
+        """Rows of every block that ran. Raises `RuntimeError` if there were too many to count."""
         watch = self._machine.watch
         if watch.full:
             raise RuntimeError("too many blocks to count")
         return Message({}, (watch.blocks().tobytes(),))
 
     def do_touched(self) -> Message:
+        """Rows of four integers, as `Emulator.touched` returns them."""
         return Message({}, (self._machine.watch.touched().tobytes(),))
 
 

@@ -70,6 +70,7 @@ class Writer:
         bias: tuple[int, ...] | None = None,
         statistics: int = 0,
     ) -> str:
+        """Add a call; the name of its value. `statistics`: of so many channels, if it has any."""
         name = f"{operator.kind}{len(self.calls)}"
         owns = weight is not None or bias is not None
         shape = operator.output_shape(tuple(self.shapes[value] for value in inputs), weight)
@@ -92,6 +93,7 @@ class Writer:
         return name
 
     def image(self, side: int) -> str:
+        """The input: square images of three channels and `side` pixels a side."""
         return self.call(Input((self.batch, 3, side, side)))
 
     def convolution(
@@ -105,19 +107,23 @@ class Writer:
         bias: bool = True,
         border: bool = True,
     ) -> str:
+        """A convolution to `out` channels; without `border` it is not padded."""
         padding = kernel // 2 if border else 0
         operator = Convolution((stride,) * 2, (padding,) * 2, (1, 1), groups)
         weight = (out, self.shapes[x][1] // groups, kernel, kernel)
         return self.call(operator, x, weight=weight, bias=(out,) if bias else None)
 
     def norm(self, x: str) -> str:
+        """A batch normalisation of the channels, frozen statistics included."""
         c = self.shapes[x][1]
         return self.call(BatchNorm(NORM_EPS), x, weight=(c,), bias=(c,), statistics=c)
 
     def linear(self, x: str, out: int) -> str:
+        """A linear layer with a bias, from the last dimension to `out` features."""
         return self.call(Linear(), x, weight=(out, self.shapes[x][-1]), bias=(out,))
 
     def graph(self) -> LayerGraph:
+        """The graph of all calls so far."""
         return LayerGraph(self.calls)
 
 

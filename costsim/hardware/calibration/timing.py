@@ -92,6 +92,7 @@ class Running:
         self.labels = torch.zeros(shape[0], dtype=torch.int64)
 
     def warm_up(self) -> None:
+        """Steps that are not timed, the last of them traced."""
         for _ in range(WARM_UPS):
             self.step()
         self.traced()

@@ -28,6 +28,7 @@ class StorageObserver:
         self._at_end_of_forward: dict[int, int] = {}
 
     def __call__(self, operation: Operation, position: int, buffers: Mapping[int, Tensor]) -> None:
+        """Note what is alive after an operation."""
         storages: dict[int, tuple[int, int]] = {}
         for index, tensor in buffers.items():
             storage = tensor.untyped_storage()

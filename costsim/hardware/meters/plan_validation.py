@@ -196,6 +196,7 @@ class PlanFeed:
         self.images, self.labels = torch.tensor(task.images, dtype=dtype), torch.tensor(task.labels)
 
     def __call__(self, number: int) -> tuple[Tensor, Any]:
+        """Images and labels of a pass; samples come round again where there are few."""
         chosen = torch.arange(number * self.samples, (number + 1) * self.samples)
         chosen %= len(self.labels)
         return self.images[chosen], self.labels[chosen]

@@ -55,6 +55,7 @@ class LayoutObserver:
         self.found: list[dict[int, Layout]] = [{} for _ in program.operations]
 
     def __call__(self, operation: Operation, position: int, buffers: Mapping[int, Tensor]) -> None:
+        """Note the layouts of the operands."""
         for operand in (*operation.reads, *operation.writes):
             if operand.buffer in buffers:
                 self.found[position][operand.buffer] = Layout.of(buffers[operand.buffer])

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         os._exit(0)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _end(_number: int, _frame: FrameType | None) -> None:
     raise _Ended
 
 

@@ -11,7 +11,7 @@ RUNNER = "costsim.hardware.targets.probe:describe"
 """For `KernelJob`."""
 
 
-def describe(batch: Mapping[str, Any], options: RunOptions, report: Progress) -> dict[str, Any]:
+def describe(batch: Mapping[str, Any], options: RunOptions, _report: Progress) -> dict[str, Any]:
     """The machine, its versions, where costsim was loaded from; `batch` comes back as it is."""
     import torch
 

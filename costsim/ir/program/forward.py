@@ -89,6 +89,7 @@ class ForwardWriter:
         return BIAS_BITS if bits < BIAS_BELOW and parameter.name in self._biases else bits
 
     def place_weights(self) -> None:
+        """A storage for each parameter, and which channels of it a plan may update."""
         bits, states = self.step.bits, self.step.optimizer_states
         for p in self.graph.parameters:
             width = self.parameter_bits(p)
@@ -137,6 +138,7 @@ class ForwardWriter:
         bits: int,
         channels_of: Atom | None = None,
     ) -> str:
+        """Note a storage; its name. Those of `channels_of` belong to the channels of an atom."""
         self.storages[name] = Storage(name, category, shape, bits, channels_of)
         return name
 
@@ -250,6 +252,7 @@ class ForwardWriter:
         return elements(shape) // shape[dimension] * bits // 8
 
     def is_activation(self, value: str) -> bool:
+        """Whether a value is computed, rather than the memory of a parameter."""
         return self.storages[self.storage_of[value]].category is not Category.FROZEN_WEIGHTS
 
     def _keep(self, value: str, channel_bytes: int) -> None:
@@ -339,12 +342,14 @@ class ForwardWriter:
         return frozenset().union(*guards)
 
     def read(self, role: str, value: str) -> Access:
+        """What reading a value moves."""
         return Access(role, self.storage_of[value], self._value_bytes(value), value)
 
     def _value_bytes(self, value: str) -> int:
         return self.storages[self.storage_of[value]].bytes
 
     def parameters_of(self, call: Call, *, bias: bool = True) -> list[Access]:
+        """What reading the parameters of a call moves; without `bias` the weight alone."""
         parameters = [call.weight, *((call.bias, *call.buffers) if bias else ())]
         return [
             Access("parameter", f"parameter:{p.name}", p.size * self.parameter_bits(p) // 8)

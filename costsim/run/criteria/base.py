@@ -74,7 +74,7 @@ class Criterion(ABC):
         Of a bias one for each of its elements, or one alone.
         """
 
-    def score(
+    def score(  # noqa: PLR0913 - what a person may say of a score, each with a default
         self,
         graph: LayerGraph,
         tensors: "Mapping[str, Tensor]",

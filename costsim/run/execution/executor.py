@@ -69,7 +69,7 @@ class Executor:
     for two updated weights that share memory.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an optimizer takes in PyTorch, each with a default
         self,
         program: TrainingProgram,
         tensors: Mapping[str, Tensor],

@@ -28,7 +28,7 @@ from costsim.solving.planfile.records import (
 )
 
 
-def plan_file(
+def plan_file(  # noqa: PLR0913 - one for each part of the file
     *,
     model: ModelRecord,
     graph: LayerGraph,

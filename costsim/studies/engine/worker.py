@@ -51,5 +51,5 @@ def compute(kind: Kind[C], cell: C, shared: str | None) -> Computed:
 
 
 @lru_cache(maxsize=32)
-def _workshop(kind: Kind[C], thread: int) -> Workshop[C]:
+def _workshop(kind: Kind[C], _thread: int) -> Workshop[C]:
     return kind.workshop()

@@ -89,6 +89,7 @@ class MethodStudyReader(FileReader):
         return found
 
     def method(self, given: object, key: str) -> _Method:
+        """A method, its guard and its learning rates: a choice for each rate."""
         if given is None:  # `None` is a string in YAML, but `null` and `~` are not
             given = "None"
         entry = self.entry(given, key, "method", ("learning-rate", "guard", "name"))
@@ -123,12 +124,14 @@ class MethodStudyReader(FileReader):
         )
 
     def other_images(self, given: object) -> SourceChoice:
+        """Where methods that learn from other tasks take them from."""
         entry = self.entry(given, "source", "data", ("split", "tasks"))
         path, split = self.images(entry["data"], entry.get("split"), "source")
         tasks = self.number(entry.get("tasks", DEFAULT_SOURCE_TASKS), "source.tasks", 1, 10_000)
         return SourceChoice(path, None if path is None else split, tasks)
 
     def domain(self, given: object, key: str) -> DomainChoice:
+        """A data set and what tables call it."""
         entry = self.entry(given, key, "data", ("split", "name"))
         path, split = self.images(entry["data"], entry.get("split"), key)
         label = self.text(entry.get("name", images_name(path, split)), f"{key}.name")
@@ -140,6 +143,7 @@ class MethodStudyReader(FileReader):
         return DomainChoice(label, path, None if path is None else split)
 
     def seeds(self, given: object) -> tuple[int, ...]:
+        """So many seeds from 0 on, or those of a list; each once."""
         if not isinstance(given, list):
             return tuple(range(self.number(given, "seeds", 1, 1_000_000)))
         seeds = tuple(self.seed(seed, f"seeds[{index}]") for index, seed in enumerate(given))
@@ -148,6 +152,7 @@ class MethodStudyReader(FileReader):
         return seeds
 
     def episode(self, given: object) -> EpisodeRule:
+        """How the classes and samples of a task are drawn."""
         if given == "meta-dataset":
             return MetaDatasetEpisode()
         if not isinstance(given, dict):
@@ -175,12 +180,14 @@ class MethodStudyReader(FileReader):
             return rule(**values)
 
     def budget(self, given: object) -> BudgetRequest:
+        """The limits of every task, or the ones that are recommended."""
         if given == "recommended":
             return BudgetRequest()
         texts = self.limits(given, "budget")
         return BudgetRequest(**dict(self.limit(n, text, "budget") for n, text in texts.items()))
 
     def settings(self, given: object) -> Settings:
+        """What all cells have in common."""
         allowed = {f.name.replace("_", "-"): f for f in fields(Settings) if f.name != "seed"}
         default = asdict(Settings())
         found: dict[str, Any] = {}

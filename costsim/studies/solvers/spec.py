@@ -59,12 +59,14 @@ class SolverStudyReader(FileReader):
         )
 
     def solver(self, given: object, key: str) -> str:
+        """The name of a solver that there is, its options included."""
         name = self.text(given, key)
         with self.at(key):
             self.make_solver(name)
         return name
 
     def budget(self, given: object, key: str) -> BudgetChoice:
+        """Limits by name and value, and what a table calls them."""
         if given == "recommended":
             return BudgetChoice("recommended")
         if isinstance(given, str):
@@ -83,11 +85,13 @@ class SolverStudyReader(FileReader):
         return BudgetChoice(label, **found)
 
     def limit(self, name: str, text: str, key: str) -> tuple[str, Any]:
+        """The field of `BudgetChoice` for a limit, and its value; memory may be a share."""
         if name == "memory" and text.endswith("%"):  # more than all of it is allowed
             return "memory_scale", parse_quantity(text, {"%": 0.01}, self.where(f"{key}.{name}"))
         return super().limit(name, text, key)
 
     def tasks(self, given: object, key: str) -> tuple[TaskChoice, ...]:
+        """A data set as one task for each of its seeds."""
         names = ("data", "split", "seed", "seeds", "ways", "shots")
         if isinstance(given, str):
             given = {"data": given}
@@ -105,6 +109,7 @@ class SolverStudyReader(FileReader):
         return tuple(replace(task, seed=seed) for seed in seeds)
 
     def settings(self, given: object) -> Settings:
+        """What all cells have in common."""
         names = (
             "criterion", "loss", "axis", "inspect", "layers", "exclude", "bias", "batch",
             "optimizer", "resolution", "time-limit", "accuracy",

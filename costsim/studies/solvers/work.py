@@ -6,7 +6,6 @@ from dataclasses import is_dataclass, replace
 from typing import Any
 
 from costsim.base.files import parse_json
-from costsim.device import DeviceSpec
 from costsim.planning import Prepared, Scored, caveats, conclude, prepare
 from costsim.pricing.accounting.sparse_update import input_channel_norms
 from costsim.problem.importance import Importance
@@ -69,7 +68,7 @@ def _solved(cell: SolverCell, prepared: Prepared, make_solver: MakeSolver) -> di
         norms = _norms(prepared)
         solver = replace(solver, weight_norms=norms)
     solution = solve(problem, solver, device=device)
-    row = {**cell.head, **_answer(problem, solution, device)}
+    row = {**cell.head, **_answer(problem, solution)}
     notes = [*caveats(prepared.request, problem.graph, problem.importance)]
     if cell.settings.accuracy:
         row |= _trained(cell, replace(prepared, problem=problem), solution, notes)
@@ -116,7 +115,7 @@ def _norms(prepared: Prepared) -> Mapping[str, Sequence[float]]:
     return input_channel_norms(prepared.problem.graph, arrays)
 
 
-def _answer(problem: Problem, solution: Solution, device: DeviceSpec) -> dict[str, Any]:
+def _answer(problem: Problem, solution: Solution) -> dict[str, Any]:
     from costsim.base.files import to_json_text
 
     budget = problem.budget
