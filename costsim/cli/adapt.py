@@ -1,8 +1,9 @@
 """`costsim adapt`: one method on one task, from the choice of what to train to the accuracy."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,7 @@ from costsim.cli.options import (
     DEVICE,
     IMAGES,
     WITHOUT_DATA,
+    BudgetOptions,
     augment_option,
     budget_options,
     budget_request,
@@ -40,12 +42,46 @@ from costsim.cli.options import (
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.signature import taking
+from costsim.ir.step import Optimizer
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from costsim.data import EpisodeRule, ImageSource, Progress
     from costsim.learning.adaptation import Adapted, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions(BudgetOptions):
+    """What was typed of `costsim adapt`."""
+
+    device: str | None
+    target: str | None
+    model: str
+    weights: Path | None
+    resolution: int | None
+    data: str | None
+    split: str | None
+    episode: str
+    ways: int | None
+    shots: int | None
+    queries: int
+    tracks: bool
+    method: str
+    source: str | None
+    source_tasks: int | None
+    guard: str | None
+    iterations: int
+    optimizer: Optimizer
+    learning_rate: float | None
+    augment: bool
+    copies: int
+    seed: int
+    torch_device: str
+    out: Path | None
+    plan_out: Path | None
+    as_json: bool
 
 
 @click.command("adapt")
@@ -132,7 +168,8 @@ if TYPE_CHECKING:
 @path_option("--out", help="Write the patch there.")
 @path_option("--plan-out", help="Write the plan there.")
 @json_option()
-def command(**given: Any) -> int:
+@taking(AdaptOptions)
+def command(given: AdaptOptions) -> int:
     """Adapt a network to one task: choose what to train, train it, and measure the accuracy.
 
     An iteration is one optimiser step on all images of the task, priced on the device one image
@@ -145,13 +182,11 @@ def command(**given: Any) -> int:
       costsim adapt --device jetson-nano --method gaintrain --episode meta-dataset --seed 3
       costsim adapt --device jetson-nano --method "SparseUpdate (search)" --source photos.zip::val
     """
-    check_outputs(
-        {"--out": given["out"], "--plan-out": given["plan_out"]}, {"--weights": given["weights"]}
-    )
-    if given["device"] is None:
+    check_outputs({"--out": given.out, "--plan-out": given.plan_out}, {"--weights": given.weights})
+    if given.device is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
-    check_split(given)
-    check_seed(given["seed"])
+    check_split(given.split, given.data)
+    check_seed(given.seed)
 
     from costsim.learning.adaptation import NothingFits
     from costsim.models.networks import NETWORKS
@@ -160,23 +195,23 @@ def command(**given: Any) -> int:
 
     with progress_on_stderr() as progress:
         try:
-            adapted = _adapted(given, progress)
+            adapted = _adapted(given, given.device, progress)
         except NothingFits as error:
             print(f"costsim: {error}", file=sys.stderr)
             return 1
-        if adapted.patch is not None:
+        if adapted.patch is not None and given.out is not None:
             from costsim.learning.training import write_patch
 
-            write_patch(given["out"], adapted.patch)
-        elif given["out"] is not None:
+            write_patch(given.out, adapted.patch)
+        elif given.out is not None:
             print(
                 f"costsim: note: {adapted.method} trains nothing: no patch to write to --out",
                 file=sys.stderr,
             )
-        if given["plan_out"] is not None:
+        if given.plan_out is not None:
             from costsim.solving.planfile import write_plan
 
-            write_plan(given["plan_out"], adapted.plan)
+            write_plan(given.plan_out, adapted.plan)
     if told := left_frozen(adapted.situation.graph):
         print(f"costsim: note: {told}, and are not trained", file=sys.stderr)
     if "no pretrained weights" in adapted.situation.backbone.provenance:
@@ -186,17 +221,15 @@ def command(**given: Any) -> int:
             "network; give --weights",
             file=sys.stderr,
         )
-    own = data_caveat(
-        given["model"], built_in=given["model"] in NETWORKS, given=given["data"] is not None
-    )
+    own = data_caveat(given.model, built_in=given.model in NETWORKS, given=given.data is not None)
     for note in (*adapted.notes, *((own,) if own else ())):
         print(f"costsim: note: {note}", file=sys.stderr)
-    if given["as_json"]:
+    if given.as_json:
         click.echo(to_json_text(adapted.to_json()))
     else:
         from rich.console import Console
 
-        Console().print(_table(adapted, given["out"]))
+        Console().print(_table(adapted, given.out))
     if adapted.diverged:
         print(
             f"costsim: the training diverged at a learning rate of {adapted.learning_rate:g}: the "
@@ -207,7 +240,7 @@ def command(**given: Any) -> int:
     return 0
 
 
-def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
+def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":
     from costsim.data import sample_episode
     from costsim.device import load_device
     from costsim.learning.adaptation import (
@@ -222,40 +255,40 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
     )
     from costsim.learning.methods import make_method
 
-    method = make_method(given["method"])
-    guard = None if given["guard"] is None else make_guard(given["guard"])
+    method = make_method(given.method)
+    guard = None if given.guard is None else make_guard(given.guard)
     _check_source(given, method)
-    place = Place(load_device(given["device"]), given["target"], budget_request(given))
+    place = Place(load_device(device), given.target, budget_request(given))
     _ = place.target  # a name that the device lacks is an error before any work
     settings = Settings(
-        iterations=given["iterations"],
-        optimizer=given["optimizer"],
-        augment=given["augment"],
-        copies=given["copies"],
-        seed=given["seed"],
+        iterations=given.iterations,
+        optimizer=given.optimizer,
+        augment=given.augment,
+        copies=given.copies,
+        seed=given.seed,
     )
-    source = _images(given["data"], given["split"], progress)
-    others = _images(given["source"], None, progress) if method.needs_source else None
+    source = _images(given.data, given.split, progress)
+    others = _images(given.source, None, progress) if method.needs_source else None
     progress("loading the model", 0, 0)
     backbone = load_backbone(
-        given["model"],
-        weights=given["weights"],
-        resolution=given["resolution"],
-        device=given["torch_device"],
+        given.model,
+        weights=given.weights,
+        resolution=given.resolution,
+        device=given.torch_device,
     )
     channels, height, width = backbone.input_shape
     task = sample_episode(
         source,
         _rule(given, source),
-        seed=given["seed"],
+        seed=given.seed,
         resolution=(height, width),
         channels=channels,
-        tracks=given["tracks"],
+        tracks=given.tracks,
         progress=progress,
     )
     situation = Situation(backbone, task, place, settings, progress)
     if others is not None:
-        rule, tasks = _rule(given, others), given["source_tasks"]
+        rule, tasks = _rule(given, others), given.source_tasks
         method = method.informed(
             source_situations(
                 backbone,
@@ -271,25 +304,25 @@ def _adapted(given: dict[str, Any], progress: "Progress") -> "Adapted":
     return adapt(
         situation,
         method,
-        learning_rate=given["learning_rate"],
+        learning_rate=given.learning_rate,
         guard=guard,
-        with_patch=given["out"] is not None,
+        with_patch=given.out is not None,
     )
 
 
-def _check_source(given: dict[str, Any], method: "Method") -> None:
-    if method.needs_source and given["source"] is None:
+def _check_source(given: AdaptOptions, method: "Method") -> None:
+    if method.needs_source and given.source is None:
         raise InputError(
             f"--method {method.name} chooses by tasks of other images; give them as --source"
         )
-    for name in ("source", "source_tasks"):
-        if given[name] is not None and not method.needs_source:
+    for option, value in (("--source", given.source), ("--source-tasks", given.source_tasks)):
+        if value is not None and not method.needs_source:
             raise InputError(
-                f"--{name.replace('_', '-')} is for methods that choose the same for all tasks; "
+                f"{option} is for methods that choose the same for all tasks; "
                 f"{method.name} does not"
             )
-    if given["source_tasks"] is not None and given["source_tasks"] < 1:
-        raise InputError(f"--source-tasks is {given['source_tasks']}; at least 1 is needed")
+    if given.source_tasks is not None and given.source_tasks < 1:
+        raise InputError(f"--source-tasks is {given.source_tasks}; at least 1 is needed")
 
 
 def _images(path: str | None, split: str | None, progress: "Progress") -> "ImageSource":
@@ -300,20 +333,20 @@ def _images(path: str | None, split: str | None, progress: "Progress") -> "Image
     return open_source(path, split, progress)
 
 
-def _rule(given: dict[str, Any], source: "ImageSource") -> "EpisodeRule":
+def _rule(given: AdaptOptions, source: "ImageSource") -> "EpisodeRule":
     from costsim.data import FixedEpisode, MetaDatasetEpisode
     from costsim.planning import DEFAULT_SHOTS, DEFAULT_WAYS
 
-    ways, shots = given["ways"], given["shots"]
-    if given["episode"] == "meta-dataset":
+    ways, shots = given.ways, given.shots
+    if given.episode == "meta-dataset":
         for name, value in (("ways", ways), ("shots", shots)):
             if value is not None:
                 raise InputError(f"--{name} is drawn in a meta-dataset episode; leave it out")
-        return MetaDatasetEpisode(queries=given["queries"])
+        return MetaDatasetEpisode(queries=given.queries)
     return FixedEpisode(
         min(DEFAULT_WAYS, len(source.classes)) if ways is None else ways,
         DEFAULT_SHOTS if shots is None else shots,
-        given["queries"],
+        given.queries,
     )
 
 

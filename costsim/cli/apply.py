@@ -1,13 +1,26 @@
 """`costsim apply`: put a patch on its base model, or take it off again."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.cli.options import check_writable, json_option, naming, path_option, weights_option
+from costsim.cli.signature import taking
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions:
+    """What was typed of `costsim apply`."""
+
+    patch: Path
+    model: str | None
+    weights: Path | None
+    remove: bool
+    out: Path
+    as_json: bool
 
 
 @click.command("apply")
@@ -28,7 +41,8 @@ from costsim.cli.options import check_writable, json_option, naming, path_option
     "--out", required=True, help="Write the model's whole state dict there, as safetensors."
 )
 @json_option("Print one JSON document instead of a sentence.")
-def command(**given: Any) -> int:
+@taking(ApplyOptions)
+def command(given: ApplyOptions) -> int:
     """Put PATCH on the model it was made for, or take it off again bit for bit.
 
     A patch goes on nothing but the very weights that training started from.
@@ -38,18 +52,18 @@ def command(**given: Any) -> int:
       costsim apply signs.safetensors --out adapted.safetensors
       costsim apply signs.safetensors --remove --weights adapted.safetensors --out base.safetensors
     """
-    patch_file, out, remove = given["patch"], given["out"], given["remove"]
+    patch_file, out, remove = given.patch, given.out, given.remove
     check_writable(out, "--out")
 
     from costsim.learning.training import apply_patch, load_subject, read_patch, remove_patch
     from costsim.learning.training.tensorfile import write_tensors
 
     patch = read_patch(patch_file)
-    spec = given["model"] or _default_model(patch_file, patch.origin.spec)
-    weights = given["weights"]
+    spec = given.model or _default_model(patch_file, patch.origin.spec)
+    weights = given.weights
     if remove and weights is None:
         raise InputError("--remove needs --weights: the weights that the patch is on")
-    if weights is None and given["model"] is None and patch.origin.weights is not None:
+    if weights is None and given.model is None and patch.origin.weights is not None:
         weights = Path(patch.origin.weights)
     subject = load_subject(
         spec, weights=weights, resolution=patch.origin.resolution, seed=patch.origin.seed
@@ -58,7 +72,7 @@ def command(**given: Any) -> int:
     change(patch, subject.tensors, str(patch_file))
     write_tensors(out, subject.module.state_dict())
     digest = patch.base_sha256 if remove else patch.patched_sha256
-    if given["as_json"]:
+    if given.as_json:
         document = {
             "schema": "costsim.applied/1",
             "patch": str(patch_file),

@@ -3,8 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -22,8 +23,14 @@ from costsim.cli.options import (
     threads_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.refinement import refine_spec, show_drift
-from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
+from costsim.cli.refinement import Measured, refine_spec, show_drift
+from costsim.cli.signature import taking
+from costsim.cli.target_options import (
+    ReachingOptions,
+    ended_like_interrupted,
+    reaching,
+    target_options,
+)
 from costsim.cli.values import Quantity
 
 if TYPE_CHECKING:
@@ -31,7 +38,31 @@ if TYPE_CHECKING:
     from costsim.device import DeviceSpec
     from costsim.hardware.calibration.session import Calibrated
 
+T = TypeVar("T")
+
 SLOW_START_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions(ReachingOptions):
+    """What was typed of `costsim calibrate`."""
+
+    files: tuple[Path, ...]
+    refine: bool
+    plans: tuple[Path, ...]
+    drift: bool
+    places: tuple[str, ...]
+    devices: tuple[str, ...]
+    compute_target: str | None
+    outs: tuple[Path, ...]
+    threads: int
+    time_limit: float
+    probes: int
+    resume: bool
+    picture: Path | None
+    report: Path | None
+    named_models: tuple[str, ...]
+    as_json: bool
 
 
 @click.command("calibrate")
@@ -98,7 +129,8 @@ SLOW_START_S = 120.0
 @reaching
 @named_models_option
 @json_option()
-def command(**given: Any) -> int:
+@taking(CalibrateOptions)
+def command(given: CalibrateOptions) -> int:
     """Measure small training steps on a device and fit its spec to them.
 
     Operations are timed in their place in about fifty small steps, chosen by the doubt they leave
@@ -115,49 +147,75 @@ def command(**given: Any) -> int:
       costsim calibrate --from measured.json more.json --device my-pi.yaml --out better.yaml
       costsim calibrate --drift week1.json week2.json --device my-pi.yaml --report drift.html
     """
-    if given["refine"] and given["drift"]:
+    if given.refine and given.drift:
         raise InputError("--from and --drift: give one of them")
-    if given["refine"] or given["drift"]:
-        if not given["files"]:
+    if given.refine or given.drift:
+        if not given.files:
             raise InputError("FILES: missing; give what costsim measure --out wrote")
-        return refine_spec(given) if given["refine"] else show_drift(given)
-    for name in ("picture", "report"):
-        if given[name] is not None:
-            raise InputError(f"--{name}: goes with --drift")
-    if given["files"]:
-        raise InputError(f"{given['files'][0]}: measurements are read with --from or --drift")
+        return _refine(given) if given.refine else _drift(given)
+    for option, value in (("--picture", given.picture), ("--report", given.report)):
+        if value is not None:
+            raise InputError(f"{option}: goes with --drift")
+    if given.files:
+        raise InputError(f"{given.files[0]}: measurements are read with --from or --drift")
     return _measure(given)
 
 
-def _measure(given: dict[str, Any]) -> int:
-    check_positive(given, "threads", "probes")
-    if not given["time_limit"] > 0:
+def _refine(given: CalibrateOptions) -> int:
+    out = _one(given.outs, "--out")
+    return refine_spec(_measured(given), out)
+
+
+def _drift(given: CalibrateOptions) -> int:
+    return show_drift(_measured(given), picture=given.picture, page=given.report)
+
+
+def _measured(given: CalibrateOptions) -> Measured:
+    return Measured(
+        given.files,
+        given.plans,
+        device=_one(given.devices, "--device"),
+        compute_target=given.compute_target,
+        as_json=given.as_json,
+    )
+
+
+def _one(values: Sequence[T], option: str) -> T | None:
+    """What was given at most once; None if it was not."""
+    if len(values) > 1:
+        raise InputError(f"{option}: once is enough; given are {', '.join(map(str, values))}")
+    return values[0] if values else None
+
+
+def _measure(given: CalibrateOptions) -> int:
+    check_positive(threads=given.threads, probes=given.probes)
+    if not given.time_limit > 0:
         raise InputError("--time-limit: more than 0 is needed")
-    places = list(given["places"] or ("local",))
-    if len(given["outs"]) != len(places):
+    places = list(given.places or ("local",))
+    if len(given.outs) != len(places):
         told = "missing; name the file for the calibrated spec" if len(places) == 1 else "one each"
         raise InputError(f"--out: {told} (--on: {', '.join(places)})")
-    outs = list(given["outs"])
+    outs = list(given.outs)
     for out in outs:
         check_writable(out, "--out")
     for option, texts in (("--on", places), ("--out", list(map(str, outs)))):
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise InputError(f"{option}: {twice[0]} is given twice")
-    devices = list(given["devices"])
+    devices = list(given.devices)
     if len(devices) not in (0, 1, len(places)):
         raise InputError(f"--device: {len(devices)} are given for {len(places)} targets")
     # Read when torch loads: its libraries keep pools of their own threads.
-    os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
 
     from costsim.device import load_device
     from costsim.hardware.calibration.fit import FEWEST_PROBES
 
-    if given["probes"] < FEWEST_PROBES:
-        raise InputError(f"--probes is {given['probes']}; at least {FEWEST_PROBES} are needed")
+    if given.probes < FEWEST_PROBES:
+        raise InputError(f"--probes is {given.probes}; at least {FEWEST_PROBES} are needed")
     bases = [load_device(device) for device in devices]
     for base in bases:
-        base.target(given["compute_target"])
-    if given["compute_target"] is not None and not bases:
+        base.target(given.compute_target)
+    if given.compute_target is not None and not bases:
         raise InputError("--compute-target: give --device too")
     if len(bases) < len(places):
         bases *= len(places)
@@ -167,7 +225,7 @@ def _measure(given: dict[str, Any]) -> int:
             results = [("local", outs[0], found)]
         else:
             results, failed = _there(given, places, outs, bases or [None] * len(places), progress)
-    _tell(results, as_json=given["as_json"], several=len(places) > 1)
+    _tell(results, as_json=given.as_json, several=len(places) > 1)
     return 2 if failed else 0
 
 
@@ -175,23 +233,23 @@ Result = tuple[str, Path, "Calibrated"]
 
 
 def _here(
-    given: dict[str, Any], out: Path, base: "DeviceSpec | None", progress: "Progress"
+    given: CalibrateOptions, out: Path, base: "DeviceSpec | None", progress: "Progress"
 ) -> "Calibrated":
     """In this process."""
     from costsim.hardware.calibration.conditions import describe_conditions
     from costsim.hardware.calibration.device_file import machine_spec, write_device
     from costsim.hardware.calibration.session import CalibrationRequest, calibrate, local_runner
 
-    conditions = describe_conditions(given["threads"])
+    conditions = describe_conditions(given.threads)
     found = calibrate(
         CalibrationRequest(
             base or machine_spec(conditions),
-            local_runner(given["threads"]),
+            local_runner(given.threads),
             samples_path(out),
-            target=given["compute_target"],
-            time_limit_s=given["time_limit"],
-            probes=given["probes"],
-            resume=given["resume"],
+            target=given.compute_target,
+            time_limit_s=given.time_limit,
+            probes=given.probes,
+            resume=given.resume,
             conditions=conditions,
         ),
         progress,
@@ -201,7 +259,7 @@ def _here(
 
 
 def _there(
-    given: dict[str, Any],
+    given: CalibrateOptions,
     places: Sequence[str],
     outs: Sequence[Path],
     bases: Sequence["DeviceSpec | None"],
@@ -214,7 +272,7 @@ def _there(
     from costsim.hardware.targets.base import Watch, parse_target
 
     # The limit is on measuring and kept from here; a device may be slow to start.
-    options = target_options(given, given["time_limit"] + SLOW_START_S)
+    options = target_options(given, given.time_limit + SLOW_START_S)
     paths = {}
     orders = []
     for place, out, base in zip(places, outs, bases, strict=True):
@@ -222,11 +280,11 @@ def _there(
             parse_target(place, options),
             base,
             samples_path(out),
-            given["threads"],
-            compute_target=given["compute_target"],
-            time_limit_s=given["time_limit"],
-            probes=given["probes"],
-            resume=given["resume"],
+            given.threads,
+            compute_target=given.compute_target,
+            time_limit_s=given.time_limit,
+            probes=given.probes,
+            resume=given.resume,
         )
         orders.append(order)
         paths[order.target.name] = out

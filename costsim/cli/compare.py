@@ -1,6 +1,7 @@
 """`costsim compare`: solvers on models, devices, budgets and tasks, kept in one file."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,44 @@ from costsim.cli.options import (
     ways_option,
 )
 from costsim.cli.progress import lines_on_stderr
+from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
 from costsim.models.networks.shipped import RANDOM
 
 if TYPE_CHECKING:
     from costsim.studies.engine import Study
     from costsim.studies.solvers import SolverCell, SolverStudies
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What was typed of `costsim compare`; None: not given."""
+
+    study: Path | None
+    store: Path
+    solvers: tuple[str, ...]
+    models: tuple[str, ...]
+    weights: tuple[str, ...]
+    devices: tuple[str, ...]
+    budgets: tuple[str, ...]
+    data: tuple[str, ...]
+    seeds: tuple[int, ...]
+    ways: int | None
+    shots: int | None
+    criterion: str | None
+    axis: str | None
+    inspect: str | None
+    layers: tuple[str, ...]
+    exclude: tuple[str, ...]
+    batch: int | None
+    optimizer: str | None
+    accuracy: bool | None
+    time_limit: str | None
+    jobs: int | None
+    scheduler: str | None
+    table: Path | None
+    report: Path | None
+    as_json: bool
 
 
 @click.command("compare")
@@ -127,7 +160,8 @@ if TYPE_CHECKING:
 @rows_option
 @page_option()
 @json_option()
-def command(**given: Any) -> int:
+@taking(CompareOptions)
+def command(given: CompareOptions) -> int:
     """Compare solvers on every combination of models, devices, budgets and tasks.
 
     What is compared stands in a YAML file, in options, or in both: an option replaces the file's
@@ -139,8 +173,12 @@ def command(**given: Any) -> int:
       costsim compare --store study.sqlite --solver exact --solver greedy --seed 0 --seed 1
       costsim compare study.yaml --store study.sqlite --report study.html --csv study.csv
     """
-    for name, option in (("store", "--store"), ("table", "--csv"), ("report", "--report")):
-        check_writable(given[name], option)
+    for path, option in (
+        (given.store, "--store"),
+        (given.table, "--csv"),
+        (given.report, "--report"),
+    ):
+        check_writable(path, option)
     from costsim.solvers import make_solver
     from costsim.studies.engine import StudyStore, run_study
     from costsim.studies.solvers import SolverStudies
@@ -148,29 +186,29 @@ def command(**given: Any) -> int:
 
     kind = SolverStudies(make_solver)
     cells = _study(given, kind).cells()
-    store = StudyStore(given["store"], kind)
+    store = StudyStore(given.store, kind)
     begun = time.monotonic()
     with lines_on_stderr() as say, ended_like_interrupted():
         computed = run_study(
             cells,
             store,
             kind,
-            workers=given["jobs"],
-            scheduler=given["scheduler"],
+            workers=given.jobs,
+            scheduler=given.scheduler,
             watch=lambda done: say(progress_line(kind.doing, done)),
         )
     rows = store.rows_of(cells)
     tell_computed(computed, len(cells), begun)
     findings = Findings.of(rows)
-    if given["table"]:
+    if given.table:
         from costsim.report.comparison import comparison_csv
 
-        write_atomically(given["table"], comparison_csv(findings))
-    if given["report"]:
+        write_atomically(given.table, comparison_csv(findings))
+    if given.report:
         from costsim.report.comparison import render_comparison
 
-        write_atomically(given["report"], render_comparison(findings))
-    if given["as_json"]:
+        write_atomically(given.report, render_comparison(findings))
+    if given.as_json:
         from costsim.report.comparison import to_json
 
         click.echo(to_json_text(to_json(findings)))
@@ -185,7 +223,7 @@ def command(**given: Any) -> int:
     return 1 if findings.errors else 0
 
 
-def _study(given: dict[str, Any], kind: "SolverStudies") -> "Study[SolverCell]":
+def _study(given: CompareOptions, kind: "SolverStudies") -> "Study[SolverCell]":
     """The YAML file, if there is one, with what options replace of it."""
     from costsim.data import is_of_hub
     from costsim.studies.engine import parse_study, read_entries
@@ -193,41 +231,54 @@ def _study(given: dict[str, Any], kind: "SolverStudies") -> "Study[SolverCell]":
     document: dict[str, Any] = {}
     source = "options"
     folder = Path()
-    if given["study"] is not None:
-        document = read_entries(given["study"], kind)
-        source, folder = str(given["study"]), resolved(given["study"].parent)
-    for name in ("solvers", "devices", "budgets"):
-        if given[name]:
-            document[name] = list(given[name])
+    if given.study is not None:
+        document = read_entries(given.study, kind)
+        source, folder = str(given.study), resolved(given.study.parent)
+    lists = {"solvers": given.solvers, "devices": given.devices, "budgets": given.budgets}
+    document |= {name: list(texts) for name, texts in lists.items() if texts}
     weights = {}
-    for text in given["weights"]:
+    for text in given.weights:
         model, equals, path = text.partition("=")
-        if not equals or model not in given["models"]:
+        if not equals or model not in given.models:
             raise InputError(f"--weights: cannot read {text!r}; give MODEL=FILE with a --model")
         weights[model] = path if path == str(RANDOM) else str(resolved(Path(path)))
-    if given["models"]:
+    if given.models:
         document["models"] = [
             {"model": model} | ({"weights": weights[model]} if model in weights else {})
-            for model in given["models"]
+            for model in given.models
         ]
-    chosen = {name: given[name] for name in ("ways", "shots") if given[name] is not None}
-    if given["data"] or given["seeds"] or chosen:
+    counts = {"ways": given.ways, "shots": given.shots}
+    chosen = {name: count for name, count in counts.items() if count is not None}
+    if given.data or given.seeds or chosen:
         if "tasks" in document:
             raise InputError("--data, --seed, --ways and --shots: the file has tasks of its own")
         document["tasks"] = [
             {
                 "data": data if data == "digits" or is_of_hub(data) else str(resolved(Path(data))),
-                "seeds": list(given["seeds"] or [0]),
+                "seeds": list(given.seeds or [0]),
                 **chosen,
             }
-            for data in given["data"] or ["digits"]
+            for data in given.data or ["digits"]
         ]
-    settings = document.get("settings", {})
-    names = ("criterion", "axis", "inspect", "batch", "optimizer", "time_limit", "accuracy")
-    replaced = {n.replace("_", "-"): given[n] for n in names if given[n] is not None}
-    replaced |= {name: list(given[name]) for name in ("layers", "exclude") if given[name]}
-    if str(replaced.get("inspect", "")).isdigit():
-        replaced["inspect"] = int(replaced["inspect"])
+    replaced = _settings(given)
     if replaced:
+        settings = document.get("settings", {})
         document["settings"] = {**settings, **replaced} if isinstance(settings, dict) else replaced
     return parse_study(document, source, kind, folder=folder)
+
+
+def _settings(given: CompareOptions) -> dict[str, Any]:
+    """The entries of the study's settings that options replace."""
+    inspect = given.inspect
+    found: dict[str, Any] = {
+        "criterion": given.criterion,
+        "axis": given.axis,
+        "inspect": int(inspect) if inspect is not None and inspect.isdigit() else inspect,
+        "batch": given.batch,
+        "optimizer": given.optimizer,
+        "time-limit": given.time_limit,
+        "accuracy": given.accuracy,
+        "layers": list(given.layers) or None,
+        "exclude": list(given.exclude) or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,8 +1,9 @@
 """`costsim export`: the training step of a plan as C for a microcontroller."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,7 @@ from costsim.cli.options import (
     split_option,
 )
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.signature import taking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +35,23 @@ if TYPE_CHECKING:
 TARGETS = ("c",)
 SHOTS = 2
 """Images of each class that 8-bit scales are taken from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What was typed of `costsim export`."""
+
+    plan: Path
+    target: str
+    out: Path
+    weights: Path | None
+    named_models: tuple[str, ...]
+    data: Path | None
+    split: str | None
+    learning_rate: float | None
+    momentum: float
+    device: str | None
+    as_json: bool
 
 
 @click.command("export")
@@ -67,7 +86,8 @@ SHOTS = 2
     help="Whose flash it must fit in, a shipped device or a YAML file.  [default: the plan's]",
 )
 @json_option()
-def command(**given: Any) -> int:
+@taking(ExportOptions)
+def command(given: ExportOptions) -> int:
     """Write the training step of PLAN as self-contained C99, weights included.
 
     Buffers lie in one static arena at planned offsets, frozen weights in flash. Nothing is
@@ -84,34 +104,34 @@ def command(**given: Any) -> int:
     """
     from costsim.c.emission.folder import check_folder, write_folder
 
-    out = given["out"]
+    out = given.out
     check_folder(out)
 
     from costsim.solving.planfile import read_plan
 
-    plan = read_plan(given["plan"])
-    check_named_models(given, plan.model.spec, given["plan"])
+    plan = read_plan(given.plan)
+    check_named_models(given.named_models, plan.model.spec, given.plan)
 
     from costsim.c.emission.support import told_of_loss, why_loss_not_emitted
 
     if (reason := why_loss_not_emitted(plan.loss)) is not None:
-        raise InputError(f"{given['plan']}: {reason}")
+        raise InputError(f"{given.plan}: {reason}")
 
     from costsim.c.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
     from costsim.hardware.boards.scales import find_scales
     from costsim.learning.training.base_model import load_planned
     from costsim.learning.training.trainer import DEFAULT_LEARNING_RATES
 
-    rate = given["learning_rate"]
+    rate = given.learning_rate
     options = EmissionOptions(
         name=plan.model.name,
         learning_rate=DEFAULT_LEARNING_RATES[plan.step.optimizer] if rate is None else rate,
-        momentum=given["momentum"],
+        momentum=given.momentum,
     )
     scales = told = None
     with progress_on_stderr() as progress:
         progress("loading the model", 0, 0)
-        subject, program = load_planned(plan, str(given["plan"]), given["weights"])
+        subject, program = load_planned(plan, str(given.plan), given.weights)
         arrays = {name: tensor.detach().numpy() for name, tensor in subject.tensors.items()}
         try:
             check_step(program.graph, plan.step)
@@ -122,21 +142,21 @@ def command(**given: Any) -> int:
                     program.graph,
                     subject.tensors,
                     lambda: _images(given, plan, subject),
-                    given["weights"] or recorded,
+                    given.weights or recorded,
                 )
             progress("writing C", 0, 0)
             files = emit(program, arrays, options=options, quantization=scales)
         except InputError as error:
-            raise InputError(f"{given['plan']}: {error}") from error
-        _check_flash(plan, given["device"], Sizes.of_files(files))
+            raise InputError(f"{given.plan}: {error}") from error
+        _check_flash(plan, given.device, Sizes.of_files(files))
         write_folder(out, files)
     for note in (*told_of_loss(plan.loss), *((told,) if told is not None else ())):
         print(f"costsim: note: {note}", file=sys.stderr)
     sizes = Sizes.of_files(files)
-    if given["as_json"]:
+    if given.as_json:
         document = {
             "schema": "costsim.exported/1",
-            "plan": str(given["plan"]),
+            "plan": str(given.plan),
             "model": plan.model.name,
             "folder": str(out),
             "files": sorted(files),
@@ -162,14 +182,14 @@ def _show(sizes: "Sizes") -> None:
         click.echo(f"  {what:<42} {size:>12,} B  {format_bytes(size)}")
 
 
-def _images(given: dict[str, Any], plan: "PlanFile", subject: "Subject") -> "Tensor":
+def _images(given: ExportOptions, plan: "PlanFile", subject: "Subject") -> "Tensor":
     """A few images of each class, that 8-bit scales are taken from."""
     import torch
 
     from costsim.data import classes_of, digits, open_source, sample_task
     from costsim.planning import DEFAULT_WAYS
 
-    source = digits() if given["data"] is None else open_source(given["data"], given["split"])
+    source = digits() if given.data is None else open_source(given.data, given.split)
     channels, height, width = subject.input_shape
     task = sample_task(
         source,

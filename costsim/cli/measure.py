@@ -2,7 +2,9 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,12 +23,38 @@ from costsim.cli.options import (
     plan_argument,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.target_options import ended_like_interrupted, reaching, target_options
+from costsim.cli.signature import taking
+from costsim.cli.target_options import (
+    ReachingOptions,
+    ended_like_interrupted,
+    reaching,
+    target_options,
+)
 from costsim.cli.values import Quantity
 
 if TYPE_CHECKING:
     from costsim.hardware.results.measurement_file import MeasurementFile
     from costsim.hardware.targets.base import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(ReachingOptions):
+    """What was typed of `costsim measure`."""
+
+    plan: Path
+    targets: tuple[str, ...]
+    device: str | None
+    compute_target: str | None
+    repeats: int
+    steps: int
+    threads: int | None
+    memory_limit: int | None
+    weights: Path | None
+    named_models: tuple[str, ...]
+    time_limit: float
+    out: Path | None
+    resume: bool
+    as_json: bool
 
 
 @click.command("measure")
@@ -83,7 +111,8 @@ if TYPE_CHECKING:
     help="Go on with the runs in --out: only what is missing of --repeats is run.",
 )
 @json_option()
-def command(**given: Any) -> int:
+@taking(MeasureOptions)
+def command(given: MeasureOptions) -> int:
     """Run the training step of PLAN on each TARGET and put it beside the prediction.
 
     Over SSH it works in a folder of its own that is gone afterwards, with every process, also
@@ -99,9 +128,9 @@ def command(**given: Any) -> int:
       costsim measure plan.json --on 'ssh://pi@10.0.0.7?python=/opt/py/bin/python&patience=300'
       costsim measure plan.json --memory-limit 64MiB
     """
-    check_positive(given, "repeats", "steps", "threads")
-    check_writable(given["out"], "--out")
-    if given["resume"] and given["out"] is None:
+    check_positive(repeats=given.repeats, steps=given.steps, threads=given.threads)
+    check_writable(given.out, "--out")
+    if given.resume and given.out is None:
         raise InputError("--resume: nothing to go on with: name the measurements with --out")
 
     from costsim.device import load_device
@@ -110,14 +139,14 @@ def command(**given: Any) -> int:
     from costsim.solving.planfile import read_plan
 
     targets = _targets(given)
-    plan = read_plan(given["plan"])
-    check_named_models(given, plan.model.spec, given["plan"])
-    if given["device"] == "":
+    plan = read_plan(given.plan)
+    check_named_models(given.named_models, plan.model.spec, given.plan)
+    if given.device == "":
         raise InputError("--device is empty: the name of a shipped device or a YAML file")
-    device = None if given["device"] is None else load_device(given["device"])
-    if device is None and given["compute_target"] is not None:
+    device = None if given.device is None else load_device(given.device)
+    if device is None and given.compute_target is not None:
         raise InputError("--compute-target: give --device too")
-    calibration = None if device is None else device.target(given["compute_target"]).calibration
+    calibration = None if device is None else device.target(given.compute_target).calibration
 
     from costsim.hardware.results.measurement_file import (
         Asked,
@@ -131,12 +160,12 @@ def command(**given: Any) -> int:
     from costsim.hardware.targets.job import RunOptions
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is counted here is not what is timed
-    threads: int = given["threads"] or 1
+    threads: int = given.threads or 1
     told: tuple[str, ...] = ()
-    if given["threads"] is None and calibration is not None and any(t.threaded for t in targets):
+    if given.threads is None and calibration is not None and any(t.threaded for t in targets):
         threads = calibration.conditions.threads
-        told = (f"--threads is {threads}: {given['device']} was calibrated on so many",)
-    run_options = RunOptions(given["steps"], threads, given["memory_limit"])
+        told = (f"--threads is {threads}: {given.device} was calibrated on so many",)
+    run_options = RunOptions(given.steps, threads, given.memory_limit)
     with (
         scratch_folder() as folder,
         progress_on_stderr() as report,
@@ -145,14 +174,14 @@ def command(**given: Any) -> int:
         job = plan_job(
             plan,
             folder,
-            source=str(given["plan"]),
-            weights=given["weights"],
+            source=str(given.plan),
+            weights=given.weights,
             options=run_options,
         )
-        predicted, notes = predict(job, device, given["compute_target"])
+        predicted, notes = predict(job, device, given.compute_target)
         own = None
         if plan.step.bits != BitWidths() and any(target.own_bits for target in targets):
-            own, own_notes = predict(job, device, given["compute_target"], own_bits=True)
+            own, own_notes = predict(job, device, given.compute_target, own_bits=True)
             elsewhere = any(not target.own_bits for target in targets)
             notes = tuple(dict.fromkeys((*(notes if elsewhere else ()), *own_notes)))
         found = MeasurementFile(
@@ -166,8 +195,8 @@ def command(**given: Any) -> int:
                 memory_limit_bytes=run_options.memory_limit_bytes,
             ),
         )
-        if given["resume"] and given["out"].exists():
-            found = found.gone_on(given["out"], [target.name for target in targets])
+        if given.resume and given.out is not None and given.out.exists():
+            found = found.gone_on(given.out, [target.name for target in targets])
 
         def keep(item: Found) -> None:
             nonlocal found
@@ -176,31 +205,31 @@ def command(**given: Any) -> int:
             else:
                 found = found.with_run(item)
                 if (ran := item.outcome.measurement) is not None:
-                    why = unlike_prediction(plan, device, given["compute_target"], ran.machine)
+                    why = unlike_prediction(plan, device, given.compute_target, ran.machine)
                     found = found.with_unlike(item.outcome.target, why)
-            if given["out"] is not None:
-                found.write(given["out"])
+            if given.out is not None:
+                found.write(given.out)
 
         watch = Watch(report, warn=_warn)
         with ended_like_interrupted():
             measure_on(
                 targets,
                 job,
-                repeats=given["repeats"],
+                repeats=given.repeats,
                 watch=watch,
                 found=keep,
                 done=found.whole_runs,
             )
     for name, why in sorted(found.unlike.items()):
         _warn(f"{name}: the prediction is for other conditions: {why}")
-    return _tell(found, as_json=given["as_json"])
+    return _tell(found, as_json=given.as_json)
 
 
-def _targets(given: dict[str, Any]) -> "list[Target]":
+def _targets(given: MeasureOptions) -> "list[Target]":
     from costsim.hardware.targets.base import parse_target
 
-    options = target_options(given, given["time_limit"])
-    targets = [parse_target(text, options) for text in given["targets"] or ("local",)]
+    options = target_options(given, given.time_limit)
+    targets = [parse_target(text, options) for text in given.targets or ("local",)]
     names = [target.name for target in targets]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--on: {twice[0]} is given twice; give --repeats for more runs")

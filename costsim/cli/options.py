@@ -6,7 +6,8 @@ sentence, and a default that is not a plain value stands behind it as click writ
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -136,9 +137,9 @@ named_models_option = click.option(
 )
 
 
-def check_named_models(given: dict[str, Any], spec: str, file: Path) -> None:
+def check_named_models(named_models: Sequence[str], spec: str, file: Path) -> None:
     """Raise `InputError` if others were named than the model `spec` of a plan."""
-    for named in given["named_models"]:
+    for named in named_models:
         if named != spec:
             raise InputError(f"--model {named}: {file} was made for {spec}")
 
@@ -182,13 +183,24 @@ queries_option = click.option(
 )
 
 
-def check_split(given: dict[str, Any]) -> None:
+def check_split(split: str | None, data: object) -> None:
     """Raise `InputError` for a part of data that is not given."""
-    if given["split"] is not None and given["data"] is None:
+    if split is not None and data is None:
         raise InputError("--split names a part of --data, which is missing")
 
 
 # The budgets of a step.
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """What `budget_options` read: bytes, a count or a share of MACs, seconds, joules."""
+
+    memory: int | None
+    accounting: str | None
+    macs: tuple[int | None, float | None] | None
+    latency: float | None
+    energy: float | None
 
 
 def budget_options(of: str) -> Callable[[F], F]:
@@ -229,18 +241,18 @@ def budget_options(of: str) -> Callable[[F], F]:
     )
 
 
-def budget_request(given: dict[str, Any]) -> "BudgetRequest":
+def budget_request(given: BudgetOptions) -> "BudgetRequest":
     """Their values as a `BudgetRequest`."""
     from costsim.planning import BudgetRequest
 
-    macs, share = given["macs"] or (None, None)
+    macs, share = given.macs or (None, None)
     return BudgetRequest(
-        memory_bytes=given["memory"],
-        accounting=given["accounting"],
+        memory_bytes=given.memory,
+        accounting=given.accounting,
         macs=macs,
         macs_share=share,
-        latency_s=given["latency"],
-        energy_j=given["energy"],
+        latency_s=given.latency,
+        energy_j=given.energy,
     )
 
 
@@ -306,11 +318,11 @@ def check_seed(seed: int | None) -> None:
         raise InputError(f"--seed is {seed}; allowed are 0 to {LARGEST_SEED}")
 
 
-def check_positive(given: dict[str, Any], *names: str) -> None:
+def check_positive(**counts: int | None) -> None:
     """Raise `InputError` for a count below 1; one that is not given may be None."""
-    for name in names:
-        if given[name] is not None and given[name] < 1:
-            raise InputError(f"--{name} is {given[name]}; at least 1 is needed")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"--{name} is {count}; at least 1 is needed")
 
 
 # Runs that can be stopped and go on.
@@ -324,14 +336,13 @@ resume_option = click.option(
 )
 
 
-def checkpoint_file(given: dict[str, Any]) -> tuple[Path | None, bool]:
+def checkpoint_file(out: Path | None, checkpoint: Path | None) -> tuple[Path | None, bool]:
     """Where the run stands is kept there; and whether it goes when `--out` is written.
 
     Raises `InputError` for files that could not be written later.
     """
-    out, checkpoint = given["out"], given["checkpoint"]
-    for name in ("out", "checkpoint"):
-        check_writable(given[name], f"--{name}")
+    check_writable(out, "--out")
+    check_writable(checkpoint, "--checkpoint")
     if checkpoint is None:
         return (None if out is None else out.with_name(f"{out.name}.checkpoint")), out is not None
     if out is not None and resolved(out) == resolved(checkpoint):

@@ -1,7 +1,8 @@
 """`costsim pareto`: the frontier of gain against memory, MACs or latency."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,14 @@ from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.options import check_writable, json_option, path_option, seed_option
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.request import device_option, plan_request, request_options, time_limit_option
+from costsim.cli.request import (
+    RequestOptions,
+    device_option,
+    plan_request,
+    request_options,
+    time_limit_option,
+)
+from costsim.cli.signature import taking
 
 if TYPE_CHECKING:
     from costsim.planning import Prepared
@@ -18,6 +26,19 @@ if TYPE_CHECKING:
 
 SCHEMA = "costsim.frontier/1"
 PICTURES = {".svg": "svg", ".png": "png"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoOptions(RequestOptions):
+    """What was typed of `costsim pareto`."""
+
+    against: str
+    points: int
+    every: bool
+    out: Path | None
+    as_csv: Path | None
+    picture: Path | None
+    as_json: bool
 
 
 @click.command("pareto")
@@ -45,7 +66,8 @@ PICTURES = {".svg": "svg", ".png": "png"}
 @path_option("--csv", "as_csv", help="Write them as CSV.")
 @path_option("--picture", help="Draw them; the name ends in .svg or .png.")
 @json_option()
-def command(**given: Any) -> int:
+@taking(ParetoOptions)
+def command(given: ParetoOptions) -> int:
     """Draw the proven frontier of gain against a budget, with other methods beside it.
 
     Each point is the greatest gain of any plan that takes no more, within all other budgets; they
@@ -63,27 +85,27 @@ def command(**given: Any) -> int:
     from costsim.solvers import Greedy, make_solver
     from costsim.solving.pareto import frontier
 
-    solver = make_solver("exact", time_limit_s=given["time_limit"])
-    devices = given["devices"]
+    solver = make_solver("exact", time_limit_s=given.time_limit)
+    devices = given.devices
     if len(devices) > 1:
         raise InputError("--device: a frontier is of one device; give one")
     device = devices[0] if devices else None
-    request = plan_request({**given, "device": device, "solver": "exact", "iterations": 1})
+    request = plan_request(given, device, "exact")
     with progress_on_stderr() as progress:
         prepared = prepare(request, progress)
         prepared = _lifted(prepared, given)
         found = frontier(
             prepared.problem,
             solver,
-            given["against"],
-            points=None if given["every"] else given["points"],
+            given.against,
+            points=None if given.every else given.points,
             beside=(Greedy(),),
             progress=progress,
         )
-        found = replace(found, beside=(*found.beside, *_schemes(prepared, given["against"])))
+        found = replace(found, beside=(*found.beside, *_schemes(prepared, given.against)))
         document = _document(prepared, found)
         _write(given, prepared, found, document)
-    if given["as_json"]:
+    if given.as_json:
         click.echo(to_json_text(document))
     elif found.points:
         _print(prepared, found)
@@ -101,31 +123,30 @@ def command(**given: Any) -> int:
     return 0
 
 
-def _check(given: dict[str, Any]) -> None:
-    files = {name: given[key] for name, key in _FILES.items() if given[key] is not None}
+def _check(given: ParetoOptions) -> None:
+    named = {"--out": given.out, "--csv": given.as_csv, "--picture": given.picture}
+    files = {name: path for name, path in named.items() if path is not None}
     for name, path in files.items():
         check_writable(path, name)
     if len(set(files.values())) < len(files):
         raise InputError(f"{', '.join(files)} name one file twice; give each its own")
-    picture = given["picture"]
+    picture = given.picture
     if picture is not None and picture.suffix.lower() not in PICTURES:
         raise InputError(f"--picture: {picture} is no picture; its name must end in .svg or .png")
 
 
-_FILES = {"--out": "out", "--csv": "as_csv", "--picture": "picture"}
-
-
-def _lifted(prepared: "Prepared", given: dict[str, Any]) -> "Prepared":
+def _lifted(prepared: "Prepared", given: ParetoOptions) -> "Prepared":
     """Without the device's recommendation for what is drawn: only a limit that was given ends it.
 
     The memory that the device has still does.
     """
     from costsim.solving.pareto import AGAINST
 
-    if given[given["against"]] is not None:
+    limits = {"memory": given.memory, "macs": given.macs, "latency": given.latency}
+    if limits[given.against] is not None:
         return prepared
     problem = prepared.problem
-    limit: dict[str, Any] = {AGAINST[given["against"]]: None}
+    limit: dict[str, Any] = {AGAINST[given.against]: None}
     return replace(prepared, problem=problem.within(replace(problem.budget, **limit)))
 
 
@@ -184,19 +205,19 @@ def _document(prepared: "Prepared", found: "Frontier") -> dict[str, Any]:
 
 
 def _write(
-    given: dict[str, Any], prepared: "Prepared", found: "Frontier", document: dict[str, Any]
+    given: ParetoOptions, prepared: "Prepared", found: "Frontier", document: dict[str, Any]
 ) -> None:
     from costsim.base.files import write_json
     from costsim.report.frontier import frontier_csv, frontier_picture
 
-    if given["out"]:
-        write_json(given["out"], document)
-    if given["as_csv"]:
-        write_atomically(given["as_csv"], frontier_csv(found))
-    if given["picture"] and found.points:
+    if given.out:
+        write_json(given.out, document)
+    if given.as_csv:
+        write_atomically(given.as_csv, frontier_csv(found))
+    if given.picture and found.points:
         title = _title(prepared)
-        picture = frontier_picture(found, title, PICTURES[given["picture"].suffix.lower()])
-        write_atomically(given["picture"], picture)
+        picture = frontier_picture(found, title, PICTURES[given.picture.suffix.lower()])
+        write_atomically(given.picture, picture)
 
 
 def _title(prepared: "Prepared") -> str:

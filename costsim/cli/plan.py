@@ -1,10 +1,11 @@
 """`costsim plan`: choose what to update within a device's budgets, and price it."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
@@ -23,10 +24,22 @@ from costsim.cli.request import (
     request_options,
     time_limit_option,
 )
-from costsim.cli.solve_for import check_sought, plan_backwards, solve_for_options
+from costsim.cli.signature import taking, was_typed
+from costsim.cli.solve_for import SoughtOptions, check_sought, plan_backwards, solve_for_options
 
 if TYPE_CHECKING:
     from costsim.planning import PlanRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(SoughtOptions):
+    """What was typed of `costsim plan`."""
+
+    explain: bool
+    iterations: int
+    out: Path | None
+    as_json: bool
+    report: Path | None
 
 
 @click.command("plan")
@@ -52,7 +65,8 @@ if TYPE_CHECKING:
 @path_option("--out", help="Write the plan as JSON.")
 @json_option()
 @page_option()
-def command(**given: Any) -> int:
+@taking(PlanOptions)
+def command(given: PlanOptions) -> int:
     """Choose which channels of which layers to update within a device's budgets.
 
     Budgets that are not given are those the device file recommends. The exit status is 1 if no
@@ -65,10 +79,10 @@ def command(**given: Any) -> int:
       costsim plan --device my.yaml --model my_package.nets:make --data faces.zip \\
                    --out plan.json --report plan.html
     """
-    for name in ("out", "report"):
-        check_writable(given[name], f"--{name}")
-    if given["out"] is not None and given["out"] == given["report"]:
-        raise InputError(f"--out and --report are both {given['out']}; give each its own file")
+    check_writable(given.out, "--out")
+    check_writable(given.report, "--report")
+    if given.out is not None and given.out == given.report:
+        raise InputError(f"--out and --report are both {given.out}; give each its own file")
     check_sought(given)
     requests = _requests(given)
     from costsim.planning import make_plan
@@ -76,25 +90,25 @@ def command(**given: Any) -> int:
     from costsim.solving.planfile import write_plan
 
     with progress_on_stderr() as progress:
-        if given["solve_for"]:
-            planned = plan_backwards(given, requests, progress)
+        if given.solve_for is not None and given.share is not None:
+            planned = plan_backwards(given.solve_for, given.share, requests, progress)
         elif len(requests) > 1:
             from costsim.planning.fleet import make_fleet_plan
 
             planned = make_fleet_plan(requests, progress)
         else:
             planned = make_plan(requests[0], progress)
-        if given["report"]:
+        if given.report:
             from costsim.report.page import render_page
 
             progress("drawing the report", 0, 0)
             page = render_page(planned.file, planned.graph, planned.importance)
-            write_atomically(given["report"], page)
-        if given["out"]:
-            write_plan(given["out"], planned.file)
+            write_atomically(given.report, page)
+        if given.out:
+            write_plan(given.out, planned.file)
     for warning in planned.warnings:
         print(f"costsim: note: {warning}", file=sys.stderr)
-    if given["as_json"]:
+    if given.as_json:
         click.echo(to_json_text(planned.file.to_json()))
     else:
         from rich.console import Console
@@ -104,7 +118,7 @@ def command(**given: Any) -> int:
         render_plan(Console(), planned.file, planned.graph)
     if planned.solution.plan is None:
         reason = no_plan(planned.file.solver)  # which the table begins with
-        told = reason if given["as_json"] else reason.partition(":")[0]
+        told = reason if given.as_json else reason.partition(":")[0]
         print(f"costsim: {told}", file=sys.stderr)
         return 1
     if planned.too_large:
@@ -112,29 +126,27 @@ def command(**given: Any) -> int:
         return 1
     if planned.file.sought is not None and planned.file.sought.value is None:
         reason = planned.file.sought.sentence
-        told = reason if given["as_json"] else reason.partition(";")[0]
+        told = reason if given.as_json else reason.partition(";")[0]
         print(f"costsim: {told}", file=sys.stderr)
         return 1
     return 0
 
 
-def _requests(given: dict[str, Any]) -> "list[PlanRequest]":
+def _requests(given: PlanOptions) -> "list[PlanRequest]":
     """What is asked: one request, or one a device where the device is sought."""
-    devices = given["devices"] or (None,)
-    sought = given["solve_for"]
-    if len(devices) > 1 and given["explain"]:
+    devices: tuple[str | None, ...] = given.devices or (None,)
+    sought = given.solve_for
+    if len(devices) > 1 and given.explain:
         raise InputError("--explain is for one device; give one --device")
     if sought is not None and sought != "device" and len(devices) > 1:
         raise InputError(f"--solve-for {sought} is for one device; give one --device")
-    if sought == "device" and not given["devices"]:
+    if sought == "device" and not given.devices:
         from costsim.device import shipped_devices
 
         devices = tuple(shipped_devices())
-    context = click.get_current_context()
-    if (
-        sought is None
-        and given["time_limit"] is None
-        and context.get_parameter_source("solver") is ParameterSource.DEFAULT
-    ):
-        given = {**given, "solver": None}
-    return [plan_request({**given, "device": device}) for device in devices]
+    usual = sought is None and given.time_limit is None and not was_typed("solver")
+    solver = None if usual else given.solver
+    return [
+        plan_request(given, device, solver, iterations=given.iterations, explain=given.explain)
+        for device in devices
+    ]

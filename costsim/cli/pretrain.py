@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,10 +26,48 @@ from costsim.cli.options import (
     weights_option,
 )
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.signature import taking
 
 if TYPE_CHECKING:
     from costsim.learning.pretraining import Record, StepResult
     from costsim.learning.pretraining.request import PretrainRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """What was typed of `costsim pretrain`."""
+
+    model: str
+    weights: Path | None
+    data: tuple[str, ...]
+    transfer: tuple[str, ...]
+    out: Path
+    half: bool
+    steps: int
+    episodes: int
+    episode: str
+    ways: str | None
+    shots: str | None
+    queries: int
+    support: int | None
+    resolution: str
+    augmentation: str
+    auxiliary: float
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    momentum: float
+    warmup: float
+    held_out: float
+    precision: str
+    torch_device: str | None
+    seed: int
+    eval_every: int
+    checkpoint: Path | None
+    checkpoint_every: int
+    resume: bool
+    log: Path | None
+    as_json: bool
 
 
 @click.command("pretrain")
@@ -116,7 +156,8 @@ if TYPE_CHECKING:
 @resume_option
 @path_option("--log", metavar="DIR", help="Write TensorBoard logs there.")
 @json_option()
-def command(**given: Any) -> int:
+@taking(PretrainOptions)
+def command(given: PretrainOptions) -> int:
     """Meta-train a backbone as a prototypical network.
 
     Episodes are few-shot tasks drawn from the data: the loss is that of classifying the queries
@@ -134,12 +175,15 @@ def command(**given: Any) -> int:
       costsim pretrain --model mcunet-5fps --weights imagenet.pkl --data images.zip::train \\
           --episode meta-dataset --support 200 --learning-rate 1e-4 --out weights.safetensors
     """
-    out = given["out"]
-    checkpoint, own_checkpoint = checkpoint_file(given)
+    out = given.out
+    checkpoint, own_checkpoint = checkpoint_file(out, given.checkpoint)
     assert checkpoint is not None  # --out is required
-    for name in ("eval_every", "checkpoint_every"):
-        if given[name] < 0:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 0 (never)")
+    for option, every in (
+        ("--eval-every", given.eval_every),
+        ("--checkpoint-every", given.checkpoint_every),
+    ):
+        if every < 0:
+            raise InputError(f"{option} must be at least 0 (never)")
 
     from costsim.learning.pretraining.request import PretrainRequest, opened
     from costsim.learning.pretraining.run import Diverged, train
@@ -147,31 +191,31 @@ def command(**given: Any) -> int:
     from costsim.run.criteria.caveats import loss_caveat
 
     request = PretrainRequest(
-        model=given["model"],
-        weights=given["weights"],
-        data=given["data"],
-        transfer=given["transfer"],
+        model=given.model,
+        weights=given.weights,
+        data=given.data,
+        transfer=given.transfer,
         settings=PretrainSettings(
-            steps=given["steps"],
-            episodes=given["episodes"],
+            steps=given.steps,
+            episodes=given.episodes,
             **_episode(given),
-            queries=given["queries"],
-            stages=parse_stages(given["resolution"]),
-            optimizer=given["optimizer"],
-            learning_rate=given["learning_rate"],
-            weight_decay=given["weight_decay"],
-            momentum=given["momentum"],
-            warmup=given["warmup"],
-            auxiliary=given["auxiliary"],
-            augmentation=given["augmentation"],
-            precision=given["precision"],
-            held_out=given["held_out"],
-            seed=given["seed"],
+            queries=given.queries,
+            stages=parse_stages(given.resolution),
+            optimizer=given.optimizer,
+            learning_rate=given.learning_rate,
+            weight_decay=given.weight_decay,
+            momentum=given.momentum,
+            warmup=given.warmup,
+            auxiliary=given.auxiliary,
+            augmentation=given.augmentation,
+            precision=given.precision,
+            held_out=given.held_out,
+            seed=given.seed,
         ),
-        compute=given["torch_device"],
+        compute=given.torch_device,
         checkpoint=checkpoint,
-        resume=given["resume"],
-        log=given["log"],
+        resume=given.resume,
+        log=given.log,
     )
     leads = int(os.environ.get("RANK", "0")) == 0
     with progress_on_stderr() as progress, opened(request, progress if leads else None) as run:
@@ -185,8 +229,8 @@ def command(**given: Any) -> int:
                     watch=told.step,
                     measured=told.measured,
                     save=run.save,
-                    measure_every=given["eval_every"],
-                    save_every=given["checkpoint_every"],
+                    measure_every=given.eval_every,
+                    save_every=given.checkpoint_every,
                 )
         except Diverged as error:
             print(f"costsim: {error}", file=sys.stderr)
@@ -200,36 +244,36 @@ def command(**given: Any) -> int:
         if (still := loss_caveat(told.losses)) is not None:
             told.say(f"costsim: note: {still}")
         if leads:
-            run.write(out, half=given["half"])
+            run.write(out, half=given.half)
             if own_checkpoint:
                 checkpoint.unlink(missing_ok=True)
             document = run.outcome(out)
-            if given["as_json"]:
+            if given.as_json:
                 click.echo(to_json_text(document))
             else:
                 _show(document)
     return 0
 
 
-def _episode(given: dict[str, Any]) -> dict[str, Any]:
+def _episode(given: PretrainOptions) -> dict[str, Any]:
     """What `PretrainSettings` says of episodes, as far as it was given."""
     from costsim.data import MetaDatasetEpisode
     from costsim.learning.pretraining.settings import parse_range
 
-    varying = given["episode"] == "meta-dataset"
-    if varying and given["shots"] is not None:
+    varying = given.episode == "meta-dataset"
+    if varying and given.shots is not None:
         raise InputError("--shots are drawn in a meta-dataset episode; leave them out")
-    if not varying and given["support"] is not None:
+    if not varying and given.support is not None:
         raise InputError("--support is for meta-dataset episodes; a fixed one has --ways × --shots")
-    found: dict[str, Any] = {"episode": given["episode"]}
-    for name in ("ways", "shots"):
-        if given[name] is not None:
-            found[name] = parse_range(given[name], f"--{name}")
-    if varying and given["ways"] is None:
+    found: dict[str, Any] = {"episode": given.episode}
+    for name, text in (("ways", given.ways), ("shots", given.shots)):
+        if text is not None:
+            found[name] = parse_range(text, f"--{name}")
+    if varying and given.ways is None:
         rule = MetaDatasetEpisode()
         found["ways"] = rule.least_ways, rule.most_ways
-    if given["support"] is not None:
-        found["most_support"] = given["support"]
+    if given.support is not None:
+        found["most_support"] = given.support
     return found
 
 

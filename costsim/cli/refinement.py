@@ -1,6 +1,9 @@
 """`--from` and `--drift` of `costsim calibrate`: what measurements say of a spec that there is."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +15,29 @@ if TYPE_CHECKING:
     from costsim.device import DeviceSpec
 
 
-def refine_spec(given: dict[str, Any]) -> int:
+@dataclass(frozen=True)
+class Measured:
+    """The files that were measured, the plans they name, and the device they are of, if named."""
+
+    files: Sequence[Path]
+    plans: Sequence[Path]
+    device: str | None
+    compute_target: str | None
+    as_json: bool
+
+    def spec(self) -> "DeviceSpec | None":
+        """The device's spec; raises `InputError` for one that cannot be read."""
+        from costsim.device import load_device
+
+        device = None if self.device is None else load_device(self.device)
+        if device is not None:
+            device.target(self.compute_target)
+        return device
+
+
+def refine_spec(given: Measured, out: Path | None) -> int:
     """`--from`: write the spec refined by what was measured since; the exit status."""
-    out, device = _one(given, "outs", "--out"), _device(given)
+    device = given.spec()
     if out is None:
         raise InputError("--out: missing; name the file for the refined spec")
     check_writable(out, "--out")
@@ -24,10 +47,10 @@ def refine_spec(given: dict[str, Any]) -> int:
     from costsim.hardware.calibration.device_file import write_device
     from costsim.hardware.calibration.refinement import measured_steps, refine
 
-    steps = measured_steps(given["files"], device, given["compute_target"], given["plans"])
-    refined = refine(device, steps, given["compute_target"])
+    steps = measured_steps(given.files, device, given.compute_target, given.plans)
+    refined = refine(device, steps, given.compute_target)
     write_device(out, refined.spec)
-    if given["as_json"]:
+    if given.as_json:
         click.echo(
             to_json_text(
                 {
@@ -47,20 +70,20 @@ def refine_spec(given: dict[str, Any]) -> int:
     return 0
 
 
-def show_drift(given: dict[str, Any]) -> int:
+def show_drift(given: Measured, *, picture: Path | None, page: Path | None) -> int:
     """`--drift`: show predicted against measured over time; the exit status."""
-    for name in ("picture", "report"):
-        check_writable(given[name], f"--{name}")
+    check_writable(picture, "--picture")
+    check_writable(page, "--report")
 
     from costsim.hardware.calibration.refinement import measured_steps
     from costsim.report.drift import drift_svg, render_drift, write_drift_page
 
-    steps = measured_steps(given["files"], _device(given), given["compute_target"], given["plans"])
-    if given["picture"] is not None:
-        write_atomically(given["picture"], drift_svg(steps))
-    if given["report"] is not None:
-        write_drift_page(given["report"], steps)
-    if given["as_json"]:
+    steps = measured_steps(given.files, given.spec(), given.compute_target, given.plans)
+    if picture is not None:
+        write_atomically(picture, drift_svg(steps))
+    if page is not None:
+        write_drift_page(page, steps)
+    if given.as_json:
         rows = [
             {
                 "when": step.when,
@@ -80,21 +103,3 @@ def show_drift(given: dict[str, Any]) -> int:
 
         render_drift(Console(), steps)
     return 0
-
-
-def _one(given: dict[str, Any], name: str, option: str) -> Any:
-    """What was given at most once; None if it was not."""
-    values = given[name]
-    if len(values) > 1:
-        raise InputError(f"{option}: once is enough; given are {', '.join(map(str, values))}")
-    return values[0] if values else None
-
-
-def _device(given: dict[str, Any]) -> "DeviceSpec | None":
-    from costsim.device import load_device
-
-    name = _one(given, "devices", "--device")
-    device = None if name is None else load_device(name)
-    if device is not None:
-        device.target(given["compute_target"])
-    return device

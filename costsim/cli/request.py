@@ -1,15 +1,17 @@
 """What is to be planned: the options that `plan` and `pareto` share, and the request they make."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from costsim.base.errors import InputError
 from costsim.base.units import parse_seconds
 from costsim.cli.options import (
     DEVICE,
+    BudgetOptions,
     F,
     budget_options,
     budget_request,
@@ -27,7 +29,9 @@ from costsim.cli.options import (
     ways_option,
     weights_option,
 )
+from costsim.cli.signature import was_typed
 from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
+from costsim.ir.step import Optimizer
 
 if TYPE_CHECKING:
     from costsim.planning import PlanRequest
@@ -132,6 +136,36 @@ request_options = together(
     choice_options,
 )
 
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions(BudgetOptions):
+    """What `device_option`, `request_options`, `time_limit_option` and `seed_option` read."""
+
+    devices: tuple[str, ...]
+    target: str | None
+    model: str
+    weights: Path | None
+    resolution: int | None
+    data: Path | None
+    split: str | None
+    ways: int | None
+    shots: int
+    batch: int
+    micro_batch: int | None
+    recompute: int
+    optimizer: Optimizer
+    bits: str | None
+    criterion: str
+    loss: str
+    axis: str
+    inspect: int | None
+    layers: tuple[str, ...]
+    exclude: tuple[str, ...]
+    with_bias: bool
+    time_limit: float | None
+    seed: int
+
+
 time_limit_option = click.option(
     "--time-limit",
     type=Quantity("time", parse_seconds),
@@ -142,71 +176,78 @@ time_limit_option = click.option(
 )
 
 
-def plan_request(given: dict[str, Any]) -> "PlanRequest":
-    """The options as a `PlanRequest`; raises `InputError` for what no option allows."""
+def plan_request(
+    given: RequestOptions,
+    device: str | None,
+    solver: str | None,
+    *,
+    iterations: int = 1,
+    explain: bool = False,
+) -> "PlanRequest":
+    """The options as a `PlanRequest` for one device; `solver` None: the usual one.
+
+    Raises `InputError` for what no option allows.
+    """
     from costsim.device import load_device
     from costsim.ir.step import TrainingStep
     from costsim.planning import PlanRequest, default_solver
     from costsim.problem.importance import SCORED_AXES
     from costsim.solvers import make_solver
 
-    if not given["device"]:
-        told = "missing" if given["device"] is None else "empty"
+    if not device:
+        told = "missing" if device is None else "empty"
         raise InputError(f"--device is {told}: the name of a shipped device or a YAML file")
-    device = load_device(given["device"])
-    check_seed(given["seed"])
-    if not 1 <= given["iterations"] <= LARGEST_COUNT:
-        raise InputError(f"--iterations is {given['iterations']}; allowed are 1 to {LARGEST_COUNT}")
-    check_split(given)
-    if given["solver"] is None:
-        solver = default_solver()
+    spec = load_device(device)
+    check_seed(given.seed)
+    if not 1 <= iterations <= LARGEST_COUNT:
+        raise InputError(f"--iterations is {iterations}; allowed are 1 to {LARGEST_COUNT}")
+    check_split(given.split, given.data)
+    if solver is None:
+        chooser = default_solver()
     else:
-        solver = make_solver(given["solver"], time_limit_s=given["time_limit"])
-    bits = device.bits.usual
+        chooser = make_solver(solver, time_limit_s=given.time_limit)
+    bits = spec.bits.usual
     return PlanRequest(
-        device=device,
-        target=given["target"],
-        solver=solver,
-        model=given["model"],
-        weights=given["weights"],
-        resolution=given["resolution"],
-        data=given["data"],
-        split=given["split"],
-        ways=given["ways"],
-        shots=given["shots"],
-        criterion=given["criterion"],
-        loss=given["loss"],
-        axes=SCORED_AXES[given["axis"]],
+        device=spec,
+        target=given.target,
+        solver=chooser,
+        model=given.model,
+        weights=given.weights,
+        resolution=given.resolution,
+        data=given.data,
+        split=given.split,
+        ways=given.ways,
+        shots=given.shots,
+        criterion=given.criterion,
+        loss=given.loss,
+        axes=SCORED_AXES[given.axis],
         inspect=_inspected(given),
-        layers=given["layers"],
-        exclude=given["exclude"],
-        with_bias=given["with_bias"],
+        layers=given.layers,
+        exclude=given.exclude,
+        with_bias=given.with_bias,
         step=TrainingStep(
-            batch=given["batch"],
-            micro_batch=given["micro_batch"],
-            optimizer=given["optimizer"],
-            bits=parse_bits(given["bits"], bits) if given["bits"] else bits,
+            batch=given.batch,
+            micro_batch=given.micro_batch,
+            optimizer=given.optimizer,
+            bits=parse_bits(given.bits, bits) if given.bits else bits,
         ),
         budget=budget_request(given),
-        segments=given["recompute"],
-        iterations=given["iterations"],
-        seed=given["seed"],
-        explain_with=_explainer(given) if given.get("explain") else None,
+        segments=given.recompute,
+        iterations=iterations,
+        seed=given.seed,
+        explain_with=_explainer(given.time_limit) if explain else None,
     )
 
 
-def _inspected(given: dict[str, Any]) -> int | None:
+def _inspected(given: RequestOptions) -> int | None:
     """How many layers: all that were named, where nobody says how many of them."""
-    source = click.get_current_context().get_parameter_source("inspect")
-    count: int | None = given["inspect"]
-    return None if given["layers"] and source is ParameterSource.DEFAULT else count
+    return None if given.layers and not was_typed("inspect") else given.inspect
 
 
-def _explainer(given: dict[str, Any]) -> "Solver":
+def _explainer(limit: float | None) -> "Solver":
     """What answers the questions of an explanation, each in a moment or not at all."""
     from costsim.solvers import make_solver
 
-    limit = given["time_limit"]
     solver: Solver = (
         make_solver("exact", time_limit_s=EXPLAINING_S, clock="processor")
         if limit is None

@@ -1,13 +1,14 @@
 """`--solve-for` of `costsim plan`: the least budget that does, instead of the plan for a budget."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from costsim.base.errors import InputError
 from costsim.cli.options import together
+from costsim.cli.request import RequestOptions
+from costsim.cli.signature import was_typed
 from costsim.cli.values import Quantity, parse_share
 
 if TYPE_CHECKING:
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from costsim.planning import Planned, PlanRequest
 
 PROVING = ("exact", "ilp", "ilp-cbc", "brute-force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoughtOptions(RequestOptions):
+    """What is to be planned and by which solver, or what is sought instead."""
+
+    solver: str
+    solve_for: str | None
+    share: float | None
+
 
 solve_for_options = together(
     click.option(
@@ -32,35 +43,30 @@ solve_for_options = together(
 )
 
 
-def check_sought(given: dict[str, Any]) -> None:
+def check_sought(given: SoughtOptions) -> None:
     """Raise `InputError` for options that contradict each other or what is sought."""
-    sought, share = given["solve_for"], given["share"]
+    sought, share = given.solve_for, given.share
     if sought is None:
         if share is not None:
             raise InputError("--share says how much --solve-for must reach, which is missing")
         return
     if share is None:
         raise InputError("--solve-for needs --share: how much of the full gain, such as 90%")
-    context = click.get_current_context()
-
-    def typed(name: str) -> bool:
-        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
-
-    if len(given["devices"]) == 1 if sought == "device" else typed(sought):
+    if len(given.devices) == 1 if sought == "device" else was_typed(sought):
         raise InputError(f"--{sought} is given, but it is what --solve-for seeks; leave one out")
-    if sought == "batch" and given["micro_batch"] is not None:
+    if sought == "batch" and given.micro_batch is not None:
         raise InputError("--micro-batch fixes the samples of a pass, which --solve-for seeks")
-    if sought == "device" and given["target"] is not None:
+    if sought == "device" and given.target is not None:
         raise InputError("--target is of one device, but --solve-for seeks the device")
-    if typed("solver") and given["solver"] not in PROVING:
+    if was_typed("solver") and given.solver not in PROVING:
         raise InputError(
-            f"--solve-for needs a solver that proves its answers; {given['solver']} does not, "
+            f"--solve-for needs a solver that proves its answers; {given.solver} does not, "
             f"{', '.join(PROVING)} do"
         )
 
 
 def plan_backwards(
-    given: dict[str, Any], requests: "list[PlanRequest]", progress: "Progress"
+    sought: str, share: float, requests: "list[PlanRequest]", progress: "Progress"
 ) -> "Planned":
     """The plan with what was sought, or with the greatest gain where nothing reaches the share."""
     from costsim.planning import conclude
@@ -74,7 +80,6 @@ def plan_backwards(
     )
     from costsim.solving.planfile import SoughtRecord
 
-    sought, share = given["solve_for"], given["share"]
     if sought in BUDGETS:
         found = find_budget(requests[0], sought, share, progress)
     elif sought == "device":

@@ -1,8 +1,9 @@
 """`costsim study`: methods on models, domains, seeds and devices, kept in one file."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,10 +21,32 @@ from costsim.cli.options import (
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr
+from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
 from costsim.pricing.accounting import ACCOUNTINGS
 
+if TYPE_CHECKING:
+    from costsim.studies.methods.analysis import Findings
+
 MEMORY = (*ACCOUNTINGS, "autograd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What was typed of `costsim study`."""
+
+    file: Path
+    store: Path | None
+    named_models: tuple[str, ...]
+    jobs: int | None
+    scheduler: str | None
+    show: bool
+    reference: str | None
+    accounting: str
+    report: Path | None
+    table: Path | None
+    latex: Path | None
+    as_json: bool
 
 
 @click.command("study")
@@ -50,7 +73,8 @@ MEMORY = (*ACCOUNTINGS, "autograd")
 @rows_option
 @path_option("--latex", help="Write the table as LaTeX.")
 @json_option("Print the findings as JSON.")
-def command(**given: Any) -> int:
+@taking(StudyOptions)
+def command(given: StudyOptions) -> int:
     """Run every method of FILE.yaml on every model, domain, seed and device in it.
 
     A cell is one adaptation. What is finished is kept: a run that is stopped, however, goes on
@@ -81,19 +105,19 @@ def command(**given: Any) -> int:
       costsim study examples/study.yaml --scheduler tcp://10.0.0.5:8786
       costsim study examples/study.yaml --show --latex table.tex --csv cells.csv
     """
-    file, store_path = given["file"], given["store"]
+    file, store_path = given.file, given.store
     if store_path is None:
         store_path = file.with_suffix(".sqlite")
     check_outputs(
         {
             "--store": store_path,
-            "--csv": given["table"],
-            "--report": given["report"],
-            "--latex": given["latex"],
+            "--csv": given.table,
+            "--report": given.report,
+            "--latex": given.latex,
         },
         {"FILE.yaml": file},
     )
-    if given["show"] and given["scheduler"]:
+    if given.show and given.scheduler:
         raise InputError("--show computes nothing; leave --scheduler out")
 
     from costsim.learning.adaptation.guard import GUARDS
@@ -110,39 +134,39 @@ def command(**given: Any) -> int:
     )
     cells = read_study(file, kind).cells()
     labels = list(dict.fromkeys(cell.method.label for cell in cells))
-    if given["reference"] is not None and given["reference"] not in labels:
-        raise InputError(f"--reference {given['reference']!r}: the study has {', '.join(labels)}")
-    store = StudyStore(store_path, kind, read_only=given["show"])
-    if not given["show"]:
+    if given.reference is not None and given.reference not in labels:
+        raise InputError(f"--reference {given.reference!r}: the study has {', '.join(labels)}")
+    store = StudyStore(store_path, kind, read_only=given.show)
+    if not given.show:
         begun = time.monotonic()
         with lines_on_stderr() as say, ended_like_interrupted():
             computed = run_study(
                 cells,
                 store,
                 kind,
-                workers=given["jobs"],
-                scheduler=given["scheduler"],
+                workers=given.jobs,
+                scheduler=given.scheduler,
                 watch=lambda done: say(progress_line(kind.doing, done)),
             )
         tell_computed(computed, len(cells), begun)
-    findings = analyse(store.rows_of(cells), len(cells), given["reference"])
+    findings = analyse(store.rows_of(cells), len(cells), given.reference)
     _write(given, findings)
     tell_notes(findings.rows)
     tell_failures(findings.failures, ("method", "model", "device", "domain"))
     return 1 if findings.failures else 0
 
 
-def _write(given: dict[str, Any], findings: Any) -> None:
+def _write(given: StudyOptions, findings: "Findings") -> None:
     from costsim.report.study import print_study, render_study, study_csv, study_latex
 
-    accounting = given["accounting"]
-    if given["table"]:
-        write_atomically(given["table"], study_csv(findings))
-    if given["latex"]:
-        write_atomically(given["latex"], study_latex(findings, accounting))
-    if given["report"]:
-        write_atomically(given["report"], render_study(findings, accounting))
-    if given["as_json"]:
+    accounting = given.accounting
+    if given.table:
+        write_atomically(given.table, study_csv(findings))
+    if given.latex:
+        write_atomically(given.latex, study_latex(findings, accounting))
+    if given.report:
+        write_atomically(given.report, render_study(findings, accounting))
+    if given.as_json:
         click.echo(to_json_text(findings.to_json()))
     else:
         from rich.console import Console

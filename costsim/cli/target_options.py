@@ -2,10 +2,12 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,17 @@ from costsim.cli.options import path_option, together
 
 if TYPE_CHECKING:
     from costsim.hardware.targets.base import TargetOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachingOptions:
+    """What `reaching` read."""
+
+    folder: str | None
+    identity: Path | None
+    known_hosts: Path | None
+    trust_new_host: bool
+
 
 reaching = together(
     click.option(
@@ -27,16 +40,16 @@ reaching = together(
 """The options by which targets are reached."""
 
 
-def target_options(given: Mapping[str, Any], time_limit_s: float) -> "TargetOptions":
+def target_options(given: ReachingOptions, time_limit_s: float) -> "TargetOptions":
     """What was given for them; raises `InputError` for a time limit that is none."""
     from costsim.hardware.targets.base import TargetOptions
 
     return TargetOptions(
-        folder=given["folder"],
+        folder=given.folder,
         time_limit_s=time_limit_s,
-        identity=given["identity"],
-        known_hosts=given["known_hosts"],
-        trust_new_hosts=given["trust_new_host"],
+        identity=given.identity,
+        known_hosts=given.known_hosts,
+        trust_new_hosts=given.trust_new_host,
     )
 
 

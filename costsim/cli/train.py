@@ -4,8 +4,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,12 +35,39 @@ from costsim.cli.options import (
     ways_option,
 )
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.signature import taking
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from costsim.base.progress import Progress
     from costsim.learning.training import Run, Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What was typed of `costsim train`."""
+
+    plan: Path
+    data: Path | None
+    split: str | None
+    weights: Path | None
+    named_models: tuple[str, ...]
+    ways: int | None
+    shots: int
+    queries: int
+    iterations: int
+    learning_rate: float | None
+    momentum: float
+    loss: str | None
+    augment: bool
+    seed: int | None
+    eval_every: int
+    out: Path | None
+    checkpoint: Path | None
+    checkpoint_every: int
+    resume: bool
+    as_json: bool
 
 
 @click.command("train")
@@ -87,7 +115,8 @@ if TYPE_CHECKING:
 )
 @resume_option
 @json_option()
-def command(**given: Any) -> int:
+@taking(TrainOptions)
+def command(given: TrainOptions) -> int:
     """Fine-tune the channels that PLAN chose, and write the outcome as a patch.
 
     Data, ways, shots and seed as given to costsim plan draw the same samples again. Ctrl-C keeps
@@ -100,39 +129,39 @@ def command(**given: Any) -> int:
       costsim train plan.json --data signs.zip --out signs.safetensors
       costsim train plan.json --data signs.zip --out signs.safetensors --resume
     """
-    out = given["out"]
-    checkpoint, own_checkpoint = checkpoint_file(given)
-    check_seed(given["seed"])
+    out = given.out
+    checkpoint, own_checkpoint = checkpoint_file(out, given.checkpoint)
+    check_seed(given.seed)
 
     from costsim.learning.training import Diverged, TrainRequest, prepare, write_patch
     from costsim.run.criteria.caveats import loss_caveat
     from costsim.solving.planfile import read_plan
 
-    plan = read_plan(given["plan"])
-    check_named_models(given, plan.model.spec, given["plan"])
+    plan = read_plan(given.plan)
+    check_named_models(given.named_models, plan.model.spec, given.plan)
     request = TrainRequest(
         plan=plan,
-        source=str(given["plan"]),
-        weights=given["weights"],
-        data=given["data"],
-        split=given["split"],
-        ways=given["ways"],
-        shots=given["shots"],
-        queries=given["queries"],
-        iterations=given["iterations"],
-        learning_rate=given["learning_rate"],
-        momentum=given["momentum"],
-        loss=_loss(plan.loss, given["loss"]),
-        augment=given["augment"],
-        seed=given["seed"],
+        source=str(given.plan),
+        weights=given.weights,
+        data=given.data,
+        split=given.split,
+        ways=given.ways,
+        shots=given.shots,
+        queries=given.queries,
+        iterations=given.iterations,
+        learning_rate=given.learning_rate,
+        momentum=given.momentum,
+        loss=_loss(plan.loss, given.loss),
+        augment=given.augment,
+        seed=given.seed,
         checkpoint=checkpoint,
-        checkpoint_every=given["checkpoint_every"],
-        evaluate_every=given["eval_every"],
-        resume=given["resume"],
+        checkpoint_every=given.checkpoint_every,
+        evaluate_every=given.eval_every,
+        resume=given.resume,
     )
     with progress_on_stderr() as progress:
         run = prepare(request, progress)
-    _notes(run, given["resume"], out)
+    _notes(run, given.resume, out)
     try:
         with stopping() as stop, progress_on_stderr() as progress:
             done = run.train(lambda: stop.signal is not None, _watcher(progress))
@@ -150,7 +179,7 @@ def command(**given: Any) -> int:
         write_patch(out, trained.patch)
         if own_checkpoint and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-    _show(run, trained, out, given["as_json"])
+    _show(run, trained, out, given.as_json)
     if (told := loss_caveat(trained.losses)) is not None:
         print(f"costsim: note: {told}", file=sys.stderr)
     return 0

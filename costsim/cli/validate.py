@@ -3,8 +3,9 @@
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,11 +26,31 @@ from costsim.cli.options import (
     threads_option,
 )
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.signature import taking
 
 if TYPE_CHECKING:
     from costsim.hardware.meters.plan_validation import ValidationRequest
     from costsim.hardware.results.record import Measurement, Validation
     from costsim.solving.planfile import PlanFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions:
+    """What was typed of `costsim validate`."""
+
+    plan: Path
+    data: Path | None
+    split: str | None
+    weights: Path | None
+    named_models: tuple[str, ...]
+    target: str | None
+    steps: int
+    threads: int
+    out: Path | None
+    measurement: Path | None
+    validation: Path | None
+    report: Path | None
+    as_json: bool
 
 
 @click.command("validate")
@@ -58,7 +79,8 @@ if TYPE_CHECKING:
 @path_option("--validation", help="Write measured beside predicted there.")
 @page_option("With --on: write a page with planned against touched memory over time.")
 @json_option()
-def command(**given: Any) -> int:
+@taking(ValidateOptions)
+def command(given: ValidateOptions) -> int:
     """Run the training step of PLAN on this machine and compare it with the prediction.
 
     Bytes that are kept, of gradients and of optimiser state, the live peak and the MACs must be
@@ -77,36 +99,36 @@ def command(**given: Any) -> int:
       costsim validate plan.json --on unicorn:cortex-m7 --report emulated.html
     """
     files = _files(given)
-    check_positive(given, "steps", "threads")
+    check_positive(steps=given.steps, threads=given.threads)
 
     from costsim.solving.planfile import read_plan
 
-    plan = read_plan(given["plan"])
-    check_named_models(given, plan.model.spec, given["plan"])
-    if given["target"] is not None:
-        return _emulated(plan, given, files)
-    if given["report"] is not None:
+    plan = read_plan(given.plan)
+    check_named_models(given.named_models, plan.model.spec, given.plan)
+    if given.target is not None:
+        return _emulated(given.target, plan, given, files)
+    if given.report is not None:
         raise InputError("--report: of a plan run on this machine there is none; give --on")
     # Read when torch loads: its libraries keep pools of their own threads.
-    os.environ.setdefault("OMP_NUM_THREADS", str(given["threads"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
     from costsim.hardware.meters.plan_validation import validate_plan
 
     with progress_on_stderr() as progress:
         measurement, validation = validate_plan(_request(plan, given), progress)
-    return _tell(measurement, validation, files, as_json=given["as_json"])
+    return _tell(measurement, validation, files, as_json=given.as_json)
 
 
-def _request(plan: "PlanFile", given: dict[str, Any]) -> "ValidationRequest":
+def _request(plan: "PlanFile", given: ValidateOptions) -> "ValidationRequest":
     from costsim.hardware.meters.plan_validation import ValidationRequest
 
     return ValidationRequest(
         plan=plan,
-        source=str(given["plan"]),
-        weights=given["weights"],
-        data=given["data"],
-        split=given["split"],
-        steps=given["steps"],
-        threads=given["threads"],
+        source=str(given.plan),
+        weights=given.weights,
+        data=given.data,
+        split=given.split,
+        steps=given.steps,
+        threads=given.threads,
     )
 
 
@@ -134,13 +156,15 @@ def _tell(
     return 0 if validation.ok else 1
 
 
-def _emulated(plan: "PlanFile", given: dict[str, Any], files: Mapping[str, Path | None]) -> int:
+def _emulated(
+    place: str, plan: "PlanFile", given: ValidateOptions, files: Mapping[str, Path | None]
+) -> int:
     """The same on an emulated core."""
-    check_writable(given["report"], "--report")
+    check_writable(given.report, "--report")
     from costsim.hardware.boards.unicorn import UnicornTarget
     from costsim.hardware.targets.base import TargetError, TargetOptions, parse_target
 
-    target = parse_target(given["target"], TargetOptions())
+    target = parse_target(place, TargetOptions())
     if not isinstance(target, UnicornTarget):
         raise InputError(f"--on {target.name}: allowed is unicorn:cortex-m7 (see costsim measure)")
     from costsim.hardware.boards.emulation_validation import validate_emulated
@@ -153,17 +177,17 @@ def _emulated(plan: "PlanFile", given: dict[str, Any], files: Mapping[str, Path 
             raise
         print(f"costsim: {error}", file=sys.stderr)
         return 1
-    if given["report"] is not None:
+    if given.report is not None:
         from costsim.report.emulation import write_emulation_page
 
-        write_emulation_page(given["report"], found.validation, found.step)
-    return _tell(found.measurement, found.validation, files, as_json=given["as_json"])
+        write_emulation_page(given.report, found.validation, found.step)
+    return _tell(found.measurement, found.validation, files, as_json=given.as_json)
 
 
-def _files(given: dict[str, Any]) -> dict[str, Path | None]:
+def _files(given: ValidateOptions) -> dict[str, Path | None]:
     """Where to write each document, refused at once if that could not be done later."""
     files: dict[str, Path | None] = {}
-    folder = given["out"]
+    folder = given.out
     if folder is not None and not folder.is_dir():
         if folder.exists():
             raise InputError(f"--out: {folder} is a file; a folder is needed")
@@ -171,8 +195,8 @@ def _files(given: dict[str, Any]) -> dict[str, Path | None]:
             raise InputError(f"--out: the folder {folder.parent} does not exist")
         check_writable(folder, "--out")
         folder.mkdir()
-    for name in ("measurement", "validation"):
+    for name, named in (("measurement", given.measurement), ("validation", given.validation)):
         inside = None if folder is None else folder / f"{name}.json"
-        files[name] = given[name] or inside
+        files[name] = named or inside
         check_writable(files[name], f"--{name}")
     return files

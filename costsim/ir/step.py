@@ -1,9 +1,11 @@
 """How one training step is done: batch, bit widths, optimiser, when updates are applied."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from costsim.base.errors import InputError
+
+Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"]
 
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
 """State tensors an optimiser keeps for each updated parameter."""
@@ -41,7 +43,7 @@ class TrainingStep:
 
     batch: int = 1
     micro_batch: int | None = None
-    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    optimizer: Optimizer = "sgd"
     update: Literal["immediate", "deferred"] = "immediate"
     bits: BitWidths = field(default_factory=BitWidths)
     recompute: tuple[str, ...] = ()

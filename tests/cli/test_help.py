@@ -1,13 +1,18 @@
 """What `--help` says: examples, a sentence for every option, one way of writing it."""
 
+import dataclasses
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 import pytest
 
 from costsim.cli import COMMANDS
+from costsim.cli.values import Quantity
 
 
 def command_of(name: str) -> click.Command:
@@ -35,3 +40,59 @@ def test_what_an_option_takes_is_named(name: str) -> None:
     context = click.Context(command_of(name))
     for option in options_of(name):
         assert option.is_flag or option.make_metavar(context) not in ("INTEGER", "FLOAT", "TEXT")
+
+
+def given_of(name: str) -> dict[str, object]:
+    """What a command's function is given, by name: its own parameters, or its options' fields."""
+    callback = command_of(name).callback
+    assert callback is not None
+    taken = list(inspect.signature(callback).parameters.values())
+    assert all(one.kind is not one.VAR_KEYWORD for one in taken)
+    kind = taken[0].annotation
+    if dataclasses.is_dataclass(kind):
+        assert len(taken) == 1
+        return {field.name: field.type for field in dataclasses.fields(kind)}
+    return {one.name: one.annotation for one in taken}
+
+
+def read_type(parameter: click.Parameter) -> object:
+    """What click makes of what was typed for a parameter."""
+    match parameter.type:
+        case Quantity(parse=parse):
+            one: Any = get_type_hints(parse)["return"]
+        case click.Path():
+            one = Path
+        case click.Choice() | click.types.StringParamType():
+            one = str
+        case click.types.IntParamType():
+            one = int
+        case click.types.FloatParamType():
+            one = float
+        case click.types.BoolParamType():
+            one = bool
+        case other:
+            raise AssertionError(other)
+    if parameter.nargs == -1 or (isinstance(parameter, click.Option) and parameter.multiple):
+        return tuple[one, ...]
+    flag = isinstance(parameter, click.Option) and parameter.is_flag and one is bool
+    absent = parameter.to_info_dict().get("default") is None and not parameter.required
+    asked_for_none = flag and parameter.default is None
+    return one | None if asked_for_none or (absent and not flag) else one
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_takes_is_what_its_options_give(name: str) -> None:
+    given = given_of(name)
+    assert set(given) == {parameter.name for parameter in command_of(name).params}
+    for parameter in command_of(name).params:
+        taken, read = given[str(parameter.name)], read_type(parameter)
+        if get_origin(taken) is Literal:
+            assert isinstance(parameter.type, click.Choice)
+            assert set(get_args(taken)) == set(parameter.type.choices)
+        else:
+            assert taken == read, parameter.name
+
+
+def test_a_misspelt_option_is_no_attribute() -> None:
+    kinds = [given_of(name) for name in COMMANDS]
+    assert all("Any" not in str(kind) for given in kinds for kind in given.values())
