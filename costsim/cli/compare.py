@@ -182,7 +182,7 @@ def command(given: CompareOptions) -> int:
     from costsim.solvers import make_solver
     from costsim.studies.engine import StudyStore, run_study
     from costsim.studies.solvers import SolverStudies
-    from costsim.studies.solvers.analysis import Findings
+    from costsim.studies.solvers.analysis import SolverFindings
 
     kind = SolverStudies(make_solver)
     cells = _study(given, kind).cells()
@@ -199,7 +199,7 @@ def command(given: CompareOptions) -> int:
         )
     rows = store.rows_of(cells)
     tell_computed(computed, len(cells), begun)
-    findings = Findings.of(rows)
+    findings = SolverFindings.of(rows)
     if given.table:
         from costsim.report.comparison import comparison_csv
 

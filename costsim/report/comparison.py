@@ -22,8 +22,8 @@ from costsim.studies.engine.notes import note_counts
 from costsim.studies.solvers.analysis import (
     TIGHTNESS,
     Compared,
-    Findings,
     Group,
+    SolverFindings,
     by_budget,
     by_model,
     by_tightness,
@@ -38,7 +38,7 @@ INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet"
 """Colours of the solvers, in order."""
 
 
-def render_comparison(findings: Findings) -> str:
+def render_comparison(findings: SolverFindings) -> str:
     """The page of a study: the same rows give the same bytes."""
     return render_template(
         "comparison.html",
@@ -57,7 +57,7 @@ def render_comparison(findings: Findings) -> str:
     )
 
 
-def comparison_csv(findings: Findings) -> str:
+def comparison_csv(findings: SolverFindings) -> str:
     """The rows, with the loss against the optimum and the agreement where one is known."""
     beside = {one.row["key"]: one for one in findings.compared}
     names = [name for name in COLUMNS if name != "plan"]
@@ -71,7 +71,7 @@ def comparison_csv(findings: Findings) -> str:
     return text.getvalue()
 
 
-def print_comparison(console: Console, findings: Findings) -> None:
+def print_comparison(console: Console, findings: SolverFindings) -> None:
     """Print the findings to `console`."""
     for label, content in _headline(findings):
         console.print(Text(f"{label:<10} {content}"))
@@ -108,7 +108,7 @@ def print_comparison(console: Console, findings: Findings) -> None:
         console.print(Text(sentence))
 
 
-def to_json(findings: Findings) -> dict[str, Any]:
+def to_json(findings: SolverFindings) -> dict[str, Any]:
     """The findings as one JSON document, schema `costsim.comparison/1`."""
     return {
         "schema": "costsim.comparison/1",
@@ -125,7 +125,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _headline(findings: Findings) -> list[tuple[str, str]]:
+def _headline(findings: SolverFindings) -> list[tuple[str, str]]:
     rows = findings.rows
 
     def names(column: str) -> str:
@@ -146,7 +146,7 @@ def _headline(findings: Findings) -> list[tuple[str, str]]:
     ]
 
 
-def _tables(findings: Findings) -> list[tuple[str, list[Group]]]:
+def _tables(findings: SolverFindings) -> list[tuple[str, list[Group]]]:
     compared = findings.compared
     return [
         ("All problems", overall(compared)),
@@ -159,7 +159,7 @@ def _tables(findings: Findings) -> list[tuple[str, list[Group]]]:
 # Pictures.
 
 
-def _pictures(findings: Findings) -> list[tuple[Picture, str]]:
+def _pictures(findings: SolverFindings) -> list[tuple[Picture, str]]:
     others = [one for one in findings.compared if one.row["status"] != "optimal"]
     found = []
     if others:

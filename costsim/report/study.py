@@ -17,7 +17,7 @@ from costsim.base.units import format_bytes, format_joules, format_macs, format_
 from costsim.report.budgets import BUDGETS
 from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
-from costsim.studies.methods.analysis import AVERAGE, Findings, Line
+from costsim.studies.methods.analysis import AVERAGE, Line, MethodFindings
 from costsim.studies.methods.store import COLUMNS
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ MARKS = "osD^vPX"
 _SIZES = ((9.2, "wide"), (3.7, "narrow"))
 
 
-def domain_columns(findings: Findings) -> tuple[str, ...]:
+def domain_columns(findings: MethodFindings) -> tuple[str, ...]:
     """The domains, and their average where there are several."""
     return (*findings.domains, AVERAGE) if len(findings.domains) > 1 else findings.domains
 
 
-def groups(findings: Findings) -> Iterator[tuple[str, list[Line]]]:
+def groups(findings: MethodFindings) -> Iterator[tuple[str, list[Line]]]:
     """The lines of each model and device, with a heading."""
     found: dict[str, list[Line]] = {}
     for line in findings.lines:
@@ -61,7 +61,7 @@ def percent(mean: Mean | None, *, signed: bool = False) -> str:
     return value if mean.half is None else f"{value} ± {100 * mean.half:.1f}"
 
 
-def pooled_rows(findings: Findings) -> list[tuple[str, str, str, str, str]]:
+def pooled_rows(findings: MethodFindings) -> list[tuple[str, str, str, str, str]]:
     """Device, method, tasks, accuracy and points over the reference, of several models."""
     return [
         (
@@ -104,7 +104,7 @@ def cost_cells(line: Line, accounting: str) -> tuple[str, str, str, str]:
     )
 
 
-def print_study(console: Console, findings: Findings, accounting: str = "peak") -> None:
+def print_study(console: Console, findings: MethodFindings, accounting: str = "peak") -> None:
     """Print the table: accuracy by domain, then points over the reference beside the costs."""
     for title, lines in groups(findings):
         columns = domain_columns(findings)
@@ -150,7 +150,7 @@ def _accuracy(console: Console, lines: Sequence[Line], columns: Sequence[str]) -
     return wide if Measurement.get(console, unfolded, wide).maximum <= console.width else high
 
 
-def footnote(findings: Findings, accounting: str) -> str:
+def footnote(findings: MethodFindings, accounting: str) -> str:
     """What the figures mean."""
     return (
         f"{STATISTIC}; points over {findings.reference} are of the same tasks. "
@@ -161,7 +161,7 @@ def footnote(findings: Findings, accounting: str) -> str:
     )
 
 
-def _outside(findings: Findings) -> str:
+def _outside(findings: MethodFindings) -> str:
     """Which methods' steps were outside the budget, by what, and in how many tasks."""
     told = []
     several = len({(line.model, line.device) for line in findings.lines}) > 1
@@ -176,7 +176,7 @@ def _outside(findings: Findings) -> str:
     return f" {OUTSIDE} outside the budget: {'; '.join(told)}." if told else ""
 
 
-def _rates(findings: Findings) -> str:
+def _rates(findings: MethodFindings) -> str:
     """Which learning rate each domain took, where a method ran at several."""
     told = []
     several = len({(line.model, line.device) for line in findings.lines}) > 1
@@ -208,7 +208,7 @@ def _table(headings: Sequence[str], words: int = 1) -> Table:
     return table
 
 
-def render_study(findings: Findings, accounting: str = "peak") -> str:
+def render_study(findings: MethodFindings, accounting: str = "peak") -> str:
     """The page of a study: the same rows give the same bytes."""
     sections = []
     for number, (title, lines) in enumerate(groups(findings)):
@@ -336,7 +336,7 @@ _LATEX = str.maketrans(
 )  # fmt: skip
 
 
-def study_latex(findings: Findings, accounting: str = "peak") -> str:
+def study_latex(findings: MethodFindings, accounting: str = "peak") -> str:
     """The table for a paper, one `tabular` for each model and device; needs `booktabs`."""
 
     def text(value: str) -> str:
@@ -378,7 +378,7 @@ def study_latex(findings: Findings, accounting: str = "peak") -> str:
     return "\n".join(parts) + "\n"
 
 
-def study_csv(findings: Findings) -> str:
+def study_csv(findings: MethodFindings) -> str:
     """The rows as they are, one a cell; plans and predictions left out."""
     names = [name for name in COLUMNS if name not in ("plan", "predictions")]
     text = io.StringIO()

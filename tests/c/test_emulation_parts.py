@@ -47,6 +47,11 @@ NARROW = [
     ("cbz r2, .+4", (0xB102,), "branch", (2,), ()),
     ("nop", (0xBF00,), "system", (), ()),
     ("bkpt 1", (0xBE01,), "system", (), ()),
+    ("rsbs r5, r0, #0", (0x4245,), "alu", (0,), (5,)),
+    ("mvns r4, r3", (0x43DC,), "alu", (3,), (4,)),
+    ("push {r7, lr}", (0xB580,), "store_many", (7, 13, 14), (13,)),
+    ("pop {r7, pc}", (0xBD80,), "branch", (13,), (7, 13)),
+    ("ldm r6, {r0, r1, r2, r6}", (0xCE47,), "load_many", (6,), (0, 1, 2, 6)),
 ]
 S0, S1, S2 = FP, FP + 1, FP + 2
 WIDE = [
@@ -80,6 +85,13 @@ WIDE = [
     ("bl .", (0xF7FF, 0xFFFE), "call", (), ()),
     ("beq.w .", (0xF43F, 0xAFFE), "branch", (), ()),
     ("dsb", (0xF3BF, 0x8F4F), "system", (), ()),
+    ("movt r2, #0x7fff", (0xF6C7, 0x72FF), "alu", (2,), (2,)),
+    ("bfc r2, #23, #9", (0xF36F, 0x52DF), "alu", (2,), (2,)),
+    ("ssat r4, #8, r4", (0xF304, 0x0407), "alu", (4,), (4,)),
+    ("pkhbt r2, r3, r2, lsl #16", (0xEAC3, 0x4202), "alu", (2, 3), (2,)),
+    ("sxtab r0, r1, r2", (0xFA41, 0xF082), "alu", (1, 2), (0,)),
+    ("vmrs apsr_nzcv, fpscr", (0xEEF1, 0xFA10), "fp_move", (), ()),
+    ("tbb [pc, r2]", (0xE8DF, 0xF002), "branch", (2,), ()),
 ]
 
 
@@ -88,11 +100,24 @@ def test_an_instruction_is_read_as_the_manual_says(case) -> None:
     text, words, kind, reads, writes = case
     (found,) = decode(code(*words))
     assert found.size == 2 * len(words)
-    assert (found.kind, found.reads, found.writes) == (kind, reads, writes)
+    assert (found.kind, found.reads, found.writes) == (kind, tuple(sorted(reads)), writes)
     expected = {"fp_mac": 1, "int_mac": 1, "dsp_mac": 1}.get(kind, 0) * (
         2 if text.startswith("smlad") else 1
     )
     assert found.macs == expected
+
+
+def test_words_moved_are_those_of_the_list_and_of_both_halves() -> None:
+    strd, stm, pop, vldmia = (0xE9CD, 0x3316), (0xC178,), (0xBD80,), (0xECB0, 0x0A04)
+    found = decode(code(*strd, *stm, *pop, *vldmia))  # strd r3, r3: the same register twice
+    assert [one.transfers for one in found] == [2, 4, 2, 4]
+
+
+def test_what_is_no_instruction_does_nothing_for_its_length() -> None:
+    assert [(one.size, one.kind, one.reads) for one in decode(code(0xF000, 0xE001, 0x2307))] == [
+        (4, "alu", ()),
+        (2, "alu", ()),
+    ]
 
 
 def test_it_blocks_make_what_follows_conditional() -> None:

@@ -18,7 +18,7 @@ from costsim.models.networks.shipped import RANDOM
 from costsim.report.comparison import render_comparison, to_json
 from costsim.studies.engine import ModelChoice, StudyStore, parse_study, run_study
 from costsim.studies.solvers import SolverStudies
-from costsim.studies.solvers.analysis import Findings, by_tightness, compare, overall
+from costsim.studies.solvers.analysis import SolverFindings, by_tightness, compare, overall
 from costsim.studies.solvers.cells import SolverCell, SolverStudy, TaskChoice
 
 TINY = """
@@ -106,7 +106,7 @@ def test_two_runs_are_equal(finished, tmp_path):
     again = open_store(tmp_path / "again.sqlite")
     in_process(cells, again)
     assert answers(again, keys(cells)) == answers(store, keys(cells))
-    pages = [to_json(Findings.of(answers_with_time(s, cells))) for s in (store, again)]
+    pages = [to_json(SolverFindings.of(answers_with_time(s, cells))) for s in (store, again)]
     assert pages[0] == pages[1]
 
 
@@ -305,7 +305,7 @@ def test_loss_agreement_and_tightness_are_what_they_are_called():
     assert greedy.tightness == pytest.approx(4 / 10)
     assert found["1", "none"].loss == 1.0
     assert found["1", "exact"].loss == 0.0
-    findings = Findings.of(rows)
+    findings = SolverFindings.of(rows)
     assert (findings.problems, findings.proven, findings.without_plan) == (4, 2, 1)
     assert len(findings.errors) == 1
     assert "cannot be said" in findings.answer()[-1]
@@ -315,7 +315,7 @@ def test_loss_agreement_and_tightness_are_what_they_are_called():
 
 
 def test_a_study_without_a_proof_says_so():
-    findings = Findings.of([row(1, "greedy", 3.0)])
+    findings = SolverFindings.of([row(1, "greedy", 3.0)])
     assert "No problem with a proven optimum" in findings.answer()[0]
     assert "<html" in render_comparison(findings)
 
@@ -331,7 +331,7 @@ def few_or_many(tasks, loss):
 
 def test_below_five_tasks_nothing_is_claimed():
     """Neither an interval nor that an exact answer is better, or is not."""
-    few = Findings.of(few_or_many(4, 0.15))
+    few = SolverFindings.of(few_or_many(4, 0.15))
     (told,) = [group for group in overall(few.compared) if group.solver == "greedy"]
     assert told.loss.half is None
     answer = " ".join(few.answer())
@@ -339,9 +339,9 @@ def test_below_five_tasks_nothing_is_claimed():
     assert "with 95 % confidence" not in answer
     assert "cannot be said" in answer
     assert "at most 4" in answer
-    many = Findings.of(few_or_many(5, 0.15))
+    many = SolverFindings.of(few_or_many(5, 0.15))
     assert "An exact answer is worth it over greedy" in many.answer()[-1]
-    assert "In no class of 5 tasks or more" in Findings.of(few_or_many(5, 0.0)).answer()[-1]
+    assert "In no class of 5 tasks or more" in SolverFindings.of(few_or_many(5, 0.0)).answer()[-1]
     groups = to_json(many)["groups"]["All problems"]
     assert {group["loss"]["tasks"] for group in groups} == {5}
 
@@ -376,7 +376,7 @@ def test_a_study_in_accuracy_trains_every_plan_once(tmp_path):
     # Before training nothing depends on the plan.
     for problem in {row["problem"] for row in trained}:
         assert len({r["accuracy_before"] for r in trained if r["problem"] == problem}) == 1
-    (told,) = Findings.of(rows).in_accuracy()
+    (told,) = SolverFindings.of(rows).in_accuracy()
     difference = np.mean(
         [
             ours["accuracy"] - theirs["accuracy"]
@@ -388,7 +388,7 @@ def test_a_study_in_accuracy_trains_every_plan_once(tmp_path):
     )
     assert "over 2 problems of 2 tasks" in told
     assert f"a difference of {format_percent(difference)} (" in told
-    assert told + "." in render_comparison(Findings.of(rows))
+    assert told + "." in render_comparison(SolverFindings.of(rows))
     before = answers(store, keys(cells))
     in_process(cells, store)
     assert answers(store, keys(cells)) == before

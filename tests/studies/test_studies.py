@@ -251,7 +251,7 @@ def test_two_commands_at_once_share_the_cells(sample: Sample, whole: Whole, tmp_
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = [run.communicate(timeout=300) for run in runs]
+    told = [run.communicate(timeout=PATIENCE_S) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], told
     counts = [re.search(rf"(\d+) of {CELLS} cells computed", err) for _, err in told]
     assert sum(int(found[1]) for found in counts if found) == CELLS
@@ -408,7 +408,7 @@ def test_a_scheduler_that_dies_is_one_line_and_costs_nothing_finished(
         )
         until(lambda: len(store.finished()) >= 3)
         cluster.processes[0].kill()
-        _, err = run.communicate(timeout=90)
+        _, err = run.communicate(timeout=PATIENCE_S)
     finally:
         cluster.stop()
     *progress, line = err.splitlines()

@@ -39,7 +39,7 @@ from costsim.learning.methods import METHODS, SearchedScheme, make_method
 from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
 from costsim.studies.engine import StudyStore, parse_study, run_study
 from costsim.studies.methods import MethodStudies, MethodStudy
-from costsim.studies.methods.analysis import AVERAGE, Findings, analyse
+from costsim.studies.methods.analysis import AVERAGE, MethodFindings, analyse
 from costsim.studies.methods.store import COLUMNS
 from costsim.studies.methods.work import MakeMethod, MethodWorkshop
 
@@ -527,7 +527,7 @@ def test_models_count_the_same_when_they_are_pooled() -> None:
     assert "All models" not in render_study(table())
 
 
-def table() -> Findings:
+def table() -> MethodFindings:
     rows = [row("None", seed, 0.5 + 0.01 * seed, backward_macs=0, paper_bytes=0, task_s=None,
                 task_j=None) for seed in range(5)]  # fmt: skip
     rows += [row("Tiny & sparse", seed, 0.6 + 0.02 * seed) for seed in range(5)]

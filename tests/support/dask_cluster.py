@@ -35,8 +35,18 @@ class Cluster:
             start("dask_scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard",
                   "--scheduler-file", str(self.file))
         ]  # fmt: skip
-        until(lambda: self.file.exists() and self.file.read_text().endswith("}"))
+        try:
+            until(self._is_up)
+        except AssertionError:
+            self.stop()
+            raise
         self.address = json.loads(self.file.read_text())["address"]
+
+    def _is_up(self) -> bool:
+        """Whether the scheduler listens; fails at once where it has ended."""
+        status = self.processes[0].poll()
+        assert status is None, f"the scheduler has ended with status {status}"
+        return self.file.exists() and self.file.read_text().endswith("}")
 
     def add_worker(self, *, nanny: bool = False) -> "subprocess.Popen[bytes]":
         """One more; with a nanny there is a new one when it dies."""

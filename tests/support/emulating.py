@@ -28,7 +28,7 @@ EPS = 0.01
 
 def needs_emulator() -> None:
     """Skip the test that asks where there is no emulator or no compiler."""
-    for package in ("unicorn", "elftools"):
+    for package in ("unicorn", "elftools", "capstone"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed (costsim[emulator])")
     try:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
+"""Two processes that import torch at once take minutes where a machine is busy with others."""
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE_S) -> None:

@@ -1,7 +1,6 @@
 """The block profile as counts: instructions, multiply-accumulates and cycles of each operation.
 
-Nothing is disassembled by another program: each block's bytes are read once (`thumb`), and what is
-in them counts as often as the block ran.
+Each block's bytes are read once (`thumb`), and what is in them counts as often as the block ran.
 """
 
 from collections import Counter, defaultdict

@@ -252,10 +252,10 @@ class Emulator:
 
 
 def require_unicorn() -> None:
-    """Raise `InputError` that names the extra, where unicorn or pyelftools is missing."""
+    """Raise `InputError` that names the extra, where one of its packages is missing."""
     import importlib.util
 
-    for package in ("unicorn", "elftools"):
+    for package in ("unicorn", "elftools", "capstone"):
         if importlib.util.find_spec(package) is None:
             raise InputError(
                 'emulating a microcontroller needs pip install "costsim[emulator]" '

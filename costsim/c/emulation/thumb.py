@@ -1,14 +1,14 @@
 """Reading Thumb-2 code: of each instruction its length, its kind, and the registers it uses.
 
-As much of the Armv7E-M encoding (Arm DDI 0403, chapters A5 and A7) as counting and timing need:
-lengths and multiply-accumulates exactly, registers of what inner loops are made of. What is not
-known is an `alu` of its length that reads and writes nothing.
+Capstone decodes; what counting and timing ask is read off here. Code that is no instruction is an
+`alu` of its length that reads and writes nothing. Capstone 5 takes the vectors of an M55 (MVE) for
+those of a coprocessor: a core that has them needs Capstone 6.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal
+from functools import cache, lru_cache
+from typing import Any, Literal
 
 Kind = Literal[
     "alu",
@@ -36,6 +36,38 @@ Kind = Literal[
 FP = 16
 """Register numbers: 0 to 15 of the core, from here on S0 to S31."""
 
+_NAMES: dict[Kind, str] = {
+    "int_mul": "MUL SMULBB SMULBT SMULTB SMULTT SMULWB SMULWT SMUAD SMUADX SMUSD SMUSDX SMMUL "
+    "SMMULR SMULL UMULL",
+    "int_mac": "MLA MLS SMLAWB SMLAWT SMLSD SMLSDX SMMLA SMMLAR SMMLS SMMLSR SMLAL UMLAL UMAAL "
+    "SMLALBB SMLALBT SMLALTB SMLALTT SMLALD SMLALDX SMLSLD SMLSLDX",
+    "dsp_mac": "SMLABB SMLABT SMLATB SMLATT SMLAD SMLADX",
+    "int_div": "SDIV UDIV",
+    "load": "LDR LDRB LDRH LDRSB LDRSH LDRT LDRBT LDRHT LDRSBT LDRSHT LDREX LDREXB LDREXH",
+    "store": "STR STRB STRH STRT STRBT STRHT STREX STREXB STREXH",
+    "load_many": "LDM LDMDB POP LDRD VLDMIA VLDMDB VPOP",
+    "store_many": "STM STMDB PUSH STRD VSTMIA VSTMDB VPUSH",
+    "branch": "B BX CBZ CBNZ TBB TBH",
+    "call": "BL BLX",
+    "it": "IT",
+    "system": "NOP YIELD WFE WFI SEV HINT BKPT SVC UDF CPS DSB DMB ISB MRS MSR PLD PLDW PLI CLREX "
+    "CDP CDP2 MCR MCR2 MRC MRC2 MCRR MCRR2 MRRC MRRC2 LDC LDC2 LDCL LDC2L STC STC2 STCL STC2L",
+    "fp_mac": "VFMA VFMS VFNMA VFNMS VMLA VMLS VNMLA VNMLS",
+    "fp_mul": "VMUL VNMUL",
+    "fp_div": "VDIV VSQRT",
+    "fp_move": "VMOV FCONSTS FCONSTD VMRS VMSR FMSTAT VABS",
+    "fp_load": "VLDR",
+    "fp_store": "VSTR",
+}
+"""Instructions of each kind; of the others, those of the FPU are `fp_add` and the rest `alu`."""
+
+_TWICE = ("SMLAD", "SMLADX", "SMLSD", "SMLSDX", "SMLALD", "SMLALDX", "SMLSLD", "SMLSLDX")
+"""Two multiply-accumulates at once."""
+_WORDS = ("LDR", "LDRT", "LDREX", "STR", "STRT", "STREX")
+"""Accesses of whole words; others of one register are narrow."""
+_STACKED = ("POP", "PUSH", "VPOP", "VPUSH")
+_ACCESSES = ("load", "load_many", "fp_load", "store", "store_many", "fp_store")
+
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
@@ -44,6 +76,7 @@ class Instruction:
     `macs` are multiply-accumulates of one execution (two for SMLAD). `accumulator` is the register
     a multiply-accumulate adds to, which is needed later than the factors; `address` those an access
     needs earlier. `transfers` are words moved. `conditional`: in an IT block, may not be executed.
+    Registers are in ascending order, the program counter left out.
     """
 
     size: int
@@ -65,276 +98,117 @@ def decode(code: bytes) -> tuple[Instruction, ...]:
 
 
 def _decode(code: bytes) -> Iterator[Instruction]:
-    at, condition = 0, 0
+    at, conditional = 0, 0
     while at < len(code):
-        first = int.from_bytes(code[at : at + 2], "little")
-        if first >> 11 in (0b11101, 0b11110, 0b11111):
-            if at + 4 > len(code):
-                raise ValueError("the code ends inside an instruction")
-            found = wide(first, int.from_bytes(code[at + 2 : at + 4], "little"))
-        else:
-            found = narrow(first)
-        if condition:
-            found = replace(found, conditional=True)
-            condition -= 1
+        size = 4 if code[at + 1] >> 3 in (0b11101, 0b11110, 0b11111) else 2
+        if at + size > len(code):
+            raise ValueError("the code ends inside an instruction")
+        found = _one(code[at : at + size])
+        yield replace(found, conditional=True) if conditional else found
+        conditional = max(0, conditional - 1)
         if found.kind == "it":
             # The mask's lowest set bit ends the block: 1 to 4 instructions.
-            mask = first & 15
-            condition = 4 - ((mask & -mask).bit_length() - 1)
-        yield found
-        at += found.size
+            mask = code[at] & 15
+            conditional = 4 - ((mask & -mask).bit_length() - 1)
+        at += size
 
 
-def narrow(word: int) -> Instruction:
-    """A 16-bit instruction."""
-    top = word >> 12
-    low, middle, high = word & 7, word >> 3 & 7, word >> 6 & 7
-    eight = word >> 8 & 7
-    if word < 0x1800:  # shift by immediate
-        return Instruction(2, "alu", (middle,), (low,))
-    if word < 0x2000:  # add and subtract, of a register or of three bits
-        return Instruction(2, "alu", (middle,) if word & 0x400 else (middle, high), (low,))
-    if word < 0x4000:  # move, compare, add, subtract of eight bits
-        action = word >> 11 & 3
+@lru_cache(maxsize=65536)
+def _one(code: bytes) -> Instruction:
+    """The one instruction that `code` is; kept, because many come in several blocks."""
+    decoded = next(_decoder().disasm(code, 0), None)
+    return Instruction(len(code), "alu") if decoded is None else _read(decoded)
+
+
+@cache
+def _decoder() -> Any:
+    from capstone import CS_ARCH_ARM, CS_MODE_MCLASS, CS_MODE_THUMB, Cs
+
+    decoder = Cs(CS_ARCH_ARM, CS_MODE_THUMB | CS_MODE_MCLASS)
+    decoder.detail = True
+    return decoder
+
+
+@cache
+def _kinds() -> dict[int, tuple[str, Kind]]:
+    """By Capstone's number: the name and the kind of every instruction that is told apart."""
+    from capstone import arm
+
+    return {
+        getattr(arm, f"ARM_INS_{name}"): (name, kind)
+        for kind, names in _NAMES.items()
+        for name in names.split()
+    }
+
+
+@cache
+def _registers() -> dict[int, tuple[int, ...]]:
+    """By Capstone's number: the register, or the two that a double is."""
+    from capstone import arm
+
+    core = [*(f"R{n}" for n in range(13)), "SP", "LR"]
+    found = {getattr(arm, f"ARM_REG_{name}"): (n,) for n, name in enumerate(core)}
+    found |= {getattr(arm, f"ARM_REG_S{n}"): (FP + n,) for n in range(32)}
+    return found | {getattr(arm, f"ARM_REG_D{n}"): (FP + 2 * n, FP + 2 * n + 1) for n in range(16)}
+
+
+def _numbers(registers: Any) -> tuple[int, ...]:
+    known = _registers()
+    return tuple(sorted({n for register in registers for n in known.get(register, ())}))
+
+
+def _read(decoded: Any) -> Instruction:
+    """What is asked of an instruction that Capstone has decoded."""
+    from capstone.arm import ARM_OP_REG
+
+    name, kind = _kinds().get(decoded.id, ("", "alu"))
+    if not name and decoded.insn_name().startswith("v"):
+        kind = "fp_add"
+    if kind in _ACCESSES:
+        return _access(decoded, name, kind)
+    if kind == "system":
+        return Instruction(decoded.size, kind)
+    reads, writes = map(_numbers, decoded.regs_access())
+    # Capstone 5 leaves out what is shifted, extended or saturated before it is used.
+    used = _numbers(op.reg for op in decoded.operands if op.type == ARM_OP_REG and not op.access)
+    reads = tuple(sorted({*reads, *used}))
+    if kind in ("branch", "call"):
+        return Instruction(decoded.size, kind, reads, transfers=int(name in ("TBB", "TBH")))
+    if not kind.endswith("_mac"):
+        return Instruction(decoded.size, kind, reads, writes)
+    single, last = len(writes) == 1, decoded.operands[-1].reg
+    accumulator = writes if kind == "fp_mac" else _numbers([last])
+    macs = 2 if name in _TWICE else 1
+    return Instruction(decoded.size, kind, reads, writes, macs, accumulator[0] if single else None)
+
+
+def _access(decoded: Any, name: str, kind: Kind) -> Instruction:
+    """A load or a store of one register or of several."""
+    from capstone.arm import ARM_OP_MEM, ARM_REG_PC, ARM_REG_SP
+
+    operands, stacked = list(decoded.operands), name in _STACKED
+    memory = [op.mem for op in operands if op.type == ARM_OP_MEM]
+    if memory:
+        where = [r for m in memory for r in (m.base, m.index)]
+        moved = [op.reg for op in operands[: 2 if name in ("LDRD", "STRD") else 1]]
+    elif stacked:
+        where, moved = [ARM_REG_SP], [op.reg for op in operands]
+    else:
+        where, moved = [operands[0].reg], [op.reg for op in operands[1:]]
+    address, registers = _numbers(where), _numbers(moved)
+    base = _numbers(where[:1]) if decoded.writeback or stacked else ()
+    words = sum(max(1, len(_numbers([register]))) for register in moved)  # STRD of one twice: two
+    if kind in ("fp_load", "fp_store") and words > 1:  # a double
+        kind = "load_many" if kind == "fp_load" else "store_many"
+    narrow = kind in ("load", "store") and name not in _WORDS
+    if kind in ("store", "store_many", "fp_store"):
+        reads = tuple(sorted({*registers, *address}))
         return Instruction(
-            2, "alu", () if action == 0 else (eight,), () if action == 1 else (eight,)
+            decoded.size, kind, reads, base, address=address, transfers=words, narrow=narrow
         )
-    if word < 0x4400:  # data processing of registers
-        action = word >> 6 & 15
-        if action == 13:
-            return Instruction(2, "int_mul", (low, middle), (low,))
-        only_flags = action in (8, 10, 11)
-        return Instruction(2, "alu", (low, middle), () if only_flags else (low,))
-    if word < 0x4800:  # high registers, branch and exchange
-        other, target = word >> 3 & 15, word & 7 | word >> 4 & 8
-        action = word >> 8 & 3
-        if action == 3:
-            return Instruction(2, "call" if word & 0x80 else "branch", (other,))
-        reads = (other,) if action == 2 else (target, other)
-        return Instruction(2, "alu", reads, () if action == 1 else (target,))
-    if word < 0x5000:  # from the literal pool
-        return Instruction(2, "load", (), (eight,), transfers=1)
-    if word < 0xA000:
-        return _narrow_access(word, top, low, middle, high, eight)
-    if word < 0xB000:  # address from the program counter or the stack pointer
-        return Instruction(2, "alu", (13,) if word & 0x800 else (), (eight,))
-    if word < 0xC000:
-        return _miscellaneous(word, low, middle)
-    if word < 0xD000:
-        count = (word & 0xFF).bit_count()
-        kind: Kind = "load_many" if word & 0x800 else "store_many"
-        return Instruction(2, kind, (eight,), (eight,), address=(eight,), transfers=count)
-    if word & 0xFF00 in (0xDE00, 0xDF00):
-        return Instruction(2, "system")
-    return Instruction(2, "branch")
-
-
-def _narrow_access(
-    word: int, top: int, low: int, middle: int, high: int, eight: int
-) -> Instruction:
-    if top == 5:  # register offset
-        load, small = word >> 9 & 7 >= 3, word >> 9 & 7 not in (0, 4)
-        return _access(2, load, low, (middle, high), small)
-    if top == 9:  # stack pointer
-        return _access(2, bool(word & 0x800), eight, (13,), False)
-    return _access(2, bool(word & 0x800), low, (middle,), top != 6)
-
-
-def _access(
-    size: int, load: bool, register: int, address: tuple[int, ...], small: bool
-) -> Instruction:
-    if load:
-        return Instruction(
-            size, "load", address, (register,), address=address, transfers=1, narrow=small
-        )
+    if ARM_REG_PC in moved:
+        kind = "branch"
+    writes = tuple(sorted({*registers, *base}))
     return Instruction(
-        size, "store", (register, *address), address=address, transfers=1, narrow=small
-    )
-
-
-def _miscellaneous(word: int, low: int, middle: int) -> Instruction:
-    if word & 0xFF00 == 0xBF00:
-        return Instruction(2, "it") if word & 15 else Instruction(2, "system")
-    if word & 0xF500 == 0xB100:
-        return Instruction(2, "branch", (low,))
-    if word & 0xFE00 == 0xB400:
-        return Instruction(2, "store_many", (13,), (13,), transfers=(word & 0x1FF).bit_count())
-    if word & 0xFE00 == 0xBC00:
-        count = (word & 0x1FF).bit_count()
-        # With the program counter it is a return.
-        kind: Kind = "branch" if word & 0x100 else "load_many"
-        return Instruction(2, kind, (13,), (13,), transfers=count)
-    if word & 0xFF00 == 0xB200:  # extend
-        return Instruction(2, "alu", (middle,), (low,))
-    if word & 0xFF00 == 0xB000:
-        return Instruction(2, "alu", (13,), (13,))
-    return Instruction(2, "system" if word & 0xFF00 in (0xB600, 0xBE00) else "alu")
-
-
-def wide(first: int, second: int) -> Instruction:
-    """A 32-bit instruction."""
-    base, target, other = first & 15, second >> 8 & 15, second & 15
-    if first & 0xEC00 == 0xEC00:
-        return _coprocessor(first, second)
-    if first & 0xFE00 == 0xE800:
-        return _wide_many(first, second, base)
-    if first & 0xFE00 == 0xEA00:  # shifted register
-        reads = tuple(r for r in (base, other) if r != 15)
-        return Instruction(4, "alu", reads, () if target == 15 else (target,))
-    if first & 0xF800 == 0xF000:
-        if second & 0x8000:
-            return _control(first, second)
-        wide_immediate = first & 0x0200 and first & 0x0080 == 0 and first & 0x0040  # MOVW, MOVT
-        reads = () if base == 15 or wide_immediate else (base,)
-        return Instruction(4, "alu", reads, () if target == 15 else (target,))
-    if first & 0xFE00 == 0xF800:
-        return _wide_access(first, second, base)
-    if first & 0xFF80 == 0xFB00:
-        return _multiply(first, second)
-    if first & 0xFF80 == 0xFB80:
-        return _long_multiply(first, second)
-    return Instruction(4, "alu", (base, other), (target,))
-
-
-def _wide_many(first: int, second: int, base: int) -> Instruction:
-    load = bool(first & 0x10)
-    if first & 0x40:
-        if first & 0x0120:  # two words, with pre- or post-index or offset
-            pair = (second >> 12, second >> 8 & 15)
-            written = (base,) if first & 0x20 else ()
-            if load:
-                return Instruction(
-                    4, "load_many", (base,), (*pair, *written), address=(base,), transfers=2
-                )
-            return Instruction(
-                4, "store_many", (*pair, base), written, address=(base,), transfers=2
-            )
-        if first & 0xFFF0 == 0xE8D0 and second & 0x00E0 == 0:  # table branch
-            return Instruction(4, "branch", (base, second & 15), transfers=1)
-        return Instruction(4, "load" if load else "store", (base,), transfers=1)
-    registers = second & 0xFFFF
-    written = (base,) if first & 0x20 else ()
-    listed = tuple(r for r in range(16) if registers >> r & 1)
-    if load:
-        kind: Kind = "branch" if registers & 0x8000 else "load_many"
-        return Instruction(
-            4, kind, (base,), (*listed, *written), address=(base,), transfers=len(listed)
-        )
-    return Instruction(
-        4, "store_many", (base, *listed), written, address=(base,), transfers=len(listed)
-    )
-
-
-def _control(first: int, second: int) -> Instruction:
-    if second & 0x4000:
-        return Instruction(4, "call")
-    if second & 0x1000 or first >> 6 & 15 < 14:
-        return Instruction(4, "branch")
-    return Instruction(4, "system")
-
-
-def _wide_access(first: int, second: int, base: int) -> Instruction:
-    load, register = bool(first & 0x10), second >> 12
-    small = first >> 5 & 3 != 2
-    if register == 15 and load and small:  # a hint to load ahead
-        return Instruction(4, "system")
-    address = () if base == 15 else (base,)
-    indexed = not first & 0x80 and base != 15
-    if indexed and not second & 0x0800:
-        address = (*address, second & 15)
-    found = _access(4, load, register, address, small)
-    if indexed and second & 0x0900 == 0x0900:  # the base is written back
-        found = replace(found, writes=(*found.writes, base))
-    return replace(found, kind="branch") if load and register == 15 else found
-
-
-def _multiply(first: int, second: int) -> Instruction:
-    action, detail = first >> 4 & 7, second >> 4 & 15
-    factors = (first & 15, second & 15)
-    accumulator, target = second >> 12, second >> 8 & 15
-    if action == 7:  # sums of absolute differences
-        return Instruction(4, "alu", factors, (target,))
-    subtracts = action == 0 and detail == 1
-    if accumulator == 15 and not subtracts:
-        return Instruction(4, "int_mul", factors, (target,))
-    return Instruction(
-        4,
-        "dsp_mac" if action in (1, 2) else "int_mac",  # SMLABB and its kin, SMLAD
-        (*factors, accumulator),
-        (target,),
-        macs=2 if action in (2, 4) else 1,
-        accumulator=accumulator,
-    )
-
-
-def _long_multiply(first: int, second: int) -> Instruction:
-    action, detail = first >> 4 & 7, second >> 4 & 15
-    factors, targets = (first & 15, second & 15), (second >> 12, second >> 8 & 15)
-    if action in (1, 3):
-        return Instruction(4, "int_div", factors, (second >> 8 & 15,))
-    if action in (0, 2):
-        return Instruction(4, "int_mul", factors, targets)
-    double = (action == 4 and detail >= 12) or action == 5
-    return Instruction(4, "int_mac", (*factors, *targets), targets, macs=2 if double else 1)
-
-
-def _single(high: int, low: int) -> int:
-    """A single-precision register of four bits and one."""
-    return FP + (high << 1 | low)
-
-
-def _coprocessor(first: int, second: int) -> Instruction:
-    if second >> 9 & 7 != 0b101:
-        return Instruction(4, "system")
-    double = bool(second & 0x100)
-    if first & 0xFE00 == 0xEC00:
-        return _fp_access(first, second, double)
-    d = _single(second >> 12, first >> 6 & 1)
-    n = _single(first & 15, second >> 7 & 1)
-    m = _single(second & 15, second >> 5 & 1)
-    if second & 0x10:  # between the core and the FPU
-        core = second >> 12
-        if first & 0x10:
-            return Instruction(4, "fp_move", (n,), () if core == 15 else (core,))
-        return Instruction(4, "fp_move", (core,), (n,))
-    if first & 0x1000:  # select, maximum, minimum, rounding
-        return Instruction(4, "fp_add", (n, m), (d,))
-    match first >> 4 & 0b1011:
-        case 0b0000 | 0b0001 | 0b1001 | 0b1010:
-            return Instruction(4, "fp_mac", (n, m, d), (d,), macs=1, accumulator=d)
-        case 0b0010:
-            return Instruction(4, "fp_mul", (n, m), (d,))
-        case 0b0011:
-            return Instruction(4, "fp_add", (n, m), (d,))
-        case 0b1000:
-            return Instruction(4, "fp_div", (n, m), (d,))
-    if not second & 0x40:  # move an immediate
-        return Instruction(4, "fp_move", (), (d,))
-    if first & 15 == 1 and second & 0x80:  # square root
-        return Instruction(4, "fp_div", (m,), (d,))
-    if first & 14 == 4:  # compare
-        return Instruction(4, "fp_add", (d,) if first & 1 else (d, m))
-    return Instruction(4, "fp_move" if first & 15 == 0 else "fp_add", (m,), (d,))
-
-
-def _fp_access(first: int, second: int, double: bool) -> Instruction:
-    load, base = bool(first & 0x10), first & 15
-    if first & 0xFFE0 == 0xEC40:  # two words between the core and the FPU
-        return Instruction(4, "fp_move")
-    d = _single(second >> 12, first >> 6 & 1)
-    address = () if base == 15 else (base,)
-    if first & 0x0120 == 0x0100 and not double:
-        if load:
-            return Instruction(4, "fp_load", address, (d,), address=address, transfers=1)
-        return Instruction(4, "fp_store", (d, *address), address=address, transfers=1)
-    count = 2 if first & 0x0120 == 0x0100 else second & 0xFF
-    start = FP + ((second >> 12) | (first >> 2 & 16)) * 2 if double else d
-    listed = tuple(r for r in range(start, start + count) if r < FP + 32)
-    written = address if first & 0x20 else ()
-    if load:
-        return Instruction(
-            4, "load_many", address, (*listed, *written), address=address, transfers=count
-        )
-    return Instruction(
-        4, "store_many", (*listed, *address), written, address=address, transfers=count
+        decoded.size, kind, address, writes, address=address, transfers=words, narrow=narrow
     )

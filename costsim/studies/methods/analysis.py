@@ -71,7 +71,7 @@ COSTS = (
 
 
 @dataclass(frozen=True)
-class Findings:
+class MethodFindings:
     """A study's table. `reference` is the method that others are held against."""
 
     rows: tuple[Row, ...]
@@ -146,7 +146,7 @@ class Findings:
         }
 
 
-def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Findings:
+def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> MethodFindings:
     """The table of `rows`, in their order; `cells` is how many the study has in all.
 
     `reference` is by default the method called None if there is one, else the first. Of a method
@@ -200,7 +200,7 @@ def analyse(rows: Iterable[Row], cells: int, reference: str | None = None) -> Fi
             )
         )
     failures = tuple(row for row in found if row["status"] == "failed")
-    return Findings(found, cells, reference, domains, tuple(lines), failures)
+    return MethodFindings(found, cells, reference, domains, tuple(lines), failures)
 
 
 def _median(values: Iterable[Any]) -> float | None:

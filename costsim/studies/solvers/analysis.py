@@ -202,14 +202,14 @@ def overall(compared: Sequence[Compared]) -> list[Group]:
 
 
 @dataclass(frozen=True)
-class Findings:
+class SolverFindings:
     """All that a report shows of a study's rows."""
 
     rows: Rows
     compared: Sequence[Compared]
 
     @classmethod
-    def of(cls, rows: Rows) -> "Findings":
+    def of(cls, rows: Rows) -> "SolverFindings":
         """The findings of `rows`."""
         return cls(rows, compare(rows))
 
