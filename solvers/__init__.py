@@ -31,6 +31,9 @@ SOLVERS: Mapping[str, Callable[[], Solver]] = {
     "full": Full,
 }
 
+LOOK_AT_NO_SCORE = frozenset(solver.name for solver in (NoUpdate, LastLayer, BiasOnly, Full))
+"""Names of the solvers whose choice is the same whatever the channels are worth."""
+
 
 def make_solver(name: str, *, time_limit_s: float | None = None, clock: Clock = "wall") -> Solver:
     """The solver called `name` with its default options, and a time limit if it can have one.
@@ -50,6 +53,7 @@ def make_solver(name: str, *, time_limit_s: float | None = None, clock: Clock = 
 
 
 __all__ = [
+    "LOOK_AT_NO_SCORE",
     "SOLVERS",
     "BiasOnly",
     "BruteForce",

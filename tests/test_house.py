@@ -44,7 +44,11 @@ MOST_WINGS, MOST_FLOORS = 17, 12
 # Wings in which nothing names torch, not even when a function runs; of `models`, all but these.
 CORE = ("base", "ir", "data", "device", "pricing", "c", "problem", "solving", "solvers")
 NAMED_WITHOUT_TORCH = ("models.networks", "studies.engine")
-BUILT_WITH_TORCH = ("models.networks.build", "models.networks.weights")
+BUILT_WITH_TORCH = (
+    "models.networks.build",
+    "models.networks.tensors",
+    "models.networks.weights",
+)
 TORCH = frozenset({"torch", "safetensors"})
 # These may import torch at their top, because nothing imports them before torch is needed.
 TORCH_LAND = (
@@ -61,6 +65,7 @@ TORCH_LAND = (
     "learning.pretraining",
     "learning.training",
     "models.networks.build",
+    "models.networks.tensors",
     "models.networks.weights",
     "models.tracing",
     "run.criteria.passes",

@@ -112,15 +112,12 @@ def command(given: ExportOptions) -> int:
     plan = read_plan(given.plan)
     check_named_models(given.named_models, plan.model.spec, given.plan)
 
-    from costsim.c.emission.support import told_of_loss, why_loss_not_emitted
-
-    if (reason := why_loss_not_emitted(plan.loss)) is not None:
-        raise InputError(f"{given.plan}: {reason}")
-
     from costsim.c.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
+    from costsim.c.emission.support import told_of_loss, why_loss_not_emitted
     from costsim.hardware.boards.scales import find_scales
     from costsim.learning.training.base_model import load_planned
     from costsim.learning.training.trainer import DEFAULT_LEARNING_RATES
+    from costsim.planning import chosen_by_loss
 
     rate = given.learning_rate
     options = EmissionOptions(
@@ -132,6 +129,10 @@ def command(given: ExportOptions) -> int:
     with progress_on_stderr() as progress:
         progress("loading the model", 0, 0)
         subject, program = load_planned(plan, str(given.plan), given.weights)
+        by_loss = chosen_by_loss(plan.solver.name, plan.importance.samples)
+        reason = why_loss_not_emitted(plan.loss, program.graph, by_loss=by_loss)
+        if reason is not None:
+            raise InputError(f"{given.plan}: {reason}")
         arrays = {name: tensor.detach().numpy() for name, tensor in subject.tensors.items()}
         try:
             check_step(program.graph, plan.step)

@@ -26,7 +26,7 @@ from costsim.cli.target_options import ended_like_interrupted
 from costsim.pricing.accounting import ACCOUNTINGS
 
 if TYPE_CHECKING:
-    from costsim.studies.methods.analysis import Findings
+    from costsim.studies.methods.analysis import MethodFindings
 
 MEMORY = (*ACCOUNTINGS, "autograd")
 
@@ -156,7 +156,7 @@ def command(given: StudyOptions) -> int:
     return 1 if findings.failures else 0
 
 
-def _write(given: StudyOptions, findings: "Findings") -> None:
+def _write(given: StudyOptions, findings: "MethodFindings") -> None:
     from costsim.report.study import print_study, render_study, study_csv, study_latex
 
     accounting = given.accounting

@@ -7,7 +7,13 @@
 torch is imported when a plan is made, not with this file.
 """
 
-from costsim.planning.conclusion import Planned, caveats, conclude, model_notes
+from costsim.planning.conclusion import (
+    Planned,
+    caveats,
+    chosen_by_loss,
+    conclude,
+    model_notes,
+)
 from costsim.planning.device_plan import make_plan
 from costsim.planning.preparation import Prepared, Scored, parameters_digest, prepare
 from costsim.planning.request import (
@@ -31,6 +37,7 @@ __all__ = [
     "Prepared",
     "Scored",
     "caveats",
+    "chosen_by_loss",
     "conclude",
     "default_solver",
     "make_plan",

@@ -19,6 +19,7 @@ from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
 from costsim.run.criteria import CRITERIA
 from costsim.run.criteria.caveats import data_caveat, output_caveat, score_caveat
+from costsim.solvers import LOOK_AT_NO_SCORE
 from costsim.solving.explain import explain
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
@@ -75,6 +76,12 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
     )
     too_large = _too_large(request, solution)
     return Planned(file, problem.graph, problem.importance, solution, warnings, too_large)
+
+
+def chosen_by_loss(solver: str, samples: int) -> bool:
+    """Whether gradients of a loss had a part in a plan: of a solver that looks at scores, and of
+    scores that `samples` were needed for."""
+    return samples > 0 and solver not in LOOK_AT_NO_SCORE
 
 
 def model_notes(spec: str, graph: LayerGraph) -> tuple[str, ...]:
@@ -164,7 +171,10 @@ def _warnings(
             f"{request.step.bits.activations}-bit activations may be faster"
         )
     if is_microcontroller(request.device):
-        reason = why_not_emitted(request.step) or why_loss_not_emitted(request.loss)
+        by_loss = chosen_by_loss(solution.solver, problem.importance.samples)
+        reason = why_not_emitted(request.step) or why_loss_not_emitted(
+            request.loss, problem.graph, by_loss=by_loss
+        )
         if reason is not None:
             found.append(f"this step cannot be exported as C: {reason}")
     if solution.cost is not None:

@@ -309,7 +309,7 @@ def test_a_plan_chosen_by_class_means_is_refused_and_one_that_does_not_say_is_to
     means.write_text(json.dumps({**document, "loss": "prototype"}))
     assert main(["export", str(means), "--out", str(tmp_path / "refused")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "means.json: it is chosen by class means" in line
+    assert "means.json: it is made for class means" in line
     assert "plan with --loss cross_entropy and a --model with a head" in line
     assert not (tmp_path / "refused").exists()
     del document["loss"]
@@ -318,10 +318,28 @@ def test_a_plan_chosen_by_class_means_is_refused_and_one_that_does_not_say_is_to
     assert "outputs taken for logits; the plan does not say its loss" in capsys.readouterr().err
 
 
+def test_a_plan_that_looks_at_no_loss_is_exported_where_the_model_has_a_head(tmp_path, capsys):
+    """All of the last layer is the same choice by any loss."""
+    asked = ["plan", "--device", "stm32h743", "--resolution", "32", "--bits", "32", "--ways", "2"]
+    asked += ["--shots", "2", "--solver", "last-layer"]
+    head, scored = tmp_path / "head.json", tmp_path / "scored.json"
+    assert main([*asked, "--model", "zoo:tiny", "--out", str(head)]) == 0
+    assert "cannot be exported" not in capsys.readouterr().err
+    assert main(["export", str(head), "--out", str(tmp_path / "head")]) == 0
+    assert "the plan was made with another loss, prototype" in capsys.readouterr().err
+    document = json.loads(head.read_text())
+    assert document["loss"] == "prototype"
+    document["solver"]["name"] = "exact"
+    scored.write_text(json.dumps(document))
+    assert main(["export", str(scored), "--out", str(tmp_path / "scored")]) == 2
+    assert "scored.json: it is chosen by class means" in capsys.readouterr().err
+    assert not (tmp_path / "scored").exists()
+
+
 def test_a_plan_for_a_microcontroller_says_when_it_cannot_be_exported(tmp_path, capsys):
     asked = ["plan", "--device", "stm32h743", "--resolution", "32", "--criterion", "l2_norm"]
     assert main([*asked, "--out", str(tmp_path / "plan.json")]) == 0
-    assert "cannot be exported as C: it is chosen by class means" in capsys.readouterr().err
+    assert "cannot be exported as C: it is made for class means" in capsys.readouterr().err
     assert json.loads((tmp_path / "plan.json").read_text())["loss"] == "prototype"
 
 

@@ -51,7 +51,7 @@ def test_a_plan_is_confirmed_on_the_emulated_core(plan, tmp_path, capsys) -> Non
         "comparisons are within their tolerance",
         "emulated, not measured",
         "the C does the step with cross entropy, the model's outputs taken for logits",
-        "the plan was chosen for another loss, prototype",
+        "the plan was made with another loss, prototype",
         "and emulated on a Cortex-M7 with the memories of stm32f746",
     ):
         assert told in printed, told

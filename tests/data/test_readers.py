@@ -24,7 +24,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 from training import MODEL, small_plan, write_network
 
-from costsim import trust
+from costsim.models import trust
 from costsim.base.errors import InputError, Note, shown
 from costsim.base.files import parse_json, read_file, write_atomically
 from costsim.base.yaml_text import MAXIMUM_ALIASED, MAXIMUM_DEPTH, _check_size, parse_yaml

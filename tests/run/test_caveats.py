@@ -34,6 +34,9 @@ POOLED = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
         (nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 10, 1), nn.Flatten()),
         (*POOLED, nn.Linear(16, 2000), nn.ReLU(), nn.Linear(2000, 1000)),  # ImageNet's
         (*POOLED, nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 40)),  # as many as the ways
+        (*POOLED, nn.Linear(16, 1000)),  # wider than what it reads, as ResNet-18's
+        (nn.Conv2d(16, 8, 1), nn.ReLU(), *POOLED, nn.Linear(8, 10)),
+        (nn.Conv2d(16, 1000, 1), nn.ReLU(), *POOLED),  # at every place, as SqueezeNet's
     ],
 )
 def test_logits_are_told_from_features(last: tuple[nn.Module, ...]) -> None:

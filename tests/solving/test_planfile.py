@@ -42,7 +42,9 @@ def test_what_is_written_is_read_back(data: st.DataObject) -> None:
     plan, step = data.draw(plans(graph)), data.draw(steps(graph))
     device = data.draw(st.sampled_from(shipped_devices()))
     loss = data.draw(st.sampled_from(["prototype", "cross_entropy", None]))
-    file = example(graph, plan, step, device_name=device, seed=data.draw(st.integers(0, 2**63 - 1)), loss=loss)
+    file = example(
+        graph, plan, step, device_name=device, seed=data.draw(st.integers(0, 2**63 - 1)), loss=loss
+    )
     document = file.to_json()
     assert PlanFile.from_json(json.loads(json.dumps(document))) == file
     assert PlanFile.from_json(document).to_json() == document

@@ -5,6 +5,7 @@ from costsim.c.emission.forward import FORWARD, NO_KERNEL
 from costsim.c.emission.quantization import check_quantised
 from costsim.c.emission.text import title
 from costsim.ir.graph import LayerGraph
+from costsim.ir.head import linear_head
 from costsim.ir.step import BitWidths, TrainingStep
 
 NARROW = 8
@@ -46,12 +47,18 @@ def why_not_emitted(step: TrainingStep) -> str | None:
     return None
 
 
-def why_loss_not_emitted(loss: str | None) -> str | None:
-    """The reason a plan chosen for `loss` is not exported; None where it is, or does not say."""
-    if loss in (None, EMITTED_LOSS):
+def why_loss_not_emitted(loss: str | None, graph: LayerGraph, *, by_loss: bool) -> str | None:
+    """The reason a plan made with `loss` is not exported; None where it is, or does not say.
+
+    `by_loss`: whether gradients of that loss chose it. What is chosen without them (the last layer,
+    everything) can learn by any loss that the outputs of `graph` suit: a linear layer's may be
+    logits, others are features.
+    """
+    if loss in (None, EMITTED_LOSS) or (not by_loss and linear_head(graph) is not None):
         return None
+    made = "chosen by" if by_loss else "made for"
     return (
-        "it is chosen by class means (--loss prototype), and C learns by cross entropy alone, "
+        f"it is {made} class means (--loss prototype), and C learns by cross entropy alone, "
         "which would take the model's features for logits; plan with --loss cross_entropy and a "
         "--model with a head that returns one logit for each class"
     )
@@ -61,7 +68,7 @@ def told_of_loss(loss: str | None) -> tuple[str, ...]:
     """What to say where C runs the step of a plan whose own `loss` is another, or not known."""
     if loss == EMITTED_LOSS:
         return ()
-    own = "does not say its loss" if loss is None else f"was chosen for another loss, {loss}"
+    own = "does not say its loss" if loss is None else f"was made with another loss, {loss}"
     return (
         "the C does the step with cross entropy, the model's outputs taken for logits; the plan "
         f"{own}",

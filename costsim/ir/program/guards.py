@@ -39,6 +39,6 @@ def own_atoms(graph: LayerGraph, call: Call) -> list[Atom]:
     atoms: list[Atom] = [
         (axis, call.layer) for axis in AXES if graph.selectable_channels(call.layer, axis)
     ]
-    if graph.selectable(call.layer, "bias"):
+    if call.bias is not None and not call.bias.frozen:
         atoms.append(("bias", call.layer))
     return atoms

@@ -8,14 +8,14 @@ names and numbers that are there anyway; torch is not needed.
 from collections.abc import Sequence
 
 from costsim.base.units import format_percent
-from costsim.ir.graph import Call, LayerGraph
-from costsim.ir.operators import elements
+from costsim.ir.graph import LayerGraph
+from costsim.ir.head import linear_head
 from costsim.problem.importance import Importance
 
 FEW_OUTPUTS = 32
 """A last linear layer that narrows to fewer looks like a classifier; embeddings are wider."""
 
-CLASSES = frozenset({100, 101, 102, 200, 365, 1000, 1001, 10_450, 11_221, 21_841, 21_843})
+CLASSES = frozenset({10, 100, 101, 102, 200, 365, 1000, 1001, 10_450, 11_221, 21_841, 21_843})
 """Numbers of classes of well-known data sets: such a layer is a classifier though it is wide."""
 
 NOTHING = 1e-6
@@ -42,7 +42,7 @@ def output_caveat(graph: LayerGraph, loss: str, ways: int, *, choice: bool = Tru
             f"{'logits' if loss != 'prototype' else 'features'} of a classifier of {ways} classes: "
             "if this network is none (a detector, a segmentation), wrap it to return features"
         )
-    if loss == "prototype" and _looks_like_logits(graph, call, ways):
+    if loss == "prototype" and _looks_like_logits(graph, ways):
         other = "give --loss cross_entropy, or " if choice else ""
         return (
             f"the last layer gives {call.shape[1]} outputs, which look like logits, and they are "
@@ -51,17 +51,15 @@ def output_caveat(graph: LayerGraph, loss: str, ways: int, *, choice: bool = Tru
     return None
 
 
-def _looks_like_logits(graph: LayerGraph, call: Call, ways: int) -> bool:
+def _looks_like_logits(graph: LayerGraph, ways: int) -> bool:
     """Whether the output is that of a linear layer to as many values as there may be classes."""
-    while call.layer is None and len(call.inputs) == 1:
-        before = graph[call.inputs[0]]
-        if before.shape[1:2] != call.shape[1:2]:
-            return False
-        call = before
-    if call.weight is None or elements(call.shape[2:]) * elements(call.weight.shape[2:]) != 1:
+    if (head := linear_head(graph, pooled=True)) is None or head.weight is None:
         return False
-    outputs, inputs = (*call.weight.shape, 0)[:2]
-    return outputs < inputs and (outputs in CLASSES or outputs == ways or outputs < FEW_OUTPUTS)
+    outputs, inputs = (*head.weight.shape, 0)[:2]
+    if outputs in CLASSES:  # however narrow what it reads: ResNet-18 has 512 features
+        return True
+    narrows = outputs < inputs and (outputs == ways or outputs < FEW_OUTPUTS)
+    return narrows and linear_head(graph) is not None
 
 
 def data_caveat(model: str, *, built_in: bool, given: bool) -> str | None:
