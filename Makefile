@@ -1,7 +1,7 @@
 # What CI does, in pieces. Everything runs in .venv, made from constraints.txt.
 BIN := .venv/bin
 
-.PHONY: setup test slow reliability lint types ci bench plan
+.PHONY: setup test slow mutants reliability lint types ci bench plan
 
 setup:
 	python3 -m venv .venv
@@ -13,6 +13,10 @@ test:
 
 slow:
 	$(BIN)/pytest -m slow
+
+# Wrong lines planted in a copy of the tree, one at a time: the tests must notice each. Minutes.
+mutants:
+	$(BIN)/python tests/mutants.py
 
 # Faults done on purpose, into the table of docs/reliability.md; some take root. Hours.
 reliability:

@@ -21,12 +21,12 @@ from training import small_plan
 from costsim.base.errors import InputError
 from costsim.data.decode import decode
 from costsim.device.files import load_device
+from costsim.learning.methods import make_method
 from costsim.learning.training.patch import Change, Origin, Patch, write_patch
 from costsim.run.execution.selection import Selection
 from costsim.solving.planfile import write_plan
-from costsim.studies.methods import read_study
-from costsim.studies.methods.store import open_store
-from costsim.studies.methods.work import head
+from costsim.studies.engine import StudyStore, read_study
+from costsim.studies.methods import MethodStudies
 
 STATUSES = (0, 1, 2, 130, 141)
 LIMIT_S = 120.0
@@ -110,10 +110,11 @@ def patch_of(path: Path) -> bytes:
 def store_of(folder: Path) -> bytes:
     """A study of which every cell is refused."""
     (folder / "study.yaml").write_bytes(STUDY)
-    study = read_study(folder / "study.yaml", methods=("None", "TinyTrain", "FullTrain"))
-    store = open_store(folder / "made.sqlite")
+    kind = MethodStudies(make_method, methods=("None", "TinyTrain", "FullTrain"))
+    study = read_study(folder / "study.yaml", kind)
+    store = StudyStore(folder / "made.sqlite", kind)
     for cell in study.cells():
-        store.write({**head(cell), "status": "refused", "reason": "nothing is to be had here"})
+        store.write({**cell.head, "status": "refused", "reason": "nothing is to be had here"})
     with sqlite3.connect(folder / "made.sqlite") as database:
         database.execute("PRAGMA journal_mode=DELETE")
     database.close()

@@ -20,7 +20,18 @@ def expected() -> set[str]:
     files = set()
     for folder, installed in (("costsim", "costsim"), *((p.name, n) for n, p in OUTSIDE.items())):
         for file in (ROOT / folder).rglob("*"):
-            kinds = {".py", ".typed", ".yaml", ".html", ".css", ".md", ".jinja", ".safetensors", ".c", ".h"}
+            kinds = {
+                ".py",
+                ".typed",
+                ".yaml",
+                ".html",
+                ".css",
+                ".md",
+                ".jinja",
+                ".safetensors",
+                ".c",
+                ".h",
+            }
             if file.suffix in kinds or file.name == "Makefile":
                 inner = file.relative_to(ROOT / folder).as_posix()
                 files.add(f"{installed.replace('.', '/')}/{inner}")

@@ -1,7 +1,7 @@
 """`--solve-for` of `costsim plan`: the least budget that does, instead of the plan for a budget."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -14,6 +14,7 @@ from costsim.cli.values import Quantity, parse_share
 if TYPE_CHECKING:
     from costsim.base.progress import Progress
     from costsim.planning import Planned, PlanRequest
+    from costsim.solving.planfile.questions import Sought
 
 PROVING = ("exact", "ilp", "ilp-cbc", "brute-force")
 
@@ -89,7 +90,7 @@ def plan_backwards(
         found = find(requests[0], share, progress)
     planned = conclude(found.prepared, found.solution, progress)
     record = SoughtRecord(
-        what=sought,
+        what=cast("Sought", sought),
         share=share,
         value=found.value,
         reached=found.reached,

@@ -24,7 +24,6 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 from training import MODEL, small_plan, write_network
 
-from costsim.models import trust
 from costsim.base.errors import InputError, Note, shown
 from costsim.base.files import parse_json, read_file, write_atomically
 from costsim.base.yaml_text import MAXIMUM_ALIASED, MAXIMUM_DEPTH, _check_size, parse_yaml
@@ -35,6 +34,7 @@ from costsim.data.task import classes_of
 from costsim.data.threads import threaded_map
 from costsim.device import load_device
 from costsim.learning.training.base_model import load_subject_of
+from costsim.models import trust
 from costsim.models.loading import _home, load_model
 from costsim.models.networks.restricted_pickle import _Resolver, loads_restricted
 from costsim.models.networks.tensors import read_state

@@ -36,6 +36,7 @@ from costsim.ir.program import (
     Operation,
     TrainingProgram,
     compile_program,
+    cut_calls,
     memory_timeline,
     plan_arena,
 )
@@ -363,6 +364,18 @@ def test_input_gradients_are_those_that_an_update_depends_on(data: st.DataObject
     assert set(found) == expected
     weights = {op.call for op in program.operations if op.direction is Direction.WEIGHT_GRADIENT}
     assert weights == {c for layer in plan.by_layer for c in graph.layers[layer].calls}
+
+
+@given(st.data())
+def test_cuts_are_where_one_value_is_all_that_is_read_later(data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    expected = []
+    for position, call in enumerate(graph.calls[:-1], 1):
+        read = {value for later in graph.calls[position:] for value in later.inputs}
+        done = {c.name for c in graph.calls[:position] if c.operator.source != "parameter"}
+        if read & done == {call.name} and call.name != graph.input:
+            expected.append(call.name)
+    assert list(cut_calls(graph)) == expected
 
 
 # Live bytes.

@@ -28,8 +28,9 @@ from costsim.problem.problem import Problem
 from costsim.run.criteria import CRITERIA
 from costsim.solving.planfile import read_plan
 from costsim.solving.solve import solve
+from costsim.studies.engine import parse_study
+from costsim.studies.solvers import SolverStudies
 from costsim.studies.solvers.cells import Settings
-from costsim.studies.solvers.spec import parse_study
 
 
 def images() -> torch.Tensor:
@@ -193,14 +194,14 @@ def test_a_part_in_brackets_is_a_name() -> None:
 
 def test_a_study_takes_them_and_older_cells_keep_their_keys() -> None:
     def settings(given: dict[str, object]) -> Settings:
-        return parse_study({"settings": given}, "study", make_solver=make_solver).settings
+        return parse_study({"settings": given}, "study", SolverStudies(make_solver)).settings
 
     assert settings({"layers": "stem"}) == Settings(layers=("stem",), inspect=None)
     assert settings({"layers": ["stem", "mix"], "inspect": 1}).inspect == 1
     assert settings({"exclude": ["stem"]}).inspect == Settings().inspect
-    plain = parse_study({}, "study", make_solver=make_solver).cells()[0]
+    plain = parse_study({}, "study", SolverStudies(make_solver)).cells()[0]
     other = parse_study(
-        {"settings": {"exclude": ["stem"]}}, "study", make_solver=make_solver
+        {"settings": {"exclude": ["stem"]}}, "study", SolverStudies(make_solver)
     ).cells()[0]
     assert plain.importance_key != other.importance_key
     assert plain.problem_key != other.problem_key

@@ -21,15 +21,16 @@ from running import (
     with_statistics,
 )
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import InputError
-from costsim.ir.operators import ReLU
+from costsim.ir.operators import Clamp, HardSigmoid, LeakyReLU, ReLU
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.run.execution.executor import Executor, LossNotFinite
 from costsim.run.execution.forward import evaluate
-from costsim.run.execution.masks import PASSES, PIECE, mask_of, multiply_, pack, unpack
+from costsim.run.execution.masks import PASSES, PIECE, SLOPES, mask_of, multiply_, pack, unpack
 from costsim.run.execution.selection import Selection
 
 
@@ -200,6 +201,29 @@ def test_masks_are_the_same_by_numpy_and_by_torch(count, otherwise):
     assert torch.equal(multiply_(torch.ones(count), packed, (otherwise, 1.0)), expected)
     brain = multiply_(torch.ones(count, dtype=torch.bfloat16), packed, (otherwise, 1.0))
     assert torch.equal(brain.float(), expected)
+
+
+JUMPS = {
+    "relu": (ReLU(), F.relu, (0.0,)),
+    "leaky_relu": (LeakyReLU(0.25), lambda x: F.leaky_relu(x, 0.25), (0.0,)),
+    "relu6": (Clamp(0.0, 6.0, False), F.relu6, (0.0, 6.0)),
+    "hard_tanh": (Clamp(-1.0, 1.0, False), F.hardtanh, (-1.0, 1.0)),
+    "clamp": (Clamp(-1.0, 1.0, True), lambda x: x.clamp(-1, 1), (-1.0, 1.0)),
+    "hard_sigmoid": (HardSigmoid(), F.hardsigmoid, (-3.0, 3.0)),
+}
+
+
+def test_every_masked_kind_has_its_jumps():
+    assert {operator.kind for operator, *_ in JUMPS.values()} == PASSES.keys()
+
+
+@pytest.mark.parametrize(("operator", "function", "jumps"), JUMPS.values(), ids=JUMPS)
+def test_at_a_jump_a_gradient_is_passed_as_by_torch(operator, function, jumps):
+    """Where drawn numbers do not come: kinds differ there, and zeros are frequent in networks."""
+    x = torch.tensor([near for jump in jumps for near in (jump - 1e-3, jump, jump + 1e-3)])
+    function(x.requires_grad_()).sum().backward()
+    packed = mask_of(PASSES[operator], x.detach())
+    assert torch.equal(multiply_(torch.ones(len(x)), packed, SLOPES[operator]()), x.grad)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -1,12 +1,14 @@
 """Every operator kind, in every way it can be used, against autograd and its own price."""
 
 import pytest
-from operator_cases import BINARY, CASES, UNARY, WEIGHTED, case
-from running import check_gradients, check_measured
+import torch
+from operator_cases import BINARY, CASES, SPATIAL, UNARY, WEIGHTED, case
+from running import check_gradients, check_measured, check_rounded_gradients
 
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import (
     OPERATORS,
+    Convolution,
     Operator,
 )
 from costsim.ir.operators.activation import Masked
@@ -15,6 +17,7 @@ from costsim.ir.step import TrainingStep
 from costsim.run.execution.forward import FORWARD
 from costsim.run.execution.in_place import IN_PLACE
 from costsim.run.execution.input_gradient import INPUT_GRADIENT
+from costsim.run.execution.layout import suits_channels_last
 from costsim.run.execution.masks import PASSES
 from costsim.run.execution.saved_values import SAVING
 from costsim.run.execution.weight_gradient import WEIGHT_GRADIENT
@@ -67,3 +70,20 @@ def test_each_kind_agrees_with_autograd(name, alone):
     for plan in channel_plans(graph):
         check_gradients(graph, plan, step)
         check_measured(graph, plan, step)
+
+
+OF_IMAGES = [
+    name
+    for name, (operator, shape, _) in WEIGHTED.items()
+    if isinstance(operator, Convolution) and shape == SPATIAL
+]
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_convolutions_of_images_with_channels_last_agree_too(name):
+    """Single precision has kernels and a memory format of its own; the images are not square."""
+    graph = case(name, alone=True)
+    assert suits_channels_last(graph, torch.float32, torch.device("cpu"))
+    step = TrainingStep(batch=graph.batch, micro_batch=graph.batch)
+    for plan in channel_plans(graph):
+        check_rounded_gradients(graph, plan, step)

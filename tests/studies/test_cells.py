@@ -393,3 +393,41 @@ def test_a_file_of_something_else_is_refused_and_stays_as_it_is(
         open_store(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+# A file whose rows are not those that were written.
+
+CHANGES = {
+    "another answer": "UPDATE cells SET reason = 'no' WHERE key = '1'",
+    "a row is gone": "DELETE FROM cells WHERE key = '1'",
+    "a row of nobody": "INSERT INTO cells SELECT '1', status, reason FROM cells WHERE key = '0'",
+}
+
+
+def stored(path: Path, *cells: str) -> None:
+    store = open_store(path)
+    for cell in cells:
+        store.write({"key": cell, "status": "done", "reason": f"told of {cell}"})
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_row_that_is_not_as_it_was_written_is_named(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    stored(path, *(["0"] if change.startswith("INSERT") else ["0", "1"]))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(change)
+    with pytest.raises(InputError, match="is damaged: the row of cell '1' is not as it was"):
+        open_store(path)
+
+
+def test_a_byte_that_a_disk_changed_is_noticed(tmp_path: Path) -> None:
+    """SQLite itself reads the file without a word."""
+    path = tmp_path / "store.sqlite"
+    stored(path, "0", "1")
+    whole = path.read_bytes()
+    assert whole.count(b"told of 1") == 1
+    path.write_bytes(whole.replace(b"told of 1", b"tolt of 1"))
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with pytest.raises(InputError, match="is damaged: the row of cell '1' is not as it was"):
+        open_store(path)

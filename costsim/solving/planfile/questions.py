@@ -1,6 +1,6 @@
 """What a plan file says of questions beyond the plan: why it is what it is, and what was sought."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from costsim.device.base import Named
 from costsim.solving.planfile.records import Amount, Count, Listed, Name, Number, Record
@@ -63,6 +63,9 @@ class CandidatesRecord(Record):
     frozen_parameters: Count = 0
 
 
+Sought: TypeAlias = Literal["memory", "macs", "latency", "batch", "resolution", "device"]
+
+
 class SoughtRecord(Record):
     """What was planned backwards: the value found (None: none does) and the share it reaches.
 
@@ -71,7 +74,7 @@ class SoughtRecord(Record):
     work, would do.
     """
 
-    what: Literal["memory", "macs", "latency", "batch", "resolution", "device"]
+    what: Sought
     share: Amount
     value: Number | Name | None
     reached: Amount

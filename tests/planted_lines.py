@@ -1,0 +1,327 @@
+"""Wrong lines, each with the tests that have to notice it; `mutants.py` plants them one at a time.
+
+Each is a slip that a person could make and a review could miss: a strict comparison, an end that
+is one off, a factor forgotten. The tests named are the cheapest that see it, not the only ones.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A line of `file` as it is and as it is planted, both without indentation.
+
+    `tests` are pytest's names of what has to fail: paths from the top of the tree, with `::`.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+PROGRAM = "tests/ir/test_program.py::"
+TABLE = "tests/pricing/test_table.py::"
+SOLVERS = "tests/solvers/test_solvers.py::"
+LAWS = "tests/test_mutants.py::"
+KINDS = "tests/run/test_execution_kinds.py::"
+KERNELS = "tests/c/test_emission_kernels.py::"
+EPISODES = "tests/data/test_episodes.py::"
+INTERVALS = "tests/studies/test_intervals.py::"
+FROZEN = "tests/problem/test_frozen.py::"
+GRADIENTS = "tests/models/test_tracing_gradients.py::"
+
+MUTANTS = (
+    # What an operator says of itself.
+    Mutant(
+        "costsim/ir/operators/source.py",
+        "adds_bias = False",
+        "adds_bias = True",
+        (f"{PROGRAM}test_a_value_that_is_a_parameter_is_as_narrow_as_a_weight",),
+    ),
+    # The training program.
+    Mutant(
+        "costsim/ir/program/forward.py",
+        "if call.bias is not None and call.operator.adds_bias",
+        'if call.bias is not None and call.operator.kind in ("convolution", "linear")',
+        (f"{PROGRAM}test_every_bias_that_is_added_to_products_is_as_wide_as_their_sum",),
+    ),
+    Mutant(
+        "costsim/ir/program/forward.py",
+        "and self.last_reader[storage.name] == call.name",
+        "and self.last_reader[storage.name] is not None",
+        (f"{PROGRAM}test_everything_read_was_written_and_not_overwritten",),
+    ),
+    Mutant(
+        "costsim/ir/program/backward.py",
+        'if form == "in_place" and last and alone:',
+        'if form == "in_place" and last:',
+        (f"{PROGRAM}test_everything_read_was_written_and_not_overwritten",),
+    ),
+    Mutant(
+        "costsim/ir/program/compile.py",
+        "return source.value in self.kept_channels and source.storage not in self.kept_whole",
+        "return source.value in self.kept_channels",
+        (
+            f"{PROGRAM}test_what_several_need_is_kept_once",
+            f"{TABLE}test_table_and_program_agree_exactly",
+        ),
+    ),
+    Mutant(
+        "costsim/ir/program/compile.py",
+        "self.step.passes > 1 and live.storage.category is Category.WEIGHT_GRADIENT",
+        "self.step.passes > 1 and live.storage.category is Category.GRADIENT",
+        (f"{PROGRAM}test_micro_batches_hold_gradients_through_the_step",),
+    ),
+    Mutant(
+        "costsim/ir/program/segments.py",
+        "open_values = {v for v in open_values if last_use[v] > position}",
+        "open_values = {v for v in open_values if last_use[v] > position + 1}",
+        (f"{PROGRAM}test_cuts_are_where_one_value_is_all_that_is_read_later",),
+    ),
+    # The arena.
+    Mutant(
+        "costsim/ir/program/arena.py",
+        "if birth > buffer.death or death < buffer.birth:",
+        "if birth > buffer.death or death <= buffer.birth:",
+        (f"{PROGRAM}test_arena_holds_every_live_buffer_apart",),
+    ),
+    Mutant(
+        "costsim/ir/program/arena.py",
+        "change[buffer.death + 1] -= _aligned(buffer.bytes)",
+        "change[buffer.death] -= _aligned(buffer.bytes)",
+        (f"{PROGRAM}test_arena_holds_every_live_buffer_apart",),
+    ),
+    # The cost table.
+    Mutant(
+        "costsim/pricing/derivation/memory.py",
+        "span = self.of.span(self.of.written_at[storage.name], last)",
+        "span = self.of.span(self.of.written_at[storage.name], last - 1)",
+        (f"{TABLE}test_table_and_program_agree_exactly",),
+    ),
+    Mutant(
+        "costsim/pricing/derivation/memory.py",
+        "keep.position < self.of.schedule.loss_position,",
+        "keep.position <= self.of.positions,",
+        (f"{TABLE}test_table_and_program_agree_exactly",),
+    ),
+    Mutant(
+        "costsim/pricing/derivation/macs.py",
+        "macs = step.macs * of.step.passes",
+        "macs = step.macs",
+        (f"{TABLE}test_table_and_program_agree_exactly",),
+    ),
+    Mutant(
+        "costsim/pricing/derivation/seconds.py",
+        "times = 1 if step.direction is Direction.UPDATE else self.of.step.passes",
+        "times = self.of.step.passes",
+        (f"{TABLE}test_table_and_program_agree_exactly",),
+    ),
+    Mutant(
+        "costsim/pricing/table.py",
+        "partial = keep.channel_bytes * union * ~met[:, keep.whole]",
+        "partial = keep.channel_bytes * union",
+        (f"{TABLE}test_table_and_program_agree_exactly",),
+    ),
+    Mutant(
+        "costsim/pricing/table.py",
+        "chosen[:, : len(rank)] |= rank < counts[:, reader, None]",
+        "chosen[:, : len(rank)] |= rank <= counts[:, reader, None]",
+        (
+            "tests/problem/test_bias_items.py::test_a_selection_costs_what_its_program_does",
+            f"{LAWS}test_the_price_of_a_plan_buys_its_gain",
+        ),
+    ),
+    Mutant(
+        "costsim/pricing/derivation/dominance.py",
+        "able = able[(tops[np.ix_(able, some)] >= column[some]).all(axis=1)]",
+        "able = able[(tops[np.ix_(able, some)] > column[some]).all(axis=1)]",
+        (
+            "tests/pricing/test_dominance.py::test_what_is_left_is_what_comparing_all_with_all_leaves",
+        ),
+    ),
+    # The solvers.
+    Mutant(
+        "solvers/enumeration.py",
+        "self.least[at] = self.least[below] + level.costs.min(axis=0)",
+        "self.least[at] = self.least[below] + level.costs.max(axis=0)",
+        (f"{LAWS}test_enumeration_of_small_problems_is_exact",),
+    ),
+    Mutant(
+        "solvers/lagrangian.py",
+        "return Bound(float(multipliers @ self.room + best.sum()), multipliers, net, best)",
+        "return Bound(float(best.sum()), multipliers, net, best)",
+        (f"{SOLVERS}test_exact_equals_brute_force",),
+    ),
+    Mutant(
+        "solvers/search.py",
+        "self._split(node, [opened, node.case.close(closed)])",
+        "self._split(node, [opened])",
+        (f"{SOLVERS}test_exact_equals_brute_force",),
+    ),
+    Mutant(
+        "solvers/dominance.py",
+        "better[1:] = gain[1:] > np.maximum.accumulate(gain)[:-1]",
+        "better[1:] = gain[1:] < np.maximum.accumulate(gain)[:-1]",
+        (f"{LAWS}test_enumeration_of_small_problems_is_exact",),
+    ),
+    Mutant(
+        "solvers/greedy.py",
+        "key=lambda i: -scores[problem.candidates[i].layer, problem.candidates[i].axis],",
+        "key=lambda i: scores[problem.candidates[i].layer, problem.candidates[i].axis],",
+        (
+            f"{SOLVERS}test_greedy_ranks_a_normalisation_too",
+            "tests/problem/test_bias_items.py::test_greedy_ranks_a_bias_as_a_layer_of_its_own",
+        ),
+    ),
+    Mutant(
+        "solvers/greedy.py",
+        "counts = np.arange(1, costs.sizes[index] + 1)",
+        "counts = np.arange(1, costs.sizes[index])",
+        (f"{SOLVERS}test_without_limits_everything_is_taken",),
+    ),
+    Mutant(
+        "solvers/ilp.py",
+        "offset = float(seconds[start + 1]) - slope * (start + 1)",
+        "offset = float(seconds[start + 1]) - slope * start",
+        (f"{SOLVERS}test_one_programme_equals_brute_force",),
+    ),
+    # Execution.
+    Mutant(
+        "costsim/run/execution/masks.py",
+        "return x > 0",
+        "return x >= 0",
+        ("tests/run/test_execution.py::test_at_a_jump_a_gradient_is_passed_as_by_torch",),
+    ),
+    Mutant(
+        "costsim/run/execution/masks.py",
+        "return (x >= o.minimum) & (x <= o.maximum)",
+        "return (x > o.minimum) & (x < o.maximum)",
+        ("tests/run/test_execution.py::test_at_a_jump_a_gradient_is_passed_as_by_torch",),
+    ),
+    Mutant(
+        "costsim/run/execution/convolution.py",
+        "stride = (height * width * c, 1, width * c, c)",
+        "stride = (height * width * c, 1, height * c, c)",
+        (f"{KINDS}test_convolutions_of_images_with_channels_last_agree_too",),
+    ),
+    Mutant(
+        "costsim/run/execution/convolution.py",
+        "return own[0] if n == 1 else own.sum(0)",
+        "return own[0]",
+        (f"{KINDS}test_convolutions_of_images_with_channels_last_agree_too",),
+    ),
+    Mutant(
+        "costsim/run/execution/weight_gradient.py",
+        "return dy.reshape(-1, *bias.shape).sum(0)",
+        "return dy.reshape(-1, *bias.shape)[0]",
+        (f"{KINDS}test_each_kind_agrees_with_autograd",),
+    ),
+    Mutant(
+        "costsim/run/execution/update.py",
+        "scale: float = (1 - h.beta2**step) ** 0.5",
+        "scale: float = (1 - h.beta2 ** (step + 1)) ** 0.5",
+        ("tests/run/test_execution.py::test_full_training_is_torch_optims",),
+    ),
+    # Emission.
+    Mutant(
+        "costsim/c/emission/parts.py",
+        'begun and axis == "input",',
+        "begun,",
+        ("tests/c/test_emission.py::test_blocks_of_groups_say_what_they_add_to",),
+    ),
+    Mutant(
+        "costsim/c/emission/memory.py",
+        'return f"{symbol} + {block.offset}" if block.offset else symbol',
+        "return symbol",
+        (f"{KERNELS}test_each_kind_steps_as_in_pytorch",),
+    ),
+    Mutant(
+        "costsim/c/emission/kernels/convolution.c",
+        "*high = start < size ? (size - start + step - 1) / step : 0;",
+        "*high = start < size ? (size - start) / step : 0;",
+        (f"{KERNELS}test_each_kind_steps_as_in_pytorch",),
+    ),
+    Mutant(
+        "costsim/c/emission/kernels/convolution.c",
+        "float *image = dx + (k->first_in + costsim_number(k->ins, i)) * plane;",
+        "float *image = dx + costsim_number(k->ins, i) * plane;",
+        (f"{KERNELS}test_each_kind_steps_as_in_pytorch",),
+    ),
+    Mutant(
+        "costsim/c/emission/kernels/learning.c",
+        "state[i] = momentum * state[i] + dw[i];",
+        "state[i] = momentum * (state[i] + dw[i]);",
+        ("tests/c/test_emission.py::test_optimisers_updates_and_passes",),
+    ),
+    Mutant(
+        "costsim/c/emission/kernels/quantised.c",
+        "return (int8_t)(q > 127 ? 127 : q < -128 ? -128 : q);",
+        "return (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);",
+        ("tests/c/test_emission_quantised.py::test_inverted_bottlenecks_are_bit_exact",),
+    ),
+    # Drawing episodes.
+    Mutant(
+        "costsim/data/episode.py",
+        "return images[:shots], images[shots:]",
+        "return images[:shots], images",
+        (f"{EPISODES}test_a_fixed_episode_is_what_sample_task_draws",),
+    ),
+    Mutant(
+        "costsim/data/episode.py",
+        "ways = self.least_ways + int(rng.random() * (most - self.least_ways + 1))",
+        "ways = self.least_ways + int(rng.random() * (most - self.least_ways))",
+        (f"{EPISODES}test_ways_and_support_vary_over_their_whole_range",),
+    ),
+    Mutant(
+        "costsim/data/episode.py",
+        "return _any_between(_sums(sizes), queries, sum(sizes) - shots)",
+        "return _any_between(_sums(sizes), queries, sum(sizes))",
+        (f"{EPISODES}test_no_track_is_on_both_sides",),
+    ),
+    # What is claimed of results.
+    Mutant(
+        "costsim/base/intervals.py",
+        "half = _t(count - 1) * stdev(values) / math.sqrt(count)",
+        "half = _t(count) * stdev(values) / math.sqrt(count)",
+        (f"{INTERVALS}test_it_is_students_t_of_one_value_a_task",),
+    ),
+    Mutant(
+        "costsim/base/intervals.py",
+        "half = math.hypot(*halves) / len(known) if len(halves) == len(known) else None",
+        "half = sum(halves) / len(known) if len(halves) == len(known) else None",
+        (f"{INTERVALS}test_domains_count_the_same_and_one_that_is_missing_is_not_made_up",),
+    ),
+    Mutant(
+        "costsim/studies/engine/cell_store.py",
+        'if sums.pop(row["key"], None) != checksum(row):',
+        'if sums.pop(row["key"], None) is None:',
+        ("tests/studies/test_cells.py::test_a_byte_that_a_disk_changed_is_noticed",),
+    ),
+    # What is refused, and what is left alone.
+    Mutant(
+        "costsim/models/tracing/own_gradients.py",
+        "if parameter._backward_hooks or accumulated:",
+        "if parameter._backward_hooks:",
+        (f"{GRADIENTS}test_hooks_registered_before_are_refused_until_they_are_removed",),
+    ),
+    Mutant(
+        "costsim/models/tracing/own_gradients.py",
+        "and any(isinstance(item, Tensor) and item.requires_grad for item in passed)",
+        "and all(isinstance(item, Tensor) and item.requires_grad for item in passed)",
+        (f"{GRADIENTS}test_gradients_of_its_own_are_refused",),
+    ),
+    Mutant(
+        "costsim/ir/graph.py",
+        "return int(bias is not None and not bias.frozen)",
+        "return int(bias is not None)",
+        (f"{FROZEN}test_no_solver_updates_what_is_frozen",),
+    ),
+    Mutant(
+        "costsim/ir/graph.py",
+        "return 0 if weight is None or weight.frozen else self.channels(layer, axis)",
+        "return 0 if weight is None else self.channels(layer, axis)",
+        (f"{FROZEN}test_no_solver_updates_what_is_frozen",),
+    ),
+)
+"""In the order of the data flow: what a step is, what it costs, who chooses, who runs it."""
