@@ -1,4 +1,4 @@
-"""Seconds to a plan: the exact solver, integer programmes and greedy on the same problems.
+"""Seconds to a plan: the exact solver, integer programs and greedy on the same problems.
 
     python benchmarks/solvers.py [--images PATH] [--axes output|both] [--biases] [--time-limit S]
         [--plain] [--only greedy,exact]
@@ -6,7 +6,7 @@
 Three networks at 128×128 by four devices by ten budgets: one tight limit and several, every
 accounting. Scores are Fisher information of a 10-way 5-shot task of real images: those at PATH,
 by default flowers of the development data where it is on the machine, the digits otherwise.
-`--plain` adds the integer programme that is given the whole problem at once. With `--biases` each
+`--plain` adds the integer program that is given the whole problem at once. With `--biases` each
 bias may be chosen too. `--only` times some of the solvers; `exact` must be among them.
 """
 
@@ -160,7 +160,7 @@ def main() -> None:
         "ilp (CBC)": IntegerProgram("CBC", time_limit_s=limit),
     }
     if options.plain:
-        solvers["one programme"] = IntegerProgram(time_limit_s=limit, by_case=False)
+        solvers["one program"] = IntegerProgram(time_limit_s=limit, by_case=False)
     if options.only:
         solvers = {name: solvers[name] for name in options.only.split(",")}
     overall: dict[str, list[Solution]] = {name: [] for name in solvers}

@@ -1,4 +1,4 @@
-"""Train a few channels of a network in an ordinary PyTorch loop: any loss, any optimiser."""
+"""Train a few channels of a network in an ordinary PyTorch loop: any loss, any optimizer."""
 
 import torch
 from sklearn.datasets import load_digits

@@ -1,7 +1,7 @@
-"""The exact answer as mixed-integer linear programmes, through PuLP.
+"""The exact answer as mixed-integer linear programs, through PuLP.
 
 By case (the default): the search of the exact solver finds the cases and the multipliers, and an
-integer programme decides each. With loss_o what option o of a class loses of the bound, a_o what it
+integer program decides each. With loss_o what option o of a class loses of the bound, a_o what it
 costs, s the room left empty and m its price, it asks for
 
     minimise  sum_o loss_o x_o + m s  <=  D
@@ -12,7 +12,7 @@ Only options that lose at most D have a variable. Classes are combined, those wi
 options first, while the options of two together that no other dominates are few: near-equal
 options of many classes under one tight row are what branch and bound cannot tell apart.
 
-In one programme (`by_case=False`), for each candidate i with sorted gains g_i1 >= g_i2 ...:
+In one program (`by_case=False`), for each candidate i with sorted gains g_i1 >= g_i2 ...:
 
     u_i in {0, 1}           the candidate is opened
     k_i integer             how many channels of it are taken
@@ -57,7 +57,7 @@ GAIN_SCALE = 1e4
 """Gains are scaled to sum to this, so that the solvers' absolute tolerances mean nothing."""
 
 WORK = 1250
-"""States that a programme counts as: the loss looked at then doubles from one to the next."""
+"""States that a program counts as: the loss looked at then doubles from one to the next."""
 
 Terms = list[tuple[pulp.LpVariable, float]]
 
@@ -87,7 +87,7 @@ class IntegerProgram:
 
 
 class _Decider:
-    """Decides cases by an integer programme."""
+    """Decides cases by an integer program."""
 
     def __init__(self, solver: IntegerProgram, deadline: Deadline) -> None:
         self.solver, self.deadline = solver, deadline
@@ -170,7 +170,7 @@ class _Decider:
 
 
 class _Model:
-    """All of it in one programme."""
+    """All of it in one program."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.resources = problem, resources(problem)

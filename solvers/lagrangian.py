@@ -9,7 +9,7 @@ With a multiplier for each row the classes come apart, and every choice of them 
 
     L(m) = m b + sum_c max_{o in c} (g_o - m a_o)  >=  any gain,   m >= 0.
 
-The least of them is the value of the linear programme that takes convex combinations of options
+The least of them is the value of the linear program that takes convex combinations of options
 
     maximise  sum_o g_o x_o  with  sum_o a_o x_o <= b,  sum_{o in c} x_o = 1,  x >= 0,
 
@@ -70,7 +70,7 @@ class Bound:
     """A bound on the gain of a case, and what gave it.
 
     `net` is `g_o - m a_o` of each option (minus infinity if the case forbids it), `best` the
-    greatest of each class. `mix` are the options of each class in the linear programme, with their
+    greatest of each class. `mix` are the options of each class in the linear program, with their
     shares; empty if it was not solved.
     """
 
@@ -190,7 +190,7 @@ class Relaxation:
 
 
 class _Simplex:
-    """The linear programme over the options found so far, by the primal revised simplex method.
+    """The linear program over the options found so far, by the primal revised simplex method.
 
     Rows of the basis are first the limits that can bind, then the classes. It begins with the
     cheapest option of each class and all slack.
@@ -278,7 +278,7 @@ class _Simplex:
 
 
 def rounded(relaxation: Relaxation, bound: Bound) -> Integers:
-    """A selection near the linear programme's: its options rounded down, then filled up.
+    """A selection near the linear program's: its options rounded down, then filled up.
 
     One option a class; within the limits if the classes that mix do so over counts of a candidate.
     """

@@ -184,7 +184,7 @@ MUTANTS = (
         "solvers/ilp.py",
         "offset = float(seconds[start + 1]) - slope * (start + 1)",
         "offset = float(seconds[start + 1]) - slope * start",
-        (f"{SOLVERS}test_one_programme_equals_brute_force",),
+        (f"{SOLVERS}test_one_program_equals_brute_force",),
     ),
     # Execution.
     Mutant(
@@ -252,7 +252,7 @@ MUTANTS = (
         "costsim/c/emission/kernels/learning.c",
         "state[i] = momentum * state[i] + dw[i];",
         "state[i] = momentum * (state[i] + dw[i]);",
-        ("tests/c/test_emission.py::test_optimisers_updates_and_passes",),
+        ("tests/c/test_emission.py::test_optimizers_updates_and_passes",),
     ),
     Mutant(
         "costsim/c/emission/kernels/quantised.c",

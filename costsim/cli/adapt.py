@@ -146,7 +146,7 @@ class AdaptOptions(BudgetOptions):
     "--learning-rate",
     type=float,
     metavar="RATE",
-    help="Of the optimiser.  [default: the method's, which is for adam]",
+    help="Of the optimizer.  [default: the method's, which is for adam]",
 )
 @augment_option
 @click.option(
@@ -172,7 +172,7 @@ class AdaptOptions(BudgetOptions):
 def command(given: AdaptOptions) -> int:
     """Adapt a network to one task: choose what to train, train it, and measure the accuracy.
 
-    An iteration is one optimiser step on all images of the task, priced on the device one image
+    An iteration is one optimizer step on all images of the task, priced on the device one image
     at a time. The exit status is 1 if nothing fits in the budgets, or if the training diverged
     and the network was left as it was.
 

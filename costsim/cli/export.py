@@ -77,7 +77,7 @@ class ExportOptions:
     "--learning-rate",
     type=float,
     metavar="RATE",
-    help="Where costsim_learning_rate starts.  [default: what is usual for the plan's optimiser]",
+    help="Where costsim_learning_rate starts.  [default: what is usual for the plan's optimizer]",
 )
 @momentum_option
 @click.option(
@@ -175,7 +175,7 @@ def _show(sizes: "Sizes") -> None:
     for what, size in (
         ("arena (RAM)", sizes.arena_bytes),
         ("  updated weights", sizes.updated_weight_bytes),
-        ("  optimiser state", sizes.optimizer_bytes),
+        ("  optimizer state", sizes.optimizer_bytes),
         ("frozen weights (flash)", sizes.frozen_weight_bytes),
         ("initial values of updated weights (flash)", sizes.initial_weight_bytes),
         ("tables (flash)", sizes.table_bytes),

@@ -300,7 +300,7 @@ momentum_option = click.option(
     default=0.9,
     show_default=True,
     metavar="SHARE",
-    help="Of the optimiser momentum.",
+    help="Of the optimizer momentum.",
 )
 seed_option = click.option(
     "--seed",

@@ -96,7 +96,7 @@ class PretrainOptions:
 @path_option("--out", required=True, help="Write the weights there, as safetensors.")
 @click.option("--half", is_flag=True, help="Write them in half precision.")
 @click.option("--steps", type=int, default=2000, show_default=True, metavar="N",
-              help="Optimiser steps.")  # fmt: skip
+              help="Optimizer steps.")  # fmt: skip
 @click.option("--episodes", type=int, default=1, show_default=True, metavar="N",
               help="Few-shot tasks of each step.")  # fmt: skip
 @click.option(
@@ -136,7 +136,7 @@ class PretrainOptions:
 @click.option("--learning-rate", type=float, default=2e-3, show_default=True, metavar="RATE",
               help="Its highest, after the warm-up; it falls to 0.")  # fmt: skip
 @click.option("--weight-decay", type=float, default=0.05, show_default=True, metavar="SHARE",
-              help="Of the optimiser.")  # fmt: skip
+              help="Of the optimizer.")  # fmt: skip
 @click.option("--momentum", type=float, default=0.9, show_default=True, metavar="SHARE",
               help="Of sgd.")  # fmt: skip
 @click.option("--warmup", type=float, default=0.05, show_default=True, metavar="SHARE",

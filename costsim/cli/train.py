@@ -84,7 +84,7 @@ class TrainOptions:
     "--learning-rate",
     type=float,
     metavar="RATE",
-    help="Of the optimiser.  [default: what is usual for the plan's optimiser]",
+    help="Of the optimizer.  [default: what is usual for the plan's optimizer]",
 )
 @momentum_option
 @click.option(

@@ -83,7 +83,7 @@ class ValidateOptions:
 def command(given: ValidateOptions) -> int:
     """Run the training step of PLAN on this machine and compare it with the prediction.
 
-    Bytes that are kept, of gradients and of optimiser state, the live peak and the MACs must be
+    Bytes that are kept, of gradients and of optimizer state, the live peak and the MACs must be
     equal; the process's peak, the kernels' scratch memory included, within 2 %. The exit status
     is 1 if anything is outside. Seconds are shown, not judged: this machine is not the device.
 

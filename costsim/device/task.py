@@ -13,7 +13,7 @@ from costsim.device.target import ComputeTarget
 class TaskEstimate:
     """Seconds and joules of a whole personal task on one compute target.
 
-    `steps` optimiser steps; `selection_s` once before them; `training_s` all steps with their
+    `steps` optimizer steps; `selection_s` once before them; `training_s` all steps with their
     swapping. `selection_peak_bytes` are the most bytes live at once in the selection, frozen
     weights apart.
     """

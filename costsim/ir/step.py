@@ -1,4 +1,4 @@
-"""How one training step is done: batch, bit widths, optimiser, when updates are applied."""
+"""How one training step is done: batch, bit widths, optimizer, when updates are applied."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -8,7 +8,7 @@ from costsim.base.errors import InputError
 Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"]
 
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
-"""State tensors an optimiser keeps for each updated parameter."""
+"""State tensors an optimizer keeps for each updated parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class BitWidths:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """One optimiser step over `batch` samples, `micro_batch` of them at a time.
+    """One optimizer step over `batch` samples, `micro_batch` of them at a time.
 
     The samples of a pass are counted as its input; those of later passes are elsewhere until then.
 

@@ -29,7 +29,7 @@ class MemoryCost:
     `peak_bytes`: the most live at once; `peak_operation` says where, `at_peak` of what. Frozen
     weights are not in it: they stand apart, in flash or in RAM, as the device keeps them.
     `arena_bytes`: what offset assignment needs for the same buffers. `paper_bytes`: updated
-    weights, their gradients and optimiser state, and what is kept for the backward pass, each
+    weights, their gradients and optimizer state, and what is kept for the backward pass, each
     once. `tiny_training_bytes`: the int8 accounting of Lin et al. (NeurIPS 2022).
     """
 

@@ -104,7 +104,7 @@ class PlanCosts:
 
     @property
     def paper_bytes(self) -> Integers:
-        """The `paper` accounting: updated weights, gradients, optimiser, kept activations."""
+        """The `paper` accounting: updated weights, gradients, optimizer, kept activations."""
         return (
             self.updated_weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.kept_bytes
         )

@@ -34,7 +34,7 @@ from costsim.studies.solvers.store import COLUMNS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet")
+INKS = ("kept", "dweights", "weights", "optimizer", "gradient", "limit", "quiet")
 """Colours of the solvers, in order."""
 
 

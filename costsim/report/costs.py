@@ -50,7 +50,7 @@ def _memory_rows(predicted: Prediction, file: PlanFile) -> list[tuple[str, str]]
         ("kept by stock PyTorch (autograd)", memory.autograd_kept_bytes),
         ("updated weights", memory.updated_weight_bytes),
         (gradients, memory.gradient_bytes),
-        ("optimiser state", memory.optimizer_bytes),
+        ("optimizer state", memory.optimizer_bytes),
         (frozen, memory.frozen_weight_bytes),
     )
     return [(what, format_bytes(size)) for what, size in amounts]

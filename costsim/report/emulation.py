@@ -26,7 +26,7 @@ _CATEGORY_COLOURS = {
     "saved": "kept",
     "gradient": "gradient",
     "weight gradient": "dweights",
-    "optimizer": "optimiser",
+    "optimizer": "optimizer",
     "updated weights": "weights",
 }
 

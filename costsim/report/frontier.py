@@ -124,7 +124,7 @@ def frontier_picture(frontier: Frontier, title: str, file_format: str) -> bytes:
         for kind, marker, colour in zip(
             dict.fromkeys(p.kind for p in frontier.beside),
             "^sDvPX*",
-            ("dweights", "weights", "optimiser", "gradient", "quiet", "limit", "ink"),
+            ("dweights", "weights", "optimizer", "gradient", "quiet", "limit", "ink"),
             strict=False,
         ):
             group = [p for p in frontier.beside if p.kind == kind]

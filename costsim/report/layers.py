@@ -11,7 +11,7 @@ from costsim.ir.program import Buffer, Category, Direction, TrainingProgram
 
 GROUPS = (
     "updated weights",
-    "optimiser state",
+    "optimizer state",
     "kept for the backward pass",
     "weight gradients",
     "gradients in passing",
@@ -23,7 +23,7 @@ GROUPS = (
 GROUP_COLOURS = dict(
     zip(
         GROUPS,
-        ("weights", "optimiser", "kept", "dweights", "gradient", "activation"),
+        ("weights", "optimizer", "kept", "dweights", "gradient", "activation"),
         strict=True,
     )
 )
@@ -98,7 +98,7 @@ def _group(buffer: Buffer, kept: bool) -> str:
         return "kept for the backward pass"
     return {
         Category.UPDATED_WEIGHTS: "updated weights",
-        Category.OPTIMIZER: "optimiser state",
+        Category.OPTIMIZER: "optimizer state",
         Category.WEIGHT_GRADIENT: "weight gradients",
         Category.GRADIENT: "gradients in passing",
     }.get(buffer.category, "activations in passing")

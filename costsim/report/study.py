@@ -35,7 +35,7 @@ MEMORY = {
 OUTSIDE = "†"
 """Marks a method whose step is outside the budget."""
 
-INKS = ("kept", "dweights", "weights", "optimiser", "gradient", "limit", "quiet")
+INKS = ("kept", "dweights", "weights", "optimizer", "gradient", "limit", "quiet")
 MARKS = "osD^vPX"
 _SIZES = ((9.2, "wide"), (3.7, "narrow"))
 

@@ -17,7 +17,7 @@ COLOURS: Mapping[str, str] = {
     "band": "#eef1f4",
     "limit": "#b3261e",
     "weights": "#009e73",
-    "optimiser": "#cc79a7",
+    "optimizer": "#cc79a7",
     "kept": "#0072b2",
     "dweights": "#d55e00",
     "gradient": "#e69f00",

@@ -89,7 +89,7 @@ def test_drawn_steps_are_those_of_pytorch_and_write_where_they_may(data):
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("update", ["immediate", "deferred"])
 @pytest.mark.parametrize("passes", [1, 3])
-def test_optimisers_updates_and_passes(optimizer, update, passes):
+def test_optimizers_updates_and_passes(optimizer, update, passes):
     graph = chain(batch=2)
     step = TrainingStep(2 * passes, 2, optimizer, update)
     program = compile_program(graph, UpdatePlan.full(graph), step)

@@ -116,7 +116,7 @@ def test_steps_over_a_line_are_those_of_the_emulator(small, tmp_path) -> None:
         assert 0 < status.stack_bytes <= STACK_BYTES
         assert np.array_equal(link.predict(feed[0][0][:1]), outputs)
         assert link.working_s > 0
-        # Updated weights and optimiser state are the same to the bit.
+        # Updated weights and optimizer state are the same to the bit.
         span = persistent_span(program)
         found = link.read(Region.ARENA, span.start, span.stop - span.start)
         assert found == arena[span.start : span.stop]

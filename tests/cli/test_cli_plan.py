@@ -319,7 +319,7 @@ def test_bias_comes_with_the_chosen_layers(small: Plan) -> None:
     assert all(layer["bias"] for layer in small("--json", "--bias").document["layers"])
 
 
-def test_bits_and_optimiser(small: Plan) -> None:
+def test_bits_and_optimizer(small: Plan) -> None:
     document = small(
         "--json", "--bits", "weights=8,activations=8", "--optimizer", "adam", device="stm32h743"
     ).document
@@ -666,7 +666,7 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "unknown model": (("--model", "resnet"), "give one of mcunet-5fps, mbv2-w0.35"),
     "unknown target": (("--target", "tpu"), "allowed are gpu, cpu"),
     "unknown accounting": (("--accounting", "rough"), "'peak', 'arena', 'paper', 'tiny-training'"),
-    "unknown optimiser": (("--optimizer", "lion"), "'sgd', 'momentum', 'adam'"),
+    "unknown optimizer": (("--optimizer", "lion"), "'sgd', 'momentum', 'adam'"),
     "unknown axis": (("--axis", "depth"), "'output', 'input', 'both'"),
     "biases twice": (("--axis", "output+bias", "--bias"), "give one of the two"),
     "unknown bits": (("--bits", "7"), "allowed are 8, 16, 32 and 64"),

@@ -282,7 +282,7 @@ def test_a_value_that_is_a_parameter_is_as_narrow_as_a_weight() -> None:
 
 
 @pytest.mark.parametrize(("optimizer", "states"), [("sgd", 0), ("momentum", 1), ("adam", 2)])
-def test_optimiser_state(optimizer: str, states: int) -> None:
+def test_optimizer_state(optimizer: str, states: int) -> None:
     step = TrainingStep(optimizer=optimizer)  # type: ignore[arg-type]
     memory = cost(two_convolutions(), output("convolution3", 5), step=step).memory
     assert memory.optimizer_bytes == states * 4 * 9 * FLOAT

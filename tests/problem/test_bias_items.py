@@ -117,7 +117,7 @@ def test_biases_are_chosen_where_channels_are_not_worth_it():
 @pytest.mark.parametrize(
     "solver",
     [Exact(), IntegerProgram(), IntegerProgram(by_case=False), BruteForce(), Greedy()],
-    ids=["exact", "ilp", "one programme", "brute-force", "greedy"],
+    ids=["exact", "ilp", "one program", "brute-force", "greedy"],
 )
 def test_without_a_single_mac_the_last_bias_is_trained(solver):
     scores = {(axis, i): 1.0 for axis in ("output", "bias") for i in range(3)}

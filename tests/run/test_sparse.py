@@ -522,7 +522,7 @@ def test_another_type_and_back():
     assert torch.allclose(net(images(dtype=torch.float32)).double(), exact, rtol=1e-3, atol=1e-4)
     net.to(torch.float64)
     F.cross_entropy(net(images()), labels()).backward()
-    step.step()  # the parameters are still those the optimiser has
+    step.step()  # the parameters are still those the optimizer has
     fresh = model_of("tiny")
     fresh.load_state_dict(net.state_dict())
     assert torch.allclose(net(images()), fresh(images()))
@@ -589,7 +589,7 @@ def test_weights_that_backward_reads_must_not_change_before_it():
     loss.backward()
 
 
-def test_an_optimiser_step_between_two_passes_is_noticed():
+def test_an_optimizer_step_between_two_passes_is_noticed():
     net, _, _ = sparse_and_dense("tiny")
     step = torch.optim.SGD(net.parameters(), lr=0.1)
     early = net(images()).sum()
@@ -625,7 +625,7 @@ def test_changing_the_model_in_place_is_noticed():
         net(images())
 
 
-def test_optimisers_that_write_through_data_are_noticed():
+def test_optimizers_that_write_through_data_are_noticed():
     net = trained()
     before = net(images())
     for parameter in net.parameters():
@@ -727,7 +727,7 @@ def test_a_plan_file_for_another_model_or_size_is_refused(planned, tmp_path):
         sparsify(wide, tmp_path / "missing.json")
 
 
-def test_the_executor_is_not_asked_for_optimiser_state():
+def test_the_executor_is_not_asked_for_optimizer_state():
     net = trained()
     executor = net._pass_for(net.input_shape).executor
     assert isinstance(executor, Executor)

@@ -66,7 +66,7 @@ def test_ilp_equals_brute_force(problem):
 
 @settings(max_examples=40)
 @given(problems())
-def test_one_programme_equals_brute_force(problem):
+def test_one_program_equals_brute_force(problem):
     assume(small(problem))
     agree(problem, IntegerProgram(by_case=False), ORACLE)
 
@@ -112,7 +112,7 @@ def test_the_optimum_of_a_budget_that_a_plan_meets_exactly(limit, seed):
 
 @settings(max_examples=60)
 @given(problems(max_layers=8, max_calls=12))
-def test_exact_equals_one_programme_on_larger_problems(problem):
+def test_exact_equals_one_program_on_larger_problems(problem):
     """Two derivations that share the rows alone: cases and enumeration, and branch and cut."""
     agree(problem, Exact(), IntegerProgram(by_case=False))
 
@@ -309,7 +309,7 @@ def test_stopped_at_any_moment_the_bound_holds(problem, ticks):
 @pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
 @pytest.mark.parametrize("limit", ["latency_s", "energy_j"])
 def test_seconds_that_are_a_hair_too_few_are_too_few(backend, limit):
-    """Less than an integer programme's tolerance below what the best plan takes."""
+    """Less than an integer program's tolerance below what the best plan takes."""
     scores = [3.0, 2.0, 1.0]
     free = chain_problem(Budget(**{limit: 1e12}), scores=scores, channels=(3, 3, 3))
     every = np.array(list(product(range(4), repeat=3)))[1:]
@@ -344,7 +344,7 @@ def test_a_deadline_of_processor_time_waits_for_who_sleeps():
         pass
 
 
-def test_a_deadline_of_processor_time_counts_the_programmes_it_waits_for():
+def test_a_deadline_of_processor_time_counts_the_programs_it_waits_for():
     deadline = Deadline.after(0.05, "processor")
     before = deadline.left_s
     worked = "import time\nwhile time.process_time() < 0.3: pass"

@@ -55,7 +55,7 @@ def test_what_a_baseline_says_would_do_does():
     assert solve(short, Full()).plan is None
 
 
-def test_a_missing_programme_is_named_with_its_package(monkeypatch):
+def test_a_missing_program_is_named_with_its_package(monkeypatch):
     import pulp
 
     class Missing:

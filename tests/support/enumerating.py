@@ -22,7 +22,7 @@ from costsim.solving.solve import solve
 COMPUTE_W = 2.0
 MOST_PLANS = 80
 ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
-PROVING = ("exact", "ilp", "one programme", "brute-force")
+PROVING = ("exact", "ilp", "one program", "brute-force")
 SEARCHING = ("greedy", "evolutionary")
 HEURISTICS = (*SEARCHING, "last-layer", "bias-only", "full", "sparse-update", "none")
 SUM = 1e-11
@@ -118,7 +118,7 @@ def check_budgets(data, *, budgets_of_each):
     for _ in range(budgets_of_each):
         budget = drawn_budget(data, every)
         name = data.draw(st.sampled_from((*PROVING, *PROVING, *HEURISTICS)))
-        if name == "one programme":
+        if name == "one program":
             solver = IntegerProgram(by_case=False)
         else:
             solver = make_solver(name)

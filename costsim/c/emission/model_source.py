@@ -75,7 +75,7 @@ def _arrays(memory: Memory) -> list[str]:
 
 
 def _initial(memory: Memory) -> list[str]:
-    """Statements that put updated weights and the optimiser's state where they start."""
+    """Statements that put updated weights and the optimizer's state where they start."""
     weights = [
         f"    memcpy({memory.at(u.offset_bytes)}, {initial_symbol(i)}, {u.bytes});"
         for i, u in enumerate(memory.updates)

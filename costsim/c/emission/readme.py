@@ -19,7 +19,7 @@ def readme(program: TrainingProgram, sizes: Sizes, options: EmissionOptions) -> 
     rows = (
         ("arena", "RAM", sizes.arena_bytes),
         ("- of it updated weights", "RAM", sizes.updated_weight_bytes),
-        ("- of it optimiser state", "RAM", sizes.optimizer_bytes),
+        ("- of it optimizer state", "RAM", sizes.optimizer_bytes),
         ("variables", "RAM", sizes.variable_bytes),
         ("frozen weights", "flash", sizes.frozen_weight_bytes),
         ("initial values of the updated weights", "flash", sizes.initial_weight_bytes),

@@ -19,7 +19,7 @@ class Sizes:
     """Bytes of one emitted model.
 
     `arena_bytes` is all RAM a step works in, at least the live peak `peak_bytes`; it holds the
-    updated weights and the optimiser's state throughout. `frozen_weight_bytes` lie in flash, and
+    updated weights and the optimizer's state throughout. `frozen_weight_bytes` lie in flash, and
     beside them, because something has to be copied to RAM at the start, `initial_weight_bytes`;
     `table_bytes` are lists of channels and the like.
     """

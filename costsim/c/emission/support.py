@@ -10,13 +10,13 @@ from costsim.ir.step import BitWidths, TrainingStep
 
 NARROW = 8
 WIDTHS = ((32, 32, 32, 32), (8, 8, 32, 32))
-"""Bits of weights, activations, gradients and optimiser state that there are kernels for."""
+"""Bits of weights, activations, gradients and optimizer state that there are kernels for."""
 
 WINDOW_LIMIT = 256
 
 
 NARROW_OPTIMIZERS = ("sgd", "momentum")
-"""Optimisers that there is C for in 8 bits."""
+"""Optimizers that there is C for in 8 bits."""
 
 
 EMITTED_LOSS = "cross_entropy"

@@ -1,7 +1,7 @@
 """Which bytes of the arena were alive when, told from accesses alone.
 
 A byte is alive at an operation that touches it, and between a write and the last read before the
-next write. A step is followed by another one, so that what outlives it (updated weights, optimiser
+next write. A step is followed by another one, so that what outlives it (updated weights, optimizer
 state) is what the next step reads before writing it. Nothing of the plan is used: this is what a
 planned timeline is held against.
 """

@@ -180,7 +180,7 @@ class Trial:
         return np.frombuffer(found, dtype="<f4").reshape(self.output_shape)
 
     def arena(self) -> bytes:
-        """The arena as it is: weights and optimiser state are in it."""
+        """The arena as it is: weights and optimizer state are in it."""
         return self.emulator.read(*self.emulator.image.arena)
 
     def updated(self) -> dict[str, NDArray[Any]]:

@@ -96,7 +96,7 @@ class ScratchTable:
         """Scratch of every operation of `executor`, in order.
 
         `layouts` are what a `LayoutObserver` found, `labels` what the loss compares with. Runs
-        what is missing alone, on zeros; the weights do not change, optimiser state may.
+        what is missing alone, on zeros; the weights do not change, optimizer state may.
         """
         names = [
             signature(executor, operation, layouts[position], labels)
@@ -244,7 +244,7 @@ def measure_scratch(
 def _operands(
     executor: Executor, position: int, layouts: Mapping[int, Layout]
 ) -> dict[int, Tensor]:
-    """Tensors for an operation to work on: zeros, and the executor's own optimiser state."""
+    """Tensors for an operation to work on: zeros, and the executor's own optimizer state."""
     program = executor.program
     operation = program.operations[position]
     own = {

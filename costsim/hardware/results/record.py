@@ -59,7 +59,7 @@ class MeasuredOperation(Record):
 class AllocatorSummary(Record):
     """The allocators' own events of one step, PyTorch's and numpy's.
 
-    `start_bytes` were there before and belong to the program (updated weights, optimiser state);
+    `start_bytes` were there before and belong to the program (updated weights, optimizer state);
     `net_bytes` is what the step left behind.
     """
 

@@ -192,7 +192,7 @@ class _Compiler:
         return updated
 
     def _touch_persistent(self, count: int) -> None:
-        """Weights and optimiser state live through the step, and so do gradients of many passes."""
+        """Weights and optimizer state live through the step, and so do gradients of many passes."""
         for name, storage in self.schedule.storages.items():
             present = storage.channels_of is None or storage.channels_of in self.atoms
             if storage.category in _PERSISTENT and present:

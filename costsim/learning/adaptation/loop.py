@@ -126,7 +126,7 @@ def train(
 
 
 class _Batch:
-    """One optimiser step over any number of samples, `PASS` or fewer at a time."""
+    """One optimizer step over any number of samples, `PASS` or fewer at a time."""
 
     def __init__(
         self, situation: Situation, plan: UpdatePlan, cut: str, count: int, transductive: bool,

@@ -17,7 +17,7 @@ MOST_COPIES = 10_000
 class Settings:
     """The protocol, the same for every method.
 
-    An iteration is one optimiser step on the mean loss of the whole support set, each image shown
+    An iteration is one optimizer step on the mean loss of the whole support set, each image shown
     as one of its `copies` lightly changed copies, which are drawn once; 0 draws new ones in every
     iteration. Class means of the images as they are, taken anew in each iteration and constant
     for the gradient, are the classifier (cosine similarity times `temperature`): the protocol of

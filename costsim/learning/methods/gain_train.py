@@ -14,7 +14,7 @@ class GainTrain(TinyTrain):
     """TinyTrain with another gain, the exact solver, and a change that is shrunk.
 
     Fisher information says how far the loss hangs on a channel as it is; what training a channel
-    brings is the fall of the loss along the optimiser's step (`costsim.run.criteria.StepGain`). Of
+    brings is the fall of the loss along the optimizer's step (`costsim.run.criteria.StepGain`). Of
     the gains that were tried it and its first-order relatives predict best what plans of equal cost
     reach, if weakly; it was chosen on tasks apart from those that it is reported on
     (docs/accuracy.md). A quarter of the change is taken back after a training at three times

@@ -41,7 +41,7 @@ class Pretraining:
     """Meta-trains `backbone` on `pool`; one `step()` at a time.
 
     What a step draws follows from the seed and its number alone, so that a checkpoint, which holds
-    parameters, running statistics and the optimiser's state, goes on bit for bit. With several
+    parameters, running statistics and the optimizer's state, goes on bit for bit. With several
     processes each takes its share of a step's episodes; gradients and statistics are summed.
 
     `transfer` are pools of other images to measure on, `{name: (pixels, classes)}`.

@@ -1,6 +1,6 @@
 """A training run under way, in one safetensors file; schema `costsim.checkpoint/1`.
 
-It holds the selected channels as they are now, the optimiser state, the class means of the
+It holds the selected channels as they are now, the optimizer state, the class means of the
 iteration under way, and where the run stands. Random numbers need no state of their own: those
 of an iteration follow from the run's seed and the iteration's number.
 """

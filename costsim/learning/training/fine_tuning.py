@@ -34,7 +34,7 @@ Watcher = Callable[["Run", float], None]
 class TrainRequest:
     """What is asked of `prepare`; the defaults are those of the command line.
 
-    `seed` None is that of the plan, `learning_rate` None the usual one of its optimiser. The task
+    `seed` None is that of the plan, `learning_rate` None the usual one of its optimizer. The task
     is the one `costsim plan` drew where data, ways, shots and seed are the same.
     """
 

@@ -145,7 +145,7 @@ class Trainer:
             for atom, selection in self.executor.selections.items()
         }
         states = {atom: states.clone() for atom, states in self.executor.optimizer_state.items()}
-        for kind, found in (("weights", weights), ("optimiser state", states)):
+        for kind, found in (("weights", weights), ("optimizer state", states)):
             for (_, layer), tensor in found.items():
                 if not bool(torch.isfinite(tensor).all()):
                     raise Diverged(
@@ -168,7 +168,7 @@ class Trainer:
         shapes = {atom: tuple(s.shape) for atom, s in executor.selections.items()}
         states = {atom: tuple(s.shape) for atom, s in executor.optimizer_state.items()}
         _check(state.weights, shapes, executor.dtype, f"{source}: weights")
-        _check(state.optimizer, states, executor.dtype, f"{source}: optimiser state")
+        _check(state.optimizer, states, executor.dtype, f"{source}: optimizer state")
         needs_means = bool(state.batch) and self.settings.loss == "prototype"
         if not 0 <= state.batch < self.batches or len(state.losses) != state.iteration:
             raise InputError(

@@ -9,7 +9,7 @@ What it counts, for batch 1 (established against the sizes in the authors' publi
 - 1 bit for each output element of a layer whose bias is updated, linear outputs included: whether
   int8 saturation stopped the gradient there;
 - 8 bits for each element of the classifier's input, which is always kept. The classifier's own
-  weights are not counted, and neither are gradients or optimiser state.
+  weights are not counted, and neither are gradients or optimizer state.
 
 A tensor that two layers read is counted for each: no sharing, so that the sum is linear in the
 channels chosen.

@@ -1,4 +1,4 @@
-"""The first-order gain: by how much one step of the optimiser is expected to lower the loss.
+"""The first-order gain: by how much one step of the optimizer is expected to lower the loss.
 
 A step `d` on the weights changes the loss by `g . d` to first order, `g` being its gradient. Of
 gradient descent `d = -r g`, so that a channel lowers it by `r Σ g²`; of Adam's first step

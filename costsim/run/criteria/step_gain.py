@@ -6,7 +6,7 @@ information of the weights in the place of the Hessian, the mean loss falls by
 
     gain(r) = r mean_n(t_n) - r²/2 mean_n(t_n²)
 
-and by nothing if that is negative. The direction d is what the optimiser takes: the mean gradient
+and by nothing if that is negative. The direction d is what the optimizer takes: the mean gradient
 (`sgd`), its sign (`adam`). Where d is the weight itself, mean_n(t_n²)/2 is the Fisher score of
 TinyTrain, which asks how far the loss hangs on a channel and not what training it would bring.
 

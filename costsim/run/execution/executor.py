@@ -180,7 +180,7 @@ class Executor:
     # Its parts.
 
     def begin(self) -> Pass:
-        """A new step: gradients of many passes at zero, optimiser state in place."""
+        """A new step: gradients of many passes at zero, optimizer state in place."""
         buffers: Buffers = {}
         if self.program.step.passes > 1:
             for (kind, layer), selection in self.selections.items():

@@ -1,4 +1,4 @@
-"""Optimisers on the selected channels, as `torch.optim` defines them with default settings."""
+"""Optimizers on the selected channels, as `torch.optim` defines them with default settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """Of every optimiser; each reads its own."""
+    """Of every optimizer; each reads its own."""
 
     learning_rate: float
     momentum: float = 0.9
@@ -55,4 +55,4 @@ def _adam(h: Hyperparameters, add: Add, dw: Tensor, state: Tensor | None, step: 
 UPDATES: Mapping[str, Update] = MappingProxyType(
     {"sgd": _sgd, "momentum": _momentum, "adam": _adam}
 )
-"""By the name of the optimiser in `costsim.ir.step.TrainingStep`."""
+"""By the name of the optimizer in `costsim.ir.step.TrainingStep`."""

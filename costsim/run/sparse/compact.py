@@ -1,7 +1,7 @@
 """The selected part of a dense weight as a parameter of its own, and the two kept in step.
 
 A dense parameter whose gradient is zero outside the selection would not do: AdamW decays it all
-the same, and optimiser state would be dense.
+the same, and optimizer state would be dense.
 """
 
 import re
@@ -18,7 +18,7 @@ class CompactParameter:
     """One parameter of a sparse module, and the dense tensor of the model it is a part of.
 
     `parameter` has the compact form of `selection`; what it holds is written to `dense`. Both may
-    change between two forwards: the one by an optimiser, the other by someone who loads weights.
+    change between two forwards: the one by an optimizer, the other by someone who loads weights.
     """
 
     def __init__(self, parameter: nn.Parameter, dense: Tensor, selection: Selection) -> None:

@@ -89,7 +89,7 @@ class SparseModule(nn.Module):
     place of the model, compiled once for each shape of input. The output is an ordinary tensor
     for any loss; autograd sees one node, whose buffers are released as the program says. The
     parameters hold the selected channels and biases alone, named `selected.` and then as in the
-    model; an optimiser updates, decays and keeps state for nothing else. They are written into
+    model; an optimizer updates, decays and keeps state for nothing else. They are written into
     the model before the next forward, and before anything is saved.
 
     **Otherwise** (`eval()`, or without gradients) the model itself runs, at any batch size, and

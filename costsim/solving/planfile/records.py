@@ -129,7 +129,7 @@ class MacRecord(Record):
 
 
 class TaskRecord(Record):
-    """Seconds and joules of the whole task: selection, then `steps` optimiser steps.
+    """Seconds and joules of the whole task: selection, then `steps` optimizer steps.
 
     `selection_peak_bytes`: the most bytes live at once in the selection; 0 if nothing is scored.
     """

@@ -269,7 +269,7 @@ void costsim_q_descend(const costsim_block *blocks, int32_t count, int32_t taps,
 void costsim_q_descend_bias(int32_t count, float rate, float momentum, float x_scale,
                             const float *scales, const float *db, int32_t *bias, float *state);
 
-/* Updates of `count` weights; `state` holds the tensors that the optimiser keeps. */
+/* Updates of `count` weights; `state` holds the tensors that the optimizer keeps. */
 void costsim_sgd(int32_t count, float rate, const float *dw, float *weight);
 void costsim_momentum(int32_t count, float rate, float momentum, const float *dw, float *weight,
                       float *state);
