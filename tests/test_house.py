@@ -297,7 +297,7 @@ def test_the_package_offers_its_names_without_loading_more_than_they_need() -> N
 @pytest.mark.parametrize("arguments", [["--help"], ["devices"], ["models"], ["plan", "--help"]])
 def test_commands_that_need_no_torch_do_not_load_it(arguments: list[str]) -> None:
     loaded = loaded_by(f"from costsim.cli import main\nassert main({arguments!r}) == 0")
-    assert loaded.isdisjoint({"torch", "matplotlib", "sklearn", "pulp"})
+    assert loaded.isdisjoint({"torch", "matplotlib", "sklearn"})
 
 
 def test_help_loads_no_more_than_the_command_line() -> None:

@@ -18,6 +18,7 @@ from costsim.base.errors import InputError
 from costsim.base.files import mode_of, resolved, told_path, why
 from costsim.base.units import parse_bytes, parse_joules, parse_seconds
 from costsim.cli.values import Quantity, parse_macs_or_share
+from costsim.ir.step import OPTIMIZER_STATES
 from costsim.pricing.accounting import ACCOUNTINGS
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def optimizer_option(default: str) -> Callable[[F], F]:
     """`--optimizer`."""
     return click.option(
         "--optimizer",
-        type=click.Choice(["sgd", "momentum", "adam"]),
+        type=click.Choice(list(OPTIMIZER_STATES)),
         default=default,
         show_default=True,
         help="How weights are updated; what it keeps for that is counted.",

@@ -1,6 +1,7 @@
 """`costsim plan`: choose what to update within a device's budgets, and price it."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
+from costsim.cli.listed import ListedOption
 from costsim.cli.options import (
     check_writable,
     iterations_option,
@@ -42,16 +44,23 @@ class PlanOptions(SoughtOptions):
     report: Path | None
 
 
+def _solvers() -> Iterable[str]:
+    from costsim.solvers import SOLVERS
+
+    return SOLVERS
+
+
 @click.command("plan")
 @device_option(" Given several times: one plan that fits them all.")
 @request_options
 @click.option(
     "--solver",
+    cls=ListedOption,
+    names=_solvers,
     default="exact",
     show_default=True,
     metavar="NAME",
-    help="Who chooses: exact, greedy (the paper's), ilp, ilp-cbc, evolutionary, sparse-update, "
-    "brute-force (tiny models only), none, last-layer, bias-only, full.",
+    help="Who chooses (greedy is the paper's, brute-force for tiny models).",
 )
 @time_limit_option
 @click.option(

@@ -1,6 +1,6 @@
 """What is to be planned: the options that `plan` and `pareto` share, and the request they make."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.units import parse_seconds
+from costsim.cli.listed import ListedOption
 from costsim.cli.options import (
     DEVICE,
     BudgetOptions,
@@ -65,14 +66,22 @@ step_options = together(
     ),
 )
 
+
+def _criteria() -> Iterable[str]:
+    from costsim.run.criteria import CRITERIA
+
+    return CRITERIA
+
+
 choice_options = together(
     click.option(
         "--criterion",
+        cls=ListedOption,
+        names=_criteria,
         default="fisher",
         show_default=True,
         metavar="NAME",
-        help="What a channel is worth: fisher, l2_norm, weight_gradient, gradient_norm, "
-        "first_order, first_order_adam, step_gain, random.",
+        help="What a channel is worth.",
     ),
     loss_option("Loss whose gradients are used."),
     click.option(
