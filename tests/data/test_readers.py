@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import shutil
 import sqlite3
 import struct
 import sys
@@ -158,7 +159,8 @@ def unnamed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unnamed")
 def test_a_plan_does_not_have_code_run(tmp_path: Path) -> None:
-    plan = small_plan()
+    plan = small_plan()  # which names the model, as whoever makes a plan does
+    shutil.rmtree(trust.record_folder())
     trust.NAMED_HERE.clear()
     with pytest.raises(InputError, match=f"plan: is for {MODEL}; name it with --model to run it"):
         load_subject_of(plan)

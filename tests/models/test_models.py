@@ -187,9 +187,11 @@ def test_weights_that_do_not_fit_are_named(factories: str, tmp_path: Path) -> No
     refuse({**state, "0.bias": torch.ones(7)}, r"'0.bias' has shape \(7,\); the model needs \(4,\)")
     refuse([1, 2], "holds a list, not a mapping of weights")
     refuse({"0.weight": 3}, "is not a state dict")
-    refuse(load_model(spec).module, "tensors alone")
+    refuse(load_model(spec).module, "asks for torch.nn.modules.* only tensors are read")
     path.write_bytes(b"not weights")
-    with pytest.raises(InputError, match=r"weights\.pt: is neither"):
+    with pytest.raises(
+        InputError, match=r"weights\.pt: is not a weight file, or is damaged: neither"
+    ):
         load_model(spec, weights=path)
     with pytest.raises(InputError, match=r"none\.safetensors: cannot be read: No such file"):
         load_model(spec, weights=tmp_path / "none.safetensors")

@@ -646,7 +646,7 @@ NO_ARCHIVE, DAMAGED = r"is not a \.pt2 archive", r"is a \.pt2 archive that is da
 
 
 @pytest.mark.parametrize(
-    ("keep", "told"), [(0, NO_ARCHIVE), (3, DAMAGED), (100, DAMAGED), (-200, DAMAGED)]
+    ("keep", "told"), [(0, NO_ARCHIVE), (3, DAMAGED), (100, DAMAGED), (-200, NO_ARCHIVE)]
 )
 def test_damaged_files_are_refused(
     exported: Path, tmp_path: Path, keep: int, told: str, capfd: pytest.CaptureFixture[str]
