@@ -203,13 +203,13 @@ MUTANTS = (
         "costsim/run/execution/convolution.py",
         "stride = (height * width * c, 1, width * c, c)",
         "stride = (height * width * c, 1, height * c, c)",
-        (f"{KINDS}test_convolutions_of_images_with_channels_last_agree_too",),
+        (f"{KINDS}test_convolutions_of_images_agree_in_single_precision_too",),
     ),
     Mutant(
         "costsim/run/execution/convolution.py",
         "return own[0] if n == 1 else own.sum(0)",
         "return own[0]",
-        (f"{KINDS}test_convolutions_of_images_with_channels_last_agree_too",),
+        (f"{KINDS}test_convolutions_of_images_agree_in_single_precision_too",),
     ),
     Mutant(
         "costsim/run/execution/weight_gradient.py",
