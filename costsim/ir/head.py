@@ -1,7 +1,7 @@
 """What a model ends in."""
 
 from costsim.ir.graph import Call, LayerGraph
-from costsim.ir.operators import AdaptiveAveragePool, AveragePool, Mean, elements
+from costsim.ir.operators import elements
 
 
 def linear_head(graph: LayerGraph, *, pooled: bool = False) -> Call | None:
@@ -14,7 +14,7 @@ def linear_head(graph: LayerGraph, *, pooled: bool = False) -> Call | None:
     call = graph[graph.output]
     while call.layer is None and len(call.inputs) == 1:
         before = graph[call.inputs[0]]
-        if isinstance(call.operator, (AdaptiveAveragePool, AveragePool, Mean)) and not pooled:
+        if call.operator.averages and not pooled:
             return None  # of one place too: a body whose last map is 1x1 gives features
         if before.shape[1:2] != call.shape[1:2]:
             return None

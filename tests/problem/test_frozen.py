@@ -203,7 +203,7 @@ def test_a_study_takes_them_and_older_cells_keep_their_keys() -> None:
     other = parse_study(
         {"settings": {"exclude": ["stem"]}}, "study", SolverStudies(make_solver)
     ).cells()[0]
-    assert plain.importance_key != other.importance_key
+    assert plain.shared_key != other.shared_key
     assert plain.problem_key != other.problem_key
     assert "layers" not in json.dumps(plain._scored)
 

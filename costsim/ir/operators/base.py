@@ -76,6 +76,8 @@ class Operator(ABC):
     kind: ClassVar[str]
     is_view: ClassVar[bool] = False
     """The output is the storage of input 0, read with another shape."""
+    averages: ClassVar[bool] = False
+    """The output is made of means over places or channels of input 0."""
     overwritable_inputs: ClassVar[tuple[int, ...]] = ()
     """Inputs whose storage the output may take over, when nothing else still needs it."""
     source: ClassVar[Literal["sample", "parameter"] | None] = None

@@ -93,6 +93,7 @@ class AveragePool(Pool):
     """Mean over a window; the gradient needs nothing kept."""
 
     kind = "average_pool"
+    averages = True
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -120,6 +121,7 @@ class AdaptiveAveragePool(Pool):
     """Mean over windows that tile the input into `output` cells."""
 
     kind = "adaptive_average_pool"
+    averages = True
 
     output: tuple[int, ...]
 
@@ -136,6 +138,7 @@ class Mean(Operator):
     """Mean over `dimensions`, kept as size one with `keep_dimensions`."""
 
     kind = "mean"
+    averages = True
     any_memory_format = True
 
     dimensions: tuple[int, ...]

@@ -84,7 +84,7 @@ class ClusterPool(Pool):
             raise InputError(_gone(self._address))
         if time.monotonic() - self._looked > WITHOUT_WORKERS_S / 10:
             self._look()
-        if time.monotonic() - self._seen > WITHOUT_WORKERS_S:
+        if not self._seats and time.monotonic() - self._seen > WITHOUT_WORKERS_S:
             raise InputError(
                 f"--scheduler {self._address}: all workers are gone; what was finished is kept, "
                 "start again when there are some"
