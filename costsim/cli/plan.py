@@ -47,7 +47,8 @@ class PlanOptions(SoughtOptions):
 def _solvers() -> Iterable[str]:
     from costsim.solvers import SOLVERS
 
-    return SOLVERS
+    names: Iterable[str] = SOLVERS
+    return names
 
 
 @click.command("plan")
