@@ -27,17 +27,14 @@ import numpy as np
 
 from costsim.base.intervals import Mean
 from costsim.ir.operators import UpdateKind
-from costsim.run.criteria import (
-    Criterion,
-    FirstOrder,
-    FirstOrderAdam,
-    Fisher,
-    GradientNorm,
-    L2Norm,
-    Random,
-    StepGain,
-    WeightGradient,
-)
+from costsim.run.criteria.base import Criterion
+from costsim.run.criteria.first_order import FirstOrder, FirstOrderAdam
+from costsim.run.criteria.fisher import Fisher
+from costsim.run.criteria.gradient_norm import GradientNorm
+from costsim.run.criteria.l2_norm import L2Norm
+from costsim.run.criteria.random import Random
+from costsim.run.criteria.step_gain import StepGain
+from costsim.run.criteria.weight_gradient import WeightGradient
 
 CRITERIA: Mapping[str, Criterion] = {
     "fisher": Fisher(),
@@ -87,7 +84,11 @@ def main() -> int:
 def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dict[str, Any]:
     from costsim.data import FixedEpisode, digits, open_source, sample_episode
     from costsim.device import load_device
-    from costsim.learning.adaptation import Place, Settings, Situation, adapt, load_backbone
+    from costsim.learning.adaptation.backbone import load_backbone
+    from costsim.learning.adaptation.one_task import adapt
+    from costsim.learning.adaptation.place import Place
+    from costsim.learning.adaptation.settings import Settings
+    from costsim.learning.adaptation.situation import Situation
     from costsim.learning.methods.correlation import (
         FixedPlan,
         designed_trials,

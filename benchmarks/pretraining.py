@@ -18,9 +18,11 @@ import torch
 from torch.nn import functional
 
 from costsim.data import digits
-from costsim.learning.pretraining import Pretraining, PretrainSettings, Stage, load_pool
 from costsim.learning.pretraining.backbone import load_backbone
 from costsim.learning.pretraining.parallel import choose_device
+from costsim.learning.pretraining.pool import load_pool
+from costsim.learning.pretraining.run import Pretraining
+from costsim.learning.pretraining.settings import PretrainSettings, Stage
 
 
 def main() -> None:

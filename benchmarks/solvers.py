@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from costsim.solvers import Exact, Greedy, IntegerProgram
+from costsim.solvers.exact import Exact
+from costsim.solvers.greedy import Greedy
+from costsim.solvers.ilp import IntegerProgram
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table

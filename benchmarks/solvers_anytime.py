@@ -18,7 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from costsim.solvers import Evolutionary, Exact, Greedy, IntegerProgram
+from costsim.solvers.evolutionary import Evolutionary
+from costsim.solvers.exact import Exact
+from costsim.solvers.greedy import Greedy
+from costsim.solvers.ilp import IntegerProgram
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table

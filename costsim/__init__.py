@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from costsim.ir.plan import ChannelSubset, UpdatePlan
     from costsim.ir.program import TrainingProgram, compile_program
     from costsim.ir.step import BitWidths, TrainingStep
-    from costsim.learning.adaptation import (
-        Place,
-        Settings,
-        Situation,
-        adapt,
-        load_backbone,
-        make_guard,
-    )
+    from costsim.learning.adaptation.backbone import load_backbone
+    from costsim.learning.adaptation.guard import make_guard
+    from costsim.learning.adaptation.one_task import adapt
+    from costsim.learning.adaptation.place import Place
+    from costsim.learning.adaptation.settings import Settings
+    from costsim.learning.adaptation.situation import Situation
     from costsim.learning.methods import make_method
     from costsim.models.tracing import trace
     from costsim.planning import PlanRequest, make_plan
@@ -91,14 +89,12 @@ _HOMES = {
         "BitWidths",
         "TrainingStep",
     ),
-    "learning.adaptation": (
-        "Place",
-        "Settings",
-        "Situation",
-        "adapt",
-        "load_backbone",
-        "make_guard",
-    ),
+    "learning.adaptation.backbone": ("load_backbone",),
+    "learning.adaptation.guard": ("make_guard",),
+    "learning.adaptation.one_task": ("adapt",),
+    "learning.adaptation.place": ("Place",),
+    "learning.adaptation.settings": ("Settings",),
+    "learning.adaptation.situation": ("Situation",),
     "learning.methods": ("make_method",),
     "models.tracing": ("trace",),
     "planning": (

@@ -22,7 +22,6 @@ from training import small_plan
 from costsim.base.errors import InputError
 from costsim.data.decode import decode
 from costsim.device.files import load_device
-from costsim.learning.methods import make_method
 from costsim.learning.training.patch import Change, Origin, Patch, write_patch
 from costsim.run.execution.selection import Selection
 from costsim.solving.planfile import write_plan
@@ -111,7 +110,7 @@ def patch_of(path: Path) -> bytes:
 def store_of(folder: Path) -> bytes:
     """A study of which every cell is refused."""
     (folder / "study.yaml").write_bytes(STUDY)
-    kind = MethodStudies(make_method, methods=("None", "TinyTrain", "FullTrain"))
+    kind = MethodStudies()
     study = read_study(folder / "study.yaml", kind)
     store = StudyStore(folder / "made.sqlite", kind)
     for cell in study.cells():

@@ -19,6 +19,8 @@ import networkx as nx
 import pytest
 from packaging.requirements import Requirement
 
+from costsim.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"costsim": "costsim", "solvers": "costsim.solvers", "devices": "costsim.devices"}
 
@@ -181,6 +183,25 @@ def test_imports_point_one_way() -> None:
     assert not against
 
 
+def test_what_registries_name_stands_where_imports_may_point() -> None:
+    named = [
+        (module, place)
+        for module, file in sources().items()
+        for place in re.findall(r'"(costsim(?:\.\w+)+):\w+"', file.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 30
+    assert {place for _, place in named} <= set(sources())
+    against = [
+        f"{module} names {place}"
+        for module, place in named
+        if (by := wing(module)) != (of := wing(place))
+        and by is not None
+        and of is not None
+        and FLOOR[of] >= FLOOR[by]
+    ]
+    assert not against
+
+
 def test_the_structure_page_shows_the_wings_floor_by_floor() -> None:
     text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
     rows = [line.split("|")[2] for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
@@ -235,7 +256,7 @@ def test_only_torch_land_imports_torch_on_import() -> None:
 
 
 def test_solvers_see_only_the_problem() -> None:
-    allowed = ("solvers", "problem", "pricing", "ir", "base.errors")
+    allowed = ("solvers", "problem", "pricing", "ir", "base.errors", "base.registry")
     for module in sources():
         if wing(module) != "solvers":
             continue
@@ -249,7 +270,7 @@ def test_solvers_see_only_the_problem() -> None:
 
 def test_only_what_composes_knows_the_solvers() -> None:
     knowing = {module for module, imported in ours() if wing(imported) == "solvers"}
-    composing = ("solvers", "planning", "learning.methods", "cli")
+    composing = ("solvers", "planning", "learning.methods", "studies.solvers", "cli")
     assert [module for module in knowing if not is_in(module, *composing)] == []
 
 
@@ -294,15 +315,18 @@ def test_the_package_offers_its_names_without_loading_more_than_they_need() -> N
     assert "torch" not in loaded
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["devices"], ["models"], ["plan", "--help"]])
+@pytest.mark.parametrize("arguments", [["devices"], ["models"]])
 def test_commands_that_need_no_torch_do_not_load_it(arguments: list[str]) -> None:
     loaded = loaded_by(f"from costsim.cli import main\nassert main({arguments!r}) == 0")
     assert loaded.isdisjoint({"torch", "matplotlib", "sklearn"})
 
 
-def test_help_loads_no_more_than_the_command_line() -> None:
-    loaded = loaded_by("from costsim.cli import main\nassert main(['--help']) == 0")
-    assert loaded.isdisjoint({"torch", "numpy", "pydantic", "networkx"})
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_loads_no_more_than_the_command_line(command: tuple[str, ...]) -> None:
+    loaded = loaded_by(f"from costsim.cli import main\nassert main([*{command!r}, '--help']) == 0")
+    lists_devices = {"numpy", "pydantic", "yaml", "rich"} if command == ("devices",) else set()
+    heavy = {"torch", "numpy", "pydantic", "networkx", "pulp", "highspy", "rich", "yaml"}
+    assert loaded.isdisjoint(heavy - lists_devices)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from costsim.base.units import (
     format_seconds,
 )
 from costsim.cli.facts import facts_table
+from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
     DEVICE,
     IMAGES,
@@ -27,6 +28,7 @@ from costsim.cli.options import (
     budget_request,
     check_seed,
     check_split,
+    episode_option,
     iterations_option,
     json_option,
     model_option,
@@ -44,12 +46,15 @@ from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
 from costsim.ir.step import Optimizer
+from costsim.learning.adaptation.guard import GUARDS, make_guard
+from costsim.learning.methods import METHODS, make_method
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from costsim.data import EpisodeRule, ImageSource, Progress
-    from costsim.learning.adaptation import Adapted, Method
+    from costsim.learning.adaptation.method import Method
+    from costsim.learning.adaptation.one_task import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,9 @@ class AdaptOptions(BudgetOptions):
     as_json: bool
 
 
-@click.command("adapt")
+@click.command(
+    "adapt", cls=ListingCommand, listed={"Methods": METHODS.entries, "Guards": GUARDS.entries}
+)
 @click.option("--device", metavar="NAME|FILE", help=DEVICE)
 @target_option
 @model_option("A built-in network, or package.module:factory, that returns features.")
@@ -96,13 +103,7 @@ class AdaptOptions(BudgetOptions):
     help=f"{IMAGES}. {WITHOUT_DATA}",
 )
 @split_option
-@click.option(
-    "--episode",
-    type=click.Choice(["fixed", "meta-dataset"]),
-    default="fixed",
-    show_default=True,
-    help="fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed.",
-)
+@episode_option("fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed.")
 @ways_option
 @click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: 5]")
 @queries_option
@@ -118,26 +119,21 @@ class AdaptOptions(BudgetOptions):
     default="TinyTrain",
     show_default=True,
     metavar="NAME",
-    help="The paper's: None, FullTrain, LastLayer, TinyTL, AdapterDrop-25%, AdapterDrop-50%, "
-    "AdapterDrop-75%, Transductive, SparseUpdate, TinyTrain. Besides: GainTrain (by what a step "
-    "would bring), TinyTrain (exact), TinyTrain (exact, biases), SparseUpdate (search), BiasOnly. "
-    "Ablations: TinyTrain (l2_norm), TinyTrain (random), TinyTrain (static).",
+    help="What is trained: one of the methods below, in any case of letters.",
 )
 @click.option(
     "--source",
     metavar="PATH",
     help="Other images, as --data, or digits: those inside scikit-learn. A method that chooses "
-    "the same for all tasks does so by tasks of these: SparseUpdate (search), TinyTrain (static).",
+    f"the same for all tasks does so by tasks of these: {', '.join(METHODS.tagged('source'))}.",
 )
 @click.option("--source-tasks", type=int, metavar="N", help="So many of them.  [default: 10]")
 @click.option(
     "--guard",
     default=None,
     metavar="NAME",
-    help="How much of the change is kept, so that it does no harm. none: all; shrink: three "
-    "quarters; leave-one-out: what is best for the images themselves; 2-fold, 5-fold: what is best "
-    "for images held out, for about one or four trainings more; '2-fold, 3 rates': the learning "
-    "rate is chosen by them too.  [default: shrink for GainTrain, else none]",
+    help="How much of the change is kept, so that it does no harm: one of the guards below.  "
+    "[default: shrink for GainTrain, else none]",
 )
 @budget_options("an iteration")
 @iterations_option("Steps, each over all images of the task.")
@@ -188,7 +184,7 @@ def command(given: AdaptOptions) -> int:
     check_split(given.split, given.data)
     check_seed(given.seed)
 
-    from costsim.learning.adaptation import NothingFits
+    from costsim.learning.adaptation.method import NothingFits
     from costsim.models.networks import NETWORKS
     from costsim.problem.importance import left_frozen
     from costsim.run.criteria.caveats import data_caveat
@@ -243,17 +239,12 @@ def command(given: AdaptOptions) -> int:
 def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":
     from costsim.data import sample_episode
     from costsim.device import load_device
-    from costsim.learning.adaptation import (
-        DEFAULT_SOURCE_TASKS,
-        Place,
-        Settings,
-        Situation,
-        adapt,
-        load_backbone,
-        make_guard,
-        source_situations,
-    )
-    from costsim.learning.methods import make_method
+    from costsim.learning.adaptation.backbone import load_backbone
+    from costsim.learning.adaptation.one_task import adapt
+    from costsim.learning.adaptation.place import Place
+    from costsim.learning.adaptation.settings import Settings
+    from costsim.learning.adaptation.situation import Situation
+    from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS, source_situations
 
     method = make_method(given.method)
     guard = None if given.guard is None else make_guard(given.guard)

@@ -10,6 +10,7 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import resolved, to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
+from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
     check_writable,
     jobs_option,
@@ -24,7 +25,11 @@ from costsim.cli.options import (
 from costsim.cli.progress import lines_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
+from costsim.ir.step import OPTIMIZER_STATES
 from costsim.models.networks.shipped import RANDOM
+from costsim.problem.axes import SCORED_AXES
+from costsim.run.criteria import CRITERIA
+from costsim.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from costsim.studies.engine import Study
@@ -62,7 +67,11 @@ class CompareOptions:
     as_json: bool
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    cls=ListingCommand,
+    listed={"Solvers": SOLVERS.entries, "Criteria": CRITERIA.entries},
+)
 @click.argument("study", required=False, type=click.Path(path_type=Path), metavar="[STUDY.yaml]")
 @path_option(
     "--store",
@@ -74,7 +83,7 @@ class CompareOptions:
     "solvers",
     multiple=True,
     metavar="NAME",
-    help="Who chooses; give it again for more.  [default: exact, greedy]",
+    help="Who chooses: solvers below; give it again for more.  [default: exact, greedy]",
 )
 @click.option(
     "--model",
@@ -121,9 +130,14 @@ class CompareOptions:
 )
 @ways_option
 @click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: 5]")
-@click.option("--criterion", metavar="NAME", help="What a channel is worth.  [default: fisher]")
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    help="What a channel is worth: one of the criteria below.  [default: fisher]",
+)
 @click.option(
     "--axis",
+    type=click.Choice(list(SCORED_AXES)),
     metavar="output|input|both[+bias]|bias",
     help="Which channels of a weight can be chosen.  [default: output]",
 )
@@ -143,7 +157,11 @@ class CompareOptions:
     help="Layers of these names cannot be chosen; may be repeated.",
 )
 @click.option("--batch", type=int, metavar="N", help="Samples of a step.  [default: 1]")
-@click.option("--optimizer", metavar="NAME", help="How weights are updated.  [default: sgd]")
+@click.option(
+    "--optimizer",
+    type=click.Choice(list(OPTIMIZER_STATES)),
+    help="How weights are updated.  [default: sgd]",
+)
 @click.option(
     "--accuracy",
     is_flag=True,
@@ -179,12 +197,11 @@ def command(given: CompareOptions) -> int:
         (given.report, "--report"),
     ):
         check_writable(path, option)
-    from costsim.solvers import make_solver
     from costsim.studies.engine import StudyStore, run_study
     from costsim.studies.solvers import SolverStudies
     from costsim.studies.solvers.analysis import SolverFindings
 
-    kind = SolverStudies(make_solver)
+    kind = SolverStudies()
     cells = _study(given, kind).cells()
     store = StudyStore(given.store, kind)
     begun = time.monotonic()

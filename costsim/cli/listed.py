@@ -1,26 +1,25 @@
-"""Options whose help lists what a table has, so that nobody keeps the list by hand."""
+"""Commands whose help tells what there is to choose from, so that nobody keeps the list by hand."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from costsim.base.registry import Entry
 
-class ListedOption(click.Option):
-    """An option that takes a name: its sentence ends with the names there are.
 
-    `names` is asked when help is shown and not before, because the table may take long to import.
-    """
+class ListingCommand(click.Command):
+    """A command whose help ends with these entries, a line each, below their headings."""
 
-    def __init__(self, *args: Any, names: Callable[[], Iterable[str]], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, listed: Mapping[str, Mapping[str, Entry]], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.names = names
+        self.listed = listed
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The record of click, with the names where the sentence ends."""
-        words = self.help or ""
-        self.help = f"{words.removesuffix('.')}: {', '.join(self.names())}."
-        try:
-            return super().get_help_record(ctx)
-        finally:
-            self.help = words
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, and behind them what they choose from."""
+        super().format_options(ctx, formatter)
+        for heading, entries in self.listed.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, entry.words) for name, entry in entries.items()])

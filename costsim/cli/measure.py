@@ -31,6 +31,7 @@ from costsim.cli.target_options import (
     target_options,
 )
 from costsim.cli.values import Quantity
+from costsim.hardware.targets.base import EXAMPLES
 
 if TYPE_CHECKING:
     from costsim.hardware.results.measurement_file import MeasurementFile
@@ -64,8 +65,8 @@ class MeasureOptions(ReachingOptions):
     "targets",
     multiple=True,
     metavar="TARGET",
-    help="Where to run it; give it again for more, in parallel: local, ssh://user@host:port, "
-    "unicorn:cortex-m7, qemu:mps2-an500, serial:/dev/ttyACM0.  [default: local]",
+    help=f"Where to run it; give it again for more, in parallel: {', '.join(EXAMPLES)}.  "
+    "[default: local]",
 )
 @click.option(
     "--device",

@@ -19,7 +19,9 @@ from costsim.base.files import mode_of, resolved, told_path, why
 from costsim.base.units import parse_bytes, parse_joules, parse_seconds
 from costsim.cli.values import Quantity, parse_macs_or_share
 from costsim.ir.step import OPTIMIZER_STATES
+from costsim.learning.pretraining.settings import EPISODES
 from costsim.pricing.accounting import ACCOUNTINGS
+from costsim.run.criteria.loss import LOSSES
 
 if TYPE_CHECKING:
     from costsim.planning import BudgetRequest
@@ -174,6 +176,19 @@ ways_option = click.option(
 shots_option = click.option(
     "--shots", type=int, default=5, show_default=True, metavar="N", help="Images of each class."
 )
+
+
+def episode_option(words: str) -> Callable[[F], F]:
+    """`--episode`."""
+    return click.option(
+        "--episode",
+        type=click.Choice(EPISODES),
+        default="fixed",
+        show_default=True,
+        help=words,
+    )
+
+
 queries_option = click.option(
     "--queries",
     type=int,
@@ -271,12 +286,12 @@ def optimizer_option(default: str) -> Callable[[F], F]:
     )
 
 
-def loss_option(words: str) -> Callable[[F], F]:
+def loss_option(words: str, default: str | None = "prototype") -> Callable[[F], F]:
     """`--loss`."""
     return click.option(
         "--loss",
-        type=click.Choice(["prototype", "cross_entropy"]),
-        default="prototype",
+        type=click.Choice(list(LOSSES)),
+        default=default,
         show_default=True,
         help=words,
     )

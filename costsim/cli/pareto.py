@@ -9,6 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
+from costsim.cli.listed import ListingCommand
 from costsim.cli.options import check_writable, json_option, path_option, seed_option
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.request import (
@@ -19,6 +20,9 @@ from costsim.cli.request import (
     time_limit_option,
 )
 from costsim.cli.signature import taking
+from costsim.problem.budget import BUDGETS
+from costsim.run.criteria import CRITERIA
+from costsim.run.criteria.loss import LOSSES
 
 if TYPE_CHECKING:
     from costsim.planning import Prepared
@@ -41,14 +45,18 @@ class ParetoOptions(RequestOptions):
     as_json: bool
 
 
-@click.command("pareto")
+@click.command(
+    "pareto",
+    cls=ListingCommand,
+    listed={"Criteria": CRITERIA.entries, "Losses": LOSSES.entries},
+)
 @device_option()
 @request_options
 @time_limit_option
 @seed_option
 @click.option(
     "--against",
-    type=click.Choice(["memory", "macs", "latency"]),
+    type=click.Choice(list(BUDGETS)),
     default="memory",
     show_default=True,
     help="What gain is held against; the other budgets hold.",
@@ -82,7 +90,8 @@ def command(given: ParetoOptions) -> int:
     """
     _check(given)
     from costsim.planning import model_notes, prepare
-    from costsim.solvers import Greedy, make_solver
+    from costsim.solvers import make_solver
+    from costsim.solvers.greedy import Greedy
     from costsim.solving.pareto import frontier
 
     solver = make_solver("exact", time_limit_s=given.time_limit)
@@ -140,13 +149,12 @@ def _lifted(prepared: "Prepared", given: ParetoOptions) -> "Prepared":
 
     The memory that the device has still does.
     """
-    from costsim.solving.pareto import AGAINST
 
     limits = {"memory": given.memory, "macs": given.macs, "latency": given.latency}
     if limits[given.against] is not None:
         return prepared
     problem = prepared.problem
-    limit: dict[str, Any] = {AGAINST[given.against]: None}
+    limit: dict[str, Any] = {BUDGETS[given.against]: None}
     return replace(prepared, problem=problem.within(replace(problem.budget, **limit)))
 
 

@@ -1,7 +1,6 @@
 """`costsim plan`: choose what to update within a device's budgets, and price it."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
-from costsim.cli.listed import ListedOption
+from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
     check_writable,
     iterations_option,
@@ -28,6 +27,9 @@ from costsim.cli.request import (
 )
 from costsim.cli.signature import taking, was_typed
 from costsim.cli.solve_for import SoughtOptions, check_sought, plan_backwards, solve_for_options
+from costsim.run.criteria import CRITERIA
+from costsim.run.criteria.loss import LOSSES
+from costsim.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from costsim.planning import PlanRequest
@@ -44,24 +46,19 @@ class PlanOptions(SoughtOptions):
     report: Path | None
 
 
-def _solvers() -> Iterable[str]:
-    from costsim.solvers import SOLVERS
-
-    names: Iterable[str] = SOLVERS
-    return names
-
-
-@click.command("plan")
+@click.command(
+    "plan",
+    cls=ListingCommand,
+    listed={"Solvers": SOLVERS.entries, "Criteria": CRITERIA.entries, "Losses": LOSSES.entries},
+)
 @device_option(" Given several times: one plan that fits them all.")
 @request_options
 @click.option(
     "--solver",
-    cls=ListedOption,
-    names=_solvers,
     default="exact",
     show_default=True,
     metavar="NAME",
-    help="Who chooses (greedy is the paper's, brute-force for tiny models).",
+    help="Who chooses: one of the solvers below.",
 )
 @time_limit_option
 @click.option(

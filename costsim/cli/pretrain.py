@@ -18,6 +18,7 @@ from costsim.cli.options import (
     IMAGES,
     checkpoint_file,
     checkpoint_option,
+    episode_option,
     json_option,
     naming,
     path_option,
@@ -27,10 +28,12 @@ from costsim.cli.options import (
 )
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
+from costsim.learning.pretraining.settings import AUGMENTATIONS, OPTIMIZERS, PRECISIONS
 
 if TYPE_CHECKING:
-    from costsim.learning.pretraining import Record, StepResult
     from costsim.learning.pretraining.request import PretrainRun
+    from costsim.learning.pretraining.run import StepResult
+    from costsim.learning.pretraining.state import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +102,8 @@ class PretrainOptions:
               help="Optimizer steps.")  # fmt: skip
 @click.option("--episodes", type=int, default=1, show_default=True, metavar="N",
               help="Few-shot tasks of each step.")  # fmt: skip
-@click.option(
-    "--episode",
-    type=click.Choice(["fixed", "meta-dataset"]),
-    default="fixed",
-    show_default=True,
-    help="fixed: --ways and --shots, the same for all classes; meta-dataset: shots vary by class.",
+@episode_option(
+    "fixed: --ways and --shots, the same for all classes; meta-dataset: shots vary by class."
 )
 @click.option("--ways", metavar="N|FROM-TO",
               help="Classes of an episode.  [default: 20; meta-dataset: 5-50]")  # fmt: skip
@@ -126,12 +125,12 @@ class PretrainOptions:
     help="Side of the images, in stages of the steps.",
 )
 @click.option("--augment", "augmentation", default="photographs", show_default=True,
-              type=click.Choice(["none", "characters", "photographs"]),
+              type=click.Choice(AUGMENTATIONS),
               help="How images are changed when shown; characters turned or mirrored are "
               "classes of their own.")  # fmt: skip
 @click.option("--auxiliary", type=float, default=1.0, show_default=True, metavar="WEIGHT",
               help="Of a plain classification among all training classes; 0: none.")  # fmt: skip
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw",
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw",
               show_default=True, help="How weights are updated.")  # fmt: skip
 @click.option("--learning-rate", type=float, default=2e-3, show_default=True, metavar="RATE",
               help="Its highest, after the warm-up; it falls to 0.")  # fmt: skip
@@ -143,7 +142,7 @@ class PretrainOptions:
               help="Of the steps, in which the learning rate rises.")  # fmt: skip
 @click.option("--held-out", type=float, default=0.15, show_default=True, metavar="SHARE",
               help="Of each source's classes, kept to measure the accuracy on.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto",
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto",
               show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
 @click.option("--torch-device", metavar="NAME",
               help="Where torch runs, as cuda.  [default: a GPU if there is one]")  # fmt: skip

@@ -1,6 +1,6 @@
 """What is to be planned: the options that `plan` and `pareto` share, and the request they make."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,6 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.units import parse_seconds
-from costsim.cli.listed import ListedOption
 from costsim.cli.options import (
     DEVICE,
     BudgetOptions,
@@ -33,6 +32,7 @@ from costsim.cli.options import (
 from costsim.cli.signature import was_typed
 from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
 from costsim.ir.step import Optimizer
+from costsim.problem.axes import SCORED_AXES
 
 if TYPE_CHECKING:
     from costsim.planning import PlanRequest
@@ -67,28 +67,18 @@ step_options = together(
 )
 
 
-def _criteria() -> Iterable[str]:
-    from costsim.run.criteria import CRITERIA
-
-    return CRITERIA
-
-
 choice_options = together(
     click.option(
         "--criterion",
-        cls=ListedOption,
-        names=_criteria,
         default="fisher",
         show_default=True,
         metavar="NAME",
-        help="What a channel is worth.",
+        help="What a channel is worth: one of the criteria below.",
     ),
     loss_option("Loss whose gradients are used."),
     click.option(
         "--axis",
-        type=click.Choice(
-            ["output", "input", "both", "bias", "output+bias", "input+bias", "both+bias"]
-        ),
+        type=click.Choice(list(SCORED_AXES)),
         default="output",
         show_default=True,
         metavar="output|input|both[+bias]|bias",
@@ -200,7 +190,6 @@ def plan_request(
     from costsim.device import load_device
     from costsim.ir.step import TrainingStep
     from costsim.planning import PlanRequest, default_solver
-    from costsim.problem.importance import SCORED_AXES
     from costsim.solvers import make_solver
 
     if not device:

@@ -10,13 +10,13 @@ from costsim.cli.options import together
 from costsim.cli.request import RequestOptions
 from costsim.cli.signature import was_typed
 from costsim.cli.values import Quantity, parse_share
+from costsim.problem.budget import BUDGETS
+from costsim.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from costsim.base.progress import Progress
     from costsim.planning import Planned, PlanRequest
     from costsim.solving.planfile.questions import Sought
-
-PROVING = ("exact", "ilp", "ilp-cbc", "brute-force")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class SoughtOptions(RequestOptions):
 solve_for_options = together(
     click.option(
         "--solve-for",
-        type=click.Choice(["memory", "macs", "latency", "batch", "resolution", "device"]),
+        type=click.Choice([*BUDGETS, "batch", "resolution", "device"]),
         help="Plan backwards: the smallest of these budgets, the largest batch or resolution, or "
         "the shipped device with the least memory, that reaches --share within the other budgets.",
     ),
@@ -59,10 +59,11 @@ def check_sought(given: SoughtOptions) -> None:
         raise InputError("--micro-batch fixes the samples of a pass, which --solve-for seeks")
     if sought == "device" and given.target is not None:
         raise InputError("--target is of one device, but --solve-for seeks the device")
-    if was_typed("solver") and given.solver not in PROVING:
+    proving = SOLVERS.tagged("proves")
+    if was_typed("solver") and given.solver not in proving:
         raise InputError(
             f"--solve-for needs a solver that proves its answers; {given.solver} does not, "
-            f"{', '.join(PROVING)} do"
+            f"{', '.join(proving)} do"
         )
 
 
@@ -72,7 +73,6 @@ def plan_backwards(
     """The plan with what was sought, or with the greatest gain where nothing reaches the share."""
     from costsim.planning import conclude
     from costsim.planning.inverse import (
-        BUDGETS,
         find_batch,
         find_budget,
         find_device,

@@ -10,6 +10,7 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
+from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
     jobs_option,
     json_option,
@@ -23,6 +24,8 @@ from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
+from costsim.learning.adaptation.guard import GUARDS
+from costsim.learning.methods import METHODS
 from costsim.pricing.accounting import ACCOUNTINGS
 
 if TYPE_CHECKING:
@@ -49,7 +52,9 @@ class StudyOptions:
     as_json: bool
 
 
-@click.command("study")
+@click.command(
+    "study", cls=ListingCommand, listed={"Methods": METHODS.entries, "Guards": GUARDS.entries}
+)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
 @path_option(
     "--store",
@@ -81,10 +86,10 @@ def command(given: StudyOptions) -> int:
     where it was with the same command, and repeats nothing; several at once on one store share the
     work. The exit status is 1 if a cell failed.
 
-    Only models, methods and domains must be there; methods and guards are those of costsim adapt,
-    data as its --data. A method with several learning rates is reported, for each domain, at the
-    one that is best on the others. Methods that choose the same for all tasks (SparseUpdate
-    (search), TinyTrain (static)) do so by tasks of other images, the source.
+    Only models, methods and domains must be there; methods and guards are those below, data as
+    --data of costsim adapt. A method with several learning rates is reported, for each domain, at
+    the one that is best on the others. Methods that choose the same for all tasks do so by tasks
+    of other images, the source.
 
     \b
     FILE.yaml
@@ -120,18 +125,11 @@ def command(given: StudyOptions) -> int:
     if given.show and given.scheduler:
         raise InputError("--show computes nothing; leave --scheduler out")
 
-    from costsim.learning.adaptation.guard import GUARDS
-    from costsim.learning.methods import METHODS, make_method
     from costsim.studies.engine import StudyStore, read_study, run_study
     from costsim.studies.methods import MethodStudies
     from costsim.studies.methods.analysis import analyse
 
-    kind = MethodStudies(
-        make_method,
-        methods=tuple(METHODS),
-        guards=tuple(GUARDS),
-        static=tuple(name for name, make in METHODS.items() if make().needs_source),
-    )
+    kind = MethodStudies()
     cells = read_study(file, kind).cells()
     labels = list(dict.fromkeys(cell.method.label for cell in cells))
     if given.reference is not None and given.reference not in labels:

@@ -23,6 +23,7 @@ from costsim.cli.options import (
     data_option,
     iterations_option,
     json_option,
+    loss_option,
     momentum_option,
     moved_weights_option,
     named_models_option,
@@ -87,10 +88,8 @@ class TrainOptions:
     help="Of the optimizer.  [default: what is usual for the plan's optimizer]",
 )
 @momentum_option
-@click.option(
-    "--loss",
-    type=click.Choice(["prototype", "cross_entropy"]),
-    help="prototype: for a model that returns features; else for logits.  [default: the plan's]",
+@loss_option(
+    "prototype: for a model that returns features; else for logits.  [default: the plan's]", None
 )
 @augment_option
 @click.option(

@@ -19,7 +19,7 @@ from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
 from costsim.run.criteria import CRITERIA
 from costsim.run.criteria.caveats import data_caveat, output_caveat, score_caveat
-from costsim.solvers import LOOK_AT_NO_SCORE
+from costsim.solvers import SOLVERS
 from costsim.solving.explain import explain
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
@@ -81,7 +81,7 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
 def chosen_by_loss(solver: str, samples: int) -> bool:
     """Whether gradients of a loss had a part in a plan: of a solver that looks at scores, and of
     scores that `samples` were needed for."""
-    return samples > 0 and solver not in LOOK_AT_NO_SCORE
+    return samples > 0 and solver not in SOLVERS.tagged("no scores")
 
 
 def model_notes(spec: str, graph: LayerGraph) -> tuple[str, ...]:

@@ -14,14 +14,11 @@ from costsim.base.progress import Progress, silent
 from costsim.base.units import format_percent
 from costsim.models.loading import SMALLEST_RESOLUTION
 from costsim.planning import PlanRequest, Prepared, prepare
-from costsim.problem.budget import describe
+from costsim.problem.budget import BUDGETS, describe
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Answer, Solution, Solver, Status
 from costsim.solving.pareto import TIE, lifted, within
 from costsim.solving.solve import relaxations, solve, solve_uninterrupted
-
-BUDGETS: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
-"""Budgets that can be sought, and the limits that they are."""
 
 UNITS: Mapping[str, float] = {"memory_bytes": 1, "macs": 1, "latency_s": 1e-6}
 """What the least of a limit is found to."""

@@ -19,12 +19,10 @@ from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
 from costsim.run.criteria import CRITERIA
+from costsim.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LOOK_AT_NO_SCORE = ("last-layer", "bias-only", "full", "sparse-update")
-"""Solvers whose plans are of all of the network, whatever was inspected."""
 
 SCORING_BATCH = 10
 """Samples in one pass of scoring, where the graph can be made for that many at no cost."""
@@ -147,14 +145,15 @@ def is_microcontroller(device: DeviceSpec) -> bool:
 
 
 def _check(request: PlanRequest) -> None:
-    if request.criterion not in CRITERIA:
-        raise InputError(f"criterion {request.criterion!r}; known are {', '.join(CRITERIA)}")
+    CRITERIA.check(request.criterion)
     if request.with_bias and "bias" in request.axes:
         raise InputError(
             "biases either come with the chosen layers (--bias) or are chosen themselves "
             "(--axis output+bias); give one of the two"
         )
-    if (request.layers or request.exclude) and request.solver.name in LOOK_AT_NO_SCORE:
+    if (request.layers or request.exclude) and request.solver.name in SOLVERS.tagged(
+        "whole network"
+    ):
         raise InputError(
             f"layers and exclude name those that are scored, and the solver {request.solver.name} "
             "looks at no score; leave one of the two out"

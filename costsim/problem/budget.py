@@ -8,6 +8,9 @@ from costsim.base.errors import InputError
 from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
 from costsim.pricing.accounting import ACCOUNTINGS
 
+BUDGETS: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
+"""Budgets that gain is drawn against and whose least is sought, and the limits that they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:

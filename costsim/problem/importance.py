@@ -20,17 +20,6 @@ OUTPUT_CHANNELS: tuple[UpdateKind, ...] = ("output",)
 DEFAULT_INSPECTED_LAYERS = 18
 """The last six blocks of three convolutions of a MobileNet-like network."""
 
-SCORED_AXES: Mapping[str, tuple[UpdateKind, ...]] = {
-    "output": ("output",),
-    "input": ("input",),
-    "both": ("output", "input"),
-    "bias": ("bias",),
-    "output+bias": ("output", "bias"),
-    "input+bias": ("input", "bias"),
-    "both+bias": ("output", "input", "bias"),
-}
-"""What a person may ask to be scored, and so to be chosen from, by name."""
-
 
 @dataclass(frozen=True, slots=True)
 class ChannelScores:

@@ -6,7 +6,7 @@ plan dominates, and the next question is asked a step below it (Haimes et al. 19
 the budgets are spread evenly instead and each answer is brought down to its least use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,10 @@ import numpy as np
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
 from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.problem.budget import BUDGETS
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution, Solver, Status
 from costsim.solving.solve import relaxations, solve_uninterrupted
-
-AGAINST: Mapping[str, str] = {"memory": "memory_bytes", "macs": "macs", "latency": "latency_s"}
-"""What gain can be held against, and the limit of a budget that it is."""
 
 TIE = 1e-9
 """Gains that differ by less, relatively, are equal: what the proofs are accurate to."""
@@ -109,7 +107,7 @@ def frontier(
     beside: Sequence[Solver] = (),
     progress: Progress | None = None,
 ) -> Frontier:
-    """The frontier of gain against `AGAINST[against]` within the other limits of `problem`.
+    """The frontier of gain against `BUDGETS[against]` within the other limits of `problem`.
 
     `solver` must prove its answers. A limit that the budget sets on `against` is where the
     frontier ends. `points` budgets are spread evenly between the least that trains anything and
@@ -117,13 +115,13 @@ def frontier(
     same budgets. Raises `InputError` for an unknown `against`, fewer than 2 points, and scores
     that are all 0.
     """
-    if against not in AGAINST:
-        raise InputError(f"against {against!r}; allowed are {', '.join(AGAINST)}")
+    if against not in BUDGETS:
+        raise InputError(f"against {against!r}; allowed are {', '.join(BUDGETS)}")
     if points is not None and points < 2:
         raise InputError(f"points is {points}; at least 2 are needed, or all")
     if not problem.importance.full_gain > 0:
         raise InputError("every score is 0; there is no gain to hold against anything")
-    limit = AGAINST[against]
+    limit = BUDGETS[against]
     if getattr(problem.budget, limit) is None:
         problem = lifted(problem, limit)
     walk = _Walk(problem, solver, limit)
@@ -165,7 +163,7 @@ def frontier(
 
 def priced(problem: Problem, against: str, plan: UpdatePlan, kind: str, label: str) -> Point:
     """Any plan as a point beside a frontier, whether or not it is within the limits."""
-    limit = AGAINST[against]
+    limit = BUDGETS[against]
     if getattr(problem.budget, limit) is None:
         problem = lifted(problem, limit)
     return _Walk(problem, None, limit).point(kind, label, None, plan, False)

@@ -27,7 +27,7 @@ from costsim.ir.graph import Call, LayerGraph
 from costsim.ir.operators import Convolution, MaxPool, Operator, Shapes, elements
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import Category, compile_program, plan_arena
-from costsim.ir.step import BitWidths, TrainingStep
+from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
 from costsim.models.networks import NETWORKS
 from costsim.run.execution.executor import Executor
 from costsim.run.execution.forward import evaluate
@@ -86,7 +86,7 @@ def test_drawn_steps_are_those_of_pytorch_and_write_where_they_may(data):
     assert emitted.stray_writes(x.numpy(), labels.numpy()) == []
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZER_STATES)
 @pytest.mark.parametrize("update", ["immediate", "deferred"])
 @pytest.mark.parametrize("passes", [1, 3])
 def test_optimizers_updates_and_passes(optimizer, update, passes):

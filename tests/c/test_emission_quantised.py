@@ -22,6 +22,7 @@ from costsim.c.emission import EmissionOptions, emit, integers, quantize_ranges
 from costsim.c.emission.float32 import fused_sum
 from costsim.c.emission.quantization import HIGH, LOW, Affine
 from costsim.c.emission.reference import Reference
+from costsim.c.emission.support import NARROW_OPTIMIZERS
 from costsim.cli import main
 from costsim.ir.operators import (
     Mean,
@@ -130,7 +131,7 @@ def test_pools_in_8_bits_are_those_of_pytorch(pool):
     assert np.allclose(dx, given.grad.numpy(), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+@pytest.mark.parametrize("optimizer", NARROW_OPTIMIZERS)
 @pytest.mark.parametrize("passes", [1, 2])
 def test_inverted_bottlenecks_are_bit_exact(optimizer, passes):
     graph = inverted_bottleneck()
@@ -158,7 +159,7 @@ def test_drawn_steps_are_bit_exact(data):
     step = TrainingStep(
         graph.batch * passes,
         graph.batch,
-        data.draw(st.sampled_from(["sgd", "momentum"])),
+        data.draw(st.sampled_from(NARROW_OPTIMIZERS)),
         data.draw(st.sampled_from(["immediate", "deferred"])),
     )
     check_bit_exact(graph, data.draw(plans(graph)), step)

@@ -39,7 +39,7 @@ from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import Mean
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program, memory_timeline, plan_arena
-from costsim.ir.step import BitWidths, TrainingStep
+from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
 from costsim.run.execution.forward import evaluate
 
 
@@ -71,7 +71,7 @@ def test_many_drawn_programs_do_what_is_predicted(data) -> None:
     check_drawn(data)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZER_STATES)
 def test_every_optimizer_steps_as_in_pytorch(optimizer) -> None:
     graph = chain(batch=2)
     step = TrainingStep(4, micro_batch=2, optimizer=optimizer)

@@ -25,6 +25,7 @@ from operator_cases import POOLS
 from running import copies, random_tensors
 
 from costsim.base.errors import InputError
+from costsim.c.emission.support import NARROW_OPTIMIZERS
 from costsim.c.emulation.build import DoesNotFit
 from costsim.c.emulation.toolchain import COMPILERS, find_compiler
 from costsim.c.emulation.trial import LayerFault, Trial, least_memory
@@ -45,7 +46,7 @@ def check_drawn(data) -> None:
     step = TrainingStep(
         graph.batch * passes,
         graph.batch,
-        data.draw(st.sampled_from(["sgd", "momentum"])),
+        data.draw(st.sampled_from(NARROW_OPTIMIZERS)),
         data.draw(st.sampled_from(["immediate", "deferred"])),
         bits=NARROW,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from costsim.solvers import Exact
+from costsim.solvers.exact import Exact
 from graphs import chain
 from problems import chain_problem
 

@@ -28,23 +28,21 @@ from costsim.cli import main
 from costsim.data import FixedEpisode, MetaDatasetEpisode, digits, open_images, sample_episode
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
-from costsim.learning.adaptation import (
-    CrossValidation,
-    LeaveOneOut,
-    NoGuard,
-    Settings,
-    Situation,
-    adapt,
-    load_backbone,
-    make_guard,
-    method_cost,
-)
 from costsim.learning.adaptation import backbone as backbone_module
-from costsim.learning.adaptation.guard import Judged, Shrinkage, divide, leave_one_out_similarity
-from costsim.learning.adaptation.guard.likelihood import log_likelihoods
+from costsim.learning.adaptation.backbone import load_backbone
+from costsim.learning.adaptation.cost import method_cost
+from costsim.learning.adaptation.guard import make_guard
+from costsim.learning.adaptation.guard.base import NoGuard
+from costsim.learning.adaptation.guard.cross_validation import CrossValidation, divide
+from costsim.learning.adaptation.guard.leave_one_out import LeaveOneOut, leave_one_out_similarity
+from costsim.learning.adaptation.guard.likelihood import Judged, log_likelihoods
+from costsim.learning.adaptation.guard.shrinkage import Shrinkage
 from costsim.learning.adaptation.loop import train
 from costsim.learning.adaptation.method import Choice, Method
+from costsim.learning.adaptation.one_task import adapt
 from costsim.learning.adaptation.prefix import between, cuts, last_frozen_cut
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import make_method
 from costsim.learning.training import apply_patch, read_patch, remove_patch
 from costsim.models.networks.graph import architecture_graph

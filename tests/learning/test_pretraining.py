@@ -21,20 +21,14 @@ from torch.nn import functional
 from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.data import MetaDatasetEpisode, digits, find_tracks, open_images
-from costsim.learning.pretraining import (
-    Pretraining,
-    PretrainSettings,
-    Stage,
-    evaluate,
-    load_pool,
-    train,
-)
 from costsim.learning.pretraining.augment import PRESETS, Augmentation, augment
 from costsim.learning.pretraining.backbone import inference_tensors, load_backbone
 from costsim.learning.pretraining.episodes import draw_episode, generator
+from costsim.learning.pretraining.evaluation import evaluate
 from costsim.learning.pretraining.objective import Learner, episode_loss
-from costsim.learning.pretraining.pool import Domain, Pool
-from costsim.learning.pretraining.settings import parse_range, parse_stages
+from costsim.learning.pretraining.pool import Domain, Pool, load_pool
+from costsim.learning.pretraining.run import Pretraining, train
+from costsim.learning.pretraining.settings import PretrainSettings, Stage, parse_range, parse_stages
 from costsim.models.networks.build import Network, build
 from costsim.models.networks.weights import load_weights
 

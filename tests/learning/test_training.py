@@ -349,7 +349,7 @@ def test_channels_that_are_repeated_are_refused(plan):
         ({"learning_rate": math.nan}, "learning rate is nan"),
         ({"learning_rate": 1e38}, "learning rate is 1e+38; allowed is 0 to 1e37"),
         ({"momentum": 1.0}, "momentum is 1"),
-        ({"loss": "hinge"}, "loss 'hinge'; allowed are prototype, cross_entropy"),
+        ({"loss": "hinge"}, "loss 'hinge' is unknown; known are prototype, cross_entropy"),
         ({"ways": 1}, "at least 2 classes"),
         ({"ways": 11}, "has 10 classes; 11 ways"),
         ({"data": Path("nowhere")}, "nowhere"),

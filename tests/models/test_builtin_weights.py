@@ -11,7 +11,8 @@ from safetensors import safe_open
 from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.data import digits
-from costsim.learning.pretraining import Accuracy, evaluate, load_pool
+from costsim.learning.pretraining.evaluation import Accuracy, evaluate
+from costsim.learning.pretraining.pool import load_pool
 from costsim.models.loading import load_model
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.build import build

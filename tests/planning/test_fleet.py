@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from costsim.solvers import BruteForce, Exact, Greedy
+from costsim.solvers.brute_force import BruteForce
+from costsim.solvers.exact import Exact
+from costsim.solvers.greedy import Greedy
 from graphs import chain
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st

@@ -5,13 +5,14 @@ from itertools import product
 
 import numpy as np
 import pytest
-from costsim.solvers import Exact
+from costsim.solvers.exact import Exact
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import problems
 
 from costsim.cli import main
-from costsim.planning.inverse import BUDGETS, UNITS, smallest_budget
+from costsim.planning.inverse import UNITS, smallest_budget
+from costsim.problem.budget import BUDGETS
 from costsim.solving.pareto import TIE, lifted, within
 
 EXACT = Exact()

@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
-from costsim.solvers import BruteForce, Exact, Greedy, IntegerProgram, make_solver
+from costsim.solvers import SOLVERS, make_solver
+from costsim.solvers.brute_force import BruteForce
+from costsim.solvers.exact import Exact
+from costsim.solvers.greedy import Greedy
+from costsim.solvers.ilp import IntegerProgram
 from graphs import chain
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -11,7 +15,7 @@ from problems import problems
 from costsim.base.errors import InputError
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
-from costsim.ir.step import TrainingStep
+from costsim.ir.step import OPTIMIZER_STATES, TrainingStep
 from costsim.pricing.cost import price
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance, tinytrain_scores
@@ -60,7 +64,7 @@ def test_a_selection_costs_what_its_program_does(problem, data):
     assert problem.gains(selection[None])[0] == pytest.approx(problem.gain(plan))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZER_STATES)
 def test_a_bias_costs_reach_and_its_own_few_bytes(optimizer):
     problem = chain_problem({("output", 1): 1, ("bias", 0): 1}, optimizer=optimizer)
     layers = list(problem.graph.layers)
@@ -87,7 +91,14 @@ def test_a_bias_costs_reach_and_its_own_few_bytes(optimizer):
     assert both.macs.weight_gradient == 2 * (WIDTHS[0] * 9) * 16
 
 
-@pytest.mark.parametrize("name", ["exact", "ilp", "greedy", "evolutionary", "brute-force"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in SOLVERS
+        if name not in (*SOLVERS.tagged("no scores"), *SOLVERS.tagged("whole network"))
+    ],
+)
 def test_without_limits_all_channels_and_all_biases_are_taken(name):
     scores = {(axis, i): 1.0 for axis in ("output", "bias") for i in range(2)}
     problem = chain_problem(scores)

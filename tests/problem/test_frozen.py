@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from costsim.solvers import SOLVERS, Exact, make_solver
+from costsim.solvers import SOLVERS, make_solver
+from costsim.solvers.exact import Exact
 from frozen_network import ADAPTED, adapted
 
 from costsim import sparsify
@@ -21,8 +22,9 @@ from costsim.models.networks.build import build
 from costsim.models.networks.graph import architecture_graph
 from costsim.models.tracing import capture
 from costsim.pricing.cost import full_backward_macs, mac_cost
+from costsim.problem.axes import SCORED_AXES
 from costsim.problem.budget import Budget
-from costsim.problem.importance import SCORED_AXES, inspected_layers, left_frozen
+from costsim.problem.importance import inspected_layers, left_frozen
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
 from costsim.run.criteria import CRITERIA

@@ -14,6 +14,7 @@ from costsim.models.networks.graph import architecture_graph
 from costsim.models.tracing import trace
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.run.criteria.caveats import data_caveat, loss_caveat, output_caveat, score_caveat
+from costsim.run.criteria.loss import LOSSES
 
 
 def ending_in(*last: nn.Module) -> LayerGraph:
@@ -70,7 +71,7 @@ def test_built_in_networks_return_features(name: str) -> None:
     assert data_caveat(name, built_in=True, given=False) is None
 
 
-@pytest.mark.parametrize("loss", ["prototype", "cross_entropy"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_map_is_not_the_output_of_a_classifier(loss: str) -> None:
     told = output_caveat(ending_in(nn.Conv2d(16, 2, 1)), loss, 10)
     assert told is not None

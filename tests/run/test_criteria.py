@@ -29,15 +29,10 @@ from costsim.ir.step import TrainingStep
 from costsim.models.networks.build import build
 from costsim.models.networks.graph import architecture_graph
 from costsim.problem.importance import Importance, inspected_layers, tinytrain_scores
-from costsim.run.criteria import (
-    CRITERIA,
-    LOSSES,
-    CrossEntropy,
-    PrototypeLoss,
-    StepGain,
-    prototype_loss,
-)
+from costsim.run.criteria import CRITERIA
+from costsim.run.criteria.loss import LOSSES, CrossEntropy, PrototypeLoss, prototype_loss
 from costsim.run.criteria.passes import by_channel
+from costsim.run.criteria.step_gain import StepGain
 from costsim.run.execution.forward import evaluate
 
 SAMPLES = 6
@@ -269,7 +264,7 @@ def test_fisher_against_finite_differences(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("criterion", ["fisher", "weight_gradient", "gradient_norm", "step_gain"])
+@pytest.mark.parametrize("criterion", [n for n, one in CRITERIA.items() if one.uses_samples])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_graphs_batch_changes_nothing(name: str, criterion: str) -> None:
     """One, four (the last pass is filled up), six (one pass) and nine (filled up) at a time."""
@@ -387,7 +382,7 @@ def test_steps_that_make_no_sense(options: dict[str, object], message: str) -> N
         StepGain(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("criterion", ["fisher", "l2_norm", "weight_gradient", "gradient_norm"])
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "random"])
 def test_permuting_channels_permutes_scores(criterion: str) -> None:
     graph, order = residual(SAMPLES), torch.tensor([3, 0, 5, 1, 4, 2])
     tensors = tensors_of(graph)
@@ -587,7 +582,7 @@ def test_a_loss_may_be_given_by_name_or_as_a_value() -> None:
     named = fisher.score(*arguments, layers=["last"], loss="cross_entropy")
     assert named == fisher.score(*arguments, layers=["last"], loss=CrossEntropy())
     assert named != fisher.score(*arguments, layers=["last"])
-    with pytest.raises(InputError, match="loss 'mse' is unknown; allowed are prototype, cross_e"):
+    with pytest.raises(InputError, match="loss 'mse' is unknown; known are prototype, cross_e"):
         fisher.score(*arguments, layers=["last"], loss="mse")
 
 

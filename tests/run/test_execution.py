@@ -27,7 +27,7 @@ from costsim.base.errors import InputError
 from costsim.ir.operators import Clamp, HardSigmoid, LeakyReLU, ReLU
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program
-from costsim.ir.step import BitWidths, TrainingStep
+from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
 from costsim.run.execution.executor import Executor, LossNotFinite
 from costsim.run.execution.forward import evaluate
 from costsim.run.execution.masks import PASSES, PIECE, SLOPES, mask_of, multiply_, pack, unpack
@@ -55,7 +55,7 @@ def test_live_bytes_and_macs_are_the_programs_at_every_operation(data):
     check_measured(graph, data.draw(plans(graph)), step)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZER_STATES)
 @pytest.mark.parametrize("update", ["immediate", "deferred"])
 @pytest.mark.parametrize("passes", [1, 2])
 def test_full_training_is_torch_optims(optimizer, update, passes):
@@ -244,7 +244,7 @@ def test_a_selection_is_read_written_and_added_to_alike(groups, axis, channels):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZER_STATES)
 def test_a_step_on_a_gpu_is_the_step_on_the_cpu(optimizer):
     graph, step = chain(batch=4), TrainingStep(4, 2, optimizer)
     program = compile_program(graph, UpdatePlan.full(graph), step)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from costsim.solvers import Greedy
+from costsim.solvers.greedy import Greedy
 from running import live_bytes
 from settled import settled_images
 from torch import Tensor, nn

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from costsim.solvers import BruteForce, Evolutionary, SparseUpdate, make_solver
-from costsim.solvers.evolutionary import _Search
+from costsim.solvers import make_solver
+from costsim.solvers.brute_force import BruteForce
+from costsim.solvers.evolutionary import Evolutionary, _Search
+from costsim.solvers.static_scheme import SparseUpdate
 from hypothesis import assume, given, settings
 from problems import problems
 

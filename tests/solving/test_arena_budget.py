@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-from costsim.solvers import Exact, Full, Greedy
+from costsim.solvers.baselines import Full
+from costsim.solvers.exact import Exact
+from costsim.solvers.greedy import Greedy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import chain_problem, problems

@@ -6,7 +6,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from costsim.solvers import BruteForce, Exact
+from costsim.solvers.brute_force import BruteForce
+from costsim.solvers.exact import Exact
 from hypothesis import assume, given, settings
 from plan_files import chain_example
 from problems import problems

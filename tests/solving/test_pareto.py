@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from costsim.solvers import Exact
+from costsim.solvers.exact import Exact
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import problems
@@ -16,9 +16,9 @@ from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.cli.pareto import command
 from costsim.pricing.accounting.sparse_update import SCHEMES
-from costsim.problem.budget import Budget
+from costsim.problem.budget import BUDGETS, Budget
 from costsim.problem.solution import Answer, Status
-from costsim.solving.pareto import AGAINST, below, frontier, lifted, non_dominated, priced
+from costsim.solving.pareto import below, frontier, lifted, non_dominated, priced
 
 EXACT = Exact()
 
@@ -60,11 +60,11 @@ def small(problem, most=3000):
 
 
 @settings(max_examples=40)
-@given(problems(max_layers=3), st.sampled_from(sorted(AGAINST)))
+@given(problems(max_layers=3), st.sampled_from(sorted(BUDGETS)))
 def test_the_whole_frontier_equals_brute_force(problem, against):
     assume(small(problem) and problem.importance.full_gain > 0)
     found = frontier(problem, EXACT, against, points=None)
-    expected = brute_force(problem, AGAINST[against])
+    expected = brute_force(problem, BUDGETS[against])
     assert found.complete
     assert [p.used for p in found.points] == pytest.approx([u for u, _ in expected], rel=1e-9)
     assert [p.gain for p in found.points] == [g for _, g in expected]
@@ -72,11 +72,11 @@ def test_the_whole_frontier_equals_brute_force(problem, against):
 
 
 @settings(max_examples=25)
-@given(problems(max_layers=3), st.sampled_from(sorted(AGAINST)), st.integers(2, 6))
+@given(problems(max_layers=3), st.sampled_from(sorted(BUDGETS)), st.integers(2, 6))
 def test_some_points_are_points_of_the_frontier(problem, against, points):
     assume(small(problem) and problem.importance.full_gain > 0)
     found = frontier(problem, EXACT, against, points=points, beside=(FirstThatFits(),))
-    expected = brute_force(problem, AGAINST[against])
+    expected = brute_force(problem, BUDGETS[against])
     pairs = [(point.used, point.gain) for point in found.points]
     assert pairs == sorted(pairs)
     assert [gain for _, gain in pairs] == sorted({gain for _, gain in pairs})

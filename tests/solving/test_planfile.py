@@ -21,6 +21,7 @@ from costsim.pricing.cost import full_backward_macs, price
 from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
 from costsim.problem.solution import Solution, Status
+from costsim.run.criteria.loss import LOSSES
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file, read_plan, write_plan
 
 
@@ -41,7 +42,7 @@ def test_what_is_written_is_read_back(data: st.DataObject) -> None:
     graph = data.draw(graphs())
     plan, step = data.draw(plans(graph)), data.draw(steps(graph))
     device = data.draw(st.sampled_from(shipped_devices()))
-    loss = data.draw(st.sampled_from(["prototype", "cross_entropy", None]))
+    loss = data.draw(st.sampled_from([*LOSSES, None]))
     file = example(
         graph, plan, step, device_name=device, seed=data.draw(st.integers(0, 2**63 - 1)), loss=loss
     )

@@ -4,7 +4,8 @@ import re
 import sys
 
 import pytest
-from costsim.solvers import Full, make_solver
+from costsim.solvers import SOLVERS, make_solver
+from costsim.solvers.baselines import Full
 from graphs import GraphBuilder
 
 from costsim.base.errors import InputError
@@ -30,7 +31,7 @@ def problem_of(graph, layers, budget):
     return Problem(graph, TrainingStep(), Importance("given", scores), budget)
 
 
-@pytest.mark.parametrize("name", ["exact", "ilp", "brute-force"])
+@pytest.mark.parametrize("name", SOLVERS.tagged("proves"))
 def test_a_proof_says_what_it_leaves_out(name):
     graph, layers = two_readers_of_one_tensor()
     solution = solve(problem_of(graph, layers, Budget(memory_bytes=10**9)), make_solver(name))

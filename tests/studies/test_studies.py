@@ -23,8 +23,7 @@ from waiting import PATIENCE_S, until
 
 from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.learning.adaptation.guard import GUARDS
-from costsim.learning.methods import METHODS, make_method
+from costsim.learning.methods import make_method
 from costsim.studies.engine import Kind, Owner, StudyStore, parse_study, read_study, run_study
 from costsim.studies.engine.cell import Cell
 from costsim.studies.engine.cluster import connected
@@ -82,7 +81,7 @@ def deadly_method(name: str) -> Any:
     return make_method(name)
 
 
-METHOD_STUDIES = MethodStudies(make_method, tuple(METHODS), tuple(GUARDS))
+METHOD_STUDIES = MethodStudies()
 
 SAMPLES = {
     "solvers": Sample(

@@ -25,17 +25,14 @@ from costsim.base.intervals import Mean
 from costsim.cli import main
 from costsim.data import digits, sample_episode
 from costsim.device import load_device
-from costsim.learning.adaptation import (
-    Backbone,
-    Method,
-    Place,
-    Settings,
-    Situation,
-    adapt,
-    load_backbone,
-)
-from costsim.learning.adaptation.guard import GUARDS
-from costsim.learning.methods import METHODS, SearchedScheme, make_method
+from costsim.learning.adaptation.backbone import Backbone, load_backbone
+from costsim.learning.adaptation.method import Method
+from costsim.learning.adaptation.one_task import adapt
+from costsim.learning.adaptation.place import Place
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.situation import Situation
+from costsim.learning.methods import METHODS, make_method
+from costsim.learning.methods.sparse_update import SearchedScheme
 from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
 from costsim.studies.engine import StudyStore, parse_study, run_study
 from costsim.studies.methods import MethodStudies, MethodStudy
@@ -46,7 +43,7 @@ from costsim.studies.methods.work import MakeMethod, MethodWorkshop
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "study.yaml"
 
-STATIC = ("SparseUpdate (search)", "TinyTrain (static)")
+STATIC = METHODS.tagged("source")
 
 DOCUMENT: dict[str, Any] = {
     "models": [{"model": "mcunet-5fps", "resolution": 32}],
@@ -58,7 +55,7 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-KIND = MethodStudies(make_method, tuple(METHODS), tuple(GUARDS), STATIC)
+KIND = MethodStudies()
 
 
 def study(**changes: Any) -> MethodStudy:
@@ -162,7 +159,10 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"methods": ["Nothing"]}, r"methods\[0\]\.method: 'Nothing' is unknown; known are None"),
+        (
+            {"methods": ["Nothing"]},
+            r"methods\[0\]\.method: method 'Nothing' is unknown; known are None",
+        ),
         ({"methods": ["None", "None"]}, "methods: 'None' is there twice"),
         ({"methods": []}, "methods: a list of at least one is needed"),
         ({"methods": [{"name": "x"}]}, r"methods\[0\]\.method: is missing"),
@@ -180,7 +180,7 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         ),
         (
             {"methods": [{"method": "LastLayer", "guard": "dog"}]},
-            r"methods\[0\]\.guard: 'dog' is unknown; known are none; shrink; leave-one-out",
+            r"methods\[0\]\.guard: guard 'dog' is unknown; known are none; shrink; leave-one-out",
         ),
         (
             {"methods": [{"method": "LastLayer", "learning-rate": [0.1, 0.1]}]},

@@ -7,7 +7,10 @@ from torch import nn
 
 from costsim.data import FixedEpisode, Task, digits, sample_episode
 from costsim.device import load_device
-from costsim.learning.adaptation import Backbone, Place, Settings, Situation, load_backbone
+from costsim.learning.adaptation.backbone import Backbone, load_backbone
+from costsim.learning.adaptation.place import Place
+from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.situation import Situation
 from costsim.planning import BudgetRequest
 
 SIDE = 16

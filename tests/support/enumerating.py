@@ -5,7 +5,8 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from costsim.solvers import IntegerProgram, make_solver
+from costsim.solvers import SOLVERS, make_solver
+from costsim.solvers.ilp import IntegerProgram
 from graphs import graphs, steps
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from problems import AXES, LIMITS, RooflineTimer, scores_for
 from tabulating import program_seconds
 
 from costsim.ir.program import build_schedule, compile_program
+from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.pricing.cost import price
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
@@ -21,10 +23,9 @@ from costsim.solving.solve import solve
 
 COMPUTE_W = 2.0
 MOST_PLANS = 80
-ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
-PROVING = ("exact", "ilp", "one program", "brute-force")
+PROVING = (*SOLVERS.tagged("proves"), "one program")
 SEARCHING = ("greedy", "evolutionary")
-HEURISTICS = (*SEARCHING, "last-layer", "bias-only", "full", "sparse-update", "none")
+HEURISTICS = tuple(name for name in SOLVERS if name not in PROVING)
 SUM = 1e-11
 """What the order of adding seconds may do to their sum, relatively."""
 

@@ -42,7 +42,7 @@ from costsim.ir.operators import (
 )
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import cut_calls
-from costsim.ir.step import BitWidths, TrainingStep
+from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
 
 
 @dataclass
@@ -364,7 +364,7 @@ def steps(draw: st.DrawFn, graph: LayerGraph) -> TrainingStep:
     return TrainingStep(
         batch=graph.batch * passes,
         micro_batch=graph.batch,
-        optimizer=draw(st.sampled_from(["sgd", "momentum", "adam"])),
+        optimizer=draw(st.sampled_from(sorted(OPTIMIZER_STATES))),
         update=draw(st.sampled_from(["immediate", "deferred"])),
         bits=draw(
             st.sampled_from([BitWidths(), BitWidths(8, 8, 32, 32), BitWidths(32, 16, 16, 32)])

@@ -11,7 +11,7 @@ from costsim.hardware.meters.measure import Measured, measure
 from costsim.hardware.meters.scratch import ScratchTable
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import TrainingProgram, compile_program, even_cuts
-from costsim.ir.step import TrainingStep
+from costsim.ir.step import OPTIMIZER_STATES, TrainingStep
 from costsim.models.loading import load_model
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.graph import architecture_graph
@@ -67,7 +67,7 @@ def programs(draw: st.DrawFn, network: Traced) -> TrainingProgram:
     step = TrainingStep(
         batch=graph.batch * draw(st.integers(1, 2)),
         micro_batch=graph.batch,
-        optimizer=draw(st.sampled_from(["sgd", "momentum", "adam"])),
+        optimizer=draw(st.sampled_from(sorted(OPTIMIZER_STATES))),
         update=draw(st.sampled_from(["immediate", "deferred"])),
         recompute=even_cuts(graph, draw(st.integers(1, 3))),
     )

@@ -10,7 +10,6 @@ folder) and a microcontroller (open the line; emit, compile and load a firmware;
 answer; close).
 """
 
-import importlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from urllib.parse import parse_qsl
 
 from costsim.base.errors import CostsimError, InputError
 from costsim.base.progress import Progress
+from costsim.base.registry import Entry
 
 if TYPE_CHECKING:
     from costsim.hardware.results.outcome import Outcome
@@ -40,22 +40,16 @@ Reason = Literal[
     "failed",  # anything else that went wrong over there
 ]
 
-SCHEMES: Mapping[str, str] = {
-    "local": "costsim.hardware.targets.local:LocalTarget",
-    "ssh": "costsim.hardware.ssh.target:SshTarget",
-    "unicorn": "costsim.hardware.boards.unicorn:UnicornTarget",
-    "qemu": "costsim.hardware.boards.qemu:QemuTarget",
-    "serial": "costsim.hardware.boards.serial:SerialTarget",
+SCHEMES: Mapping[str, Entry] = {
+    "local": Entry("costsim.hardware.targets.local:LocalTarget", "local"),
+    "ssh": Entry("costsim.hardware.ssh.target:SshTarget", "ssh://user@host:port"),
+    "unicorn": Entry("costsim.hardware.boards.unicorn:UnicornTarget", "unicorn:cortex-m7"),
+    "qemu": Entry("costsim.hardware.boards.qemu:QemuTarget", "qemu:mps2-an500"),
+    "serial": Entry("costsim.hardware.boards.serial:SerialTarget", "serial:/dev/ttyACM0"),
 }
-"""Where the class of each kind of target is; imported when one is named."""
+"""The class of each kind of target, and how one is written."""
 
-EXAMPLES = (
-    "local",
-    "ssh://user@host:port",
-    "unicorn:cortex-m7",
-    "qemu:mps2-an500",
-    "serial:/dev/ttyACM0",
-)
+EXAMPLES = tuple(entry.words for entry in SCHEMES.values())
 
 
 class TargetError(CostsimError):
@@ -235,11 +229,5 @@ def parse_target(text: str, options: TargetOptions | None = None) -> Target:
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
         raise InputError(f"target {text!r}: a parameter is given twice")
-    module, _, name = SCHEMES[scheme].partition(":")
-    try:
-        found: type[Target] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise InputError(f"target {text!r}: this version has no {scheme} targets") from error
+    found: type[Target] = SCHEMES[scheme].load()
     return found.parse(place.removeprefix("//"), parameters, options or TargetOptions())

@@ -14,7 +14,7 @@ from costsim.problem.solution import Solution
 
 if TYPE_CHECKING:
     from costsim.learning.adaptation.backbone import Backbone
-    from costsim.learning.adaptation.guard import Guard
+    from costsim.learning.adaptation.guard.base import Guard
     from costsim.learning.adaptation.situation import Situation
 
 

@@ -11,7 +11,7 @@ from costsim import __version__
 from costsim.base.errors import InputError
 from costsim.ir.plan import UpdatePlan
 from costsim.learning.adaptation.cost import MethodCost, method_cost
-from costsim.learning.adaptation.guard import Guard, NoGuard
+from costsim.learning.adaptation.guard.base import Guard, NoGuard
 from costsim.learning.adaptation.loop import Trained, train
 from costsim.learning.adaptation.method import Choice, Method
 from costsim.learning.adaptation.situation import Situation

@@ -26,7 +26,8 @@ from costsim.learning.adaptation.settings import Settings
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance, inspected_layers
 from costsim.problem.problem import Problem
-from costsim.run.criteria import CRITERIA, Criterion
+from costsim.run.criteria import CRITERIA
+from costsim.run.criteria.base import Criterion
 from costsim.run.criteria.loss import PrototypeLoss, prototypes
 from costsim.run.criteria.samples import first_without_samples
 

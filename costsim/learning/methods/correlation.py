@@ -18,8 +18,8 @@ from costsim.learning.adaptation.method import Choice, Method, NothingFits
 from costsim.learning.adaptation.situation import Situation
 from costsim.problem.importance import ChannelScores, Importance, inspected_layers
 from costsim.problem.solution import Solver
-from costsim.run.criteria import Criterion
-from costsim.solvers import Exact
+from costsim.run.criteria.base import Criterion
+from costsim.solvers.exact import Exact
 from costsim.solving.solve import solve_uninterrupted
 
 WITH_BIASES = " +biases"

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from costsim.learning.adaptation.guard import Guard, Shrinkage
+from costsim.learning.adaptation.guard.base import Guard
+from costsim.learning.adaptation.guard.shrinkage import Shrinkage
 from costsim.learning.methods.tinytrain import TinyTrain
 from costsim.problem.solution import Solver
-from costsim.run.criteria import Criterion
-from costsim.solvers import Exact
+from costsim.run.criteria.base import Criterion
+from costsim.solvers.exact import Exact
 
 
 @dataclass(frozen=True)

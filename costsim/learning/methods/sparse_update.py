@@ -14,7 +14,7 @@ from costsim.learning.methods.static import no_source, static_importance
 from costsim.pricing.accounting.sparse_update import input_channel_norms, scheme_plan
 from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.solution import Solution, Solver
-from costsim.solvers import Evolutionary
+from costsim.solvers.evolutionary import Evolutionary
 from costsim.solvers.static_scheme import published
 from costsim.solving.solve import solve_uninterrupted
 

@@ -13,7 +13,7 @@ from costsim.problem.importance import (
     Importance,
     inspected_layers,
 )
-from costsim.run.criteria import Criterion
+from costsim.run.criteria.base import Criterion
 
 
 def static_importance(

@@ -9,8 +9,9 @@ from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods.static import no_source, static_importance
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
 from costsim.problem.solution import Solver
-from costsim.run.criteria import CRITERIA, Criterion
-from costsim.solvers import Greedy
+from costsim.run.criteria import CRITERIA
+from costsim.run.criteria.base import Criterion
+from costsim.solvers.greedy import Greedy
 from costsim.solving.solve import solve_uninterrupted
 
 

@@ -50,8 +50,7 @@ class Settings:
             if not allowed:
                 value = getattr(self, name)
                 raise InputError(f"{name.replace('_', ' ')} is {value:g}; allowed is {told}")
-        if self.loss not in LOSSES:
-            raise InputError(f"loss {self.loss!r}; allowed are {', '.join(LOSSES)}")
+        LOSSES.check(self.loss)
 
 
 class Trainer:

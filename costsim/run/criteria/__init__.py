@@ -4,47 +4,39 @@ To add one: a frozen dataclass in a file of its own and an entry in `CRITERIA`. 
 imports torch until a criterion that needs it is asked for scores.
 """
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from costsim.run.criteria.base import Criterion, Request
-from costsim.run.criteria.first_order import FirstOrder, FirstOrderAdam
-from costsim.run.criteria.fisher import Fisher
-from costsim.run.criteria.gradient_norm import GradientNorm
-from costsim.run.criteria.l2_norm import L2Norm
-from costsim.run.criteria.loss import LOSSES, CrossEntropy, Loss, PrototypeLoss, prototype_loss
-from costsim.run.criteria.random import Random
-from costsim.run.criteria.step_gain import StepGain
-from costsim.run.criteria.weight_gradient import WeightGradient
+from costsim.base.registry import Entry, Registry
 
-CRITERIA: Mapping[str, Criterion] = {
-    criterion.name: criterion
-    for criterion in (
-        Fisher(),
-        L2Norm(),
-        WeightGradient(),
-        GradientNorm(),
-        FirstOrder(),
-        FirstOrderAdam(),
-        StepGain(),
-        Random(),
-    )
-}
+if TYPE_CHECKING:
+    from costsim.run.criteria.base import Criterion
 
-__all__ = [
-    "CRITERIA",
-    "LOSSES",
-    "Criterion",
-    "CrossEntropy",
-    "FirstOrder",
-    "FirstOrderAdam",
-    "Fisher",
-    "GradientNorm",
-    "L2Norm",
-    "Loss",
-    "PrototypeLoss",
-    "Random",
-    "Request",
-    "StepGain",
-    "WeightGradient",
-    "prototype_loss",
-]
+CRITERIA: "Registry[Criterion]" = Registry(
+    "criterion",
+    {
+        "fisher": Entry(
+            "costsim.run.criteria.fisher:Fisher",
+            "the paper's: Fisher information of the channel's outputs",
+        ),
+        "l2_norm": Entry(
+            "costsim.run.criteria.l2_norm:L2Norm", "the norm of its weights, without samples"
+        ),
+        "weight_gradient": Entry(
+            "costsim.run.criteria.weight_gradient:WeightGradient", "weights times gradients"
+        ),
+        "gradient_norm": Entry(
+            "costsim.run.criteria.gradient_norm:GradientNorm", "the norm of its gradient"
+        ),
+        "first_order": Entry(
+            "costsim.run.criteria.first_order:FirstOrder", "what a small step of SGD would bring"
+        ),
+        "first_order_adam": Entry(
+            "costsim.run.criteria.first_order:FirstOrderAdam", "what one of Adam would bring"
+        ),
+        "step_gain": Entry(
+            "costsim.run.criteria.step_gain:StepGain",
+            "what a step of its size would bring, curvature and all",
+        ),
+        "random": Entry("costsim.run.criteria.random:Random", "by lot, from the seed"),
+    },
+)

@@ -109,9 +109,7 @@ class Criterion(ABC):
         elif self.uses_samples and not len(images):
             raise InputError(f"criterion {self.name} needs at least one sample")
         if isinstance(loss, str):
-            if loss not in LOSSES:
-                raise InputError(f"loss {loss!r} is unknown; allowed are {', '.join(LOSSES)}")
-            loss = LOSSES[loss]
+            loss = LOSSES.make(loss)
         targets = _targets(graph, layers, axes)
         request = Request(graph, tensors, images, labels, targets, loss, seed, progress)
         scores = self.channel_scores(request)

@@ -5,11 +5,11 @@ sample's own gradient, whatever the number of samples beside it.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from costsim.base.errors import InputError
+from costsim.base.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,4 +121,14 @@ class CrossEntropy:
         return functional.cross_entropy(logits, labels, reduction="sum")
 
 
-LOSSES: Mapping[str, Loss] = {"prototype": PrototypeLoss(), "cross_entropy": CrossEntropy()}
+LOSSES: Registry[Loss] = Registry(
+    "loss",
+    {
+        "prototype": Entry(
+            "costsim.run.criteria.loss:PrototypeLoss", "for a model that returns features"
+        ),
+        "cross_entropy": Entry(
+            "costsim.run.criteria.loss:CrossEntropy", "for one that returns logits"
+        ),
+    },
+)

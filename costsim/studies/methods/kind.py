@@ -1,8 +1,9 @@
 """Studies of methods, as the engine of studies sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from costsim.learning.methods import make_method
 from costsim.studies.engine import Kind
 from costsim.studies.methods.cells import MethodCell, MethodStudy
 from costsim.studies.methods.spec import KEYS, MethodStudyReader
@@ -12,16 +13,9 @@ from costsim.studies.methods.work import MakeMethod, MethodWorkshop
 
 @dataclass(frozen=True)
 class MethodStudies(Kind[MethodCell]):
-    """Methods by `make_method` on models, domains, seeds and devices.
+    """Methods by `make_method` on models, domains, seeds and devices."""
 
-    `methods` and `guards` are the names that a file may have, `static` the methods that choose by
-    tasks of a source.
-    """
-
-    make_method: MakeMethod
-    methods: tuple[str, ...]
-    guards: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
+    make_method: MakeMethod = field(default=make_method)
 
     schema = SCHEMA
     columns = COLUMNS
@@ -29,15 +23,14 @@ class MethodStudies(Kind[MethodCell]):
     keys = KEYS
     doing = "adapting"
     preload = (
-        "costsim.learning.adaptation",
-        "costsim.learning.methods",
+        "costsim.learning.adaptation.one_task",
+        "costsim.learning.methods.tinytrain",
         "costsim.studies.methods.work",
     )
 
     def study(self, document: object, source: str, folder: Path) -> MethodStudy:
         """See `costsim.studies.methods.spec`."""
-        reader = MethodStudyReader(source, folder, self.methods, self.guards, self.static)
-        return reader.study(document)
+        return MethodStudyReader(source, folder).study(document)
 
     def workshop(self) -> MethodWorkshop:
         """Where methods adapt."""

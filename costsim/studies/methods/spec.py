@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 
 from costsim.base.errors import InputError, shown
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
+from costsim.learning.adaptation.guard import GUARDS
 from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
+from costsim.learning.methods import METHODS
 from costsim.planning import BudgetRequest
 from costsim.studies.engine import FileReader, images_name
 from costsim.studies.methods.analysis import AVERAGE
@@ -44,13 +46,9 @@ class _Method:
 
 @dataclass(frozen=True)
 class MethodStudyReader(FileReader):
-    """Reads a study; `methods` and `guards` are the known names, `static` need a source."""
+    """Reads a study of methods."""
 
     model_keys = ("weights", "resolution", "name")
-
-    methods: tuple[str, ...]
-    guards: tuple[str, ...]
-    static: tuple[str, ...]
 
     def study(self, document: object) -> MethodStudy:
         """The study of the whole document."""
@@ -94,11 +92,8 @@ class MethodStudyReader(FileReader):
             given = "None"
         entry = self.entry(given, key, "method", ("learning-rate", "guard", "name"))
         name = self.text(entry["method"], f"{key}.method")
-        if name not in self.methods:
-            raise InputError(
-                f"{self.where(f'{key}.method')}: {shown(name)} is unknown; known are "
-                f"{', '.join(self.methods)}"
-            )
+        with self.at(f"{key}.method"):
+            METHODS.check(name)
         label = self.text(entry.get("name", name), f"{key}.name")
         rates = entry.get("learning-rate")
         for rate in rates if isinstance(rates, list) and rates else [rates]:
@@ -113,12 +108,11 @@ class MethodStudyReader(FileReader):
         if len(set(several)) < len(several):
             raise InputError(f"{self.where(f'{key}.learning-rate')}: a rate is there twice")
         guard = entry.get("guard")
-        if guard is not None and guard not in self.guards:
-            raise InputError(
-                f"{self.where(f'{key}.guard')}: {shown(guard)} is unknown; known are "
-                f"{'; '.join(self.guards)}"
-            )
-        static = name in self.static
+        if guard is not None:
+            guard = self.text(guard, f"{key}.guard")
+            with self.at(f"{key}.guard"):
+                GUARDS.check(guard)
+        static = name in METHODS.tagged("source")
         return _Method(
             label, tuple(MethodChoice(name, label, rate, guard, static) for rate in several)
         )

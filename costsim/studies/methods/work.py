@@ -12,7 +12,10 @@ from costsim.studies.methods.cells import MethodCell
 
 if TYPE_CHECKING:
     from costsim.data import ImageSource
-    from costsim.learning.adaptation import Adapted, Backbone, Method, Situation
+    from costsim.learning.adaptation.backbone import Backbone
+    from costsim.learning.adaptation.method import Method
+    from costsim.learning.adaptation.one_task import Adapted
+    from costsim.learning.adaptation.situation import Situation
 
 MakeMethod = Callable[[str], "Method"]
 """`costsim.learning.methods.make_method`."""
@@ -46,7 +49,8 @@ class MethodWorkshop(Workshop[MethodCell]):
             return Computed({**failed(cell, error, self.broken), **task})
 
     def _adapted(self, cell: MethodCell, situation: "Situation") -> dict[str, Any]:
-        from costsim.learning.adaptation import adapt, make_guard
+        from costsim.learning.adaptation.guard import make_guard
+        from costsim.learning.adaptation.one_task import adapt
 
         rate, guard = cell.method.learning_rate, cell.method.guard
         method = self.method(cell)
@@ -72,7 +76,8 @@ class MethodWorkshop(Workshop[MethodCell]):
         if cell.source is None:
             return self._make_method(cell.method.method)
         if cell.source_key not in self._informed:
-            from costsim.learning.adaptation import Place, source_situations
+            from costsim.learning.adaptation.place import Place
+            from costsim.learning.adaptation.source import source_situations
 
             tasks = source_situations(
                 self._backbone(cell.model),
@@ -93,7 +98,8 @@ class MethodWorkshop(Workshop[MethodCell]):
         return self._situation[1]
 
     def _made(self, cell: MethodCell) -> "Situation":
-        from costsim.learning.adaptation import Place, Situation
+        from costsim.learning.adaptation.place import Place
+        from costsim.learning.adaptation.situation import Situation
 
         backbone = self._backbone(cell.model)
         channels, height, width = backbone.input_shape
@@ -109,7 +115,7 @@ class MethodWorkshop(Workshop[MethodCell]):
 
     def _backbone(self, model: ModelChoice) -> "Backbone":
         if model not in self._backbones:
-            from costsim.learning.adaptation import load_backbone
+            from costsim.learning.adaptation.backbone import load_backbone
 
             self._backbones.clear()
             self._backbones[model] = load_backbone(

@@ -16,6 +16,7 @@ import numpy as np
 
 from costsim.base.intervals import FEWEST_TASKS, Mean
 from costsim.base.units import format_percent
+from costsim.solvers import SOLVERS
 
 EQUAL = 1e-9
 """Loss up to which two gains are the same."""
@@ -226,7 +227,7 @@ class SolverFindings:
     @property
     def without_plan(self) -> int:
         """Problems that an exact solver proved to have no plan."""
-        exact = ("exact", "ilp", "ilp-cbc", "brute-force")
+        exact = SOLVERS.tagged("proves")
         return len(
             {
                 row["problem"]

@@ -1,16 +1,16 @@
 """The cells of a comparison: one solver on one problem each, and what an answer depends on."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from costsim import __version__
-from costsim.device import DeviceSpec, load_device
-from costsim.ir.step import TrainingStep
+from costsim.device import DeviceSpec, load_device, shipped_devices
+from costsim.ir.step import Optimizer, TrainingStep
 from costsim.planning import DEFAULT_SHOTS, BudgetRequest, PlanRequest
-from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS, SCORED_AXES
+from costsim.problem.axes import SCORED_AXES
+from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.problem.solution import Solver
 from costsim.studies.engine import (
     Cell,
@@ -23,12 +23,6 @@ from costsim.studies.engine import (
     model_digest,
     unchanged_device,
 )
-
-OPTIMIZERS: Mapping[str, Literal["sgd", "momentum", "adam"]] = {
-    "sgd": "sgd",
-    "momentum": "momentum",
-    "adam": "adam",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +88,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     bias: bool = False
     batch: int = 1
-    optimizer: str = "sgd"
+    optimizer: Optimizer = "sgd"
     resolution: int | None = None
     time_limit_s: float | None = None
     accuracy: bool = False
@@ -203,7 +197,7 @@ class SolverCell(Cell):
             with_bias=settings.bias,
             step=TrainingStep(
                 batch=settings.batch,
-                optimizer=OPTIMIZERS[settings.optimizer],
+                optimizer=settings.optimizer,
                 bits=device.bits.usual,
             ),
             budget=self.budget.on(device),
@@ -218,7 +212,7 @@ class SolverStudy(Study[SolverCell]):
 
     solvers: tuple[str, ...] = ("exact", "greedy")
     models: tuple[ModelChoice, ...] = (ModelChoice("mcunet-5fps"),)
-    devices: tuple[str, ...] = ("jetson-nano", "pi-zero-2", "stm32f746", "stm32h743")
+    devices: tuple[str, ...] = field(default_factory=lambda: tuple(shipped_devices()))
     budgets: tuple[BudgetChoice, ...] = (BudgetChoice("recommended"),)
     tasks: tuple[TaskChoice, ...] = (TaskChoice(),)
     settings: Settings = field(default_factory=Settings)

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from costsim.solvers import make_solver
 from costsim.studies.engine import Kind
 from costsim.studies.solvers.cells import SolverCell, SolverStudy
 from costsim.studies.solvers.spec import KEYS, SolverStudyReader
@@ -16,14 +17,18 @@ from costsim.studies.solvers.work import MakeSolver, SolverWorkshop
 class SolverStudies(Kind[SolverCell]):
     """Solvers by `make_solver` on models, devices, budgets and tasks."""
 
-    make_solver: MakeSolver
+    make_solver: MakeSolver = field(default=make_solver)
 
     schema = SCHEMA
     columns = COLUMNS
     broken = "error"
     keys = KEYS
     doing = "solving"
-    preload = ("costsim.studies.solvers.work", "costsim.run.criteria.passes", "costsim.solvers")
+    preload = (
+        "costsim.studies.solvers.work",
+        "costsim.run.criteria.passes",
+        "costsim.solvers.exact",
+    )
     shared_table = "importances"
 
     def study(self, document: object, source: str, folder: Path) -> SolverStudy:

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 from costsim.base.errors import InputError, shown
 from costsim.base.units import parse_quantity, parse_seconds
+from costsim.ir.step import OPTIMIZER_STATES
 from costsim.planning import DEFAULT_SHOTS
-from costsim.problem.importance import SCORED_AXES
+from costsim.problem.axes import SCORED_AXES
 from costsim.problem.solution import Solver
-from costsim.run.criteria import CRITERIA, LOSSES
+from costsim.run.criteria import CRITERIA
+from costsim.run.criteria.loss import LOSSES
 from costsim.studies.engine import LIMITS, FileReader
 from costsim.studies.solvers.cells import (
-    OPTIMIZERS,
     BudgetChoice,
     Settings,
     SolverStudy,
@@ -126,7 +127,7 @@ class SolverStudyReader(FileReader):
                 case "axis":
                     found[name] = self.one_of(value, key, tuple(SCORED_AXES))
                 case "optimizer":
-                    found[name] = self.one_of(value, key, tuple(OPTIMIZERS))
+                    found[name] = self.one_of(value, key, tuple(OPTIMIZER_STATES))
                 case "inspect":
                     found[name] = None if value == "all" else self.number(value, key, 1, 10_000)
                 case "layers" | "exclude":

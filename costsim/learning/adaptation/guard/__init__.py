@@ -5,44 +5,42 @@ of the change to keep: with `w0` the base and `w` what the training made of it, 
 for a share s of 0 to 1. It is handed the task without its query images.
 """
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from costsim.base.errors import InputError
-from costsim.learning.adaptation.guard.base import Fit, Guard, NoGuard
-from costsim.learning.adaptation.guard.cross_validation import CrossValidation, divide
-from costsim.learning.adaptation.guard.leave_one_out import LeaveOneOut, leave_one_out_similarity
-from costsim.learning.adaptation.guard.likelihood import SHARES, TEMPERATURES, Judged
-from costsim.learning.adaptation.guard.shrinkage import Shrinkage
+from costsim.base.registry import Entry, Registry
 
-GUARDS: Mapping[str, Callable[[], Guard]] = {
-    "none": NoGuard,
-    "shrink": Shrinkage,
-    "leave-one-out": LeaveOneOut,
-    "2-fold": CrossValidation,
-    "5-fold": lambda: CrossValidation(folds=5),
-    "2-fold, 3 rates": lambda: CrossValidation(rate_factors=(1.0, 3.0, 10.0)),
-}
+if TYPE_CHECKING:
+    from costsim.learning.adaptation.guard.base import Guard
+
+GUARDS: "Registry[Guard]" = Registry(
+    "guard",
+    {
+        "none": Entry("costsim.learning.adaptation.guard.base:NoGuard", "all of the change"),
+        "shrink": Entry(
+            "costsim.learning.adaptation.guard.shrinkage:Shrinkage", "three quarters of it"
+        ),
+        "leave-one-out": Entry(
+            "costsim.learning.adaptation.guard.leave_one_out:LeaveOneOut",
+            "what is best for the images themselves",
+        ),
+        "2-fold": Entry(
+            "costsim.learning.adaptation.guard.cross_validation:CrossValidation",
+            "what is best for images held out, for about one more training",
+        ),
+        "5-fold": Entry(
+            "costsim.learning.adaptation.guard.cross_validation:CrossValidation",
+            "the same, for about four more",
+            {"folds": 5},
+        ),
+        "2-fold, 3 rates": Entry(
+            "costsim.learning.adaptation.guard.cross_validation:CrossValidation",
+            "the learning rate is chosen by them too, for about three more",
+            {"rate_factors": (1.0, 3.0, 10.0)},
+        ),
+    },
+)
 
 
-def make_guard(name: str) -> Guard:
+def make_guard(name: str) -> "Guard":
     """The guard called `name`; raises `InputError` for another name."""
-    if name not in GUARDS:
-        raise InputError(f"guard {name!r} is unknown; known are {'; '.join(GUARDS)}")
-    return GUARDS[name]()
-
-
-__all__ = [
-    "GUARDS",
-    "SHARES",
-    "TEMPERATURES",
-    "CrossValidation",
-    "Fit",
-    "Guard",
-    "Judged",
-    "LeaveOneOut",
-    "NoGuard",
-    "Shrinkage",
-    "divide",
-    "leave_one_out_similarity",
-    "make_guard",
-]
+    return GUARDS.make(name)
