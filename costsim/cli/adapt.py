@@ -242,9 +242,9 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
     from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
-    from costsim.learning.adaptation.settings import Settings
+    from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
     from costsim.learning.adaptation.situation import Situation
-    from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS, source_situations
+    from costsim.learning.adaptation.source import source_situations
 
     method = make_method(given.method)
     guard = None if given.guard is None else make_guard(given.guard)

@@ -236,6 +236,26 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(
     assert isinstance(json.loads(done.stdout), dict)
 
 
+def test_what_is_finished_is_shown_without_torch(
+    sample: Sample, whole: Whole, tmp_path: Path
+) -> None:
+    store = StudyStore(tmp_path / "s.sqlite", sample.kind)
+    for row in whole(sample):
+        store.write({**row, **dict.fromkeys(sample.clocks, 0.5)})
+    arguments = [sample.command, str(sample.file(tmp_path)), "--store", str(store.path)]
+    arguments += ["--csv", str(tmp_path / "rows.csv"), "--report", str(tmp_path / "page.html")]
+    if sample.command == "study":
+        arguments += ["--show", "--latex", str(tmp_path / "table.tex")]
+    code = (
+        "import sys; from costsim.cli import main; "
+        f"assert main({arguments!r}) == 0; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").stat().st_size > 1000
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == CELLS + 1
+
+
 def test_two_commands_at_once_share_the_cells(sample: Sample, whole: Whole, tmp_path: Path) -> None:
     path, file = tmp_path / "s.sqlite", sample.file(tmp_path)
     # Every row that anybody tries to write.

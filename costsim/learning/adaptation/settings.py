@@ -8,6 +8,9 @@ from costsim.base.errors import InputError
 from costsim.ir.step import OPTIMIZER_STATES, TrainingStep
 from costsim.planning import DEFAULT_ITERATIONS
 
+DEFAULT_SOURCE_TASKS = 10
+"""So many tasks of other images a method that needs them chooses by."""
+
 MOST_ITERATIONS = 1_000_000
 MOST_COPIES = 10_000
 """What is drawn for all of them is drawn at once."""

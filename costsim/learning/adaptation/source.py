@@ -7,10 +7,8 @@ from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, ImageSource, Progress, sample_episode
 from costsim.learning.adaptation.backbone import Backbone
 from costsim.learning.adaptation.place import Place
-from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
 from costsim.learning.adaptation.situation import Situation
-
-DEFAULT_SOURCE_TASKS = 10
 
 FIRST_SEED = 0x53524345
 """Of source tasks: far from those that a person gives, so that no task is its own source."""

@@ -9,8 +9,7 @@ from costsim import __version__
 from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, MetaDatasetEpisode
 from costsim.device import load_device
-from costsim.learning.adaptation.settings import Settings
-from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
+from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
 from costsim.planning import BudgetRequest
 from costsim.studies.engine import (
     Cell,

@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 from costsim.base.errors import InputError, shown
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.learning.adaptation.guard import GUARDS
-from costsim.learning.adaptation.settings import Settings
-from costsim.learning.adaptation.source import DEFAULT_SOURCE_TASKS
+from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
 from costsim.learning.methods import METHODS
 from costsim.planning import BudgetRequest
 from costsim.studies.engine import FileReader, images_name
