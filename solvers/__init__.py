@@ -61,9 +61,9 @@ SOLVERS: "Registry[Solver]" = Registry(
         ),
     },
 )
-"""`proves`: an answer of its own is the best there is, or is told
-not to be; `no scores`: the choice is the same whatever the channels are worth; `whole network`: it
-is of all of it, whatever was inspected."""
+"""`proves`: it proves its plan the best there is, given the time; `no scores`: the choice is the
+same whatever the channels are worth; `whole network`: it is of all of it, whatever was inspected.
+"""
 
 
 def make_solver(

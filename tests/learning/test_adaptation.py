@@ -620,7 +620,7 @@ def test_json_of_a_meta_dataset_episode(capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--method", "magic"], "method 'magic' is unknown; known are None, FullTrain"),
+        (["--method", "magic"], "method 'magic' is unknown; known are None; FullTrain"),
         (["--guard", "dog"], "guard 'dog' is unknown"),
         (["--data", "nowhere"], "nowhere: cannot be read"),
         (["--data", ""], "'' names no images; a path, or hub:NAME, is needed"),

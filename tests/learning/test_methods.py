@@ -77,7 +77,7 @@ def test_the_registry_has_the_papers_methods_by_name() -> None:
         assert method.name == name or name == "BiasOnly"
         assert make_method(name.upper()) == method
         assert method.learning_rate >= 0
-    with pytest.raises(InputError, match="method 'Magic' is unknown; known are None, FullTrain"):
+    with pytest.raises(InputError, match="method 'Magic' is unknown; known are None; FullTrain"):
         make_method("Magic")
 
 
