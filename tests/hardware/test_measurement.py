@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,6 +264,25 @@ def test_arrays_may_outlive_the_recorder():
         array = np.zeros(100_000)
     array = np.concatenate([array, np.ones(10)])
     assert array.sum() == 10
+
+
+def test_building_and_measuring_loads_no_compiler():
+    """PyTorch's, and the symbolic algebra it brings: seconds before anything is measured."""
+    script = (
+        "import sys; from measuring import full_program, measured, traced; import costsim.cli\n"
+        "network = traced('mcunet-5fps', side=32)\n"
+        "measured(network, full_program(network))\n"
+        "print(*sorted({'sympy', 'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
+    )
+    support = Path(__file__).parents[1] / "support"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(support)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 def test_peak_is_within_a_piece():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd.profiler import profile, record_function
 
 from costsim.hardware.meters.numpy_memory import watch_numpy
 
@@ -66,20 +66,15 @@ def record_allocations() -> Iterator[AllocationRecorder]:
     Releases of blocks that were there before are not seen.
     """
     recorder = AllocationRecorder()
-    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
-    with _silence():
-        profiler.start()
-        try:
-            with watch_numpy(lambda size: _note(f"numpy {size}")):
-                yield recorder
-        finally:
-            profiler.stop()
+    # What `torch.profiler` wraps; the wrapper would load PyTorch's compiler before it starts.
+    profiler = profile(use_kineto=True, profile_memory=True)
+    with _silence(), profiler, watch_numpy(lambda size: _note(f"numpy {size}")):
+        yield recorder
     recorder.pieces.extend(_pieces(profiler))
 
 
 def _pieces(profiler: profile) -> Iterator[Piece]:
-    assert profiler.profiler is not None
-    results: Any = profiler.profiler.kineto_results
+    results: Any = profiler.kineto_results
     changes: list[int] = []
     numpy_bytes = 0
     for event in sorted(results.events(), key=lambda event: event.start_ns()):

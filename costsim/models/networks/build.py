@@ -107,8 +107,7 @@ class Network(nn.Module):
 def _add_convolution(
     module: nn.Module, name: str, spec: ConvolutionSpec, norm_eps: float | None
 ) -> None:
-    convolution = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        nn.Conv2d,
+    convolution = nn.Conv2d(
         spec.in_channels,
         spec.out_channels,
         spec.kernel,
@@ -116,7 +115,13 @@ def _add_convolution(
         padding=spec.kernel // 2,
         groups=spec.groups,
         bias=norm_eps is None,
+        device="meta",
     )
+    # Not `nn.utils.skip_init`, which does the same and loads a symbolic algebra for it: half a
+    # second of every command.
+    convolution.weight = nn.Parameter(torch.empty(spec.weight_shape))
+    if convolution.bias is not None:
+        convolution.bias = nn.Parameter(torch.empty(spec.out_channels))
     module.add_module(name, convolution)
     norm = nn.Identity() if norm_eps is None else FrozenBatchNorm(spec.out_channels, eps=norm_eps)
     module.add_module(f"{name}_norm", norm)

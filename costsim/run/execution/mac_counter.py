@@ -76,6 +76,11 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.others: set[str] = set()
         self._since = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled here, and keeping the compiler out would load all of it first."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
