@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # One worker a core already: threads of torch and BLAS would only fight. Read when they load.
 for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -34,6 +34,11 @@ settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+# For `mutants.py`: a failure is all it wants, and the smallest one can take minutes to find.
+settings.register_profile(
+    "mutants", parent=settings.default, phases=(Phase.explicit, Phase.generate)
+)
 
 
 if os.environ.get("COSTSIM_TEST_ONEDNN") == "off":

@@ -94,6 +94,7 @@ class Copy:
         """Run `tests` up to the first that fails, for `most_s` at most."""
         begun = time.monotonic()
         options = ["-q", "-x", "-n", "0", "-rf", "--tb=line", "-p", "no:cacheprovider"]
+        options += ["--hypothesis-profile=mutants"]
         try:
             ran = self._run(["-m", "pytest", *options, *tests], most_s)
         except subprocess.TimeoutExpired:
