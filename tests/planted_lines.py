@@ -24,6 +24,7 @@ PROGRAM = "tests/ir/test_program.py::"
 TABLE = "tests/pricing/test_table.py::"
 SOLVERS = "tests/solvers/test_solvers.py::"
 LAWS = "tests/test_mutants.py::"
+EXECUTION = "tests/run/test_execution.py::"
 KINDS = "tests/run/test_execution_kinds.py::"
 KERNELS = "tests/c/test_emission_kernels.py::"
 EPISODES = "tests/data/test_episodes.py::"
@@ -50,13 +51,13 @@ MUTANTS = (
         "costsim/ir/program/forward.py",
         "and self.last_reader[storage.name] == call.name",
         "and self.last_reader[storage.name] is not None",
-        (f"{PROGRAM}test_everything_read_was_written_and_not_overwritten",),
+        (f"{EXECUTION}test_what_two_branches_read_is_overwritten_by_neither",),
     ),
     Mutant(
         "costsim/ir/program/backward.py",
         'if form == "in_place" and last and alone:',
         'if form == "in_place" and last:',
-        (f"{PROGRAM}test_everything_read_was_written_and_not_overwritten",),
+        (f"{EXECUTION}test_what_two_branches_read_is_overwritten_by_neither",),
     ),
     Mutant(
         "costsim/ir/program/compile.py",
@@ -103,7 +104,10 @@ MUTANTS = (
         "costsim/pricing/derivation/memory.py",
         "keep.position < self.of.schedule.loss_position,",
         "keep.position <= self.of.positions,",
-        (f"{TABLE}test_table_and_program_agree_exactly",),
+        (
+            f"{TABLE}"
+            "test_channels_that_two_layers_share_in_a_second_pass_are_not_kept_from_the_first",
+        ),
     ),
     Mutant(
         "costsim/pricing/derivation/macs.py",
@@ -191,13 +195,13 @@ MUTANTS = (
         "costsim/run/execution/masks.py",
         "return x > 0",
         "return x >= 0",
-        ("tests/run/test_execution.py::test_at_a_jump_a_gradient_is_passed_as_by_torch",),
+        (f"{EXECUTION}test_at_a_jump_a_gradient_is_passed_as_by_torch",),
     ),
     Mutant(
         "costsim/run/execution/masks.py",
         "return (x >= o.minimum) & (x <= o.maximum)",
         "return (x > o.minimum) & (x < o.maximum)",
-        ("tests/run/test_execution.py::test_at_a_jump_a_gradient_is_passed_as_by_torch",),
+        (f"{EXECUTION}test_at_a_jump_a_gradient_is_passed_as_by_torch",),
     ),
     Mutant(
         "costsim/run/execution/convolution.py",
@@ -221,7 +225,7 @@ MUTANTS = (
         "costsim/run/execution/update.py",
         "scale: float = (1 - h.beta2**step) ** 0.5",
         "scale: float = (1 - h.beta2 ** (step + 1)) ** 0.5",
-        ("tests/run/test_execution.py::test_full_training_is_torch_optims",),
+        (f"{EXECUTION}test_full_training_is_torch_optims",),
     ),
     # Emission.
     Mutant(

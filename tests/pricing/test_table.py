@@ -74,6 +74,22 @@ def test_channels_of_a_view_of_a_kept_value_are_kept_from_the_first_pass():
     assert build_table(graph, step).price_plan(plan).kept_bytes[0] == kept
 
 
+def test_channels_that_two_layers_share_in_a_second_pass_are_not_kept_from_the_first():
+    g = GraphBuilder()
+    first = g.conv(g.input(1, 2, 4, 4), 4, bias=False)
+    shared = g.conv(first, 4, bias=False)
+    one, other = g.conv(shared, 4, bias=False), g.conv(shared, 4, bias=False)
+    joined = g.add(Add(), (one, other))
+    g.pool(g.conv(joined, 4, bias=False))
+    graph, step = g.graph(), TrainingStep(recompute=(first, joined))
+    plan = UpdatePlan((ChannelSubset(one, "input", (0,)), ChannelSubset(other, "input", (0, 1))))
+    program, table = compile_program(graph, plan, step), build_table(graph, step)
+    kept = sum(buffer.bytes for buffer in program.kept())
+    assert kept == 4 * 4 * 4 * 4  # `first`, from which `shared` is computed again
+    assert table.price_plan(plan).kept_bytes[0] == kept
+    assert table.price_plan(plan).peak_bytes[0] == memory_timeline(program).peak_bytes
+
+
 def attention_of_softmax():
     """A softmax on a view, between two places where the forward pass can be cut."""
     g = GraphBuilder()

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import InputError
-from costsim.ir.operators import Clamp, HardSigmoid, LeakyReLU, ReLU
-from costsim.ir.plan import UpdatePlan
+from costsim.ir.operators import Add, Clamp, HardSigmoid, LeakyReLU, ReLU
+from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
 from costsim.run.execution.executor import Executor, LossNotFinite
@@ -44,6 +44,18 @@ def test_gradients_of_selected_channels_are_autograds(data):
     plan = data.draw(plans(graph))
     check_gradients(graph, plan, step)
     check_rounded_gradients(graph, plan, step)
+
+
+@pytest.mark.parametrize("update", ["immediate", "deferred"])
+def test_what_two_branches_read_is_overwritten_by_neither(update):
+    """An activation that a branch reads later, and a gradient that a sum hands to both."""
+    g = GraphBuilder()
+    first = g.conv(g.input(1, 2, 4, 4), 3)
+    x = g.add(Add(), (g.relu(first), g.conv(first, 3)))
+    g.pool(g.add(Add(), (g.relu(g.conv(x, 3)), g.add(HardSigmoid(), (g.conv(x, 3),)))))
+    graph = g.graph()
+    plan = UpdatePlan((ChannelSubset(first, "output", (0, 2)),))  # nothing else is kept whole
+    check_gradients(graph, plan, TrainingStep(update=update))
 
 
 @settings(max_examples=200)
