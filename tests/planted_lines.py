@@ -131,10 +131,7 @@ MUTANTS = (
         "costsim/pricing/table.py",
         "chosen[:, : len(rank)] |= rank < counts[:, reader, None]",
         "chosen[:, : len(rank)] |= rank <= counts[:, reader, None]",
-        (
-            "tests/problem/test_bias_items.py::test_a_selection_costs_what_its_program_does",
-            f"{LAWS}test_the_price_of_a_plan_buys_its_gain",
-        ),
+        (f"{TABLE}test_channels_that_two_layers_take_in_different_orders_are_counted_once",),
     ),
     Mutant(
         "costsim/pricing/derivation/dominance.py",

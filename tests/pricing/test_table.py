@@ -1,6 +1,7 @@
 """The cost table and the compiled program are two derivations of the same numbers."""
 
 from dataclasses import fields, is_dataclass, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from costsim.ir.operators import Add, MatMul, ReLU, Reshape, Softmax
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import build_schedule, compile_program, memory_timeline
 from costsim.ir.step import TrainingStep
+from costsim.pricing.cost import price
 from costsim.pricing.derivation import build_table
 
 
@@ -88,6 +90,29 @@ def test_channels_that_two_layers_share_in_a_second_pass_are_not_kept_from_the_f
     assert kept == 4 * 4 * 4 * 4  # `first`, from which `shared` is computed again
     assert table.price_plan(plan).kept_bytes[0] == kept
     assert table.price_plan(plan).peak_bytes[0] == memory_timeline(program).peak_bytes
+
+
+def test_channels_that_two_layers_take_in_different_orders_are_counted_once():
+    """By counts, as solvers ask: the union of the first so many of each."""
+    g = GraphBuilder()
+    shared = g.conv(g.input(1, 2, 4, 4), 4, bias=False)
+    one, other = g.conv(shared, 3, bias=False), g.conv(shared, 3, bias=False)
+    g.pool(g.add(Add(), (one, other)))
+    graph = g.graph()
+    orders = {("input", one): (2, 0, 1, 3), ("input", other): (3, 2, 1, 0)}
+    table = build_table(graph, TrainingStep(), orders=orders)
+    for taken in product(range(5), repeat=2):
+        subsets = tuple(
+            ChannelSubset(layer, axis, tuple(sorted(order[:count])))
+            for ((axis, layer), order), count in zip(orders.items(), taken, strict=True)
+            if count
+        )
+        counts = np.zeros((1, len(table.atoms)), dtype=int)
+        for atom, count in zip(orders, taken, strict=True):
+            counts[0, table.atoms.index(atom)] = count
+        memory = price(compile_program(graph, UpdatePlan(subsets), TrainingStep())).memory
+        found = table.price(counts)
+        assert (found.kept_bytes[0], found.peak_bytes[0]) == (memory.kept_bytes, memory.peak_bytes)
 
 
 def attention_of_softmax():
