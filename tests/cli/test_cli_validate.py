@@ -99,7 +99,7 @@ def test_a_plan_for_bits_that_torch_does_not_train_in_is_priced_again(bits, tmp_
 @pytest.mark.parametrize(("bits", "dtype"), [("16", "bfloat16"), ("64", "float64")])
 def test_a_plan_for_16_or_64_bits_runs_in_them(bits, dtype, tmp_path, capsys):
     path, found = tmp_path / "plan.json", tmp_path / "m.json"
-    arguments = ["plan", "--device", "jetson-nano", "--resolution", "48", "--bits", bits]
+    arguments = ["plan", "--device", "jetson-nano", "--resolution", "32", "--bits", bits]
     assert main([*arguments, "--criterion", "l2_norm", "--out", str(path)]) == 0
     assert main(["validate", str(path), "--steps", "1", "--measurement", str(found)]) == 0
     assert "priced again" not in capsys.readouterr().out

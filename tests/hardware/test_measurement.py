@@ -72,7 +72,7 @@ def check(network, program):
 def test_drawn_plans_cost_what_they_are_priced(name):
     network = traced(name)
 
-    @settings(max_examples=2 if name in NETWORKS else 4)
+    @settings(max_examples=1 if name in NETWORKS else 3)
     @given(st.data())
     def run(data):
         check(network, data.draw(programs(network)))

@@ -37,9 +37,24 @@ def images(count: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=3)
+def test_gradients_bytes_and_macs(name):
+    @settings(max_examples=1 if name in NETWORKS else 3)
+    @given(st.data())
+    def run(data):
+        check_drawn(name, data)
+
+    run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=10)
 @given(st.data())
-def test_gradients_bytes_and_macs(name, data):
+def test_gradients_bytes_and_macs_of_more_plans(name, data):
+    check_drawn(name, data)
+
+
+def check_drawn(name, data):
     double, single = traced(name, torch.float64), traced(name, torch.float32)
     plan = data.draw(plans(double.graph))
     passes = data.draw(st.integers(1, 2))
