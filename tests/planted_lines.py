@@ -158,7 +158,7 @@ MUTANTS = (
         "solvers/search.py",
         "self._split(node, [opened, node.case.close(closed)])",
         "self._split(node, [opened])",
-        (f"{SOLVERS}test_exact_equals_brute_force",),
+        (f"{SOLVERS}test_the_optimum_of_a_budget_that_a_plan_meets_exactly",),
     ),
     Mutant(
         "solvers/dominance.py",
@@ -204,7 +204,7 @@ MUTANTS = (
         "costsim/run/execution/convolution.py",
         "stride = (height * width * c, 1, width * c, c)",
         "stride = (height * width * c, 1, height * c, c)",
-        (f"{KINDS}test_convolutions_of_images_agree_in_single_precision_too",),
+        ("tests/run/test_execution_layout.py::test_both_formats_make_the_same_step",),
     ),
     Mutant(
         "costsim/run/execution/convolution.py",

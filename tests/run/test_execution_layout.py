@@ -17,8 +17,17 @@ from costsim.run.execution.masks import PASSES, in_memory_order, mask_of, multip
 CPU = torch.device("cpu")
 
 
-def test_both_formats_make_the_same_step():
-    graph, step = chain(batch=2), TrainingStep(2)
+def pointwise():
+    """Products of pixels, of images that are not square."""
+    g = GraphBuilder()
+    x = g.relu(g.conv(g.input(2, 3, 4, 6), 5, 3))
+    g.pool(g.conv(g.relu(g.conv(x, 4, 1)), 3, 1))
+    return g.graph()
+
+
+@pytest.mark.parametrize("graph", [chain(batch=2), pointwise()], ids=["chain", "pointwise"])
+def test_both_formats_make_the_same_step(graph):
+    step = TrainingStep(2)
     program = compile_program(graph, UpdatePlan.full(graph), step)
     start = random_tensors(graph, torch.float32)
     x, targets = settled_images(graph, start, step), targets_for(graph, step, torch.float32)
