@@ -230,7 +230,7 @@ def fuzz(kinds: tuple[Kind, ...], folder: Path, cases: int) -> None:
 
 
 def test_damaged_files(kinds: tuple[Kind, ...], tmp_path: Path) -> None:
-    fuzz(kinds, tmp_path, 500)
+    fuzz(kinds, tmp_path, 300)
 
 
 @pytest.mark.slow

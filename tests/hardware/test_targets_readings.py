@@ -85,7 +85,7 @@ def test_a_run_that_ended_stands_before_what_is_left_of_the_next(
     found: list[Found] = []
     killer = threading.Thread(target=kill_second_worker, args=(tmp_path,), daemon=True)
     killer.start()
-    few = with_options(job, steps=250)
+    few = with_options(job, steps=120)
     local = parse_target("local", TargetOptions(folder=str(tmp_path)))
     measure_on([local], few, repeats=3, watch=Watch(), found=found.append)
     killer.join()
@@ -97,9 +97,9 @@ def test_a_run_that_ended_stands_before_what_is_left_of_the_next(
     assert rest.outcome.measurement is not None
     assert not whole.outcome.partial
     assert rest.outcome.partial
-    assert len(whole.outcome.measurement.step_s) == 250 > len(rest.outcome.measurement.step_s)
+    assert len(whole.outcome.measurement.step_s) == 120 > len(rest.outcome.measurement.step_s)
     steps = len(rest.outcome.measurement.step_s)
-    assert failure.message.endswith(f"; {steps} of the 250 steps it was at are kept")
+    assert failure.message.endswith(f"; {steps} of the 120 steps it was at are kept")
 
 
 def kill_second_worker(folder: Path) -> None:

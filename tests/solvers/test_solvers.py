@@ -395,7 +395,7 @@ def test_without_limits_everything_is_taken():
         assert solve(problem, make_solver(name)).objective == pytest.approx(total)
 
 
-@settings(max_examples=300, derandomize=True)  # one in thirty has two parties to a cost
+@settings(max_examples=150, derandomize=True)  # one in thirty has two parties to a cost
 @given(problems(max_layers=5))
 def test_limits_that_nothing_reaches_are_none(problem):
     loose = solve(problem.within(Budget(memory_bytes=10**12)), Exact())

@@ -59,7 +59,7 @@ def small(problem, most=3000):
     return np.prod([c.size + 1.0 for c in problem.candidates]) <= most
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(problems(max_layers=3), st.sampled_from(sorted(BUDGETS)))
 def test_the_whole_frontier_equals_brute_force(problem, against):
     assume(small(problem) and problem.importance.full_gain > 0)

@@ -123,6 +123,16 @@ def sample(request: pytest.FixtureRequest) -> Sample:
     return found
 
 
+@pytest.fixture(
+    params=[SAMPLES["solvers"], pytest.param(SAMPLES["methods"], marks=pytest.mark.slow)],
+    ids=SAMPLES,
+)
+def quick_sample(request: pytest.FixtureRequest) -> Sample:
+    """One kind, and by `make slow` the other: for what the engine does with commands of any."""
+    found: Sample = request.param
+    return found
+
+
 def test_every_kind_has_a_sample_here() -> None:
     sources = Path(__file__).parents[2].joinpath("costsim").rglob("*.py")
     kinds = {
@@ -210,8 +220,9 @@ def rows_in(path: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(
-    sample: Sample, whole: Whole, tmp_path: Path
+    quick_sample: Sample, whole: Whole, tmp_path: Path
 ) -> None:
+    sample = quick_sample
     path, ours = tmp_path / "s.sqlite", Owner.of(os.getpid())
     store = StudyStore(path, sample.kind)
     store.claim(sample.cells()[-1].key, ours)  # it is not over before it is killed
@@ -256,7 +267,10 @@ def test_what_is_finished_is_shown_without_torch(
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == CELLS + 1
 
 
-def test_two_commands_at_once_share_the_cells(sample: Sample, whole: Whole, tmp_path: Path) -> None:
+def test_two_commands_at_once_share_the_cells(
+    quick_sample: Sample, whole: Whole, tmp_path: Path
+) -> None:
+    sample = quick_sample
     path, file = tmp_path / "s.sqlite", sample.file(tmp_path)
     # Every row that anybody tries to write.
     with closing(sqlite3.connect(StudyStore(path, sample.kind).path)) as database, database:
