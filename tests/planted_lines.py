@@ -210,19 +210,19 @@ MUTANTS = (
         "costsim/run/execution/convolution.py",
         "return own[0] if n == 1 else own.sum(0)",
         "return own[0]",
-        (f"{KINDS}test_convolutions_of_images_agree_in_single_precision_too",),
+        (f"{KINDS}test_convolutions_of_images_agree_in_single_precision_too[depthwise]",),
     ),
     Mutant(
         "costsim/run/execution/weight_gradient.py",
         "return dy.reshape(-1, *bias.shape).sum(0)",
         "return dy.reshape(-1, *bias.shape)[0]",
-        (f"{KINDS}test_each_kind_agrees_with_autograd",),
+        (f"{KINDS}test_each_kind_agrees_with_autograd[linear-alone]",),
     ),
     Mutant(
         "costsim/run/execution/update.py",
         "scale: float = (1 - h.beta2**step) ** 0.5",
         "scale: float = (1 - h.beta2 ** (step + 1)) ** 0.5",
-        (f"{EXECUTION}test_full_training_is_torch_optims",),
+        (f"{EXECUTION}test_full_training_is_torch_optims[1-immediate-adam]",),
     ),
     # Emission.
     Mutant(
@@ -235,13 +235,13 @@ MUTANTS = (
         "costsim/c/emission/memory.py",
         'return f"{symbol} + {block.offset}" if block.offset else symbol',
         "return symbol",
-        (f"{KERNELS}test_each_kind_steps_as_in_pytorch",),
+        (f"{KERNELS}test_some_channels_are_updated_as_in_pytorch[multiplied_depthwise]",),
     ),
     Mutant(
         "costsim/c/emission/kernels/convolution.c",
         "*high = start < size ? (size - start + step - 1) / step : 0;",
         "*high = start < size ? (size - start) / step : 0;",
-        (f"{KERNELS}test_each_kind_steps_as_in_pytorch",),
+        (f"{KERNELS}test_each_kind_steps_as_in_pytorch[max_pool-alone]",),
     ),
     Mutant(
         "costsim/c/emission/kernels/convolution.c",

@@ -258,12 +258,14 @@ def test_blocks_of_groups_say_what_they_add_to():
         ((3, 5), (2, 3), False, False),
         ((4,), (2, 3), True, True),
     ]
+    assert not any(b.adds_output for b in by_output)
     by_input = blocks_of(call, shapes, "input", (0, 2, 3))
     assert [(b.outputs, b.inputs, b.updated, b.adds_output) for b in by_input] == [
         ((0, 1, 2), (1,), False, False),
         ((0, 1, 2), (0,), True, True),
         ((3, 4, 5), (2, 3), True, False),
     ]
+    assert not any(b.adds_input for b in by_input)
 
 
 # The command.
