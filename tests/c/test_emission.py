@@ -97,7 +97,15 @@ def test_optimizers_updates_and_passes(optimizer, update, passes):
     check_against_pytorch(program, random_tensors(graph), labels, count=20, rate=0.02)
 
 
-@pytest.mark.parametrize("name", ["small_vit", "mobilenet_v3_like", *list(NETWORKS)[:3]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "small_vit",
+        "mobilenet_v3_like",
+        "mcunet-5fps",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS if n != "mcunet-5fps"),
+    ],
+)
 def test_networks(name):
     _, graph, tensors = fresh(name, torch.float32)
     step = TrainingStep(graph.batch, optimizer="momentum", recompute=())

@@ -18,7 +18,7 @@ from costsim.solving.pareto import TIE, lifted, within
 EXACT = Exact()
 
 
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(problems(max_layers=3), st.sampled_from(sorted(BUDGETS)), st.integers(1, 10))
 def test_the_smallest_budget_is_what_trying_everything_finds(problem, sought, tenths):
     assume(np.prod([c.size + 1.0 for c in problem.candidates]) <= 3000)
@@ -43,7 +43,7 @@ def test_the_smallest_budget_is_what_trying_everything_finds(problem, sought, te
     assert amount == 0 or not does(within(unlimited, limit, amount - UNITS[limit]))
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(problems(max_layers=3), st.sampled_from(sorted(BUDGETS)))
 def test_a_greater_share_never_takes_less(problem, sought):
     assume(problem.importance.full_gain > 0)
