@@ -247,7 +247,7 @@ MUTANTS = (
         "costsim/c/emission/kernels/convolution.c",
         "float *image = dx + (k->first_in + costsim_number(k->ins, i)) * plane;",
         "float *image = dx + costsim_number(k->ins, i) * plane;",
-        (f"{KERNELS}test_each_kind_steps_as_in_pytorch",),
+        (f"{KERNELS}test_each_kind_steps_as_in_pytorch[multiplied_depthwise-alone]",),
     ),
     Mutant(
         "costsim/c/emission/kernels/learning.c",
