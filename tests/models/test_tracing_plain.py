@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn import functional
 from zoo import ZOO
 
-from costsim.models.tracing import Traced, capture
+from costsim.models.tracing import Traced, capture, capture_program
 from costsim.run.execution.forward import evaluate
 
 CAPTURE = sys.modules["costsim.models.tracing.capture"]
@@ -92,4 +93,66 @@ def test_what_is_changed_in_place_is_seen_through_every_name(
         wanted = model(images())
         traced = capture(model, images())
         found, _ = evaluate(traced.graph, traced.tensors, images())
+    torch.testing.assert_close(found, wanted)
+
+
+MAY_RETURN_ITS_INPUT: dict[str, Callable[[Tensor], Tensor]] = {
+    "functional.dropout": lambda y: functional.dropout(y, 0.5, training=False),
+    "functional.dropout, p=0": lambda y: functional.dropout(y, 0.0, training=True),
+    "functional.dropout2d": lambda y: functional.dropout2d(y, 0.5, training=False),
+    "functional.alpha_dropout": lambda y: functional.alpha_dropout(y, 0.5, training=False),
+    "nn.Dropout": nn.Dropout(0.5).eval(),
+    "nn.Identity": nn.Identity(),
+    "contiguous": lambda y: y.contiguous(),
+    "contiguous of what is not": lambda y: y.transpose(1, 2).contiguous().transpose(1, 2),
+    "expand": lambda y: y.expand(2, -1, -1, -1),
+    "to": lambda y: y.to(torch.float32),
+    "reshape": lambda y: y.reshape(2, 4, -1).reshape(y.shape),
+    "flatten of what is transposed": lambda y: y.transpose(0, 1).flatten().view(4, 2, 30, 30)
+    .transpose(0, 1),
+    "ellipsis": lambda y: y[...],
+    "cat": lambda y: torch.cat([y]),
+    "clone": lambda y: y.clone(),
+    "einsum": lambda y: torch.einsum("nchw->nchw", y),
+    "einsum, transposed": lambda y: torch.einsum("nchw->ncwh", y).mT,
+    "broadcast_tensors": lambda y: torch.broadcast_tensors(y, torch.zeros(2, 4, 1, 1))[0],
+    "sum_to_size": lambda y: y.sum_to_size(y.shape),
+    "interpolate": lambda y: functional.interpolate(y, scale_factor=1),
+    "pad": lambda y: functional.pad(y, (0, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["input", "result"])
+@pytest.mark.parametrize("name", MAY_RETURN_ITS_INPUT)
+def test_a_call_that_returns_its_input_is_no_copy(name: str, changed: str) -> None:
+    """By schema all but a few of these return a new tensor."""
+
+    def function(y: Tensor) -> Tensor:
+        z = MAY_RETURN_ITS_INPUT[name](y)
+        (y if changed == "input" else z).mul_(2.0)
+        return y * 0.75 + z
+
+    torch.manual_seed(0)
+    model = Net(function)
+    with torch.no_grad():
+        wanted = model(images())
+        exported = torch.export.export(model, (images(),))
+        nodes = list(exported.graph.nodes)
+        for traced in (capture(model, images()), capture_program(exported)):
+            found, _ = evaluate(traced.graph, traced.tensors, images())
+            torch.testing.assert_close(found, wanted)
+    assert list(exported.graph.nodes) == nodes  # it is the caller's
+
+
+def test_a_block_without_gradients_is_looked_into() -> None:
+    def function(y: Tensor) -> Tensor:
+        with torch.no_grad():
+            z = functional.dropout(y, 0.5, training=False)
+            z.mul_(2.0)
+        return y * 0.75 + z
+
+    model = Net(function).requires_grad_(False)
+    wanted = model(images())
+    traced = capture(model, images())
+    found, _ = evaluate(traced.graph, traced.tensors, images())
     torch.testing.assert_close(found, wanted)

@@ -23,6 +23,11 @@ from costsim.models.tracing.gradient_stops import check_stopped
 from costsim.models.tracing.names import plain_path
 from costsim.models.tracing.own_gradients import own_gradients_refused
 from costsim.models.tracing.plain_programs import functional_name, is_plain
+from costsim.models.tracing.returned_inputs import (
+    aliasing_composites,
+    changes_in_place,
+    without_idle_dropouts,
+)
 from costsim.models.tracing.torch_settings import plain_attention, quiet
 
 
@@ -131,6 +136,10 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing: str) -> Traced:
     """`changing` says what to do where a buffer changes."""
     _output_node(exported)  # before the work: its complaints are the clearest
+    decompositions: dict[Any, Any] = {}
+    if changes_in_place(exported):
+        exported = without_idle_dropouts(exported)
+        decompositions = aliasing_composites(exported)
     check_stopped(exported, {name for name, t in given.items() if not t.requires_grad})
     state = {plain_path(name): tensor for name, tensor in given.items()}
     if is_plain(exported, _ancestors(_output_node(exported))):
@@ -140,7 +149,7 @@ def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing:
             pass  # said again of the program as torch writes it out
     with quiet():
         try:
-            program = taken_apart(exported.run_decompositions({}))
+            program = taken_apart(exported.run_decompositions(decompositions))
         except Exception as error:
             raise InputError(f"the model cannot be traced: {_first_line(error)}") from error
     if program.graph_signature.buffers_to_mutate:

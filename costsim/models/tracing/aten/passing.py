@@ -20,8 +20,8 @@ def to_same_type(b: Builder, x: Handle, *_: Any) -> Result:
     return x
 
 
-def dropout(b: Builder, x: Handle, _p: float, train: bool) -> Result:
-    if train:
+def dropout(b: Builder, x: Handle, probability: float, train: bool) -> Result:
+    if train and probability:
         b.unsupported(
             "where it is on: functional.dropout needs training=self.training, "
             "an exported program model.eval() before exporting"
