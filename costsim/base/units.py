@@ -90,6 +90,11 @@ def parse_percent(text: str, what: str = "share") -> float | None:
     return share
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """So many of something, for a person: `1 channel`, `1,089 channels`, `2 biases`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def format_percent(value: float) -> str:
     """A share for a person, to three digits, of which none is lost to zeros alone."""
     if 0 < abs(value) < 1e-5:

@@ -10,6 +10,7 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.base.units import (
+    counted,
     format_bytes,
     format_joules,
     format_macs,
@@ -367,7 +368,8 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
         ("accuracy after", share(adapted.accuracy_after)),
         (
             "trained",
-            f"{channels:,} channels in {len(plan.subsets)} layers, {len(plan.biases)} biases",
+            f"{counted(channels, 'channel')} in {counted(len(plan.subsets), 'layer')}, "
+            f"{counted(len(plan.biases), 'bias', 'biases')}",
         ),
         ("memory (peak)", format_bytes(memory.peak_bytes)),
         ("memory (paper)", format_bytes(memory.paper_bytes)),

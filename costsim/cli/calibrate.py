@@ -11,7 +11,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.base.units import format_percent, parse_seconds
+from costsim.base.units import counted, format_percent, parse_seconds
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -203,7 +203,7 @@ def _measure(given: CalibrateOptions) -> int:
             raise InputError(f"{option}: {twice[0]} is given twice")
     devices = list(given.devices)
     if len(devices) not in (0, 1, len(places)):
-        raise InputError(f"--device: {len(devices)} are given for {len(places)} targets")
+        raise InputError(f"--device: {len(devices)} are given for {counted(len(places), 'target')}")
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
 
@@ -315,10 +315,12 @@ def _tell(results: Sequence[Result], *, as_json: bool, several: bool) -> None:
             documents.append(calibration.model_dump(mode="json"))
             continue
         click.echo(
-            f"{out}: {calibration.probes} probes, {len(calibration.kernels)} kernels on "
-            f"{calibration.conditions.threads} thread(s) of {calibration.conditions.cpu}. Steps "
-            f"are predicted within {format_percent(calibration.common)} (standard deviation) of "
-            f"what left-out probes took; the same kernel measured twice differs by "
+            f"{out}: {counted(calibration.probes, 'probe')}, "
+            f"{counted(len(calibration.kernels), 'kernel')} on "
+            f"{counted(calibration.conditions.threads, 'thread')} of "
+            f"{calibration.conditions.cpu}. Steps are predicted within "
+            f"{format_percent(calibration.common)} (standard deviation) of what "
+            "left-out probes took; the same kernel measured twice differs by "
             f"{format_percent(calibration.noise_floor)}."
         )
     if as_json and several:

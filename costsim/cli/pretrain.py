@@ -11,7 +11,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.base.units import format_percent, format_seconds
+from costsim.base.units import counted, format_percent, format_seconds
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
@@ -294,10 +294,13 @@ class _Teller:
         for note in self.run.notes:
             self.say(f"costsim: note: {note}")
         for domain in training.pool.training:
-            images = sum(len(members) for members in domain.members)
-            self.say(f"training on {len(domain.members)} classes of {domain.name}, {images} images")
+            images = counted(sum(len(members) for members in domain.members), "image")
+            classes = counted(len(domain.members), "class", "classes")
+            self.say(f"training on {classes} of {domain.name}, {images}")
         for domain in training.pool.held_out:
-            self.say(f"held out {len(domain.members)} classes of {domain.name}")
+            self.say(
+                f"held out {counted(len(domain.members), 'class', 'classes')} of {domain.name}"
+            )
 
     def step(self, result: "StepResult") -> None:
         self.run.log_step(result)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from costsim.base.files import to_json_text
-from costsim.base.units import format_bytes, format_percent, format_seconds
+from costsim.base.units import counted, format_bytes, format_percent, format_seconds
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
@@ -284,11 +284,17 @@ def _table(run: "Run", trained: "Trained", out: Path | None) -> "Table":
     rows = [
         ("task", task.description),
         ("accuracy before", share(trained.accuracy_before)),
-        *((f"  after {n} iterations", share(found)) for n, found in trained.accuracies.items()),
+        *(
+            (f"  after {counted(n, 'iteration')}", share(found))
+            for n, found in trained.accuracies.items()
+        ),
         ("accuracy after", share(trained.accuracy_after)),
         ("loss", f"{losses[0]:.4f} in the first iteration, {losses[-1]:.4f} in the last"),
         ("steps", f"{trained.steps:,} in {format_seconds(trained.seconds)}"),
-        ("changed", f"{patch.channels:,} channels, {len(patch.changes)} parameters"),
+        (
+            "changed",
+            f"{counted(patch.channels, 'channel')}, {counted(len(patch.changes), 'parameter')}",
+        ),
     ]
     if out is not None:
         rows.append(("patch", f"{out}, {format_bytes(out.stat().st_size)}"))

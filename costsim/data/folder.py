@@ -10,6 +10,7 @@ from PIL import Image
 
 from costsim.base.errors import InputError, note, shortened
 from costsim.base.progress import Progress
+from costsim.base.units import counted
 from costsim.data.containers import Container, open_container
 from costsim.data.decode import MAXIMUM_PIXELS, decode, pixels_of
 from costsim.data.threads import threaded_map
@@ -104,8 +105,8 @@ def open_images(
         raise InputError(f"{path}: {told}; images in the layout class/image are needed")
     if not images:
         raise InputError(
-            f"{path}: no images among its {len(names)} files ({_endings(names)}); read are "
-            f"{', '.join(EXTENSIONS)}"
+            f"{path}: no images among its {counted(len(names), 'file')} ({_endings(names)}); "
+            f"read are {', '.join(EXTENSIONS)}"
         )
     prefix = _common_prefix(images)
     if split is not None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress
-from costsim.base.units import format_bytes
+from costsim.base.units import counted, format_bytes
 from costsim.data.decode import MAXIMUM_PIXELS, to_levels
 from costsim.data.source import ImageSource
 from costsim.data.threads import threaded_map
@@ -42,8 +42,8 @@ def read_pixels(
     size = len(names) * channels * height * width
     if size > largest_bytes:
         raise InputError(
-            f"{len(names)} images of {height}x{width} take {format_bytes(4 * size)}; at most "
-            f"{format_bytes(4 * largest_bytes)} are held, draw fewer or make them smaller"
+            f"{counted(len(names), 'image')} of {height}x{width} take {format_bytes(4 * size)}; "
+            f"at most {format_bytes(4 * largest_bytes)} are held, draw fewer or make them smaller"
         )
     slots: dict[str, list[int]] = {}
     for index, name in enumerate(names):

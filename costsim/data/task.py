@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from costsim.base.errors import InputError, note
 from costsim.base.progress import Progress
+from costsim.base.units import counted
 from costsim.data.episode import Episode, EpisodeRule, draw_order
 from costsim.data.pixels import read_pixels, to_float
 from costsim.data.source import ImageSource
@@ -111,9 +112,12 @@ def sample_task(
     rng = np.random.default_rng(seed)
     names = classes_of(source, shots)
     if len(names) < ways:
-        few = f" with {shots} images or more" if len(names) < len(source.classes) else ""
+        few = ""
+        if len(names) < len(source.classes):
+            few = f" with {counted(shots, 'image')} or more"
         raise InputError(
-            f"{source.description}: has {len(names)} classes{few}; {ways} ways need as many"
+            f"{source.description}: has {counted(len(names), 'class', 'classes')}{few}; "
+            f"{ways} ways need as many"
         )
     chosen = sorted(names[index] for index in draw_order(rng, len(names))[:ways])
     support: list[tuple[str, ...]] = []
@@ -122,8 +126,9 @@ def sample_task(
         images = sorted(source.classes[name])
         if len(images) < shots + queries:
             raise InputError(
-                f"{source.description}: class {name!r} has {len(images)} images; "
-                f"{shots} shots and {queries} queries need {shots + queries}"
+                f"{source.description}: class {name!r} has "
+                f"{counted(len(images), 'image')}; {counted(shots, 'shot')} and "
+                f"{counted(queries, 'query', 'queries')} need {shots + queries}"
             )
         order = draw_order(rng, len(images))
         support.append(tuple(sorted(images[index] for index in order[:shots])))

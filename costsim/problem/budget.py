@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 from costsim.base.errors import InputError
@@ -51,20 +52,27 @@ _SHOWN: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "latency_s": ("latency of a step", format_seconds),
     "energy_j": ("energy of a step", format_joules),
 }
-_UNITS: Mapping[str, str] = {
-    "memory_bytes": "B",
-    "working_bytes": "B",
-    "macs": "",
-    "latency_s": "s",
-    "energy_j": "J",
+_TYPED: Mapping[str, Mapping[str, float]] = {
+    "memory_bytes": {"GiB": 2.0**30, "MiB": 2.0**20, "KiB": 2.0**10, "B": 1.0},
+    "working_bytes": {"GiB": 2.0**30, "MiB": 2.0**20, "KiB": 2.0**10, "B": 1.0},
+    "macs": {"GMAC": 1e9, "MMAC": 1e6, "kMAC": 1e3, "MAC": 1.0},
+    "latency_s": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
+    "energy_j": {"kJ": 1e3, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6},
 }
+_UPWARDS = Context(prec=4, rounding=ROUND_CEILING)
 
 
 def at_least(limit: str, amount: float) -> str:
-    """An amount of what a limit limits as a person can type it back, rounded up."""
-    unit = _UNITS[limit]
-    exact = f"{amount:.0f}" if unit in ("B", "") else f"{amount * (1 + 1e-6):.7g}"
-    return f"{exact}{unit}"
+    """An amount of what a limit limits as a person can type it back: `1.001MiB`, rounded up.
+
+    To four digits, so that it is enough by less than 0.1 % of itself.
+    """
+    units = _TYPED[limit]
+    unit = next((name for name, scale in units.items() if amount >= scale), list(units)[-1])
+    number = Decimal(amount) / Decimal(units[unit])
+    if limit in ("latency_s", "energy_j"):  # sums of floats, in whatever order
+        number *= Decimal("1.000001")
+    return f"{_UPWARDS.create_decimal(number).normalize():f}{unit}"
 
 
 def describe(limit: str, amount: float) -> str:

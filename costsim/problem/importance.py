@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.base.errors import InputError
+from costsim.base.units import counted
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind, elements
 from costsim.problem.named_layers import NamedLayers
@@ -132,12 +133,14 @@ class Importance:
             if entry.axis == "bias" and len(entry.scores) != count:
                 told = "has no bias" if not count else "has one bias"
                 raise InputError(
-                    f"layer {entry.layer!r} {told}; there are {len(entry.scores)} scores of it"
+                    f"layer {entry.layer!r} {told}; "
+                    f"{counted(len(entry.scores), 'score')} of it given"
                 )
             if len(entry.scores) != count:
                 raise InputError(
-                    f"layer {entry.layer!r} has {count} selectable {entry.axis} channels; "
-                    f"there are {len(entry.scores)} scores"
+                    f"layer {entry.layer!r} has "
+                    f"{counted(count, f'selectable {entry.axis} channel')}; "
+                    f"{counted(len(entry.scores), 'score')} given"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -251,8 +254,8 @@ def left_frozen(graph: LayerGraph) -> str:
     )
     return (
         f"{sum(part.size for part in graph.frozen):,} of {sum(part.size for part in owned):,} "
-        f"parameters, in {layers} of {len(graph.layers)} layers, are frozen by its author "
-        "(requires_grad=False)"
+        f"parameters, in {layers} of {counted(len(graph.layers), 'layer')}, are "
+        "frozen by its author (requires_grad=False)"
     )
 
 

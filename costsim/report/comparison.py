@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from costsim.base.intervals import STATISTIC
-from costsim.base.units import format_percent, format_seconds
+from costsim.base.units import counted, format_percent, format_seconds
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
@@ -136,7 +136,7 @@ def _headline(findings: SolverFindings) -> list[tuple[str, str]]:
         (
             "problems",
             f"{findings.problems}, of which {findings.proven} with a proven optimum and "
-            f"{findings.without_plan} proven to have no plan; {len(rows)} cells",
+            f"{findings.without_plan} proven to have no plan; {counted(len(rows), 'cell')}",
         ),
         ("solvers", names("solver")),
         ("models", names("model")),

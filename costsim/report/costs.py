@@ -1,6 +1,6 @@
 """Every predicted cost of a plan as rows of words and amounts."""
 
-from costsim.base.units import format_bytes, format_macs, format_percent
+from costsim.base.units import counted, format_bytes, format_macs, format_percent
 from costsim.report.amounts import interval, joules, seconds
 from costsim.solving.planfile import PlanFile, Prediction
 
@@ -28,7 +28,7 @@ def cost_rows(file: PlanFile) -> list[Section]:
         if task.selection_peak_bytes:
             most = format_bytes(task.selection_peak_bytes)
             rows.insert(1, ("choosing, most bytes live at once", most))
-        sections.append((f"whole task, {task.steps:,} steps", rows))
+        sections.append((f"whole task, {counted(task.steps, 'step')}", rows))
     return sections
 
 

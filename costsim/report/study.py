@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from costsim.base.intervals import STATISTIC, Mean
-from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.base.units import counted, format_bytes, format_joules, format_macs, format_seconds
 from costsim.report.budgets import BUDGETS
 from costsim.report.html import Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
@@ -324,7 +324,7 @@ def _picture(
             figure,
             name,
             "Accuracy against memory",
-            f"{len(lines)} methods; the highest mean accuracy is that of {best.method}.",
+            f"{counted(len(lines), 'method')}; the highest mean accuracy is that of {best.method}.",
         )
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.base.units import format_bytes, format_macs, format_percent, format_seconds
+from costsim.base.units import counted, format_bytes, format_macs, format_percent, format_seconds
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
 from costsim.report.amounts import interval, seconds
@@ -128,12 +128,12 @@ class Summary:
             what = "Update nothing"
         else:
             chosen = sum(len(subset.channels) for subset in self.file.plan.subsets)
-            layers = f"{len(self.file.order)} of {len(self.graph.layers)} layers"
+            layers = f"{len(self.file.order)} of {counted(len(self.graph.layers), 'layer')}"
             biases = len(self.file.plan.biases)
-            also = f" and {biases:,} bias{'es' * (biases > 1)}" if biases else ""
-            what = f"Update {chosen:,} channels{also} in {layers}"
+            also = f" and {counted(biases, 'bias', 'biases')}" if biases else ""
+            what = f"Update {counted(chosen, 'channel')}{also} in {layers}"
             if not chosen:
-                what = f"Update the biases of {layers}"
+                what = f"Update {'the bias' if biases == 1 else 'the biases'} of {layers}"
             if self.file.solver.share is not None:
                 what += f" for {format_percent(self.file.solver.share)} of all gain"
         sentence = (

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_bytes, format_macs, format_percent
+from costsim.base.units import counted, format_bytes, format_macs, format_percent
 from costsim.ir.graph import LayerGraph
 from costsim.report.costs import cost_rows
 from costsim.report.summary import ChosenLayer, Summary
@@ -167,7 +167,7 @@ def _channels(row: ChosenLayer, with_axis: bool) -> str:
 def _footnote(summary: Summary) -> str:
     return (
         "gain: share of that of updating everything inspected; dW: weight gradient. "
-        f"{summary.unchosen:,} of {len(summary.graph.layers):,} layers are not updated. "
+        f"{summary.unchosen:,} of {counted(len(summary.graph.layers), 'layer')} are not updated. "
         f"A tensor that several layers need kept is counted for the first; another "
         f"{format_bytes(summary.other_kept_bytes)} is kept so that gradients can pass "
         "non-linearities and products."

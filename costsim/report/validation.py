@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_percent, format_seconds
+from costsim.base.units import counted, format_percent, format_seconds
 from costsim.hardware.results.record import Comparison, Validation
 
 _BYTES = ("kept", "weight gradients", "optimizer state")
@@ -34,7 +34,7 @@ def render_validation(console: Console, validation: Validation) -> None:
         answer = f"All {count} comparisons are within their tolerance."
     else:
         names = ", ".join(f"{o.owner}: {o.quantity}" if o.owner else o.quantity for o in outside)
-        answer = f"{len(outside)} of {count} comparisons are outside their tolerance: {names}"
+        answer = f"{len(outside)} of {counted(count, 'comparison')} outside tolerance: {names}"
     console.print(Text(answer, style="bold"))
     for note in validation.notes:
         console.print(Text(f"Note: {note}."))

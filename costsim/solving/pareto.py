@@ -14,6 +14,7 @@ import numpy as np
 
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
+from costsim.base.units import counted
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.problem.budget import BUDGETS
 from costsim.problem.problem import Problem
@@ -142,7 +143,7 @@ def frontier(
     elif points is None:
         while point is not None:
             found.append(point)
-            report(f"walking down: {len(found)} points", 0, 0)
+            report(f"walking down: {counted(len(found), 'point')}", 0, 0)
             point = walk.at(below(limit, point.used))
         budgets = [point.used for point in found]
     others = []

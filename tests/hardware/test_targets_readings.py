@@ -131,7 +131,7 @@ def test_what_is_written_before_the_steps_is_what_is_found_after_them(
     assert found.measurement.step_s == measured.step_s[:2]  # to the last digit
     assert found.measurement.operations == measured.operations
     assert found.measurement.buffers == measured.buffers
-    assert "only 2 steps were timed" in found.measurement.warnings[0]
+    assert "only 2 steps timed" in found.measurement.warnings[0]
 
 
 def test_a_line_that_was_cut_off_counts_when_it_is_whole() -> None:

@@ -103,14 +103,14 @@ def test_check_names_the_layer() -> None:
     with pytest.raises(InputError, match="layer 'x' is not in the model"):
         Importance("c", (ChannelScores("x", "output", (1.0,)),)).check(graph)
     with pytest.raises(
-        InputError, match=f"layer '{name}' has 4 selectable output channels; there are 3 scores"
+        InputError, match=f"layer '{name}' has 4 selectable output channels; 3 scores given"
     ):
         Importance("c", (ChannelScores(name, "output", (1.0,) * 3),)).check(graph)
 
 
 @pytest.mark.parametrize(
     ("scores", "told"),
-    [((1.0, 2.0), "has one bias; there are 2 scores"), ((1.0,), "has no bias; there are 1 sc")],
+    [((1.0, 2.0), "has one bias; 2 scores of it given"), ((1.0,), "has no bias; 1 score of")],
 )
 def test_a_bias_has_one_score_and_no_bias_none(scores: tuple[float, ...], told: str) -> None:
     graph = small()

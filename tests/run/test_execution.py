@@ -180,7 +180,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="differ in dtype"):
         Executor(program, {**tensors, name: tensors[name].float()})
     executor = Executor(program, tensors)
-    with pytest.raises(InputError, match="2 samples were given; the step is for 1"):
+    with pytest.raises(InputError, match="2 samples given; the step is for 1"):
         executor.step(torch.zeros(2, 3, 4, 4).double(), torch.zeros(2).long())
     with pytest.raises(InputError, match=r"float32.*float64"):
         executor.step(torch.zeros(1, 3, 4, 4), torch.zeros(1).long())

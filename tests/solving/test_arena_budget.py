@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import chain_problem, problems
 
-from costsim.problem.budget import Budget
+from costsim.problem.budget import Budget, at_least
 from costsim.problem.solution import Status
 from costsim.solving.arena_budget import arena_bytes
 from costsim.solving.solve import solve
@@ -73,7 +73,7 @@ def test_a_fixed_plan_whose_arena_does_not_fit_is_refused():
     assert within.plan is not None
     short = solve(free.within(Budget(cost.arena_bytes - 1, "arena")), Full())
     assert short.status is Status.INFEASIBLE
-    assert f"{cost.arena_bytes}B would do" in short.reason
+    assert f"{at_least('memory_bytes', cost.arena_bytes)} would do" in short.reason
 
 
 def test_the_budget_of_a_plan_is_its_arena():

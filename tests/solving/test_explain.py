@@ -167,7 +167,7 @@ def test_sentences():
         "d: the proven optimum updates it (its channels hold 10.0 % of all gain).",
     ]
     assert [entry.sentence for entry in EXPLANATION.relaxations] == [
-        "Memory 2 KiB (2,048 B) instead of memory 1 KiB would do.",
+        "At least 2KiB instead of memory 1 KiB would do.",
         "More than backward MACs 10 MAC would not do, however much.",
     ]
 

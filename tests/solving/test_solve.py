@@ -1,5 +1,6 @@
 """What `solve` says about an answer: restrictions of a proof, and budgets that would do."""
 
+import math
 import re
 import sys
 
@@ -9,6 +10,7 @@ from costsim.solvers.baselines import Full
 from graphs import GraphBuilder
 
 from costsim.base.errors import InputError
+from costsim.base.units import parse_bytes, parse_macs
 from costsim.ir.operators import Add
 from costsim.ir.step import TrainingStep
 from costsim.problem.budget import Budget
@@ -50,9 +52,9 @@ def test_what_a_baseline_says_would_do_does():
     graph, layers = two_readers_of_one_tensor()
     refused = solve(problem_of(graph, layers, Budget(memory_bytes=1)), Full())
     assert refused.status is Status.INFEASIBLE
-    enough = int(re.search(r"(\d+)B would do", refused.reason)[1])
+    enough = parse_bytes(re.search(r"([\d.]+(?:Ki)?B) would do", refused.reason)[1])
     assert solve(problem_of(graph, layers, Budget(memory_bytes=enough)), Full()).plan is not None
-    short = problem_of(graph, layers, Budget(memory_bytes=enough - 1))
+    short = problem_of(graph, layers, Budget(memory_bytes=math.floor(0.999 * enough) - 1))
     assert solve(short, Full()).plan is None
 
 
@@ -82,8 +84,8 @@ def test_budgets_that_contradict_each_other_are_named_together():
     graph, layers = two_readers_of_one_tensor()
     told = solve(problem_of(graph, layers, Budget(memory_bytes=1, macs=0)), make_solver("exact"))
     assert told.status is Status.INFEASIBLE
-    memory, macs = re.search(r"(\d+)B and (\d+) would do together", told.reason).groups()
-    enough = Budget(memory_bytes=int(memory), macs=int(macs))
+    memory, macs = re.search(r"(\S+) and (\S+) would do together", told.reason).groups()
+    enough = Budget(memory_bytes=parse_bytes(memory), macs=parse_macs(macs))
     assert solve(problem_of(graph, layers, enough), make_solver("exact")).plan is not None
 
 

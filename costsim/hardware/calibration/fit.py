@@ -28,6 +28,7 @@ from scipy.optimize import nnls
 from scipy.stats import t as student
 
 from costsim.base.errors import InputError
+from costsim.base.units import counted
 from costsim.device.calibration import QUANTILE, Calibration, Law
 from costsim.hardware.calibration.probes import parse_probe
 from costsim.hardware.calibration.samples import (
@@ -108,7 +109,8 @@ def fit_calibration(samples: SampleFile, taken: str) -> Calibration:
     probes = kernel_samples(seen(samples))
     if len(probes) < FEWEST_PROBES:
         raise InputError(
-            f"{len(probes)} probes were measured; at least {FEWEST_PROBES} are needed for a fit"
+            f"{counted(len(probes), 'probe')} measured; at least {FEWEST_PROBES} are "
+            "needed for a fit"
         )
     laws = fit_laws([s for p in probes for s in p.samples])
     factor = _step_factor(probes)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from costsim.base.errors import InputError
-from costsim.base.units import format_percent, format_seconds
+from costsim.base.units import counted, format_percent, format_seconds
 from costsim.device import ComputeTarget, DeviceSpec
 from costsim.device.calibration import QUANTILE
 from costsim.hardware.calibration.attribution import Factors, Row, tell_apart
@@ -102,7 +102,7 @@ def refine(device: DeviceSpec, steps: Sequence[MeasuredStep], target: str | None
         if _misfit(steps, spec.target(name)) > _misfit(steps, plain.target(name)):
             factors, spec = one, plain
     draws = [step.draw for step in steps if step.draw is not None]
-    spec, power = with_power(spec, name, draws, f"{len(draws)} runs")
+    spec, power = with_power(spec, name, draws, counted(len(draws), "run"))
     return Refined(
         spec,
         factors.whole,
@@ -175,7 +175,7 @@ def _apply(
         known = math.hypot(factors.known.get(part, 0.0), factors.deviation)
         return max(factors.deviation, min(before, known))
 
-    told = f"with {count} measured steps of {len(rows)} plans"
+    told = f"with {counted(count, 'measured step')} of {counted(len(rows), 'plan')}"
     if factors.apart:
         told += ", by kind and direction"
     return rescaled(

@@ -13,7 +13,7 @@ from typing import Any
 from costsim.base.errors import CostsimError, InputError
 from costsim.base.files import write_json
 from costsim.base.progress import Progress, silent
-from costsim.base.units import format_percent
+from costsim.base.units import counted, format_percent
 from costsim.device import Calibration, ComputeTarget, Conditions, DeviceSpec
 from costsim.hardware.calibration.device_file import calibrated_spec
 from costsim.hardware.calibration.fit import FEWEST_PROBES, fit_calibration, kernel_samples
@@ -145,7 +145,7 @@ def _warnings(calibration: Calibration, left_out: Sequence[str]) -> list[str]:
         )
     if left_out:
         found.append(
-            f"{len(left_out)} probes were left out, for which the device had no memory: "
+            f"{counted(len(left_out), 'probe')} left out, for which the device had no memory: "
             + ", ".join(left_out)
         )
     if calibration.noise_floor > NOISY:
@@ -206,7 +206,9 @@ class _Session:
         if self.samples is None:
             return ""
         number, path = len({r.name for r in self.samples.probes}), self.request.samples
-        return f"; the readings of {number} probes are kept in {path}: go on with --resume"
+        return (
+            f"; the readings of {counted(number, 'probe')} are kept in {path}: go on with --resume"
+        )
 
     def first_visits(self) -> None:
         """Run the probes that are worth most, one after another."""

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from costsim.base.units import format_percent
+from costsim.base.units import counted, format_percent
 from costsim.device.base import Named
 from costsim.hardware.results.document import Amount, Count, Document, Listed, Record
 
@@ -137,7 +137,7 @@ class Measurement(Document):
 def spread_warnings(samples: tuple[float, ...]) -> tuple[str, ...]:
     """A sentence where the samples scatter too widely to compare with."""
     if len(samples) < 4:
-        return (f"only {len(samples)} steps were timed: their spread is not known",)
+        return (f"only {counted(len(samples), 'step')} timed: the spread is not known",)
     low, _, high = statistics.quantiles(samples, n=4)
     share = (high - low) / statistics.median(samples)
     if share <= WIDE_SPREAD:

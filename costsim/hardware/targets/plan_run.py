@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import CostsimError, InputError
 from costsim.base.progress import Progress
-from costsim.base.units import format_bytes
+from costsim.base.units import counted, format_bytes
 from costsim.hardware.meters.conditions import Snapshot, describe_change, doubts
 from costsim.hardware.meters.energy import EnergyRecorder, find_counters
 from costsim.hardware.meters.measure import measure
@@ -231,9 +231,9 @@ def _run_within(
         raise
     resource.setrlimit(resource.RLIMIT_AS, before)
     return (
-        f"{steps} steps ran within {limit}, {'as' if fits else 'though not'} predicted: {told}; "
-        f"a step took {statistics.median(seconds):.4g} s there, and all seconds of this run are "
-        "longer than without a limit, because memory is given back to the system at once"
+        f"{counted(steps, 'step')} ran within {limit}, {'as' if fits else 'though not'} predicted: "
+        f"{told}; a step took {statistics.median(seconds):.4g} s there, and all seconds of this run "
+        "are longer than without a limit, because memory is given back to the system at once"
     )
 
 

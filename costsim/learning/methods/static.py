@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from costsim.base.errors import InputError
+from costsim.base.units import counted
 from costsim.ir.operators import UpdateKind
 from costsim.learning.adaptation.situation import Situation
 from costsim.problem.importance import (
@@ -47,7 +48,7 @@ def static_importance(
         channels=tuple(channels),
         samples=sum(one.samples for one in found),
         seed=found[0].seed,
-        source=f"the mean over {len(found)} tasks of {source}",
+        source=f"the mean over {counted(len(found), 'task')} of {source}",
     )
 
 

@@ -8,6 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from costsim.base.errors import InputError
+from costsim.base.units import counted
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.learning.pretraining.pool import Domain
 from costsim.learning.pretraining.settings import PretrainSettings
@@ -52,15 +53,16 @@ def check_domains(domains: Sequence[Domain], settings: PretrainSettings) -> None
 def _check_fixed(domain: Domain, settings: PretrainSettings) -> None:
     if len(domain.classes) < settings.ways[0]:
         raise InputError(
-            f"{domain.name}: {len(domain.classes)} classes to train on; episodes of "
-            f"{settings.ways[0]} ways need as many"
+            f"{domain.name}: {counted(len(domain.classes), 'class', 'classes')} to train on; "
+            f"episodes of {settings.ways[0]} ways need as many"
         )
     least = settings.shots[0] + settings.queries
     for name, images in domain.classes.items():
         if len(images) < least:
             raise InputError(
-                f"{domain.name}: class {name!r} has {len(images)} images; "
-                f"{settings.shots[0]} shots and {settings.queries} queries need {least}"
+                f"{domain.name}: class {name!r} has "
+                f"{counted(len(images), 'image')}; {counted(settings.shots[0], 'shot')} and "
+                f"{counted(settings.queries, 'query', 'queries')} need {least}"
             )
 
 

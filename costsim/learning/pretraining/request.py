@@ -8,6 +8,7 @@ from typing import Any
 
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress
+from costsim.base.units import counted
 from costsim.data import ImageSource, digits, open_source
 from costsim.learning.pretraining.backbone import feature_count, inference_tensors, load_backbone
 from costsim.learning.pretraining.parallel import choose_device, process_group
@@ -133,7 +134,7 @@ def opened(request: PretrainRequest, progress: Progress | None) -> Iterator[Pret
         if request.resume:
             if request.checkpoint is not None and request.checkpoint.exists():
                 training.restore(request.checkpoint, run.key)
-                run.notes.append(f"going on after {training.steps_done} steps")
+                run.notes.append(f"going on after {counted(training.steps_done, 'step')}")
             else:
                 run.notes.append(f"{request.checkpoint} is not there yet: starting anew")
         try:

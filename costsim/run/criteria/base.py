@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress
+from costsim.base.units import counted
 from costsim.ir.graph import LayerGraph, Parameter
 from costsim.ir.operators import UpdateKind
 from costsim.pricing.choosing import FISHER_WORK, ScoringWork
@@ -105,7 +106,10 @@ class Criterion(ABC):
                 raise InputError(f"criterion {self.name} needs labelled samples")
             images, labels = np.empty((0, 0)), np.empty(0, np.int64)
         elif len(images) != len(labels):
-            raise InputError(f"{len(images)} images and {len(labels)} labels; one each is needed")
+            raise InputError(
+                f"{counted(len(images), 'image')} and {counted(len(labels), 'label')}; "
+                "one each is needed"
+            )
         elif self.uses_samples and not len(images):
             raise InputError(f"criterion {self.name} needs at least one sample")
         if isinstance(loss, str):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import CostsimError, InputError
+from costsim.base.units import counted
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import (
@@ -139,7 +140,7 @@ class Executor:
         passes, samples = self.program.step.passes, self.program.step.samples_a_pass
         if len(images) != self.program.step.batch:
             raise InputError(
-                f"{len(images)} samples were given; the step is for {self.program.step.batch}"
+                f"{counted(len(images), 'sample')} given; the step is for {self.program.step.batch}"
             )
         losses = []
         state = self.begin()

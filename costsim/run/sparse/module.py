@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from costsim.base.errors import InputError
+from costsim.base.units import counted
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import TrainingProgram, compile_program, plan_atoms
 from costsim.ir.step import BitWidths, TrainingStep
@@ -209,8 +210,9 @@ class SparseModule(nn.Module):
         """What the plan selects, in a few words."""
         channels = sum(len(subset.channels) for subset in self.plan.subsets)
         return (
-            f"{type(self._model).__name__}: {channels} channels in {len(self.plan.subsets)} "
-            f"layers, {len(self.plan.biases)} biases"
+            f"{type(self._model).__name__}: {counted(channels, 'channel')} in "
+            f"{counted(len(self.plan.subsets), 'layer')}, "
+            f"{counted(len(self.plan.biases), 'bias', 'biases')}"
         )
 
     # Programs, and the model's tensors that they run on.

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from costsim.base.units import format_percent
-from costsim.problem.budget import describe, with_unit
+from costsim.problem.budget import at_least, describe, with_unit
 
 TIE = 1e-9
 """Gains that differ by less, relatively, are equal: what the proofs are accurate to."""
@@ -122,9 +122,7 @@ class Relaxation:
         now = describe(self.limit, self.allowed)
         if self.least is None:
             return f"More than {now} would not do, however much."
-        unit = {"memory_bytes": "B", "working_bytes": "B", "macs": "MACs"}.get(self.limit)
-        exact = f" ({self.least:,.0f} {unit})" if unit else ""
-        return f"{_upper(describe(self.limit, self.least))}{exact} instead of {now} would do."
+        return f"At least {at_least(self.limit, self.least)} instead of {now} would do."
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,3 @@ class Explanation:
 
 def _more(limit: str, amount: float) -> str:
     return f"{with_unit(limit, amount)} {_MORE[limit]}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
