@@ -53,6 +53,16 @@ def shortened(text: str, most: int = MOST_SHOWN) -> str:
     return f"{text[: most - ending - 1]}…{text[-ending:]}"
 
 
+def one_line(text: str, most: int = 1000) -> str:
+    """What a file, a device or a program said, fit for a message: on one line, and only to be read.
+
+    White space is one space, what no terminal should obey is escaped, the middle of a flood left
+    out.
+    """
+    words = shortened(" ".join(text.split()), most)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
+
 def note(text: str) -> None:
     """Say `text`, as a `Note`."""
     warnings.warn(Note(text), stacklevel=3)

@@ -57,6 +57,20 @@ def parse_quantity(text: str, units: dict[str, float], what: str) -> float:
     return _parse(text, units, what)
 
 
+MOST_COUNTED = 10**9
+
+
+def parse_count(text: str, least: int = 0) -> int | None:
+    """A whole number in plain digits, from `least` to a billion; None for anything else.
+
+    `str.isdigit` and `int` do not agree: of `²` the one says yes and the other raises, and more
+    than 4,300 digits it does not read.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MOST_COUNTED))):
+        return None
+    return number if least <= (number := int(text)) <= MOST_COUNTED else None
+
+
 def parse_bytes(text: str, what: str = "size") -> int:
     """`256KiB`, `1MB`, `4096` as whole bytes (KiB is 1024, KB is 1000)."""
     return math.floor(_parse(text, SIZE_UNITS, what))

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 import click
 
 from costsim import __version__
-from costsim.base.errors import CostsimError, Note, shortened
+from costsim.base.errors import CostsimError, Note, one_line, shortened
+from costsim.base.units import parse_count
 
 COMMANDS = {
     "adapt": "Adapt a network to one task by any method, priced on a device.",
@@ -41,8 +42,14 @@ NOBODY_READS = 141
 LONGEST_WORD = 320
 """Characters; a longer one in a message is a value or a path of nobody's making."""
 
+LONGEST_LINE = 4000
+"""Characters; a message of more is what somebody else said."""
+
 FEWEST_COLUMNS = 20
 """Of a terminal that a table can be read on."""
+
+MOST_COLUMNS = 10_000
+"""Of any terminal."""
 
 
 class _LazyGroup(click.Group):
@@ -120,7 +127,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _tell(text: str) -> None:
     """One line on stderr, whatever is in it."""
     words = (shortened(word, LONGEST_WORD) for word in text.split())
-    line = " ".join(words).encode("utf-8", "backslashreplace").decode()
+    line = one_line(" ".join(words), LONGEST_LINE).encode("utf-8", "backslashreplace").decode()
     print(f"costsim: {line}", file=sys.stderr)
 
 
@@ -151,9 +158,10 @@ def _make_the_best_of_the_terminal() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns[:9]) < FEWEST_COLUMNS:
-        del os.environ["COLUMNS"]
+    for name, fewest in (("COLUMNS", FEWEST_COLUMNS), ("LINES", 1)):
+        number = parse_count(os.environ.get(name, ""), least=fewest)
+        if number is None or number > MOST_COLUMNS:
+            os.environ.pop(name, None)
 
 
 def _give_up_stdout() -> None:

@@ -9,6 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import resolved, to_json_text, write_atomically
+from costsim.base.units import parse_count
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
@@ -287,10 +288,11 @@ def _study(given: CompareOptions, kind: "SolverStudies") -> "Study[SolverCell]":
 def _settings(given: CompareOptions) -> dict[str, Any]:
     """The entries of the study's settings that options replace."""
     inspect = given.inspect
+    number = None if inspect is None else parse_count(inspect)
     found: dict[str, Any] = {
         "criterion": given.criterion,
         "axis": given.axis,
-        "inspect": int(inspect) if inspect is not None and inspect.isdigit() else inspect,
+        "inspect": inspect if number is None else number,
         "batch": given.batch,
         "optimizer": given.optimizer,
         "time-limit": given.time_limit,

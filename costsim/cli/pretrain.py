@@ -1,6 +1,5 @@
 """`costsim pretrain`: meta-train a backbone, for tasks that nobody trained it for."""
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -184,6 +183,7 @@ def command(given: PretrainOptions) -> int:
         if every < 0:
             raise InputError(f"{option} must be at least 0 (never)")
 
+    from costsim.learning.pretraining.parallel import leads
     from costsim.learning.pretraining.request import PretrainRequest, opened
     from costsim.learning.pretraining.run import Diverged, train
     from costsim.learning.pretraining.settings import PretrainSettings, parse_stages
@@ -216,9 +216,9 @@ def command(given: PretrainOptions) -> int:
         resume=given.resume,
         log=given.log,
     )
-    leads = int(os.environ.get("RANK", "0")) == 0
-    with progress_on_stderr() as progress, opened(request, progress if leads else None) as run:
-        told = _Teller(run, leads)
+    writes = leads()
+    with progress_on_stderr() as progress, opened(request, progress if writes else None) as run:
+        told = _Teller(run, writes)
         told.opening()
         try:
             with stopping() as stop:
@@ -242,7 +242,7 @@ def command(given: PretrainOptions) -> int:
             return 128 + (stop.signal or 2)
         if (still := loss_caveat(told.losses)) is not None:
             told.say(f"costsim: note: {still}")
-        if leads:
+        if writes:
             run.write(out, half=given.half)
             if own_checkpoint:
                 checkpoint.unlink(missing_ok=True)

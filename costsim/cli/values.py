@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from costsim.base.errors import InputError
-from costsim.base.units import parse_macs, parse_percent
+from costsim.base.errors import InputError, shown
+from costsim.base.units import parse_count, parse_macs, parse_percent
 from costsim.ir.step import BitWidths
 
 
@@ -31,12 +31,13 @@ def parse_bits(text: str, base: BitWidths) -> BitWidths:
         name, equals, number = part.strip().partition("=")
         chosen = [name] if equals else list(names)
         number = number if equals else name
-        if not number.isdigit() or any(one not in names for one in chosen):
+        width = parse_count(number)
+        if width is None or any(one not in names for one in chosen):
             raise InputError(
-                f"--bits: cannot read {part.strip()!r}; give a number, or NAME=NUMBER with NAME "
-                f"one of {', '.join(names)}"
+                f"--bits: cannot read {shown(part.strip())}; give a number, or NAME=NUMBER with "
+                f"NAME one of {', '.join(names)}"
             )
-        widths |= {one: int(number) for one in chosen}
+        widths |= dict.fromkeys(chosen, width)
     return BitWidths(**widths)
 
 
@@ -50,9 +51,10 @@ def parse_count_or_all(text: str, what: str) -> int | None:
     """A number of layers, or `all` as None."""
     if text == "all":
         return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"{what}: cannot read {text!r}; give a number of layers, or all")
-    return int(text)
+    number = parse_count(text, least=1)
+    if number is None:
+        raise InputError(f"{what}: cannot read {shown(text)}; give a number of layers, or all")
+    return number
 
 
 def parse_share(text: str, what: str) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.base.units import format_bytes
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.device.interval import Interval
@@ -252,7 +252,7 @@ class DeviceSpec(Part):
             kind = "empty" if document is None else f"a {type(document).__name__}"
             raise InputError(f"{source}: is {kind}; a mapping with the keys of a device is needed")
         if (schema := document.get("schema", SCHEMA)) != SCHEMA:
-            raise InputError(f"{source}: schema: {schema!r} is unknown; allowed is {SCHEMA}")
+            raise InputError(f"{source}: schema: {shown(schema)} is unknown; allowed is {SCHEMA}")
         try:
             return cls.model_validate({k: v for k, v in document.items() if k != "schema"})
         except ValidationError as error:

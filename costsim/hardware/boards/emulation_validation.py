@@ -271,5 +271,7 @@ def _batch(feed: Any, number: int, program: TrainingProgram, classes: int) -> Ba
 def _furthest(found: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[float, float]:
     """The greatest difference of an updated weight, and the greatest weight."""
     pairs = [(found[name], expected[name].numpy()) for name in found]
+    if not all(np.isfinite(array).all() for pair in pairs for array in pair):
+        raise InputError("updated weights are not finite: a learning rate that is too large?")
     error = max((float(np.abs(a - b).max()) for a, b in pairs), default=0.0)
     return error, max((float(np.abs(b).max()) for _, b in pairs), default=0.0)

@@ -1,5 +1,6 @@
 """A firmware on a line, as a session: a real board, or an emulated one behind a socket."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -306,7 +307,8 @@ def compared_losses(found: Sequence[float], expected: Sequence[float], *, exact:
         if equal == len(pairs):
             return f"the losses of {count} are the numpy reference's, bit by bit"
         return f"WRONG: of the losses of {count} only {equal} are the numpy reference's"
-    furthest = max(abs(a - b) / max(abs(b), 1e-6) for a, b in pairs)
+    apart = [abs(a - b) / max(abs(b), 1e-6) for a, b in pairs]
+    furthest = max(apart, key=lambda one: (math.isnan(one), one))
     if furthest <= LOSS_TOLERANCE:
         return f"the losses of {count} are PyTorch's, to {furthest:.1g} of them"
     return f"WRONG: the losses of {count} are up to {furthest:.2g} of them off PyTorch's"

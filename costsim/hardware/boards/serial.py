@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
+from costsim.base.units import parse_count
 from costsim.c.emulation.build import Firmware
 from costsim.c.emulation.lines import Line, SerialLine
 from costsim.c.emulation.memory_map import MemoryMap
@@ -50,13 +51,16 @@ class SerialTarget(Target):
             raise InputError("target 'serial:': a line is needed, such as serial:/dev/ttyACM0")
         name = f"serial:{place}"
         refuse_parameters(name, parameters, (*FirmwareChoices.NAMES, "baud", "firmware"))
-        baud = parameters.get("baud", str(BAUD))
-        if not baud.isdecimal() or not int(baud):
-            raise InputError(f"target {name!r}: baud {baud!r}; a whole number above 0 is needed")
+        given = parameters.get("baud", str(BAUD))
+        baud = parse_count(given, least=1)
+        if baud is None:
+            raise InputError(
+                f"target {shown(name)}: baud {shown(given)}; a whole number above 0 is needed"
+            )
         folder = parameters.get("firmware")
         return cls(
             place,
-            int(baud),
+            baud,
             None if folder is None else Path(folder),
             FirmwareChoices.parse(name, parameters),
             options,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.base.files import read_json
 from costsim.device import DeviceSpec
 from costsim.device.interval import Interval
@@ -87,8 +87,8 @@ def measured_steps(
             found += _runs(path, file, device, target, programs)
         else:
             raise InputError(
-                f"{path}: schema: {schema!r}; allowed are {MeasurementFile.schema_name} (costsim "
-                f"measure --out) and {Measurement.schema_name} (costsim validate)"
+                f"{path}: schema: {shown(schema)}; allowed are {MeasurementFile.schema_name} "
+                f"(costsim measure --out) and {Measurement.schema_name} (costsim validate)"
             )
     return sorted(found, key=lambda step: step.time)
 

@@ -11,7 +11,8 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
+from costsim.base.units import parse_count
 from costsim.hardware.calibration.families import FAMILIES, Writer
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
@@ -63,9 +64,10 @@ def parse_probe(name: str) -> Probe:
     whole = name.endswith(_WHOLE)
     family, _, rest = name.removesuffix(_WHOLE).partition("-")
     number, _, batch = rest.partition("-b")
-    if family not in FAMILIES or not number.isdigit() or not batch.isdigit() or int(batch) < 1:
-        raise InputError(f"probe {name!r} is unknown; one is called like 'mobile-3-b8'")
-    return Probe(family, int(number), int(batch), whole)
+    found, samples = parse_count(number), parse_count(batch, least=1)
+    if family not in FAMILIES or found is None or samples is None:
+        raise InputError(f"probe {shown(name)} is unknown; one is called like 'mobile-3-b8'")
+    return Probe(family, found, samples, whole)
 
 
 def candidates(count: int) -> list[Probe]:

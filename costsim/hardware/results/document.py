@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shortened, shown
 from costsim.base.files import read_json, write_json
 from costsim.device.base import Part
 
@@ -39,15 +39,15 @@ class Document(Record):
         """
         found = document.get("schema") if isinstance(document, Mapping) else None
         if not isinstance(document, Mapping) or found != cls.schema_name:
-            raise InputError(f"{source}: schema: {found!r}; allowed is {cls.schema_name}")
+            raise InputError(f"{source}: schema: {shown(found)}; allowed is {cls.schema_name}")
         content = {key: value for key, value in document.items() if key != "schema"}
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             parts = [*first["loc"], *filter(None, [first.get("ctx", {}).get("key")])]
-            key = ".".join(map(str, parts)) or "document"
-            raise InputError(f"{source}: {key}: {first['msg']}") from error
+            key = shortened(".".join(map(str, parts))) or "document"
+            raise InputError(f"{source}: {key}: {shortened(first['msg'], 300)}") from error
 
     @classmethod
     def read(cls, path: Path) -> Self:

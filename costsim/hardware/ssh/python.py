@@ -4,6 +4,7 @@ import json
 import shlex
 from importlib.metadata import version as metadata_version
 
+from costsim.base.errors import shown
 from costsim.hardware.ssh.connection import Connection
 from costsim.hardware.ssh.shipment import NEEDED_MODULES, NEEDED_PYTHON
 
@@ -43,7 +44,7 @@ async def find_python(connection: Connection, wanted: str | None) -> str:
         version, missing, system, torch = json.loads(done.stdout)
         version = tuple(map(int, version))
         told = ", ".join(NEEDED_MODULES[name] for name in missing)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise connection.error("missing", f"{wanted or python} there is no Python") from error
     running = f"{wanted or python} there is Python {'.'.join(map(str, version))}"
     if version < NEEDED_PYTHON:
@@ -61,6 +62,6 @@ async def find_python(connection: Connection, wanted: str | None) -> str:
         raise connection.error("missing", f"{running} on Windows; a POSIX system is needed")
     if str(torch).split(".")[:2] != (here := metadata_version("torch")).split(".")[:2]:
         connection.watch.warn(
-            f"{connection.peer.name} has PyTorch {torch}, costsim is used with {here}"
+            f"{connection.peer.name} has PyTorch {shown(torch)}, costsim is used with {here}"
         )
     return python

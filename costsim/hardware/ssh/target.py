@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
+from costsim.base.units import parse_count
 from costsim.hardware.results.outcome import Outcome
 from costsim.hardware.ssh.connection import Connection, Lost, Peer
 from costsim.hardware.ssh.folder import ALIVE, Folder
@@ -46,6 +47,7 @@ TICK_S = 0.1
 UNPACKED = 4
 """The package unpacked and compiled takes about so many times its zip."""
 
+MOST_PORTS = 65535
 _PLACE = re.compile(r"(?:(?P<user>[^@/]+)@)?(?P<host>\[[^\]]+\]|[^:/@]+)(?::(?P<port>\d+))?/?")
 _PARAMETERS = ("python", "folder", "patience")
 
@@ -90,16 +92,19 @@ class SshTarget(Target):
         """See `Target.parse`: `user@host:port`, parameters `python`, `folder` and `patience`."""
         found = _PLACE.fullmatch(place)
         name = f"ssh://{place}"
-        if found is None or not 0 < int(found["port"] or 22) < 65536:
-            raise InputError(f"target {name!r}: ssh://user@host:port is needed")
+        port = None if found is None else parse_count(found["port"] or "22", least=1)
+        if found is None or port is None or port > MOST_PORTS:
+            raise InputError(f"target {shown(name)}: ssh://user@host:port is needed")
         refuse_parameters(name, parameters, _PARAMETERS)
         patience = parameters.get("patience", str(PATIENCE_S))
-        if not re.fullmatch(r"\d+(\.\d+)?", patience) or not float(patience) > 0:
-            raise InputError(f"target {name!r}: patience is {patience!r}; seconds above 0 needed")
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", patience) or not float(patience) > 0:
+            raise InputError(
+                f"target {shown(name)}: patience is {shown(patience)}; seconds above 0 needed"
+            )
         return cls(
             host=found["host"].strip("[]"),
             user=found["user"],
-            port=int(found["port"] or 22),
+            port=port,
             python=parameters.get("python"),
             folder=parameters.get("folder", options.folder),
             patience_s=float(patience),

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, final
 from urllib.parse import parse_qsl
 
-from costsim.base.errors import CostsimError, InputError
+from costsim.base.errors import CostsimError, InputError, one_line, shown
 from costsim.base.progress import Progress
 from costsim.base.registry import Entry
 
@@ -64,9 +64,9 @@ class TargetError(CostsimError):
     def __init__(
         self, target: str, reason: Reason, message: str, *, predicted: bool = False
     ) -> None:
-        super().__init__(f"{target}: {message}")
+        self.message = one_line(message)  # it may quote what a device said
+        super().__init__(f"{target}: {self.message}")
         self.target = target
-        self.message = message
         self.reason: Reason = reason
         self.predicted = predicted
 
@@ -213,7 +213,7 @@ def refuse_parameters(
     for key in parameters:
         if key not in allowed:
             told = f"allowed are {', '.join(allowed)}" if allowed else "it takes none"
-            raise InputError(f"target {name!r}: unknown parameter {key!r}; {told}")
+            raise InputError(f"target {shown(name)}: unknown parameter {shown(key)}; {told}")
 
 
 def parse_target(text: str, options: TargetOptions | None = None) -> Target:
@@ -224,10 +224,10 @@ def parse_target(text: str, options: TargetOptions | None = None) -> Target:
     head, _, query = text.partition("?")
     scheme, _, place = head.partition(":")
     if scheme not in SCHEMES:
-        raise InputError(f"target {text!r} is unknown; allowed are {', '.join(EXAMPLES)}")
+        raise InputError(f"target {shown(text)} is unknown; allowed are {', '.join(EXAMPLES)}")
     pairs = parse_qsl(query, keep_blank_values=True)
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
-        raise InputError(f"target {text!r}: a parameter is given twice")
+        raise InputError(f"target {shown(text)}: a parameter is given twice")
     found: type[Target] = SCHEMES[scheme].load()
     return found.parse(place.removeprefix("//"), parameters, options or TargetOptions())

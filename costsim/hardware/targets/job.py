@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.ir.graph import LayerGraph
 from costsim.solving.planfile import PlanFile
 
@@ -117,11 +117,11 @@ def job_from_json(document: object, folder: Path, source: str = "job") -> Job:
     """
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, Mapping) else None
-        raise InputError(f"{source}: schema: {found!r}; allowed is {SCHEMA}")
+        raise InputError(f"{source}: schema: {shown(found)}; allowed is {SCHEMA}")
     kind = document.get("kind")
     needed = {"plan": ("plan", "graph"), "kernels": ("runner", "batch")}
     if kind not in needed:
-        raise InputError(f"{source}: kind: {kind!r}; allowed are {', '.join(needed)}")
+        raise InputError(f"{source}: kind: {shown(kind)}; allowed are {', '.join(needed)}")
     wanted = {"schema", "kind", "options", *needed[kind]}
     if wrong := sorted(wanted ^ document.keys()):
         told = "is missing" if wrong[0] in wanted else "is unknown"

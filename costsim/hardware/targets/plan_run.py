@@ -232,8 +232,8 @@ def _run_within(
     resource.setrlimit(resource.RLIMIT_AS, before)
     return (
         f"{counted(steps, 'step')} ran within {limit}, {'as' if fits else 'though not'} predicted: "
-        f"{told}; a step took {statistics.median(seconds):.4g} s there, and all seconds of this run "
-        "are longer than without a limit, because memory is given back to the system at once"
+        f"{told}; a step took {statistics.median(seconds):.4g} s there, and all seconds of this "
+        "run are longer than without a limit, because memory is given back to the system at once"
     )
 
 

@@ -5,6 +5,7 @@ line for every step: its seconds and a semicolon, without which a line is not wh
 """
 
 import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +45,11 @@ class Readings:
     step_s: list[float] = field(default_factory=list)
 
     def add(self, lines: str) -> None:
-        """Steps, as `STEPS` has them; what is not whole is left for the next time."""
+        """Steps, as `STEPS` has them; what is not whole or no time is left out."""
         for word in lines.split():
             with suppress(ValueError):
-                if word.endswith(";"):
-                    self.step_s.append(float(word[:-1]))
+                if word.endswith(";") and 0 <= (seconds := float(word[:-1])) < math.inf:
+                    self.step_s.append(seconds)
 
     def load(self, folder: Path) -> None:
         """Read all that is in `folder`; what was known stays where it is gone."""

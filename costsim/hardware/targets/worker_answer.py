@@ -5,10 +5,15 @@ import signal
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from costsim.base.errors import one_line
 from costsim.base.units import format_bytes
 from costsim.hardware.results.outcome import Outcome
 from costsim.hardware.targets.base import Reason, Target, TargetError
 from costsim.hardware.targets.out_of_memory import NEAR
+
+MOST_STEPS = 10**12
+MOST_BYTES = 2**60
+"""Greater numbers in an answer are of no device."""
 
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 """How a killed process is reported, the second by a shell."""
@@ -18,8 +23,9 @@ def progress_of(text: str | bytes) -> tuple[str, int, int] | None:
     """What a worker wrote into `progress`, or None; what a device says is never markup."""
     try:
         what, done, total = json.loads(text)
-        return str(what)[:200].replace("[", "("), int(done), int(total)
-    except (ValueError, TypeError, RecursionError):
+        told = one_line(str(what)[:200]).replace("[", "(")
+        return told, min(int(done), MOST_STEPS), min(int(total), MOST_STEPS)
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -51,7 +57,7 @@ def outcome_of(
         failure = _document(name, texts["failure.json"])
         known = failure.get("reason") in get_args(Reason)
         reason: Reason = failure["reason"] if known else "failed"
-        message = " ".join(str(failure.get("message")).split())
+        message = str(failure.get("message") or "it failed without a reason")
         raise TargetError(name, reason, message, predicted=failure.get("predicted") is True)
     code = status["returncode"]
     if code in _KILLED:
@@ -67,7 +73,7 @@ def _why_killed(found: object) -> tuple[Reason, str]:
     memory = found if isinstance(found, Mapping) else {}
     by = memory.get("by")
     peak, limit = (
-        value if isinstance(value := memory.get(key), int) else 0
+        value if type(value := memory.get(key)) is int and 0 < value < MOST_BYTES else 0
         for key in ("peak_bytes", "limit_bytes")
     )
     held = f": it held {format_bytes(peak)} of {format_bytes(limit)}" if peak and limit else ""

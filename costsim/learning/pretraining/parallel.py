@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
+from costsim.base.units import parse_count
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,28 @@ class Group:
             dist.barrier()
 
 
+def processes() -> int:
+    """How many `torchrun` started; 1 without it. Raises `InputError` for what it never sets."""
+    return _counted("WORLD_SIZE", 1, least=1)
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes; a `RANK` of other programs means nothing."""
+    return processes() == 1 or _counted("RANK", 0) == 0
+
+
+def _counted(name: str, otherwise: int, least: int = 0) -> int:
+    text = os.environ.get(name, str(otherwise))
+    number = parse_count(text, least)
+    if number is None:
+        raise InputError(f"{name} is {shown(text)} in the environment; torchrun sets a number")
+    return number
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Group]:
     """The group that `torchrun` started this process in; alone without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         yield Group()
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -70,7 +89,7 @@ def choose_device(name: str | None = None) -> torch.device:
     if name is None:
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        name = f"cuda:{_counted('LOCAL_RANK', 0) if processes() > 1 else 0}"
     try:
         device = torch.device(name)
         torch.zeros((), device=device)

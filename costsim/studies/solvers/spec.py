@@ -32,6 +32,9 @@ from costsim.studies.solvers.cells import (
 
 KEYS = ("solvers", "models", "devices", "budgets", "tasks", "settings")
 
+MOST_SCALE = 1e6
+"""Of the memory that a device recommends."""
+
 T = TypeVar("T")
 
 
@@ -88,7 +91,11 @@ class SolverStudyReader(FileReader):
     def limit(self, name: str, text: str, key: str) -> tuple[str, Any]:
         """The field of `BudgetChoice` for a limit, and its value; memory may be a share."""
         if name == "memory" and text.endswith("%"):  # more than all of it is allowed
-            return "memory_scale", parse_quantity(text, {"%": 0.01}, self.where(f"{key}.{name}"))
+            where = self.where(f"{key}.{name}")
+            scale = parse_quantity(text, {"%": 0.01}, where)
+            if scale > MOST_SCALE:
+                raise InputError(f"{where}: {shown(text)}; at most {MOST_SCALE:.0%} is allowed")
+            return "memory_scale", scale
         return super().limit(name, text, key)
 
     def tasks(self, given: object, key: str) -> tuple[TaskChoice, ...]:
