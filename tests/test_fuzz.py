@@ -16,6 +16,7 @@ import torch
 from fuzzing import Kind, Worker, mutated, value_replaced
 from PIL import Image
 from safetensors.torch import save
+from signed import resigned
 from torch import nn
 from training import small_plan
 
@@ -67,6 +68,12 @@ PLAN = ("plan", "--device", "jetson-nano", "--solver", "last-layer")
 def yaml_or_bytes(content: bytes, rng: random.Random) -> bytes:
     """A text with a value replaced, or damaged anywhere."""
     return (value_replaced if rng.random() < 0.5 else mutated)(content, rng)
+
+
+def signed_or_not(content: bytes, rng: random.Random) -> bytes:
+    """Damaged, half of them by somebody who knows of the digest, so that more is looked at."""
+    damaged = mutated(content, rng)
+    return resigned(damaged) if rng.random() < 0.5 else damaged
 
 
 def png(seed: int) -> bytes:
@@ -170,6 +177,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Kind, ...]:
             "patch.safetensors",
             patch_of(folder / "patch"),
             (("apply", "FILE", "--model", "nothing", "--out", "out"),),
+            signed_or_not,
         ),
         Kind("weights.safetensors", save(state), (weights,)),
         Kind("weights.pth", saved.getvalue(), (weights,)),

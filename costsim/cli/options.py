@@ -136,7 +136,8 @@ named_models_option = click.option(
     metavar="MODEL",
     callback=naming,
     help="Run this package.module:factory where a file names it.  [default: those that you named "
-    "before]",
+    "before and whose module has not changed since, as kept in costsim/named-models in "
+    "$XDG_STATE_HOME, ~/.local/state]",
 )
 
 

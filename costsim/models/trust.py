@@ -3,18 +3,24 @@
 `package.module:factory` is called to make a model, and plans and studies name it so that it need
 not be typed again. A file may come from anybody. So the name in it counts only where a person has
 named the same: on this command line, or on an earlier one of theirs, such as that of the plan,
-which is kept in their own folder together with where the code lay then.
+which is kept in their own folder together with where the code lay then and a digest of the module
+itself. Code that has changed is to be named again: whoever can write to a folder must not have run
+there what they like. What the module imports in turn is not looked at.
 """
 
 import contextlib
 import hashlib
 import importlib.machinery
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from costsim.base.errors import InputError, shortened
-from costsim.base.files import user_path, write_atomically
+from costsim.base.files import read_file, told_path, user_path, write_atomically
 from costsim.models.networks import NETWORKS
+
+MOST_BYTES = 2**28
+"""Of a module or a record; more is no code."""
 
 NAMED_HERE: set[str] = set()
 """Names that came from the person or program that runs this process."""
@@ -40,38 +46,69 @@ def name_from_now_on(spec: str) -> None:
         return
     NAMED_HERE.add(spec)
     with contextlib.suppress(InputError, OSError):
-        record = _record(spec)
-        if record is not None and not record.exists():
+        files = _files(spec)
+        if files and _kept(spec, files) != (content := _content(spec, files)):
+            record = _record(spec, files)
             record.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(record, f"{spec}\n{_origin(spec)}\n")
+            write_atomically(record, content)
 
 
 def check_named(spec: str, source: str) -> str:
-    """`spec`, which the file `source` names; raises `InputError` where it is code nobody named."""
+    """`spec`, which the file `source` names; raises `InputError` where it is code nobody named.
+
+    Code that has changed since counts as code that nobody named.
+    """
     if not is_code(spec) or spec in NAMED_HERE:
         return spec
+    why = ""
     with contextlib.suppress(InputError, OSError):
-        record = _record(spec)
-        if record is not None and record.exists():
+        files = _files(spec)
+        kept = _kept(spec, files) if files else None
+        if kept is not None and kept == _content(spec, files):
             return spec
-    raise InputError(f"{source}: is for {shortened(spec)}; name it with --model to run it")
+        if kept is not None:
+            why = f", whose code ({told_path(files[-1])}) is not what it was when you named it"
+    raise InputError(f"{source}: is for {shortened(spec)}{why}; name it with --model to run it")
 
 
-def _record(spec: str) -> Path | None:
-    origin = _origin(spec)
-    if origin is None:
-        return None
-    digest = hashlib.sha256(f"{spec}\n{origin}".encode("utf-8", "backslashreplace")).hexdigest()
+def _record(spec: str, files: Sequence[str]) -> Path:
+    digest = hashlib.sha256(f"{spec}\n{files[0]}".encode("utf-8", "backslashreplace")).hexdigest()
     return record_folder() / digest[:32]
 
 
-def _origin(spec: str) -> str | None:
-    """The file or folder that the first part of a module's name leads to; nothing is imported."""
-    package = spec.partition(":")[0].partition(".")[0]
+def _kept(spec: str, files: Sequence[str]) -> bytes | None:
+    record = _record(spec, files)
+    return read_file(record, MOST_BYTES) if record.exists() else None
+
+
+def _content(spec: str, files: Sequence[str]) -> bytes:
+    """What a record says: the name, the files that it leads through, and their contents' digest."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(read_file(Path(file), MOST_BYTES) if Path(file).is_file() else b"")
+    lines = (spec, *files, digest.hexdigest(), "")
+    return "\n".join(lines).encode("utf-8", "backslashreplace")
+
+
+def _files(spec: str) -> list[str]:
+    """The files that importing a module's name runs, packages first; nothing is imported.
+
+    A package without a file of its own stands as its folder. Empty where the name leads nowhere.
+    """
+    found: list[str] = []
+    parts = spec.partition(":")[0].split(".")
+    places: Iterable[str] | None = None
     with contextlib.suppress(ImportError, ValueError, OSError):
-        here = importlib.machinery.PathFinder.find_spec(package, [str(Path.cwd())])
-        found = here or importlib.machinery.PathFinder.find_spec(package)
-        if found is not None:
-            places = [found.origin, *(found.submodule_search_locations or ())]
-            return next((os.path.realpath(place) for place in places if place), None)
-    return None
+        for name in parts:  # by its last part, as files are called: no parent is imported
+            here = [str(Path.cwd())] if places is None else list(places)
+            one = importlib.machinery.PathFinder.find_spec(name, here)
+            if one is None and places is None:
+                one = importlib.machinery.PathFinder.find_spec(name)
+            if one is None:
+                break
+            places = one.submodule_search_locations or ()
+            origin = next((place for place in (one.origin, *places) if place), None)
+            if origin is None:
+                break
+            found.append(os.path.realpath(origin))
+    return found

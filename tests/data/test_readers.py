@@ -176,6 +176,44 @@ def test_a_plan_does_not_have_code_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unnamed")
+@pytest.mark.parametrize("changed", ["models/nets/small.py", "models/__init__.py"])
+def test_code_that_changed_is_to_be_named_again(changed: str, tmp_path: Path) -> None:
+    """By its content, not by when it was written; a package's own code runs as well."""
+    spec, folder = "models.nets.small:make", tmp_path / "models/nets"
+    folder.mkdir(parents=True)  # nets is a package without a file of its own
+    (tmp_path / "models/__init__.py").write_text("")
+    (folder / "small.py").write_text("def make(): ...\n")
+    with pytest.raises(InputError, match=r"^p: is for models\.nets\.small:make; name it"):
+        trust.check_named(spec, "p")
+    trust.name_from_now_on(spec)
+    trust.NAMED_HERE.clear()
+    assert trust.check_named(spec, "p") == spec
+    (folder / "small.py").touch()
+    (folder / "beside.py").write_text("raise SystemExit\n")
+    assert trust.check_named(spec, "p") == spec
+    before = (tmp_path / changed).read_text()
+    (tmp_path / changed).write_text("import os\n")
+    with pytest.raises(InputError, match=r"small.py\) is not what it was when you named it; name"):
+        trust.check_named(spec, "p")
+    (tmp_path / changed).write_text(before)
+    assert trust.check_named(spec, "p") == spec
+    (tmp_path / changed).write_text("import sys\n")
+    trust.name_from_now_on(spec)  # seen and named again
+    trust.NAMED_HERE.clear()
+    assert trust.check_named(spec, "p") == spec
+
+
+@pytest.mark.usefixtures("unnamed")
+def test_a_damaged_record_is_none(tmp_path: Path) -> None:
+    trust.name_from_now_on(MODEL)
+    trust.NAMED_HERE.clear()
+    for record in trust.record_folder().iterdir():
+        record.write_bytes(b"\xff" * 9)
+    with pytest.raises(InputError, match="name it with --model"):
+        trust.check_named(MODEL, "x")
+
+
+@pytest.mark.usefixtures("unnamed")
 def test_names_that_are_no_code_need_no_trust() -> None:
     for spec in ("mcunet-5fps", "net.pt2", "C:net.pt2"):
         assert trust.check_named(spec, "x") == spec

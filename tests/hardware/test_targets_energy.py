@@ -195,6 +195,78 @@ def test_a_reading_that_fails_for_a_moment_is_spanned(tmp_path):
         recorder._add()
         (folder / "energy_uj").write_text("3000000\n")
     assert recorder.joules == [3.0]
+    assert recorder.doubts == [None]
+
+
+def test_a_counter_that_falls_silent_has_no_joules_to_believe(tmp_path):
+    """Its last reading is missing, so that what it counted by then is not all."""
+    folder = write(tmp_path / "zone", energy_uj=0)
+    with EnergyRecorder([RaplDomain("zone", folder, None)], sample_s=60) as recorder:
+        (folder / "energy_uj").write_text("5000000\n")
+        recorder._add()
+        (folder / "energy_uj").unlink()
+    assert recorder.doubts == ["cannot be read: No such file or directory"]
+
+
+def test_a_counter_that_cannot_be_read_at_first_is_doubted(tmp_path):
+    folder = write(tmp_path / "zone")
+    with EnergyRecorder([RaplDomain("zone", folder, None)], sample_s=60) as recorder:
+        (folder / "energy_uj").write_text("5000000\n")
+    assert recorder.doubts == ["cannot be read: No such file or directory"]
+
+
+def test_a_counter_without_a_range_that_starts_again_is_doubted(tmp_path):
+    folder = write(tmp_path / "zone", energy_uj=5_000_000)
+    with EnergyRecorder([RaplDomain("zone", folder, None)], sample_s=60) as recorder:
+        (folder / "energy_uj").write_text("7\n")
+    assert recorder.doubts == ["started again from 0"]
+
+
+class Foreign:
+    """A plug-in's counter that answers whatever it is given, or raises it."""
+
+    name, range_j = "foreign", None
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def joules(self):
+        """The next answer; the last one over and over."""
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    "answer", [float("nan"), float("inf"), "7", None, RuntimeError("\x1b[2J gone"), KeyError(1)]
+)
+def test_nonsense_of_a_plugin_is_no_joules(answer):
+    with EnergyRecorder([Foreign(1.0, answer)], sample_s=0.001) as recorder:
+        pass
+    (told,) = recorder.doubts
+    assert told.startswith("cannot be read: ")
+    assert told.isprintable()
+
+
+def test_less_than_nothing_is_doubted():
+    class Backwards(Meter):
+        def watts(self):
+            return -0.5
+
+    with EnergyRecorder([Backwards()], sample_s=60) as recorder:
+        pass
+    assert recorder.doubts == ["counted less than nothing"]
+
+
+def test_what_is_written_in_other_letters_is_a_name_like_any(tmp_path):
+    folder = hwmon_tree(tmp_path)
+    (folder / "in1_label").write_bytes(b"VDD\xff_IN\n")
+    assert len(find_counters(tmp_path).counters) == 1
+
+
+def raising_plugin():
+    return [Foreign(RuntimeError("no such board"))]
 
 
 class Meter:
@@ -225,7 +297,9 @@ def test_a_meter_comes_from_a_plugin_and_a_bad_one_does_no_harm(tmp_path, monkey
     info = tmp_path / "meters-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: meters\nVersion: 1.0\n")
-    lines = [f"{kind} = {__name__}:{kind}_plugin" for kind in ("good", "bad", "odd", "absent")]
+    lines = [
+        f"{kind} = {__name__}:{kind}_plugin" for kind in ("good", "bad", "odd", "absent", "raising")
+    ]
     (info / "entry_points.txt").write_text("\n".join([f"[{energy.PLUGINS}]", *lines]) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     found = find_counters(tmp_path / "root")
@@ -235,6 +309,7 @@ def test_a_meter_comes_from_a_plugin_and_a_bad_one_does_no_harm(tmp_path, monkey
     assert "plug-in 'bad' failed: OSError: no meter on /dev/ttyUSB0" in told
     assert "plug-in 'absent' failed: AttributeError" in told
     assert "plug-in 'odd' gave a int" in told
+    assert "the raising counter foreign cannot be read: RuntimeError: no such board" in told
     with EnergyRecorder(found.counters[:1], sample_s=60) as recorder:
         pass
     assert recorder.joules == [2.0 * recorder.seconds]

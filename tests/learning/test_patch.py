@@ -1,9 +1,9 @@
 """Patches: on and off again bit for bit, for their own base and no other."""
 
-import json
 from pathlib import Path
 
 import pytest
+import signed
 import torch
 from graphs import graphs, plans
 from hypothesis import assume, given, settings
@@ -158,17 +158,13 @@ def test_values_that_were_altered_are_not_left_in_the_model(example, patch):
     assert bits(tensors) == bits(base)
 
 
-def altered(data: bytes, tensors=None, header=None) -> bytes:
-    """A patch file with other tensors or another header."""
-    length = int.from_bytes(data[:8], "little")
-    document = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["costsim"])
-    found = load(data)
-    if tensors:
-        found.update(tensors)
-        found = {name: t for name, t in found.items() if t is not None}
-    if header:
-        header(document)
-    return save(found, {"costsim": json.dumps(document)})
+def altered(data: bytes, tensors=None, header=lambda document: None) -> bytes:
+    """A patch file with other tensors, without those that are None, or another header."""
+
+    def exchanged(found):
+        return {name: t for name, t in (found | (tensors or {})).items() if t is not None}
+
+    return signed.altered(data, exchanged, header)
 
 
 def change(key, value):

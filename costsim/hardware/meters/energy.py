@@ -6,15 +6,19 @@ entry point of the group `costsim.energy_counters`: a function without arguments
 counters it finds, each with a `name` and one of the two.
 """
 
+import math
 import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
+
+from costsim.base.errors import one_line, shown
 
 PLUGINS = "costsim.energy_counters"
 SAMPLE_S = 0.02
@@ -109,9 +113,8 @@ def find_counters(root: Path = Path("/")) -> Found:
         for counter in found:
             try:
                 _read(counter)
-            except (OSError, ValueError) as error:
-                told = getattr(error, "strerror", None) or str(error)
-                notes.append(f"the {name} counter {counter.name} cannot be read: {told}")
+            except Exception as error:  # a plug-in's raises what it likes
+                notes.append(f"the {name} counter {counter.name} cannot be read: {_why(error)}")
             else:
                 counters.append((name, counter))
     if not counters:
@@ -120,7 +123,17 @@ def find_counters(root: Path = Path("/")) -> Found:
 
 
 def _read(counter: Counter) -> float:
-    return counter.joules() if isinstance(counter, EnergyCounter) else counter.watts()
+    value = counter.joules() if isinstance(counter, EnergyCounter) else counter.watts()
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"it says {shown(value)}, which is no amount")
+    return float(value)
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, a plug-in's own kinds of error by name."""
+    if isinstance(error, OSError | ValueError):
+        return one_line(getattr(error, "strerror", None) or str(error))
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def _rapl(folder: Path) -> Iterator[RaplDomain]:
@@ -170,7 +183,7 @@ def _number(label: Path) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""
 
@@ -182,10 +195,8 @@ def _plugins(notes: list[str]) -> Iterator[tuple[str, Sequence[Counter]]]:
             found = list(plugin.load()())
             wrong = [one for one in found if not isinstance(one, EnergyCounter | PowerMeter)]
         except Exception as error:  # foreign code: whatever it raises is its own fault
-            told = " ".join(str(error).split())
-            notes.append(
-                f"the energy plug-in {plugin.name!r} failed: {type(error).__name__}: {told}"
-            )
+            told = one_line(f"{type(error).__name__}: {error}")
+            notes.append(f"the energy plug-in {plugin.name!r} failed: {told}")
             continue
         if wrong:
             notes.append(
@@ -199,7 +210,9 @@ class EnergyRecorder:
     """Joules of each counter between entering and leaving; reads often enough to miss nothing.
 
     A power meter is summed by the trapezoidal rule over its readings; an energy counter is read
-    as often, so that it cannot start again from 0 twice unnoticed.
+    as often, so that it cannot start again from 0 twice unnoticed. A reading that fails is made up
+    for by the next; where there is no next one, or a counter started anew, `doubts` says of it why
+    its joules are not all.
     """
 
     def __init__(self, counters: Sequence[Counter], sample_s: float = SAMPLE_S) -> None:
@@ -207,12 +220,15 @@ class EnergyRecorder:
         self.sample_s = sample_s
         self.joules = [0.0] * len(self.counters)
         self.seconds = 0.0
+        self.doubts: list[str | None] = [None] * len(self.counters)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._last: list[tuple[float, float]] = []
+        self._last: list[tuple[float, float] | None] = [None] * len(self.counters)
+        self._failed: list[str | None] = [None] * len(self.counters)
 
     def __enter__(self) -> Self:
-        self._last = [self._now(counter) for counter in self.counters]
+        self._add()
+        self.doubts = list(self._failed)
         self._started = time.perf_counter()
         self._thread.start()
         return self
@@ -226,6 +242,9 @@ class EnergyRecorder:
         self._over.set()
         self._thread.join()
         self._add()
+        for position, joules in enumerate(self.joules):
+            doubt = "counted less than nothing" if joules < 0 else None
+            self.doubts[position] = self.doubts[position] or self._failed[position] or doubt
         self.seconds = time.perf_counter() - self._started
 
     def _sample(self) -> None:
@@ -237,16 +256,23 @@ class EnergyRecorder:
 
     def _add(self) -> None:
         for position, counter in enumerate(self.counters):
-            then, before = self._last[position]
+            last = self._last[position]
             try:
                 now, value = self._now(counter)
-            except (OSError, ValueError):  # busy for a moment: the next reading spans it
+            except Exception as error:  # busy for a moment: the next reading spans it
+                self._failed[position] = f"cannot be read: {_why(error)}"
                 continue
+            self._failed[position] = None
             self._last[position] = now, value
+            if last is None:
+                continue
+            then, before = last
             if isinstance(counter, EnergyCounter):
                 gained = value - before
                 if gained < 0:
                     gained += counter.range_j or 0.0
+                if gained < 0:
+                    self.doubts[position] = "started again from 0"
                 self.joules[position] += max(0.0, gained)
             else:
                 self.joules[position] += (now - then) * (before + value) / 2

@@ -173,6 +173,12 @@ def _energy(
         "joules are of the whole machine while the step ran, other programs and what it draws at "
         "rest included"
     )
+    doubts = [a or b for a, b in zip(rest.doubts, work.doubts, strict=True)]
+    notes += [
+        f"the {source} counter {counter.name} {doubt} meanwhile: its joules are left out"
+        for (source, counter), doubt in zip(found.by_source, doubts, strict=True)
+        if doubt
+    ]
     return tuple(
         EnergyReading(
             source=source,
@@ -182,9 +188,10 @@ def _energy(
             per_step_j=joules / steps,
             idle_w=idle / rest.seconds,
         )
-        for (source, counter), joules, idle in zip(
-            found.by_source, work.joules, rest.joules, strict=True
+        for (source, counter), joules, idle, doubt in zip(
+            found.by_source, work.joules, rest.joules, doubts, strict=True
         )
+        if not doubt
     ), notes
 
 

@@ -1,11 +1,13 @@
 """Where a run of meta-training stands, in one safetensors file; schema `costsim.pretraining/1`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
 from costsim.base.errors import InputError
 from costsim.learning.pretraining.evaluation import Accuracy
@@ -42,8 +44,8 @@ class _Record(Header):
 
 
 class _Header(Header):
-    step: int
-    seconds: float
+    step: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
     records: tuple[_Record, ...]
     run: dict[str, str | int | float | bool]
 
@@ -96,6 +98,52 @@ def write_state(
     write_tensors(path, tensors, SCHEMA, header)
 
 
+def _states(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    step: int,
+) -> dict[nn.Parameter, dict[str, Any]]:
+    """What the optimizer keeps of each parameter that had a gradient: all of it, or nothing.
+
+    What is not there would begin anew without a word.
+    """
+    kept = _kept_by(optimizer)
+    named = dict(module.named_parameters())
+    given = {name: t for name, t in tensors.items() if not name.startswith("model/")}
+    trained = {name for name in named if any(f"optimizer/{key}/{name}" in given for key in kept)}
+    check_names(path, given, {f"optimizer/{key}/{name}": None for name in trained for key in kept})
+    if step and kept and not trained:
+        raise InputError(f"{path}: the optimizer's state is missing")
+    found: dict[nn.Parameter, dict[str, Any]] = {}
+    for name, parameter in named.items():
+        for key in kept if name in trained else ():
+            tensor = given[f"optimizer/{key}/{name}"]
+            if key != "step":
+                _check_like(path, f"optimizer/{key}/{name}", tensor, parameter)
+                tensor = tensor.to(parameter)
+            elif tensor.numel() != 1 or not 0 <= float(tensor) <= step:
+                raise InputError(f"{path}: optimizer/step/{name} is not among {step} steps")
+            found.setdefault(parameter, {})[key] = tensor
+    return found
+
+
+def _kept_by(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What an optimizer keeps of a parameter, by torch's names."""
+    if isinstance(optimizer, torch.optim.SGD):
+        return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    return ("step", "exp_avg", "exp_avg_sq")
+
+
+def _check_like(path: Path, name: str, found: Tensor, wanted: Tensor) -> None:
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        raise InputError(
+            f"{path}: {name} is {tuple(found.shape)}, {found.dtype}; "
+            f"{tuple(wanted.shape)}, {wanted.dtype} is needed"
+        )
+
+
 def read_state(
     path: Path,
     module: nn.Module,
@@ -117,20 +165,11 @@ def read_state(
     wanted = module.state_dict()
     check_names(path, model, wanted)
     for name, tensor in wanted.items():
-        if model[name].shape != tensor.shape:
-            raise InputError(
-                f"{path}: {name} is {tuple(model[name].shape)}; {tuple(tensor.shape)} is needed"
-            )
+        _check_like(path, name, model[name], tensor)
+    states = _states(path, module, optimizer, tensors, header.step)
     module.load_state_dict(model)
-    for name, parameter in module.named_parameters():
-        state: dict[str, Any] = {}
-        for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
-            tensor_name = f"optimizer/{key}/{name}"
-            if tensor_name in tensors:
-                tensor = tensors[tensor_name]
-                state[key] = tensor if key == "step" else tensor.to(parameter)
-        if state:
-            optimizer.state[parameter] = state
+    for parameter, state in states.items():
+        optimizer.state[parameter] = state
     records = tuple(
         Record(
             record.step,

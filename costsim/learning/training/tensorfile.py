@@ -4,11 +4,13 @@ The header is one string in the file's metadata under `costsim`, because the ord
 would differ from one writing to the next.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -17,6 +19,7 @@ from costsim.base.errors import InputError, shortened, shown
 from costsim.base.files import parse_json, read_file, write_atomically
 
 _KEY = "costsim"
+_DIGEST = "sha256"
 
 MAXIMUM_BYTES = 2**32
 """Of a file; a longer one is none of ours."""
@@ -35,12 +38,13 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], schema: str = "", header: Header | None = None
 ) -> None:
     """Write `tensors` to `path`, whole or not at all; without a header a plain state dict."""
+    # Cloned: safetensors refuses tensors that share memory.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     metadata = None
     if header is not None:
         document = {"schema": schema, **header.model_dump(mode="json")}
+        document[_DIGEST] = content_digest(document, plain)
         metadata = {_KEY: json.dumps(document, allow_nan=False)}
-    # Cloned: safetensors refuses tensors that share memory.
-    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(plain, metadata))
 
 
@@ -48,7 +52,7 @@ def read_tensors(path: Path, schema: str, kind: type[H]) -> tuple[H, dict[str, T
     """The header and the tensors of a file of this schema.
 
     Raises `InputError` naming the file for one that is missing, cut short, damaged or of another
-    kind, and the key for a header that is not as `kind` says.
+    kind, and the key for a header that is not as `kind` says; one changed byte is damage.
     """
     data = read_file(path, MAXIMUM_BYTES)
     try:
@@ -60,15 +64,28 @@ def read_tensors(path: Path, schema: str, kind: type[H]) -> tuple[H, dict[str, T
         raise InputError(
             f"{path}: is cut short, damaged or no safetensors file ({type(error).__name__})"
         ) from error
-    found = document.pop("schema", None) if isinstance(document, dict) else None
+    found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:
         told = "has no header of this program" if found is None else f"schema {shown(found)}"
         raise InputError(f"{path}: {told}; {schema!r} is needed")
+    if document.pop(_DIGEST, None) != content_digest(document, tensors):
+        raise InputError(f"{path}: is damaged: what it holds is not what was written")
+    del document["schema"]
     try:
         # As JSON: what is a tuple here is a list there.
         return kind.model_validate_json(json.dumps(document)), tensors
     except ValidationError as error:
         raise InputError(f"{path}: {_first(error)}") from error
+
+
+def content_digest(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a header and the tensors beside it: safetensors has no checksum of its own."""
+    found = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _first(error: ValidationError) -> str:
