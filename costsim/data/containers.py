@@ -234,7 +234,7 @@ class Tar(Container):
                 with tarfile.open(fileobj=file, mode="r:") as archive:
                     yield archive
                 return
-            most = UNPACKED_BYTES + UNPACKED_FACTOR * os.fstat(file.fileno()).st_size
+            most = most_unpacked(os.fstat(file.fileno()).st_size)
             with unpacked, tarfile.open(fileobj=_Bounded(unpacked, most), mode="r:") as archive:
                 yield archive
 
@@ -258,6 +258,11 @@ class Tar(Container):
             )
 
 
+def most_unpacked(size_bytes: int) -> int:
+    """Bytes that an archive of so many may unpack to: what grows further is made to fill memory."""
+    return UNPACKED_BYTES + UNPACKED_FACTOR * size_bytes
+
+
 @dataclass(frozen=True)
 class Zip(Container):
     """A zip archive. A backslash in a name is the separator of a program of Windows."""
@@ -276,15 +281,22 @@ class Zip(Container):
         """The bytes of these members, in the order they lie in."""
         with self._readable(), zipfile.ZipFile(self.path) as archive:
             members = {clean_name(_zip_name(info)): info for info in archive.infolist()}
+            left = most_unpacked(self.path.stat().st_size)
             for name, info in members.items():
                 if name is None or name not in names:
                     continue
                 self._check_size(name, info.file_size)
                 if info.flag_bits & 1:
                     raise InputError(f"{self.where(name)}: is encrypted")
+                left -= info.file_size
                 with self._readable(name), archive.open(info) as stream:
-                    data = stream.read(MAXIMUM_FILE_BYTES + 1)  # the stated size may be a lie
-                self._check_size(name, len(data))
+                    if left < 0:
+                        raise zipfile.BadZipFile(
+                            f"it unpacks to more than {UNPACKED_FACTOR} times the archive's size"
+                        )
+                    data = stream.read(info.file_size + 1)  # the stated size may be a lie
+                    if len(data) > info.file_size:
+                        raise zipfile.BadZipFile("it is larger than it says")
                 yield name, data
 
 

@@ -31,7 +31,7 @@ from costsim.base.yaml_text import MAXIMUM_ALIASED, MAXIMUM_DEPTH, _check_size, 
 from costsim.cli import main
 from costsim.data import containers, open_images
 from costsim.data.decode import decode
-from costsim.data.task import classes_of
+from costsim.data.task import classes_of, sample_task
 from costsim.data.threads import threaded_map
 from costsim.device import load_device
 from costsim.learning.training.base_model import load_subject_of
@@ -556,3 +556,19 @@ def test_an_encoding_without_the_letters(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_device_is_no_endless_file() -> None:
     with pytest.raises(InputError, match="/dev/zero: has more than"):
         load_device("/dev/zero")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_a_zip_does_not_unpack_to_far_more_than_it_is(method: int, tmp_path: Path) -> None:
+    """bzip2 packs megabytes of zeros into some hundred bytes: a tar of them is refused as well."""
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in ("ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png"):
+            archive.writestr(name, FILES["ant/0.png"] + bytes(9_000_000))
+    source = open_images(path)
+    with pytest.raises(InputError, match="it unpacks to more than 100 times the archive's size"):
+        sample_task(source, ways=2, shots=1, queries=1, seed=0, resolution=(8, 8), channels=3)
+    with zipfile.ZipFile(path, "w") as archive:  # as large, and not made to grow
+        for name in ("ant/0.png", "bee/0.png"):
+            archive.writestr(name, FILES["ant/0.png"] + bytes(9_000_000))
+    sample_task(open_images(path), ways=2, shots=1, seed=0, resolution=(8, 8), channels=3)
