@@ -211,13 +211,6 @@ def command(given: AdaptOptions) -> int:
             write_plan(given.plan_out, adapted.plan)
     if told := left_frozen(adapted.situation.graph):
         print(f"costsim: note: {told}, and are not trained", file=sys.stderr)
-    if "no pretrained weights" in adapted.situation.backbone.provenance:
-        print(
-            f"costsim: note: {adapted.situation.backbone.name} is "
-            f"{adapted.situation.backbone.provenance}: accuracies are those of an untrained "
-            "network; give --weights",
-            file=sys.stderr,
-        )
     own = data_caveat(given.model, built_in=given.model in NETWORKS, given=given.data is not None)
     for note in (*adapted.notes, *((own,) if own else ())):
         print(f"costsim: note: {note}", file=sys.stderr)

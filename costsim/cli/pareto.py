@@ -254,7 +254,8 @@ def _print(prepared: "Prepared", found: "Frontier") -> None:
 def _notes(prepared: "Prepared", found: "Frontier") -> list[str]:
     from costsim.planning import caveats
 
-    notes = [*caveats(prepared.request, prepared.problem.graph, prepared.problem.importance)]
+    problem = prepared.problem
+    notes = [*caveats(prepared.request, prepared.loaded, problem.graph, problem.importance)]
     if unproven := sum(not point.proven for point in found.points):
         notes.append(f"{unproven} points were not proven in time; give a longer --time-limit")
     if any(point.unscored for point in found.beside):

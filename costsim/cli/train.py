@@ -189,13 +189,14 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
     from costsim.models.loading import UNSEEN_GRADIENTS
     from costsim.models.networks import NETWORKS
     from costsim.problem.importance import left_frozen
-    from costsim.run.criteria.caveats import data_caveat, output_caveat
+    from costsim.run.criteria.caveats import data_caveat, output_caveat, weights_caveat
 
     plan, task = run.request.plan, run.task
     model, given = plan.model, run.request.data is not None
     doubts = (
         output_caveat(run.subject.graph, run.request.loss, task.ways),
         data_caveat(model.spec, built_in=model.spec in NETWORKS, given=given),
+        weights_caveat(model.name, model.provenance),
     )
     found = [told for told in doubts if told is not None]
     if plan.importance.source and plan.importance.source != task.description:

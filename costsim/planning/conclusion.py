@@ -18,7 +18,12 @@ from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
 from costsim.run.criteria import CRITERIA
-from costsim.run.criteria.caveats import data_caveat, output_caveat, score_caveat
+from costsim.run.criteria.caveats import (
+    data_caveat,
+    output_caveat,
+    score_caveat,
+    weights_caveat,
+)
 from costsim.solvers import SOLVERS
 from costsim.solving.explain import explain
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
@@ -138,9 +143,11 @@ def _task_estimate(
     )
 
 
-def caveats(request: PlanRequest, graph: LayerGraph, importance: Importance) -> tuple[str, ...]:
+def caveats(
+    request: PlanRequest, loaded: LoadedModel, graph: LayerGraph, importance: Importance
+) -> tuple[str, ...]:
     """What to know of the scores before believing them; see `costsim.run.criteria.caveats`."""
-    found = [score_caveat(importance)]
+    found = [score_caveat(importance), weights_caveat(loaded.name, loaded.provenance)]
     if importance.samples:
         given = request.data is not None
         built_in = request.model in NETWORKS
@@ -158,12 +165,7 @@ def _warnings(
     problem: Problem,
     task: TaskEstimate | None,
 ) -> tuple[str, ...]:
-    found = [*caveats(request, problem.graph, problem.importance)]
-    if "no pretrained weights" in loaded.provenance:
-        found.append(
-            f"{loaded.name} is {loaded.provenance}: its costs are right, its channel scores are "
-            "those of an untrained network; give --weights for a real choice"
-        )
+    found = [*caveats(request, loaded, problem.graph, problem.importance)]
     target = request.device.target(request.target)
     if request.step.bits.activations < 32 and target.at(request.step.bits) is target:
         found.append(
@@ -181,8 +183,9 @@ def _warnings(
         memory, room = solution.cost.memory, request.device.largest_block_bytes
         if memory.peak_bytes <= room < memory.arena_bytes:
             found.append(
-                f"the arena needs {memory.arena_bytes} B, more than the {room} B that the device "
-                "has in one piece, though never that many are live"
+                f"the arena needs {format_bytes(memory.arena_bytes)}, more than the "
+                f"{format_bytes(room)} that the device has in one piece, though never that many "
+                "are live"
             )
         if task is not None:
             weights = memory.frozen_weight_bytes + memory.updated_weight_bytes

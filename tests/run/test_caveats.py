@@ -198,7 +198,7 @@ def test_a_comparison_says_it_of_its_cells(capsys: pytest.CaptureFixture[str]) -
     assert main([*asked, *more]) == 0
     captured = capsys.readouterr()
     assert "note: caveat_nets:logits: the last layer gives 10 outputs" in captured.err
-    assert "(1 of 1 cells)" in captured.err
+    assert "(1 of 1 cell)" in captured.err
     assert any(LOGITS in note for note in json.loads(captured.out)["notes"])
 
 
@@ -230,3 +230,37 @@ def test_the_ordinary_case_is_silent(
     assert said(capsys) == set()
     assert main(["pareto", *SMALL, *size, "--points", "2", "--json"]) == 0
     assert said(capsys) == set()
+
+
+UNTRAINED = "those of an untrained network"
+
+
+@pytest.mark.usefixtures("nets")
+@pytest.mark.parametrize("command", ["plan", "pareto", "adapt", "compare", "study", "train"])
+def test_every_command_that_scores_says_that_a_network_is_untrained(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--model", "mbv2-w0.35", "--resolution", "32")
+    task = ("--ways", "2", "--shots", "2")
+    Path("s.yaml").write_text(
+        "models: [{model: mbv2-w0.35, resolution: 32}]\nmethods: [None]\ndomains: [digits]\n"
+        "seeds: 1\ndevices: [pi-zero-2]\nepisode: {ways: 2, shots: 2, queries: 1}\n"
+    )
+    Path("c.yaml").write_text(
+        "models: [mbv2-w0.35]\nsolvers: [last-layer]\n"
+        "devices: [pi-zero-2]\ntasks: [{data: digits, ways: 2, shots: 2}]\n"
+    )
+    plan = ["plan", "--device", "pi-zero-2", *model, *task, "--solver", "last-layer"]
+    words = {
+        "plan": plan,
+        "pareto": ["pareto", "--device", "pi-zero-2", *model, *task, "--points", "2"],
+        "adapt": ["adapt", "--device", "pi-zero-2", *model, *task, "--method", "None"],
+        "compare": ["compare", "c.yaml", "--store", "c.sqlite", "--jobs", "1"],
+        "study": ["study", "s.yaml", "--store", "s.sqlite", "--jobs", "1"],
+        "train": ["train", "plan.json", "--queries", "1", "--iterations", "1"],
+    }
+    if command == "train":
+        assert main([*plan, "--out", "plan.json"]) == 0
+        capsys.readouterr()
+    assert main(words[command]) in (0, 1)
+    assert capsys.readouterr().err.count(UNTRAINED) == 1

@@ -19,7 +19,12 @@ from costsim.learning.training.patch import Patch, make_patch, plan_digest
 from costsim.planning import parameters_digest
 from costsim.problem.importance import Importance
 from costsim.problem.solution import Solution, Status
-from costsim.run.criteria.caveats import loss_caveat, output_caveat, score_caveat
+from costsim.run.criteria.caveats import (
+    loss_caveat,
+    output_caveat,
+    score_caveat,
+    weights_caveat,
+)
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
 SCHEMA = "costsim.adaptation/1"
@@ -61,6 +66,7 @@ class Adapted:
             output_caveat(
                 self.situation.graph, "prototype", self.situation.task.ways, choice=False
             ),
+            weights_caveat(self.situation.backbone.name, self.situation.backbone.provenance),
             None if scores is None else score_caveat(scores),
             loss_caveat(self.losses),
         )

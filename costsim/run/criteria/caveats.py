@@ -72,6 +72,16 @@ def data_caveat(model: str, *, built_in: bool, given: bool) -> str | None:
     )
 
 
+def weights_caveat(model: str, provenance: str) -> str | None:
+    """Where a `model` starts from a seed, by the `provenance` of its weights."""
+    if "no pretrained weights" not in provenance:
+        return None
+    return (
+        f"{model} is {provenance}: costs are right, scores and accuracies are those of an "
+        "untrained network; give weights for a real choice"
+    )
+
+
 def score_caveat(importance: Importance) -> str | None:
     """Where scores are all but zero, or one layer's leave nothing of the others."""
     if not importance.samples:
