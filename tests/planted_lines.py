@@ -324,5 +324,30 @@ MUTANTS = (
         "return 0 if weight is None else self.channels(layer, axis)",
         (f"{FROZEN}test_no_solver_updates_what_is_frozen",),
     ),
+    # Readers, and what a call returns.
+    Mutant(
+        "costsim/base/yaml_text.py",
+        "if aliased > MAXIMUM_ALIASED:",
+        "if size > MAXIMUM_ALIASED:",
+        ("tests/data/test_readers.py::test_aliases_are_counted_together",),
+    ),
+    Mutant(
+        "costsim/data/containers.py",
+        "left -= info.file_size",
+        "left -= 0",
+        ("tests/data/test_readers.py::test_a_zip_does_not_unpack_to_far_more_than_it_is",),
+    ),
+    Mutant(
+        "costsim/models/trust.py",
+        "if kept is not None and kept == _content(spec, files):",
+        "if kept is not None:",
+        ("tests/data/test_readers.py::test_code_that_changed_is_to_be_named_again",),
+    ),
+    Mutant(
+        "costsim/models/tracing/returned_inputs.py",
+        "return not on or not probability",
+        "return not on",
+        ("tests/models/test_tracing_plain.py::test_a_call_that_returns_its_input_is_no_copy",),
+    ),
 )
 """In the order of the data flow: what a step is, what it costs, who chooses, who runs it."""

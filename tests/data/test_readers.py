@@ -572,3 +572,12 @@ def test_a_zip_does_not_unpack_to_far_more_than_it_is(method: int, tmp_path: Pat
         for name in ("ant/0.png", "bee/0.png"):
             archive.writestr(name, FILES["ant/0.png"] + bytes(9_000_000))
     sample_task(open_images(path), ways=2, shots=1, seed=0, resolution=(8, 8), channels=3)
+
+
+def test_aliases_are_counted_together() -> None:
+    """Each stands for few values, all of them for many."""
+    few = f"a: &a [{', '.join(['x'] * 99)}]\nb: [{', '.join(['*a'] * 99)}]\n"
+    assert len(parse_yaml(few, "x")["b"]) == 99
+    many = f"a: &a [{', '.join(['x'] * 99)}]\nb: [{', '.join(['*a'] * 110)}]\n"
+    with pytest.raises(InputError, match="aliases stand for more than 10,000 values"):
+        parse_yaml(many, "x")
