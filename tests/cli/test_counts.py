@@ -1,5 +1,7 @@
 """Whole numbers that people, programs and other people's environments give."""
 
+from pathlib import Path
+
 import pytest
 
 from costsim.base.errors import InputError
@@ -91,3 +93,16 @@ def test_odd_sizes_of_a_terminal_are_passed_over(
     monkeypatch.setenv(name, columns)
     assert main(["devices"]) == 0
     assert "jetson-nano" in capsys.readouterr().out
+
+
+def test_a_share_of_memory_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1e308 % times a megabyte is no number of bytes."""
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(
+        "models: [mcunet-5fps]\nsolvers: [greedy]\ndevices: [stm32f746]\n"
+        "budgets: [{memory: 1e308%}]\ntasks: [digits]\n"
+    )
+    assert main(["compare", "c.yaml", "--store", "c.sqlite"]) == 2
+    assert "at most 100000000 % is allowed" in capsys.readouterr().err

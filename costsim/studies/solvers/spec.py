@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from costsim.base.errors import InputError, shown
-from costsim.base.units import parse_quantity, parse_seconds
+from costsim.base.units import format_percent, parse_quantity, parse_seconds
 from costsim.ir.step import OPTIMIZER_STATES
 from costsim.planning import DEFAULT_SHOTS
 from costsim.problem.axes import SCORED_AXES
@@ -94,7 +94,9 @@ class SolverStudyReader(FileReader):
             where = self.where(f"{key}.{name}")
             scale = parse_quantity(text, {"%": 0.01}, where)
             if scale > MOST_SCALE:
-                raise InputError(f"{where}: {shown(text)}; at most {MOST_SCALE:.0%} is allowed")
+                raise InputError(
+                    f"{where}: {shown(text)}; at most {format_percent(MOST_SCALE)} is allowed"
+                )
             return "memory_scale", scale
         return super().limit(name, text, key)
 
