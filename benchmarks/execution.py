@@ -102,10 +102,10 @@ def setting_of(name: str, batch: int) -> Setting:
     """A quarter of the channels of six of the last fifteen convolutions is trained."""
     import torch
 
+    from costsim.ir.cuts import between, last_frozen_cut
     from costsim.ir.plan import ChannelSubset, UpdatePlan
     from costsim.ir.program import compile_program
     from costsim.ir.step import TrainingStep
-    from costsim.learning.adaptation.prefix import between, last_frozen_cut
     from costsim.models.loading import load_model
     from costsim.models.networks.build import Network
     from costsim.models.tracing.capture import capture

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO
 
+from costsim.ir.cuts import cuts
+from costsim.ir.sample_axes import first_without_samples, sample_axes
 from costsim.learning.adaptation.backbone import Backbone
 from costsim.learning.adaptation.frozen_values import advance
-from costsim.learning.adaptation.prefix import cuts
 from costsim.models.tracing import trace
-from costsim.run.criteria.samples import first_without_samples, sample_axes
 
 SIDE = 32
 TOKENS = 16

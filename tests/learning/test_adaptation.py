@@ -26,6 +26,7 @@ from torch.nn import functional
 from costsim.base.errors import InputError
 from costsim.cli import main
 from costsim.data import FixedEpisode, MetaDatasetEpisode, digits, open_images, sample_episode
+from costsim.ir.cuts import between, cuts, last_frozen_cut
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.learning.adaptation import backbone as backbone_module
@@ -40,7 +41,6 @@ from costsim.learning.adaptation.guard.shrinkage import Shrinkage
 from costsim.learning.adaptation.loop import train
 from costsim.learning.adaptation.method import Choice, Method
 from costsim.learning.adaptation.one_task import adapt
-from costsim.learning.adaptation.prefix import between, cuts, last_frozen_cut
 from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import make_method

@@ -5,9 +5,9 @@ import time
 import torch
 from torch import Tensor
 
+from costsim.ir.cuts import between, cuts
 from costsim.learning.adaptation.backbone import PASS, Backbone
 from costsim.learning.adaptation.copies import Copies
-from costsim.learning.adaptation.prefix import between, cuts
 from costsim.run.execution.forward import evaluate
 
 

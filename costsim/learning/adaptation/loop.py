@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from costsim.ir.cuts import between, last_frozen_cut, updated_layers
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import Atom, compile_program
 from costsim.ir.step import TrainingStep
 from costsim.learning.adaptation.classifier import cosine
-from costsim.learning.adaptation.prefix import between, last_frozen_cut, updated_layers
 from costsim.learning.adaptation.situation import Situation
 from costsim.run.criteria.loss import prototypes
 from costsim.run.execution.executor import Executor

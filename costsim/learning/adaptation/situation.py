@@ -12,15 +12,16 @@ from torch import Tensor
 
 from costsim.base.errors import InputError
 from costsim.data import Progress, Task
+from costsim.ir.cuts import between, last_frozen_cut
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
+from costsim.ir.sample_axes import first_without_samples
 from costsim.ir.step import TrainingStep
 from costsim.learning.adaptation.backbone import Backbone
 from costsim.learning.adaptation.classifier import Answers, classify, cosine
 from costsim.learning.adaptation.copies import Copies
 from costsim.learning.adaptation.frozen_values import FrozenValues, advance
 from costsim.learning.adaptation.place import Place
-from costsim.learning.adaptation.prefix import between, last_frozen_cut
 from costsim.learning.adaptation.problems import on_device, pose
 from costsim.learning.adaptation.settings import Settings
 from costsim.problem.budget import Budget
@@ -29,7 +30,6 @@ from costsim.problem.problem import Problem
 from costsim.run.criteria import CRITERIA
 from costsim.run.criteria.base import Criterion
 from costsim.run.criteria.loss import PrototypeLoss, prototypes
-from costsim.run.criteria.samples import first_without_samples
 
 T = TypeVar("T")
 

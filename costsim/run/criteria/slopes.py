@@ -14,9 +14,9 @@ from torch import Tensor
 from costsim.base.errors import InputError
 from costsim.ir.graph import Call, LayerGraph
 from costsim.ir.operators import Input, UpdateKind
+from costsim.ir.sample_axes import first_without_samples
 from costsim.run.criteria.base import Request, Target
 from costsim.run.criteria.passes import check_gradient, passes
-from costsim.run.criteria.samples import first_without_samples
 from costsim.run.execution.forward import evaluate
 
 Product: TypeAlias = Callable[[Call, UpdateKind, Mapping[str, Tensor], Tensor], Tensor]

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from costsim.ir.cuts import last_frozen_cut, updated_layers
 from costsim.learning.adaptation.loop import Trained
-from costsim.learning.adaptation.prefix import last_frozen_cut, updated_layers
 from costsim.learning.adaptation.situation import Situation
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

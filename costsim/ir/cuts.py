@@ -7,7 +7,7 @@ import networkx as nx
 from costsim.ir.graph import Call, LayerGraph
 from costsim.ir.operators import Input
 from costsim.ir.plan import UpdatePlan
-from costsim.run.criteria.samples import sample_axes
+from costsim.ir.sample_axes import sample_axes
 
 
 def cuts(graph: LayerGraph) -> tuple[str, ...]:
