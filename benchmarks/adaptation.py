@@ -28,10 +28,10 @@ from torch.nn import functional
 
 from costsim.data import FixedEpisode, digits, open_source, sample_episode
 from costsim.device import load_device
+from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation.backbone import Backbone, load_backbone
 from costsim.learning.adaptation.one_task import adapt
 from costsim.learning.adaptation.place import Place
-from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import make_method
 from costsim.run.criteria.loss import prototypes
@@ -54,7 +54,7 @@ def main() -> int:
     rule = FixedEpisode(options.ways, options.shots, 10)
     task = sample_episode(source, rule, seed=0, resolution=backbone.input_shape[1:])
     place = Place(load_device(options.device))
-    settings = Settings(iterations=options.iterations)
+    settings = Recipe(iterations=options.iterations)
     rounds: list[dict[str, float]] = []
     shares: dict[str, list[float]] = {}
     fresh_shares: dict[str, list[float]] = {}
@@ -135,7 +135,7 @@ def _stock(situation: Situation, layers: set[str] | None, *, cached: bool = Fals
         parameter.requires_grad_(chosen)
         trained += [parameter] if chosen else []
     before, rest = halves(module, layers) if cached and layers else (_same, module)
-    labels, settings = situation.labels, situation.settings
+    labels, settings = situation.labels, situation.recipe
     everyone = torch.arange(situation.samples)
     started = time.process_time()
     with torch.no_grad():

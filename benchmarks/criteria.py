@@ -84,10 +84,10 @@ def main() -> int:
 def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dict[str, Any]:
     from costsim.data import FixedEpisode, digits, open_source, sample_episode
     from costsim.device import load_device
+    from costsim.ir.recipe import Recipe
     from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
-    from costsim.learning.adaptation.settings import Settings
     from costsim.learning.adaptation.situation import Situation
     from costsim.learning.methods.correlation import (
         FixedPlan,
@@ -111,7 +111,7 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
         backbone,
         task,
         Place(load_device(options.device)),
-        Settings(iterations=options.iterations, copies=options.copies, seed=seed),
+        Recipe(iterations=options.iterations, copies=options.copies, seed=seed),
     )
     inspect = options.inspect
     axes: tuple[UpdateKind, ...] = ("output", "bias") if options.biases else ("output",)

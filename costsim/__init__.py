@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from costsim.ir.graph import LayerGraph
     from costsim.ir.plan import ChannelSubset, UpdatePlan
     from costsim.ir.program import TrainingProgram, compile_program
+    from costsim.ir.recipe import Recipe
     from costsim.ir.step import BitWidths, TrainingStep
     from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.guard import make_guard
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
-    from costsim.learning.adaptation.settings import Settings
     from costsim.learning.adaptation.situation import Situation
     from costsim.learning.methods import make_method
     from costsim.models.tracing import trace
@@ -41,7 +41,7 @@ __all__ = [
     "Place",
     "PlanFile",
     "PlanRequest",
-    "Settings",
+    "Recipe",
     "Situation",
     "TrainingProgram",
     "TrainingStep",
@@ -85,6 +85,7 @@ _HOMES = {
         "TrainingProgram",
         "compile_program",
     ),
+    "ir.recipe": ("Recipe",),
     "ir.step": (
         "BitWidths",
         "TrainingStep",
@@ -93,7 +94,6 @@ _HOMES = {
     "learning.adaptation.guard": ("make_guard",),
     "learning.adaptation.one_task": ("adapt",),
     "learning.adaptation.place": ("Place",),
-    "learning.adaptation.settings": ("Settings",),
     "learning.adaptation.situation": ("Situation",),
     "learning.methods": ("make_method",),
     "models.tracing": ("trace",),

@@ -7,7 +7,7 @@ what ships or what a seed gives, so look at the costs; give your own weights for
 from costsim import (
     FixedEpisode,
     Place,
-    Settings,
+    Recipe,
     Situation,
     adapt,
     digits,
@@ -21,7 +21,7 @@ from costsim import (
 backbone = load_backbone("mcunet-5fps", resolution=48)  # weights=Path("mcunet.safetensors")
 task = sample_episode(digits(), FixedEpisode(ways=5, shots=3, queries=10), seed=0, resolution=48)
 place = Place(load_device("jetson-nano"))  # its recommended budgets
-situation = Situation(backbone, task, place, Settings(iterations=8))
+situation = Situation(backbone, task, place, Recipe(iterations=8))
 
 print(f"{task.description}: {situation.base_accuracy:.1%} before")
 for name in ("LastLayer", "TinyTrain", "TinyTrain (exact)"):

@@ -233,19 +233,20 @@ def command(given: AdaptOptions) -> int:
 def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":
     from costsim.data import sample_episode
     from costsim.device import load_device
+    from costsim.ir.recipe import Recipe
     from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
-    from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
     from costsim.learning.adaptation.situation import Situation
     from costsim.learning.adaptation.source import source_situations
+    from costsim.planning.request import DEFAULT_SOURCE_TASKS
 
     method = make_method(given.method)
     guard = None if given.guard is None else make_guard(given.guard)
     _check_source(given, method)
     place = Place(load_device(device), given.target, budget_request(given))
     _ = place.target  # a name that the device lacks is an error before any work
-    settings = Settings(
+    recipe = Recipe(
         iterations=given.iterations,
         optimizer=given.optimizer,
         augment=given.augment,
@@ -271,7 +272,7 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
         tracks=given.tracks,
         progress=progress,
     )
-    situation = Situation(backbone, task, place, settings, progress)
+    situation = Situation(backbone, task, place, recipe, progress)
     if others is not None:
         rule, tasks = _rule(given, others), given.source_tasks
         method = method.informed(
@@ -280,7 +281,7 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
                 others,
                 rule,
                 place,
-                settings,
+                recipe,
                 tasks=DEFAULT_SOURCE_TASKS if tasks is None else tasks,
                 progress=progress,
             )

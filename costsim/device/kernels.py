@@ -10,7 +10,7 @@ it needs.
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import Direction
 
-_OWN_NAME = frozenset({Direction.KEEP, Direction.LOSS, Direction.ACCUMULATE})
+_OWN_NAME = frozenset({Direction.KEEP, Direction.LOSS, Direction.ACCUMULATE, Direction.SCORE})
 
 
 def kernel_name(

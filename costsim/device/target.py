@@ -40,6 +40,7 @@ ELEMENTWISE_RATE: Mapping[str, str] = {
     "weight_gradient": "weight_gradient",
     "bias_gradient": "weight_gradient",
     "accumulate": "update",
+    "score": "forward",
     "update": "update",
 }
 """Which byte rate prices work without MACs, by direction; its keys are the directions known."""

@@ -19,6 +19,9 @@ DEFAULT_SHOTS = 5
 DEFAULT_ITERATIONS = 40
 """Passes over the support set when adapting, as in the paper."""
 
+DEFAULT_SOURCE_TASKS = 10
+"""So many tasks of other images a method that needs them chooses by."""
+
 PLANNING_S = 10.0
 """How long the solver may take if none is asked for; then it says how good its plan surely is."""
 

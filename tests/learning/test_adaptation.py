@@ -29,6 +29,7 @@ from costsim.data import FixedEpisode, MetaDatasetEpisode, digits, open_images, 
 from costsim.ir.cuts import between, cuts, last_frozen_cut
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
+from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation import backbone as backbone_module
 from costsim.learning.adaptation.backbone import load_backbone
 from costsim.learning.adaptation.cost import method_cost
@@ -41,7 +42,7 @@ from costsim.learning.adaptation.guard.shrinkage import Shrinkage
 from costsim.learning.adaptation.loop import train
 from costsim.learning.adaptation.method import Choice, Method
 from costsim.learning.adaptation.one_task import adapt
-from costsim.learning.adaptation.settings import Settings
+from costsim.learning.adaptation.showings import showings
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import make_method
 from costsim.learning.training import apply_patch, read_patch, remove_patch
@@ -81,28 +82,61 @@ def bits(tensors) -> dict[str, bytes]:
     return {name: t.detach().numpy().tobytes() for name, t in tensors.items()}
 
 
+# What an iteration shows.
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 20),
+)  # fmt: skip
+def test_every_image_is_shown_once_in_its_interval_and_classes_evenly(labels, interval, iterations):
+    known = torch.tensor(labels)
+    recipe = Recipe(iterations=iterations, image_interval=interval)
+    shown = showings(known, recipe)
+    assert len(shown) == iterations
+    every = min(interval, len(labels))
+    for iteration, places in enumerate(shown):
+        assert len(labels) // every <= len(places) <= recipe.images_a_step(len(labels))
+        assert places.tolist() == sorted(set(places.tolist()))
+        for label in set(labels):
+            number, found = labels.count(label), int((known[places] == label).sum())
+            assert number // every <= found <= -(-number // every)
+        if (iteration + 1) % every == 0:
+            cycle = torch.cat(shown[iteration + 1 - every : iteration + 1])
+            assert sorted(cycle.tolist()) == list(range(len(labels)))
+
+
+def test_which_images_come_together_changes_and_follows_from_the_seed():
+    labels = torch.arange(4).repeat_interleave(5)
+    recipe = Recipe(iterations=8, image_interval=2)
+    shown = [tuple(places.tolist()) for places in showings(labels, recipe)]
+    assert len(set(shown)) > 4
+    assert shown == [tuple(places.tolist()) for places in showings(labels, recipe)]
+    other = showings(labels, replace(recipe, seed=1))
+    assert shown != [tuple(places.tolist()) for places in other]
+
+
 # The loop.
 
 
 def by_hand(situation: Situation, plan: UpdatePlan, rate: float, transductive: bool = False):
     """The same training by autograd and torch.optim, gradients masked to the plan."""
-    module, settings = copy.deepcopy(situation.backbone.module), situation.settings
+    module, settings = copy.deepcopy(situation.backbone.module), situation.recipe
     optimizer = torch.optim.Adam(module.parameters(), rate)
     losses = []
-    for iteration in range(settings.iterations):
-        chosen = torch.arange(situation.samples)
-        with torch.no_grad():
-            features = module(situation.images)
-            means = torch.stack(
-                [features[situation.labels == c].mean(0) for c in range(situation.task.ways)]
-            )
+    for iteration, chosen in enumerate(showings(situation.labels, settings)):
+        if iteration % settings.means_interval == 0:
+            with torch.no_grad():
+                features = module(situation.images)
+                means = torch.stack(
+                    [features[situation.labels == c].mean(0) for c in range(situation.task.ways)]
+                )
 
         def logits(images, means=means):
             normal = functional.normalize
             return settings.temperature * normal(module(images)) @ normal(means).T
 
-        shown = situation.copies_of(situation.picks[iteration], chosen)
-        loss = functional.cross_entropy(logits(shown), situation.labels)
+        shown = situation.copies_of(situation.picks[iteration][chosen], chosen)
+        loss = functional.cross_entropy(logits(shown), situation.labels[chosen])
         if transductive:
             predicted = logits(situation.query_images).softmax(1)
             loss = loss - (predicted * predicted.log()).sum(1).mean()
@@ -126,10 +160,11 @@ def by_hand(situation: Situation, plan: UpdatePlan, rate: float, transductive: b
 @pytest.mark.parametrize("transductive", [False, True])
 @pytest.mark.parametrize("plan", [PLAN, None])
 @pytest.mark.parametrize("size", [64, 5])  # all in one pass, and several with a part of one
-def test_training_is_what_a_plain_loop_does(monkeypatch, transductive, plan, size):
+@pytest.mark.parametrize("recipe", [{}, {"image_interval": 2, "means_interval": 3}])
+def test_training_is_what_a_plain_loop_does(monkeypatch, transductive, plan, size, recipe):
     monkeypatch.setattr(backbone_module, "PASS", size)
     monkeypatch.setattr(backbone_module, "SIZE_STEP", 1)
-    situation = small_situation(small_task(queries=3))
+    situation = small_situation(small_task(queries=3), **recipe)
     plan = plan or UpdatePlan.full(situation.graph)
     wanted, losses = by_hand(situation, plan, 0.01, transductive)
     before = {k: t.clone() for k, t in situation.backbone.tensors.items()}
@@ -162,7 +197,7 @@ def test_what_is_cached_changes_nothing(settings):
 
 
 def test_copies_are_shown_as_drawn():
-    settings = Settings(iterations=50, copies=4)
+    settings = Recipe(iterations=50, copies=4)
     situation = Situation(small_backbone(), small_task(), place(), settings)
     assert situation.picks.shape == (50, 12)
     assert set(situation.picks.unique().tolist()) == {0, 1, 2, 3}
@@ -257,7 +292,7 @@ def test_it_learns(shared: Path):
     gains = []
     for seed in range(2):
         task = sample_episode(source, FixedEpisode(10, 5, 10), seed=seed, resolution=64)
-        situation = Situation(backbone, task, place(), Settings(iterations=25))
+        situation = Situation(backbone, task, place(), Recipe(iterations=25))
         adapted = adapt(situation, make_method("tinytrain (exact)"))
         gains.append(adapted.accuracy_after - adapted.accuracy_before)
         assert adapted.cost.step.memory.peak_bytes <= situation.budget.memory_bytes
@@ -306,10 +341,10 @@ def test_an_iteration_costs_what_its_program_says():
         (ChannelSubset("blocks.12.expand", "output", (1, 2, 3)),), frozenset({"blocks.13.project"})
     )
     cost, n = method_cost(situation, Choice(plan)), situation.samples
-    graph, step = situation.backbone.graph(1), situation.settings.step(n)
+    graph, step = situation.backbone.graph(1), situation.recipe.step(n)
     assert (step.batch, step.samples_a_pass, step.optimizer) == (n, 1, "adam")
     assert cost.step == price(compile_program(graph, plan, step), situation.place.device)
-    alone = price(compile_program(graph, plan, situation.settings.step(1)))
+    alone = price(compile_program(graph, plan, situation.recipe.step(1)))
     assert cost.step.macs.backward == n * alone.macs.backward
     assert cost.backward_macs_a_sample == alone.macs.backward
     assert cost.step.memory.paper_bytes == alone.memory.paper_bytes
@@ -528,7 +563,7 @@ def test_a_task_that_does_not_fit():
 )
 def test_settings_that_make_no_sense(given, message):
     with pytest.raises(InputError, match=message):
-        Settings(**given)
+        Recipe(**given)
 
 
 def test_devices_of_torch_that_are_not_there():

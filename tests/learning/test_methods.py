@@ -20,13 +20,13 @@ from costsim.base.errors import InputError
 from costsim.data import FixedEpisode, digits, sample_episode
 from costsim.ir.operators import UpdateKind
 from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.learning.adaptation.backbone import load_backbone
 from costsim.learning.adaptation.cost import method_cost
 from costsim.learning.adaptation.guard.base import NoGuard
 from costsim.learning.adaptation.method import Method, NothingFits
 from costsim.learning.adaptation.one_task import adapt
-from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.adaptation.source import source_situations
 from costsim.learning.methods import METHODS, make_method
@@ -181,7 +181,7 @@ def test_dropping_more_modules_costs_less(situation: Situation) -> None:
 
 
 def test_lite_modules_learn(situation: Situation) -> None:
-    settings = replace(situation.settings, iterations=8, augment=False)
+    settings = replace(situation.recipe, iterations=8, augment=False)
     longer = Situation(situation.backbone, situation.task, situation.place, settings)
     adapted = adapt(longer, TinyTL(dropped=0.75))
     assert adapted.losses[-1] < adapted.losses[0]
@@ -199,10 +199,10 @@ def test_transductive_looks_at_images_of_queries_and_not_at_labels(situation: Si
     task = situation.task
     first = adapt(situation, Transductive())
     permuted = replace(task, query_labels=task.query_labels[::-1].copy())
-    other = Situation(situation.backbone, permuted, situation.place, situation.settings)
+    other = Situation(situation.backbone, permuted, situation.place, situation.recipe)
     assert adapt(other, Transductive()).predictions == first.predictions
     dark = replace(task, query_images=task.query_images * np.float32(0.5))
-    other = Situation(situation.backbone, dark, situation.place, situation.settings)
+    other = Situation(situation.backbone, dark, situation.place, situation.recipe)
     assert adapt(other, Transductive()).losses != first.losses
     n, m = len(task.labels), len(task.query_labels)
     full = adapt(situation, make_method("FullTrain"))
@@ -233,12 +233,12 @@ def test_sparse_update_within_budgets(situation: Situation) -> None:
     method = SparseUpdate(within_budgets=True)
     for limit in sorted(macs.values(), key=lambda cost: cost.backward):
         allowed = place(memory_bytes=10**9, macs=limit.backward)
-        tight = Situation(situation.backbone, situation.task, allowed, situation.settings)
+        tight = Situation(situation.backbone, situation.task, allowed, situation.recipe)
         fitting = next(size for size in sizes if macs[size].backward <= limit.backward)
         wanted = SparseUpdate(size_kb=fitting).choose(situation).plan
         assert method.choose(tight).plan == wanted
     allowed = place(memory_bytes=10**9, macs=min(m.backward for m in macs.values()) - 1)
-    tight = Situation(situation.backbone, situation.task, allowed, situation.settings)
+    tight = Situation(situation.backbone, situation.task, allowed, situation.recipe)
     with pytest.raises(NothingFits, match="no published scheme is within the budgets"):
         method.choose(tight)
 
@@ -280,7 +280,7 @@ def test_a_scheme_is_searched_once_and_before_the_clock_of_a_task(situation: Sit
     plans = set()
     for shots in (1, 3, 4):
         task = sample_episode(digits(), FixedEpisode(3, shots, 2), seed=shots, resolution=32)
-        here = Situation(situation.backbone, task, place(), Settings(iterations=1, seed=shots))
+        here = Situation(situation.backbone, task, place(), Recipe(iterations=1, seed=shots))
         method.prepare(here)
         assert len(solver.asked) == 1
         choice = method.choose(here)
@@ -288,7 +288,7 @@ def test_a_scheme_is_searched_once_and_before_the_clock_of_a_task(situation: Sit
         assert method_cost(here, choice).step.macs.backward <= here.budget.macs
         plans.add(choice.plan)
     assert len(solver.asked) == len(plans) == 1
-    other = Situation(situation.backbone, task, place(memory_bytes=2**18), here.settings)
+    other = Situation(situation.backbone, task, place(memory_bytes=2**18), here.recipe)
     assert method.choose(other).plan not in plans
     assert len(solver.asked) == 2
 
@@ -299,7 +299,7 @@ def test_a_scheme_is_searched_for_the_task_where_its_limits_are_no_shares(
     solver = Counted()
     method = SearchedScheme(importance=static_importance([situation]), solver=solver)
     tight = Situation(
-        situation.backbone, situation.task, place(macs=situation.budget.macs), situation.settings
+        situation.backbone, situation.task, place(macs=situation.budget.macs), situation.recipe
     )
     choice = method.choose(tight)
     assert [problem.step.batch for problem in solver.asked] == [2, situation.samples]
@@ -379,7 +379,7 @@ def test_a_problem_of_any_number_of_images_is_as_if_posed_for_it_alone(
     backbone = load_backbone("mcunet-5fps", resolution=32)
     for shots in (4, 1, 3):
         task = sample_episode(digits(), FixedEpisode(4, shots, 2), seed=shots, resolution=32)
-        here = Situation(backbone, task, place(**limit), Settings())
+        here = Situation(backbone, task, place(**limit), Recipe())
         importance = here.score("fisher", inspected_layers(here.graph))
         found = here.problem(importance, with_bias=with_bias)
         target = here.place.target
@@ -433,13 +433,13 @@ def test_static_channels_are_the_same_for_every_task() -> None:
 def test_source_tasks_are_drawn_by_the_rule_whatever_the_users_seed(situation: Situation) -> None:
     rule = FixedEpisode(3, 2, 1)
     given = (situation.backbone, digits(), rule, place())
-    found = list(source_situations(*given, Settings(seed=1), tasks=3))
-    again = list(source_situations(*given, Settings(seed=2), tasks=2))
+    found = list(source_situations(*given, Recipe(seed=1), tasks=3))
+    again = list(source_situations(*given, Recipe(seed=2), tasks=2))
     assert [one.task.paths for one in again] == [one.task.paths for one in found[:2]]
     assert len({one.task.paths for one in found}) == 3
     assert all(one.task.shots_by_class == (2, 2, 2) for one in found)
     with pytest.raises(InputError, match="source tasks: 0; at least 1"):
-        next(source_situations(*given, Settings(), tasks=0))
+        next(source_situations(*given, Recipe(), tasks=0))
 
 
 def test_names_say_what_is_not_as_in_the_paper() -> None:
@@ -465,7 +465,7 @@ def test_scores_from_a_cut_on_are_those_of_the_whole() -> None:
             situation.images,
             situation.labels,
             layers=layers,
-            loss=PrototypeLoss(situation.settings.temperature),
+            loss=PrototypeLoss(situation.recipe.temperature),
         )
         for layer in layers:
             np.testing.assert_allclose(found.scores(layer), whole.scores(layer), rtol=1e-9)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from costsim.device import load_device
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
-from costsim.ir.program import compile_program, memory_timeline
+from costsim.ir.program import FISHER_WORK, ScoringWork, compile_program, memory_timeline
 from costsim.ir.step import TrainingStep
-from costsim.pricing.choosing import FISHER_WORK, ScoringWork, scoring_cost
+from costsim.pricing.choosing import scoring_cost
 from costsim.run.criteria import CRITERIA
 
 TARGET = load_device("pi-zero-2").target()

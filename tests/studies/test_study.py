@@ -25,11 +25,11 @@ from costsim.base.intervals import Mean
 from costsim.cli import main
 from costsim.data import digits, sample_episode
 from costsim.device import load_device
+from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation.backbone import Backbone, load_backbone
 from costsim.learning.adaptation.method import Method
 from costsim.learning.adaptation.one_task import adapt
 from costsim.learning.adaptation.place import Place
-from costsim.learning.adaptation.settings import Settings
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import METHODS, make_method
 from costsim.learning.methods.sparse_update import SearchedScheme
@@ -97,7 +97,8 @@ def test_cells_are_the_product_of_the_lists_with_the_first_seeds_first() -> None
     ("change", "same"),
     [
         ({"seeds": 3}, True),
-        ({"settings": {"iterations": 1, "cache-bytes": 5}}, True),
+        ({"settings": {"iterations": 1, "image-interval": 1}}, True),
+        ({"settings": {"iterations": 1, "image-interval": 2}}, False),
         ({"methods": [{"method": "None", "name": "plain"}]}, True),
         ({"settings": {"iterations": 2}}, False),
         ({"episode": {"ways": 3, "shots": 2, "queries": 3}}, False),
@@ -273,7 +274,7 @@ def test_a_cell_is_one_adaptation_as_the_library_does_it(rows: list[dict[str, An
     cell, row = cells[3], rows[3]
     backbone = load_backbone("mcunet-5fps", resolution=32)
     task = sample_episode(digits(), cell.episode, seed=1, resolution=32)
-    situation = Situation(backbone, task, Place(load_device("jetson-nano")), Settings(iterations=1))
+    situation = Situation(backbone, task, Place(load_device("jetson-nano")), Recipe(iterations=1))
     found = adapt(situation, make_method("TinyTrain"))
     assert row["status"] == "done"
     assert (row["method"], row["seed"], row["ways"], row["support"]) == ("TinyTrain", 1, 3, 3)

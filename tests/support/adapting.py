@@ -7,10 +7,10 @@ from torch import nn
 
 from costsim.data import FixedEpisode, Task, digits, sample_episode
 from costsim.device import load_device
+from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation.backbone import Backbone, load_backbone
 from costsim.learning.adaptation.place import Place
-from costsim.learning.adaptation.settings import Settings
-from costsim.learning.adaptation.situation import Situation
+from costsim.learning.adaptation.situation import CACHE_BYTES, Situation
 from costsim.planning import BudgetRequest
 
 SIDE = 16
@@ -58,19 +58,24 @@ def place(**budget: object) -> Place:
 
 
 def small_situation(
-    task: Task | None = None, dtype: torch.dtype = torch.float64, **settings: object
+    task: Task | None = None,
+    dtype: torch.dtype = torch.float64,
+    cache_bytes: int = CACHE_BYTES,
+    **recipe: object,
 ) -> Situation:
     """Any task on the small network; few iterations unless asked for."""
-    given = {"iterations": 5, "copies": 3, **settings}
+    given = {"iterations": 5, "copies": 3, **recipe}
     return Situation(
-        small_backbone(dtype), task or small_task(), place(macs_share=0.5), Settings(**given)
+        small_backbone(dtype),
+        task or small_task(),
+        place(macs_share=0.5),
+        Recipe(**given),  # type: ignore[arg-type]
+        cache_bytes=cache_bytes,
     )
 
 
-def network_situation(side: int = 32, seed: int = 0, **settings: object) -> Situation:
+def network_situation(side: int = 32, seed: int = 0, **recipe: object) -> Situation:
     """A task on the untrained mcunet-5fps, at a small size."""
     backbone = load_backbone("mcunet-5fps", resolution=side)
     task = sample_episode(digits(), FixedEpisode(4, 2, 4), seed=seed, resolution=side)
-    return Situation(
-        backbone, task, place(), Settings(**{"iterations": 2, "copies": 2, **settings})
-    )
+    return Situation(backbone, task, place(), Recipe(**{"iterations": 2, "copies": 2, **recipe}))

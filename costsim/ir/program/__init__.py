@@ -14,11 +14,13 @@ from costsim.ir.program.schedule import (
     Schedule,
     Step,
 )
+from costsim.ir.program.scoring import FISHER_WORK, ScoringWork, compile_scoring
 from costsim.ir.program.segments import cut_calls, even_cuts
 from costsim.ir.program.timeline import MemoryTimeline, memory_timeline
 
 __all__ = [
     "AXES",
+    "FISHER_WORK",
     "Arena",
     "Atom",
     "Buffer",
@@ -29,10 +31,12 @@ __all__ = [
     "Operand",
     "Operation",
     "Schedule",
+    "ScoringWork",
     "Step",
     "TrainingProgram",
     "build_schedule",
     "compile_program",
+    "compile_scoring",
     "cut_calls",
     "even_cuts",
     "gradient_guards",

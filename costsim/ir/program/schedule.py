@@ -49,6 +49,7 @@ class Direction(StrEnum):
     WEIGHT_GRADIENT = "weight_gradient"
     BIAS_GRADIENT = "bias_gradient"
     ACCUMULATE = "accumulate"
+    SCORE = "score"
     UPDATE = "update"
 
 

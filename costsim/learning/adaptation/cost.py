@@ -67,10 +67,10 @@ def method_cost(
 
     `extra_training`: what a guard trains besides, as a share of the iterations.
     """
-    settings, place = situation.settings, situation.place
+    recipe, place = situation.recipe, situation.place
     target = place.target
     samples = situation.samples + (len(situation.task.query_labels) if transductive else 0)
-    step = settings.step(samples)
+    step = recipe.step(samples)
     graph = situation.backbone.graph(step.samples_a_pass)
     plan = choice.plan
     trains = bool(plan.subsets or plan.biases)
@@ -84,7 +84,7 @@ def method_cost(
             graph, step, choice.scored, situation.samples, target, choice.scoring, axes
         )
     task = means = None
-    iterations = round(settings.iterations * (1 + extra_training))
+    iterations = round(recipe.iterations * (1 + extra_training))
     if trains and cost.on_device is not None and cost.on_device.swap_s is not None:
         task = estimate_task(
             target,
@@ -96,14 +96,14 @@ def method_cost(
             selection_peak_bytes=selection.peak_bytes if selection else 0,
             swap_s=cost.on_device.swap_s,
         )
-        forward = compile_program(graph, UpdatePlan(), settings.step(situation.samples))
+        forward = compile_program(graph, UpdatePlan(), recipe.step(situation.samples))
         means = step_seconds(forward, target) * iterations
     return MethodCost(
         samples,
         step.samples_a_pass,
         cost,
         autograd_memory(
-            graph, plan, optimizer_states=OPTIMIZER_STATES[settings.optimizer]
+            graph, plan, optimizer_states=OPTIMIZER_STATES[recipe.optimizer]
         ).total_bytes,
         task,
         means,

@@ -14,11 +14,11 @@ from costsim.run.execution.forward import evaluate
 class FrozenValues:
     """Values at the cuts of one network, of the images of one task and their copies.
 
-    `seconds`: what computing them took so far.
+    Of copies up to `cache_bytes` are kept. `seconds`: what computing them took so far.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone, self.seconds = backbone, 0.0
+    def __init__(self, backbone: Backbone, cache_bytes: int) -> None:
+        self.backbone, self.cache_bytes, self.seconds = backbone, cache_bytes, 0.0
         self._values: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     def at(self, cut: str, copies: Copies) -> tuple[Tensor, Tensor | None]:
@@ -37,16 +37,16 @@ class FrozenValues:
 
     def _computed(self, cut: str, copies: Copies) -> tuple[Tensor, Tensor | None]:
         """From the latest cut before this one of which the values are there."""
-        graph, settings = self.backbone.graph(1), copies.settings
+        graph, recipe = self.backbone.graph(1), copies.recipe
         order = cuts(graph)
         earlier = [c for c in order[: order.index(cut)] if c in self._values]
         start, plain, pool = graph.input, copies.images, None
         if earlier:
             start, (plain, pool) = earlier[-1], self._values[earlier[-1]]
-        count = settings.drawn_copies
+        count = recipe.drawn_copies
         found = advance(self.backbone, plain, start, cut)
         size_bytes = found.element_size() * found.numel() * count
-        if count >= settings.iterations or size_bytes > settings.cache_bytes:
+        if count >= recipe.iterations or size_bytes > self.cache_bytes:
             return found, None
         cached = found.new_empty((count, *found.shape))
         everyone = torch.arange(len(copies.images))

@@ -14,6 +14,7 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import Atom, compile_program
 from costsim.ir.step import TrainingStep
 from costsim.learning.adaptation.classifier import cosine
+from costsim.learning.adaptation.showings import showings
 from costsim.learning.adaptation.situation import Situation
 from costsim.run.criteria.loss import prototypes
 from costsim.run.execution.executor import Executor
@@ -92,33 +93,37 @@ def train(
     the loss is the cross entropy of the support images plus the mean entropy of the predictions
     of the query images.
     """
-    settings, backbone = situation.settings, situation.backbone
+    recipe, backbone = situation.recipe, situation.backbone
     cut = last_frozen_cut(backbone.graph(1), updated_layers(plan))
     chosen = torch.arange(situation.samples) if samples is None else samples.cpu()
     labels = situation.labels[chosen]
-    batch = _Batch(situation, plan, cut, len(chosen), transductive, learning_rate)
-    plain, pool = situation.values_at(cut)
-    plain = plain[chosen]
+    most = recipe.images_a_step(len(chosen))
+    batch = _Batch(situation, plan, cut, most, transductive, learning_rate)
+    everything, pool = situation.values_at(cut)
+    plain = everything[chosen]
 
-    def shown(iteration: int) -> Tensor:
-        numbers = situation.picks[iteration][chosen]
+    def shown(iteration: int, images: Tensor) -> Tensor:
+        numbers = situation.picks[iteration][images]
         if pool is not None:
-            return pool[numbers, chosen]
-        if not settings.augment:
-            return plain
-        changed = situation.copies_of(numbers, chosen)
+            return pool[numbers, images]
+        if not recipe.augment:
+            return everything[images]
+        changed = situation.copies_of(numbers, images)
         return situation.advance(changed, backbone.graph(1).input, cut)
 
     queries = None
     if transductive:
         queries = situation.advance(situation.query_images, backbone.graph(1).input, cut)
     losses: list[float] = []
-    for iteration in range(settings.iterations):
-        means = prototypes(situation.advance(plain, cut), labels)
-        loss = batch.step(shown(iteration), labels, means, queries)
+    means = plain.new_zeros(())
+    for iteration, places in enumerate(showings(labels, recipe)):
+        if iteration % recipe.means_interval == 0:
+            means = prototypes(situation.advance(plain, cut), labels)
+        images = shown(iteration, chosen[places])
+        loss = batch.step(images, labels[places], means, queries)
         losses.append(loss)
         if situation.progress is not None:
-            situation.progress(f"training: loss {loss:.3f}", iteration + 1, settings.iterations)
+            situation.progress(f"training: loss {loss:.3f}", iteration + 1, recipe.iterations)
         if not math.isfinite(loss) or (watch is not None and not watch(iteration + 1, loss)):
             break
     diverged = not math.isfinite(losses[-1]) or not batch.update.finite
@@ -126,28 +131,28 @@ def train(
 
 
 class _Batch:
-    """One optimizer step over any number of samples, `PASS` or fewer at a time."""
+    """One optimizer step over up to `most` support images, `PASS` or fewer samples at a time."""
 
     def __init__(
-        self, situation: Situation, plan: UpdatePlan, cut: str, count: int, transductive: bool,
+        self, situation: Situation, plan: UpdatePlan, cut: str, most: int, transductive: bool,
         learning_rate: float,
     ) -> None:  # fmt: skip
-        settings, backbone = situation.settings, situation.backbone
+        recipe, backbone = situation.recipe, situation.backbone
         queries = len(situation.task.query_labels) if transductive else 0
-        self.count, self.queries, self.temperature = count, queries, settings.temperature
-        self.size = backbone.pass_size(count + queries)
-        self.passes = math.ceil((count + queries) / self.size)
+        self.queries, self.temperature = queries, recipe.temperature
+        self.size = backbone.pass_size(most + queries)
+        self.passes = math.ceil((most + queries) / self.size)
         graph = between(backbone.graph(self.size), cut)
         step = TrainingStep(
             batch=self.size * self.passes,
             micro_batch=self.size if self.passes > 1 else None,
-            optimizer=settings.optimizer,
+            optimizer=recipe.optimizer,
         )
         self.executor = executor = Executor(
             compile_program(graph, plan, step),
             backbone.tensors,
             learning_rate=learning_rate,
-            momentum=settings.momentum,
+            momentum=recipe.momentum,
         )
         parameters = {atom: executor.parameter(atom) for atom in executor.selections}
         base = {
@@ -176,13 +181,12 @@ class _Batch:
         return float(total)
 
     def _loss(self, features: Tensor, part: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-        """The share of these rows in the loss of the step."""
+        """The share of these rows, of which those of the support have `labels`, in the loss."""
         logits = self.temperature * cosine(features, means)
-        support = part < self.count
-        known = (
-            functional.cross_entropy(logits[support], labels[part[support]], reduction="sum")
-            / self.count
-        )
+        support = part < len(labels)
+        known = functional.cross_entropy(
+            logits[support], labels[part[support]], reduction="sum"
+        ) / len(labels)
         if not self.queries:
             return known
         open_logits = logits[~support].log_softmax(1)

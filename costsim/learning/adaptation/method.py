@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from costsim.base.errors import InputError
 from costsim.ir.plan import UpdatePlan
-from costsim.pricing.choosing import FISHER_WORK, ScoringWork
+from costsim.ir.program import FISHER_WORK, ScoringWork
 from costsim.problem.importance import Importance
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution

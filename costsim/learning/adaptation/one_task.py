@@ -79,7 +79,7 @@ class Adapted:
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as one JSON document, schema `costsim.adaptation/1`."""
-        task, settings, place = self.situation.task, self.situation.settings, self.situation.place
+        task, recipe, place = self.situation.task, self.situation.recipe, self.situation.place
         graph = self.situation.graph
         return {
             "schema": SCHEMA,
@@ -94,15 +94,15 @@ class Adapted:
                 "shots": list(task.shots_by_class),
                 "queries": list(task.queries_by_class),
             },
-            "settings": {
-                "iterations": settings.iterations,
-                "optimizer": settings.optimizer,
+            "recipe": {
+                "iterations": recipe.iterations,
+                "optimizer": recipe.optimizer,
                 "learning_rate": self.learning_rate,
-                "temperature": settings.temperature,
-                "augment": settings.augment,
-                "copies": settings.drawn_copies,
-                "micro_batch": settings.step(self.situation.samples).samples_a_pass,
-                "seed": settings.seed,
+                "temperature": recipe.temperature,
+                "augment": recipe.augment,
+                "copies": recipe.drawn_copies,
+                "micro_batch": recipe.step(self.situation.samples).samples_a_pass,
+                "seed": recipe.seed,
             },
             "accuracy": {
                 "before": _number(self.accuracy_before),
@@ -287,7 +287,7 @@ def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCo
         budget=situation.budget,
         solution=replace(solution, cost=cost.step),
         importance=choice.importance or Importance(method, ()),
-        seed=situation.settings.seed,
+        seed=situation.recipe.seed,
         loss="prototype",
         device=place.device,
         target=place.target_name,

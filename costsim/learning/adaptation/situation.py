@@ -15,6 +15,7 @@ from costsim.data import Progress, Task
 from costsim.ir.cuts import between, last_frozen_cut
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
+from costsim.ir.recipe import Recipe
 from costsim.ir.sample_axes import first_without_samples
 from costsim.ir.step import TrainingStep
 from costsim.learning.adaptation.backbone import Backbone
@@ -23,7 +24,6 @@ from costsim.learning.adaptation.copies import Copies
 from costsim.learning.adaptation.frozen_values import FrozenValues, advance
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.problems import on_device, pose
-from costsim.learning.adaptation.settings import Settings
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance, inspected_layers
 from costsim.problem.problem import Problem
@@ -34,8 +34,15 @@ from costsim.run.criteria.loss import PrototypeLoss, prototypes
 T = TypeVar("T")
 
 
+CACHE_BYTES = 2**30
+"""Of what frozen parts compute of the copies, so much is kept here; it changes no result."""
+
+
 class Situation:
     """One task to be adapted to; shared by the methods that are compared on it.
+
+    What a device keeps of frozen parts is the recipe's to say. Here everything is kept up to
+    `cache_bytes`, so that it is computed once for all iterations, which gives the same values.
 
     Raises `InputError` for images of another size than the network takes and for a task of one
     class.
@@ -46,8 +53,9 @@ class Situation:
         backbone: Backbone,
         task: Task,
         place: Place,
-        settings: Settings | None = None,
+        recipe: Recipe | None = None,
         progress: Progress | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if tuple(task.images.shape[1:]) != backbone.input_shape:
             raise InputError(
@@ -57,9 +65,9 @@ class Situation:
         if task.ways < 2:
             raise InputError("a task needs at least 2 classes to tell apart; it has 1")
         self.backbone, self.task, self.place = backbone, task, place
-        self.settings = settings or Settings()
+        self.recipe = recipe or Recipe()
         self.progress = progress
-        self._frozen = FrozenValues(backbone)
+        self._frozen = FrozenValues(backbone, cache_bytes)
 
     # The task as tensors.
 
@@ -94,7 +102,7 @@ class Situation:
     @cached_property
     def copies(self) -> Copies:
         """The support images, lightly changed."""
-        return Copies(self.images, self.settings)
+        return Copies(self.images, self.recipe)
 
     @property
     def amounts(self) -> Tensor:
@@ -146,7 +154,7 @@ class Situation:
             return Answers(labels, float("nan"), float("nan"))
         means = prototypes(self.backbone.features(self.images), self.labels)
         features = self.backbone.features(self.query_images)
-        return classify(features, means, labels, self.settings.temperature)
+        return classify(features, means, labels, self.recipe.temperature)
 
     def score(
         self,
@@ -173,8 +181,8 @@ class Situation:
             self.labels,
             layers=layers,
             axes=axes,
-            loss=PrototypeLoss(self.settings.temperature),
-            seed=self.settings.seed,
+            loss=PrototypeLoss(self.recipe.temperature),
+            seed=self.recipe.seed,
             source=self.task.description,
         )
 
@@ -188,7 +196,7 @@ class Situation:
     @property
     def step(self) -> TrainingStep:
         """The step that is priced."""
-        return self.settings.step(self.samples)
+        return self.recipe.step(self.samples)
 
     @cached_property
     def budget(self) -> Budget:
@@ -208,11 +216,11 @@ class Situation:
         """
         step, budget = self.step, self.budget
         if samples is not None:
-            step = self.settings.step(samples)
+            step = self.recipe.step(samples)
             graph = self.backbone.graph(step.samples_a_pass)
             budget = self.place.budget.resolve(self.place.device, graph, step)
         found = pose(self.backbone, self.place, step, budget, importance, with_bias=with_bias)
-        found.seed = self.settings.seed
+        found.seed = self.recipe.seed
         return found
 
     def tabulate(self, *, with_bias: bool = False) -> None:
@@ -253,7 +261,7 @@ class Situation:
         if backbone is self.backbone:
             return self
         other = copy(self)
-        other.backbone, other._frozen = backbone, FrozenValues(backbone)
+        other.backbone, other._frozen = backbone, FrozenValues(backbone, self._frozen.cache_bytes)
         for name in ("budget", "base_accuracy", "images", "query_images", "copies"):
             other.__dict__.pop(name, None)
         return other

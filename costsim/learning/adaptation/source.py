@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, ImageSource, Progress, sample_episode
+from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation.backbone import Backbone
 from costsim.learning.adaptation.place import Place
-from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
 from costsim.learning.adaptation.situation import Situation
+from costsim.planning.request import DEFAULT_SOURCE_TASKS
 
 FIRST_SEED = 0x53524345
 """Of source tasks: far from those that a person gives, so that no task is its own source."""
@@ -19,24 +20,24 @@ def source_situations(
     images: ImageSource,
     rule: EpisodeRule,
     place: Place,
-    settings: Settings,
+    recipe: Recipe,
     *,
     tasks: int = DEFAULT_SOURCE_TASKS,
     progress: Progress | None = None,
 ) -> Iterator[Situation]:
     """So many tasks drawn from `images` by `rule`, one at a time: only one is in memory.
 
-    They follow from the sorted names and the rule alone; the seed of `settings`, which may be that
+    They follow from the sorted names and the rule alone; the seed of `recipe`, which may be that
     of the user's task, has no part in them. Raises `InputError` as `sample_episode` does.
     """
     if tasks < 1:
         raise InputError(f"source tasks: {tasks}; at least 1 is needed")
     channels, height, width = backbone.input_shape
-    settings = replace(settings, seed=0)
+    recipe = replace(recipe, seed=0)
     for number in range(tasks):
         if progress is not None:
             progress("looking at tasks of the source", number, tasks)
         task = sample_episode(
             images, rule, seed=FIRST_SEED + number, resolution=(height, width), channels=channels
         )
-        yield Situation(backbone, task, place, settings)
+        yield Situation(backbone, task, place, recipe)

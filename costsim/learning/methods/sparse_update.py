@@ -117,7 +117,7 @@ class SearchedScheme(Method):
 
         Two passes take the memory that any more take, and a share of their MACs is one of any.
         """
-        return self._searched(situation, 2 * situation.settings.micro_batch)
+        return self._searched(situation, 2 * situation.recipe.micro_batch)
 
     def _searched(self, situation: Situation, samples: int) -> Solution:
         """The scheme for a step of so many images, searched once."""
@@ -129,5 +129,5 @@ class SearchedScheme(Method):
             problem.seed = self.seed
             return solve_uninterrupted(problem, self.solver)
 
-        step = situation.settings.step(samples)
+        step = situation.recipe.step(samples)
         return situation.on_device(("scheme", self, step, situation.place.budget), search)

@@ -13,7 +13,7 @@ from costsim.base.progress import Progress
 from costsim.base.units import counted
 from costsim.ir.graph import LayerGraph, Parameter
 from costsim.ir.operators import UpdateKind
-from costsim.pricing.choosing import FISHER_WORK, ScoringWork
+from costsim.ir.program import FISHER_WORK, ScoringWork
 from costsim.problem.importance import ChannelScores, Importance, layer_macs
 from costsim.run.criteria.loss import LOSSES, Loss
 

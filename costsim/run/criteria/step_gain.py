@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from costsim.base.errors import InputError
 from costsim.ir.graph import Call
 from costsim.ir.operators import UpdateKind
-from costsim.pricing.choosing import ScoringWork
+from costsim.ir.program import ScoringWork
 from costsim.run.criteria.base import Criterion, Request, Target
 
 if TYPE_CHECKING:

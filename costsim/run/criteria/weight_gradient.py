@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.pricing.choosing import ScoringWork
+from costsim.ir.program import ScoringWork
 from costsim.run.criteria.base import Criterion, Request, Target
 
 

@@ -9,8 +9,9 @@ from costsim import __version__
 from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, MetaDatasetEpisode
 from costsim.device import load_device
-from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
+from costsim.ir.recipe import Recipe
 from costsim.planning import BudgetRequest
+from costsim.planning.request import DEFAULT_SOURCE_TASKS
 from costsim.studies.engine import (
     Cell,
     ModelChoice,
@@ -20,6 +21,9 @@ from costsim.studies.engine import (
     images_digest,
     model_digest,
 )
+
+_LATER = ("image_interval", "means_interval", "cut", "cache_in")
+"""Of a recipe, what came to it when there were stores already."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class MethodCell(Cell):
     device: str
     episode: EpisodeRule
     budget: BudgetRequest
-    settings: Settings
+    recipe: Recipe
     model_digest: str = ""
     domain_digest: str = ""
     device_digest: str = ""
@@ -90,9 +94,9 @@ class MethodCell(Cell):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        settings = _plain(self.settings)
-        settings.pop("cache_bytes")  # changes no result
-        return settings
+        """What is not as in the first protocol: cells of before it could be said stay known."""
+        told, usual = _plain(self.recipe), _plain(Recipe())
+        return {k: v for k, v in told.items() if k not in _LATER or v != usual[k]}
 
     @property
     def _source(self) -> list[Any]:
@@ -170,7 +174,7 @@ class MethodStudy(Study[MethodCell]):
     devices: tuple[str, ...] = ("jetson-nano",)
     episode: EpisodeRule = field(default_factory=MetaDatasetEpisode)
     budget: BudgetRequest = field(default_factory=BudgetRequest)
-    settings: Settings = field(default_factory=Settings)
+    recipe: Recipe = field(default_factory=Recipe)
     source: SourceChoice | None = None
 
     def cells(self) -> tuple[MethodCell, ...]:
@@ -193,7 +197,7 @@ class MethodStudy(Study[MethodCell]):
                         for method in self.methods:
                             cell = MethodCell(
                                 model, method, domain, seed, device, self.episode, self.budget,
-                                self.settings, models[model], domains[domain], devices[device],
+                                self.recipe, models[model], domains[domain], devices[device],
                             )  # fmt: skip
                             if method.needs_source:
                                 cell = replace(cell, source=source, source_digest=source_digest)

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 
 from costsim.base.errors import InputError, shown
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
+from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation.guard import GUARDS
-from costsim.learning.adaptation.settings import DEFAULT_SOURCE_TASKS, Settings
 from costsim.learning.methods import METHODS
 from costsim.planning import BudgetRequest
+from costsim.planning.request import DEFAULT_SOURCE_TASKS
 from costsim.studies.engine import FileReader, images_name
 from costsim.studies.methods.analysis import AVERAGE
 from costsim.studies.methods.cells import DomainChoice, MethodChoice, MethodStudy, SourceChoice
@@ -72,7 +73,7 @@ class MethodStudyReader(FileReader):
             devices=self.named(entry.get("devices", ["jetson-nano"]), "devices", self.device),
             episode=self.episode(entry.get("episode", "meta-dataset")),
             budget=self.budget(entry.get("budget", "recommended")),
-            settings=self.settings(entry.get("settings", {})),
+            recipe=self.recipe(entry.get("settings", {})),
         )
 
     def named(self, given: object, key: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
@@ -179,10 +180,10 @@ class MethodStudyReader(FileReader):
         texts = self.limits(given, "budget")
         return BudgetRequest(**dict(self.limit(n, text, "budget") for n, text in texts.items()))
 
-    def settings(self, given: object) -> Settings:
+    def recipe(self, given: object) -> Recipe:
         """What all cells have in common."""
-        allowed = {f.name.replace("_", "-"): f for f in fields(Settings) if f.name != "seed"}
-        default = asdict(Settings())
+        allowed = {f.name.replace("_", "-"): f for f in fields(Recipe) if f.name != "seed"}
+        default = asdict(Recipe())
         found: dict[str, Any] = {}
         for name, value in self.mapping(given, "settings", tuple(allowed)).items():
             field_name = allowed[name].name
@@ -196,4 +197,4 @@ class MethodStudyReader(FileReader):
                 )
             found[field_name] = value
         with self.at("settings"):
-            return Settings(**found)
+            return Recipe(**found)

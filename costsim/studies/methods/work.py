@@ -84,7 +84,7 @@ class MethodWorkshop(Workshop[MethodCell]):
                 self._source(cell.source.data, cell.source.split),
                 cell.episode,
                 Place(unchanged_device(cell.device, cell.device_digest), budget=cell.budget),
-                cell.settings,
+                cell.recipe,
                 tasks=cell.source.tasks,
             )
             self._informed[cell.source_key] = self._make_method(cell.method.method).informed(tasks)
@@ -111,7 +111,7 @@ class MethodWorkshop(Workshop[MethodCell]):
             channels=channels,
         )
         place = Place(unchanged_device(cell.device, cell.device_digest), budget=cell.budget)
-        return Situation(backbone, task, place, cell.settings)
+        return Situation(backbone, task, place, cell.recipe)
 
     def _backbone(self, model: ModelChoice) -> "Backbone":
         if model not in self._backbones:

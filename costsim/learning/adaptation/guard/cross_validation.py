@@ -55,7 +55,7 @@ class CrossValidation(Guard):
 
     def run(self, situation: Situation, fit: Fit) -> tuple[Trained, float]:
         """See `Guard.run`."""
-        folds = divide(situation.task.labels, self.folds, situation.settings.seed)
+        folds = divide(situation.task.labels, self.folds, situation.recipe.seed)
         if not folds:
             return fit(None, min(self.rate_factors)), 1.0
         judged = {}
