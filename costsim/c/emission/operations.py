@@ -2,6 +2,7 @@
 
 import math
 
+from costsim.base.errors import InputError
 from costsim.c.emission.arguments import (
     block_initialiser,
     lines_along,
@@ -45,6 +46,8 @@ class OperationWriter:
                 return self._accumulate(op)
             case Direction.UPDATE:
                 return self._update(op)
+            case Direction.SCORE:
+                raise InputError(f"{op.name}: there is no C yet for programs that score")
 
     def _call(self, op: Operation) -> Call:
         assert op.call is not None

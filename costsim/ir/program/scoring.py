@@ -98,13 +98,19 @@ class _Rewriter:
                     pass
                 case Direction.KEEP if not self.looks.inputs:
                     pass
+                case Direction.ACCUMULATE if self._sums_weights(op) and not self.looks.gradients:
+                    pass
                 case Direction.WEIGHT_GRADIENT:
                     self._score_weight(op, computed)
                 case Direction.BIAS_GRADIENT:
                     self._score(op, op.reads[:1])
                 case _:
                     self.operations.append(op)
-        return replace(self.program, operations=tuple(self.operations), buffers=self._buffers())
+        return self._finished()
+
+    def _sums_weights(self, op: Operation) -> bool:
+        written = self.program.buffers[op.writes[0].buffer]
+        return written.category is Category.WEIGHT_GRADIENT
 
     def _computed(self) -> dict[str, int]:
         """Where the value of a call is computed that its score would read."""
@@ -197,24 +203,29 @@ class _Rewriter:
             Operation(f"{op.call} score", Direction.SCORE, op.call, "elementwise", reads, ())
         )
 
-    def _buffers(self) -> tuple[Buffer, ...]:
-        """All buffers with their new lifetimes; those that nothing touches any more are empty."""
-        buffers = [*self.program.buffers, *self.added]
+    def _finished(self) -> TrainingProgram:
+        """The program of these operations: buffers that one of them touches, as long as they do."""
         touched: dict[int, list[int]] = {}
         for position, op in enumerate(self.operations):
             for operand in (*op.reads, *op.writes):
                 touched.setdefault(operand.buffer, []).append(position)
         last = len(self.operations) - 1
-        found = []
-        for index, buffer in enumerate(buffers):
+        buffers: dict[int, Buffer] = {}
+        for index, buffer in enumerate([*self.program.buffers, *self.added]):
             if buffer.category is Category.FROZEN_WEIGHTS:
                 size = (elements(buffer.shape) * buffer.bits + 7) // 8
-                found.append(replace(buffer, bytes=size, birth=0, death=last))
-            elif buffer.category is Category.WEIGHT_GRADIENT and self.looks.gradients:
-                found.append(replace(buffer, birth=0, death=last))
+                buffers[index] = replace(buffer, bytes=size, birth=0, death=last)
             elif index in touched:
-                first = 0 if buffer.category is Category.INPUT else touched[index][0]
-                found.append(replace(buffer, birth=first, death=touched[index][-1]))
-            else:
-                found.append(replace(buffer, bytes=0, birth=0, death=0))
-        return tuple(found)
+                stays = buffer.category is Category.WEIGHT_GRADIENT
+                first = 0 if stays or buffer.category is Category.INPUT else touched[index][0]
+                until = last if stays else touched[index][-1]
+                buffers[index] = replace(buffer, birth=first, death=until)
+        places = {index: place for place, index in enumerate(buffers)}
+
+        def moved(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
+            return tuple(replace(one, buffer=places[one.buffer]) for one in operands)
+
+        operations = (
+            replace(op, reads=moved(op.reads), writes=moved(op.writes)) for op in self.operations
+        )
+        return replace(self.program, operations=tuple(operations), buffers=tuple(buffers.values()))

@@ -50,7 +50,7 @@ class Binding:
         self._kept_channels = {
             op.writes[0].buffer: op.writes[0].channels or ()
             for op in program.operations
-            if op.direction is Direction.KEEP
+            if op.direction is Direction.KEEP and op.writes[0].channels is not None
         }
         self.inputs = frozenset(
             i for i, buffer in enumerate(program.buffers) if buffer.category is Category.INPUT

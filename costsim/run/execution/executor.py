@@ -26,6 +26,7 @@ from costsim.run.execution.checks import check_operators, check_overlap, check_t
 from costsim.run.execution.dispatch import gradient_of, past_autograd
 from costsim.run.execution.instructions import Updates, compile_instructions, updated_tensor
 from costsim.run.execution.layout import input_format, memory_format, suits_channels_last
+from costsim.run.execution.score import Scorer
 from costsim.run.execution.selection import Selection
 from costsim.run.execution.update import Hyperparameters
 
@@ -59,9 +60,10 @@ class Executor:
     `tensors` are `costsim.models.tracing.Traced.tensors`; their dtype and device are those of the
     run. Buffers are allocated and released where the program says, in place where it says so; only
     the selected channels of the weights are ever written. `optimizer_state` holds one tensor
-    `[states, *selected]` for each update. `observer` is called after each operation. Images lie in
-    memory with `channels_last` where that is faster; it changes no bytes, and values only by
-    rounding. None leaves the choice to `costsim.run.execution.layout.suits_channels_last`.
+    `[states, *selected]` for each update. `observer` is called after each operation; `scorer` is
+    given what scores are made of. Images lie in memory with `channels_last` where that is faster;
+    it changes no bytes, and values only by rounding. None leaves the choice to
+    `costsim.run.execution.layout.suits_channels_last`.
 
     A step is `step`, or in parts `begin`, for each pass `load`, `run_forward`, `run_loss` and
     `run_backward`, then `update`. With a loss of one's own, elsewhere: `forward` and `backward`.
@@ -81,6 +83,7 @@ class Executor:
         eps: float = 1e-8,
         loss: Loss = F.cross_entropy,
         observer: Observer | None = None,
+        scorer: Scorer | None = None,
         channels_last: bool | None = None,
     ) -> None:
         self.program, self.graph, self.tensors = program, program.graph, tensors
@@ -117,7 +120,7 @@ class Executor:
             self.optimizer_state,
             lambda: (self.hyperparameters, self.steps_done + 1),
         )
-        compiled = compile_instructions(binding, updates)
+        compiled = compile_instructions(binding, updates, scorer)
         self._instructions = tuple(zip(compiled, self._releases(), strict=True))
         (self._read_output,) = (
             binding.reader(read) for read in program.operations[program.loss_position].reads

@@ -5,7 +5,7 @@ from costsim.ir.graph import Call
 from costsim.ir.operators import Convolution, Expand, Permute, Scale, Slice, elements
 from costsim.ir.program import Direction, Operation
 from costsim.run.execution import convolution
-from costsim.run.execution.binding import Binding, Buffers, Instruction
+from costsim.run.execution.binding import Binding, Buffers, Instruction, Reader
 from costsim.run.execution.forward import FORWARD, Operands
 from costsim.run.execution.in_place import IN_PLACE
 from costsim.run.execution.masks import FLAT, PASSES, mask_of_flat
@@ -111,10 +111,11 @@ def _masked(bound: Binding, op: Operation, call: Call) -> Instruction:
 
 
 def keep(bound: Binding, op: Operation) -> Instruction:
-    """Channels of a value, copied for the backward pass."""
+    """A value, or some of its channels, copied for the backward pass."""
     read, kept, channels = bound.reader(op.reads[0]), op.writes[0].buffer, op.writes[0].channels
-    assert channels is not None
     assert op.reads[0].value is not None
+    if channels is None:
+        return _keep_whole(bound, op, read)
     dimension, part = _kept_dimension(bound, kept), Channels(channels)
     shape = bound.program.graph[op.reads[0].value].shape
     form = bound.format(shape)
@@ -122,6 +123,17 @@ def keep(bound: Binding, op: Operation) -> Instruction:
 
     def run(buffers: Buffers) -> None:
         buffers[kept] = part.copied(read(buffers), dimension, form)
+
+    return run
+
+
+def _keep_whole(bound: Binding, op: Operation, read: Reader) -> Instruction:
+    kept, value = op.writes[0].buffer, op.reads[0].value
+    assert value is not None
+    bound.writes(op, bound.program.graph[value].shape)
+
+    def run(buffers: Buffers) -> None:
+        buffers[kept] = read(buffers).clone()
 
     return run
 

@@ -20,6 +20,7 @@ from costsim.run.execution.backward_pass import (
 )
 from costsim.run.execution.binding import Binding, Buffers, Instruction
 from costsim.run.execution.forward_pass import forward, keep
+from costsim.run.execution.score import Scorer, score
 from costsim.run.execution.selection import Selection
 from costsim.run.execution.update import UPDATES, Hyperparameters
 
@@ -36,12 +37,16 @@ class Updates:
     clock: Callable[[], tuple[Hyperparameters, int]]
 
 
-def compile_instructions(bound: Binding, updates: Updates) -> tuple[Instruction, ...]:
+def compile_instructions(
+    bound: Binding, updates: Updates, scorer: Scorer | None
+) -> tuple[Instruction, ...]:
     """One instruction for each operation of the program, in order."""
-    return tuple(_instruction(bound, op, updates) for op in bound.program.operations)
+    return tuple(_instruction(bound, op, updates, scorer) for op in bound.program.operations)
 
 
-def _instruction(bound: Binding, op: Operation, updates: Updates) -> Instruction:
+def _instruction(
+    bound: Binding, op: Operation, updates: Updates, scorer: Scorer | None
+) -> Instruction:
     match op.direction:
         case Direction.FORWARD | Direction.RECOMPUTE:
             return forward(bound, op)
@@ -59,6 +64,8 @@ def _instruction(bound: Binding, op: Operation, updates: Updates) -> Instruction
             return bias_gradient(bound, op)
         case Direction.ACCUMULATE:
             return accumulate(bound, op)
+        case Direction.SCORE:
+            return score(bound, op, scorer)
         case Direction.UPDATE:
             return _update(bound, op, updates)
 
