@@ -30,7 +30,6 @@ from costsim.cli.options import (
     check_seed,
     check_split,
     episode_option,
-    iterations_option,
     json_option,
     model_option,
     optimizer_option,
@@ -45,6 +44,7 @@ from costsim.cli.options import (
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.recipe import RecipeOptions, recipe_options
 from costsim.cli.signature import taking
 from costsim.ir.step import Optimizer
 from costsim.learning.adaptation.guard import GUARDS, make_guard
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptOptions(BudgetOptions):
+class AdaptOptions(BudgetOptions, RecipeOptions):
     """What was typed of `costsim adapt`."""
 
     device: str | None
@@ -78,7 +78,6 @@ class AdaptOptions(BudgetOptions):
     source: str | None
     source_tasks: int | None
     guard: str | None
-    iterations: int
     optimizer: Optimizer
     learning_rate: float | None
     augment: bool
@@ -137,7 +136,7 @@ class AdaptOptions(BudgetOptions):
     "[default: shrink for GainTrain, else none]",
 )
 @budget_options("an iteration")
-@iterations_option("Steps, each over all images of the task.")
+@recipe_options("Steps, each over the images that it shows.")
 @optimizer_option("adam")
 @click.option(
     "--learning-rate",
@@ -233,7 +232,6 @@ def command(given: AdaptOptions) -> int:
 def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":
     from costsim.data import sample_episode
     from costsim.device import load_device
-    from costsim.ir.recipe import Recipe
     from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
@@ -244,10 +242,9 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
     method = make_method(given.method)
     guard = None if given.guard is None else make_guard(given.guard)
     _check_source(given, method)
-    place = Place(load_device(device), given.target, budget_request(given))
+    place = Place(load_device(device), given.target, budget_request(given), given.caches)
     _ = place.target  # a name that the device lacks is an error before any work
-    recipe = Recipe(
-        iterations=given.iterations,
+    recipe = given.recipe(
         optimizer=given.optimizer,
         augment=given.augment,
         copies=given.copies,
@@ -347,6 +344,8 @@ def _broken(adapted: "Adapted") -> str:
 
 
 def _table(adapted: "Adapted", patch: Path | None) -> "Table":
+    from costsim.ir.program.adaptation import Phase
+
     situation, cost = adapted.situation, adapted.cost
     plan, memory, macs = adapted.choice.plan, cost.step.memory, cost.step.macs
     queries = len(situation.task.query_labels)
@@ -377,10 +376,13 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
     ]
     if cost.exceeds:
         rows.append(("outside the budget", _broken(adapted)))
-    if cost.task is not None and cost.task.selection_peak_bytes:
-        most = format_bytes(cost.task.selection_peak_bytes)
-        rows.append(("memory of choosing (peak)", most))
-    if cost.task is None and (plan.subsets or plan.biases):
+    whole = None if cost.adaptation is None else cost.adaptation.cost
+    if whole is not None and (scoring := whole.of(Phase.SCORING)) is not None:
+        rows.append(("memory of choosing (peak)", format_bytes(scoring.peak_bytes)))
+    if whole is not None:
+        told = f"{format_bytes(whole.peak_bytes)}, in {whole.peak.phase}"
+        rows.append(("memory of the whole (peak)", told))
+    if whole is not None and whole.latency_s is None:
         rows.append(
             (
                 f"on {situation.place.device.name}",
@@ -388,14 +390,21 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
                 f"{format_bytes(memory.frozen_weight_bytes)} of frozen weights",
             )
         )
-    if cost.task is not None:
-        whole, energy = cost.task.latency_s, cost.task.energy_j
+    if whole is not None and whole.latency_s is not None and whole.energy_j is not None:
+        assert cost.adaptation is not None
+        took, energy = whole.latency_s, whole.energy_j
+        phases = ", ".join(
+            f"{phase.phase} {format_seconds(whole.seconds(phase.phase).value)}"
+            for phase in whole.phases
+        )
         rows += [
             (
                 f"on {situation.place.device.name}",
-                f"{format_seconds(whole.value)} ({format_seconds(whole.low)} to "
-                f"{format_seconds(whole.high)}), {format_joules(energy.value)}, estimated",
-            )
+                f"{format_seconds(took.value)} ({format_seconds(took.low)} to "
+                f"{format_seconds(took.high)}), {format_joules(energy.value)}, estimated",
+            ),
+            ("of that", phases),
+            ("frozen part", cost.adaptation.sentence),
         ]
     rows.append(
         (

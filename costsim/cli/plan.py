@@ -12,13 +12,13 @@ from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
     check_writable,
-    iterations_option,
     json_option,
     page_option,
     path_option,
     seed_option,
 )
 from costsim.cli.progress import progress_on_stderr
+from costsim.cli.recipe import RecipeOptions, recipe_options
 from costsim.cli.request import (
     device_option,
     plan_request,
@@ -36,11 +36,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(SoughtOptions):
+class PlanOptions(SoughtOptions, RecipeOptions):
     """What was typed of `costsim plan`."""
 
     explain: bool
-    iterations: int
     out: Path | None
     as_json: bool
     report: Path | None
@@ -67,7 +66,7 @@ class PlanOptions(SoughtOptions):
     help="Also say what more of each budget would bring, and why layers were left out.",
 )
 @solve_for_options
-@iterations_option("Passes over the samples, for the estimate of the whole task.")
+@recipe_options("Passes over the samples.")
 @seed_option
 @path_option("--out", help="Write the plan as JSON.")
 @json_option()
@@ -154,6 +153,6 @@ def _requests(given: PlanOptions) -> "list[PlanRequest]":
     usual = sought is None and given.time_limit is None and not was_typed("solver")
     solver = None if usual else given.solver
     return [
-        plan_request(given, device, solver, iterations=given.iterations, explain=given.explain)
+        plan_request(given, device, solver, recipe=given, explain=given.explain)
         for device in devices
     ]

@@ -29,8 +29,10 @@ from costsim.cli.options import (
     ways_option,
     weights_option,
 )
+from costsim.cli.recipe import RecipeOptions
 from costsim.cli.signature import was_typed
 from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
+from costsim.ir.recipe import Loss
 from costsim.ir.step import Optimizer
 from costsim.problem.axes import SCORED_AXES
 
@@ -155,7 +157,7 @@ class RequestOptions(BudgetOptions):
     optimizer: Optimizer
     bits: str | None
     criterion: str
-    loss: str
+    loss: Loss
     axis: str
     inspect: int | None
     layers: tuple[str, ...]
@@ -180,7 +182,7 @@ def plan_request(
     device: str | None,
     solver: str | None,
     *,
-    iterations: int = 1,
+    recipe: RecipeOptions | None = None,
     explain: bool = False,
 ) -> "PlanRequest":
     """The options as a `PlanRequest` for one device; `solver` None: the usual one.
@@ -188,6 +190,7 @@ def plan_request(
     Raises `InputError` for what no option allows.
     """
     from costsim.device import load_device
+    from costsim.ir.recipe import CACHES, Recipe
     from costsim.ir.step import TrainingStep
     from costsim.planning import PlanRequest, default_solver
     from costsim.solvers import make_solver
@@ -197,8 +200,6 @@ def plan_request(
         raise InputError(f"--device is {told}: the name of a shipped device or a YAML file")
     spec = load_device(device)
     check_seed(given.seed)
-    if not 1 <= iterations <= LARGEST_COUNT:
-        raise InputError(f"--iterations is {iterations}; allowed are 1 to {LARGEST_COUNT}")
     check_split(given.split, given.data)
     if solver is None:
         chooser = default_solver()
@@ -231,7 +232,8 @@ def plan_request(
         ),
         budget=budget_request(given),
         segments=given.recompute,
-        iterations=iterations,
+        recipe=Recipe() if recipe is None else recipe.recipe(),
+        caches=CACHES if recipe is None else recipe.caches,
         seed=given.seed,
         explain_with=_explainer(given.time_limit) if explain else None,
     )

@@ -1,7 +1,9 @@
 """A few-shot task: the handful of labelled samples that one user has."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,13 @@ class Task:
     query_images: NDArray[np.float32]
     query_labels: NDArray[np.int64]
     query_paths: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the support images and their labels."""
+        found = hashlib.sha256(self.labels.tobytes())
+        found.update(self.images.tobytes())
+        return found.hexdigest()
 
     @property
     def ways(self) -> int:

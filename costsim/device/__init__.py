@@ -6,7 +6,6 @@ from costsim.device.interval import Interval
 from costsim.device.quantity import INTERVAL_FACTORS, Provenance, Quantity
 from costsim.device.spec import DeviceSpec, Placement, Region, Swap, TrainingBudget
 from costsim.device.target import ELEMENTWISE_RATE, ComputeTarget, Throughput
-from costsim.device.task import TaskEstimate, estimate_task
 
 __all__ = [
     "ELEMENTWISE_RATE",
@@ -22,10 +21,8 @@ __all__ = [
     "Quantity",
     "Region",
     "Swap",
-    "TaskEstimate",
     "Throughput",
     "TrainingBudget",
-    "estimate_task",
     "load_device",
     "parse_device",
     "shipped_devices",

@@ -37,7 +37,8 @@ class Region(Part):
 
     `largest_block` is the longest run of contiguous addresses, where that is less than `size`;
     `available` the share left after the operating system, stacks and code; `address` where it
-    begins, on a device that is emulated.
+    begins, on a device that is emulated. `read_bandwidth` and `write_bandwidth` are how fast data
+    of an adaptation comes from flash or storage and goes there.
     """
 
     kind: Literal["ram", "flash", "storage"]
@@ -45,6 +46,8 @@ class Region(Part):
     address: Address | None = None
     largest_block: Bytes | None = None
     available: Share
+    read_bandwidth: BytesPerSecond | None = None
+    write_bandwidth: BytesPerSecond | None = None
     holds: Text
 
     @model_validator(mode="after")
@@ -71,10 +74,14 @@ class Region(Part):
 
 
 class Placement(Part):
-    """Where weights are kept: those the plan leaves alone, and those it updates."""
+    """Where things are kept: weights that the plan leaves alone and that it updates, and images.
+
+    `support_images` are those of a task, from which a device learns.
+    """
 
     frozen_weights: Literal["ram", "flash"]
     updated_weights: Literal["ram"]
+    support_images: Literal["ram", "flash", "storage"] = "ram"
 
 
 class Swap(Part):
@@ -140,6 +147,10 @@ class DeviceSpec(Part):
             raise refuse(
                 f"there is no {self.placement.frozen_weights} region", "placement.frozen_weights"
             )
+        if self.placement.support_images not in kinds:
+            raise refuse(
+                f"there is no {self.placement.support_images} region", "placement.support_images"
+            )
         if not self.targets:
             raise refuse("empty; at least one compute target is needed", "targets")
         if self.default_target not in self.targets:
@@ -154,6 +165,16 @@ class DeviceSpec(Part):
                 "training_budget.memory",
             )
         return self
+
+    def region(self, kind: str) -> Region | None:
+        """The largest memory of a kind; None if there is none."""
+        found = [region for region in self.memory.values() if region.kind == kind]
+        return max(found, key=lambda region: region.available_bytes, default=None)
+
+    @property
+    def storage_bytes(self) -> int:
+        """What an adaptation may keep on a card or a disk; 0 where there is none."""
+        return self._bytes("storage")
 
     def _bytes(self, *kinds: str) -> int:
         return sum(r.available_bytes for r in self.memory.values() if r.kind in kinds)

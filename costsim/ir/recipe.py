@@ -7,6 +7,9 @@ from typing import Any, Literal, TypeAlias
 from costsim.base.errors import InputError
 from costsim.ir.step import OPTIMIZER_STATES, Optimizer, TrainingStep
 
+Loss: TypeAlias = Literal["prototype", "cross_entropy"]
+"""Of a classifier by class means, or of logits that the network returns."""
+
 CacheIn: TypeAlias = Literal["nothing", "ram", "storage"]
 
 CACHES: tuple[CacheIn, ...] = ("nothing", "ram", "storage")
@@ -28,7 +31,8 @@ class Recipe:
     Each image is shown in every `image_interval`-th iteration: 1 shows all of them in each. Class
     means of the images as they are, constant for the gradient and taken anew every
     `means_interval` iterations, are the classifier (cosine similarity times `temperature`): with
-    intervals of 1 this is the protocol of TinyTrain (ICML 2024) after Hu et al. (CVPR 2022).
+    intervals of 1 this is the protocol of TinyTrain (ICML 2024) after Hu et al. (CVPR 2022). With
+    the `loss` cross_entropy the network's own logits are trained, and there are no class means.
 
     `cut` names a call before which nothing is trained: what the network computes up to there of
     every image and copy is computed once and kept in `cache_in`, so that iterations begin at the
@@ -47,6 +51,7 @@ class Recipe:
     image_interval: int = 1
     means_interval: int = 1
     micro_batch: int = 1
+    loss: Loss = "prototype"
     cut: str | None = None
     cache_in: CacheIn = "nothing"
     seed: int = 0
@@ -70,6 +75,8 @@ class Recipe:
             raise InputError(
                 f"optimizer {self.optimizer!r}; allowed are {', '.join(OPTIMIZER_STATES)}"
             )
+        if self.loss not in ("prototype", "cross_entropy"):
+            raise InputError(f"loss {self.loss!r}; allowed are prototype, cross_entropy")
         if self.cache_in not in CACHES:
             raise InputError(f"cache in {self.cache_in!r}; allowed are {', '.join(CACHES)}")
         if (self.cut is None) != (self.cache_in == "nothing"):

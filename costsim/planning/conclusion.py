@@ -1,18 +1,19 @@
 """From a solution to its plan file, and what a person should know of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from costsim.base.progress import Progress, silent
 from costsim.base.units import format_bytes
 from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
-from costsim.device import TaskEstimate, estimate_task
 from costsim.ir.graph import LayerGraph
-from costsim.ir.step import TrainingStep
+from costsim.ir.program.adaptation import Phase, Task
+from costsim.ir.program.adaptation import Scored as ScoredLayers
+from costsim.ir.recipe import Recipe
 from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
 from costsim.models.networks import NETWORKS
 from costsim.planning.preparation import Prepared, is_microcontroller, parameters_digest
+from costsim.planning.recipes import Asked, PricedRecipe, choose_cache
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
-from costsim.pricing.choosing import scoring_cost
 from costsim.problem.importance import Importance, left_frozen
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
@@ -47,12 +48,11 @@ class Planned:
 def conclude(prepared: Prepared, solution: Solution, progress: Progress | None = None) -> Planned:
     """The plan file of a solution of what was prepared, and what a person should know of it."""
     request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
-    layers, samples = prepared.scored.layers, prepared.scored.samples
     explanation = None
     if request.explain_with is not None:
         explanation = explain(problem, solution, request.explain_with, progress)
-    (progress or silent)("pricing the whole task", 0, 0)
-    task = _task_estimate(request, problem.step, problem.graph, layers, solution, samples)
+    (progress or silent)("pricing the whole adaptation", 0, 0)
+    priced = _adaptation(prepared, solution)
     file = plan_file(
         model=ModelRecord(
             name=loaded.name,
@@ -64,6 +64,8 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         ),
         graph=problem.graph,
         step=problem.step,
+        task=prepared.scored.task,
+        recipe=_recipe(prepared) if priced is None else priced.recipe,
         budget=problem.budget,
         solution=solution,
         importance=problem.importance,
@@ -71,13 +73,14 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         loss=request.loss,
         device=request.device,
         target=request.target,
-        task=task,
+        adaptation=None if priced is None else priced.cost,
+        uncached=None if priced is None else priced.uncached,
         explanation=explanation,
         named=NamedLayers(request.layers, request.exclude),
     )
     warnings = (
         *model_notes(request.model, problem.graph),
-        *_warnings(request, loaded, solution, problem, task),
+        *_warnings(request, loaded, solution, problem, priced),
     )
     too_large = _too_large(request, solution)
     return Planned(file, problem.graph, problem.importance, solution, warnings, too_large)
@@ -114,33 +117,38 @@ def _too_large(request: PlanRequest, solution: Solution) -> str:
     )
 
 
-def _task_estimate(
-    request: PlanRequest,
-    step: TrainingStep,
-    graph: LayerGraph,
-    layers: tuple[str, ...],
-    solution: Solution,
-    samples: int,
-) -> TaskEstimate | None:
-    """Selection and all iterations on the device; None where a step does not fit or is missing."""
-    cost = solution.cost
-    if cost is None or cost.on_device is None or cost.on_device.swap_s is None:
-        return None
-    target = request.device.target(request.target)
-    selection = None
-    criterion = CRITERIA[request.criterion]
-    if criterion.uses_samples:
-        selection = scoring_cost(graph, step, layers, samples, target, criterion.work, request.axes)
-    return estimate_task(
-        target,
-        step_s=cost.on_device.latency_s,
-        iterations=request.iterations,
-        samples=samples,
-        batch=step.batch,
-        selection_s=selection.latency_s if selection else None,
-        selection_peak_bytes=selection.peak_bytes if selection else 0,
-        swap_s=cost.on_device.swap_s,
+def _recipe(prepared: Prepared) -> Recipe:
+    """The recipe asked for, with what the step and the request say of it."""
+    request, step = prepared.request, prepared.problem.step
+    return replace(
+        request.recipe,
+        optimizer=step.optimizer,
+        micro_batch=step.samples_a_pass,
+        loss=request.loss,
+        seed=request.seed,
     )
+
+
+def _adaptation(prepared: Prepared, solution: Solution) -> PricedRecipe | None:
+    """The whole adaptation on the device, cut where it takes least; None where there is no plan."""
+    if solution.plan is None:
+        return None
+    request, problem, scored = prepared.request, prepared.problem, prepared.scored
+    criterion = CRITERIA[request.criterion]
+    looked_at = None
+    if criterion.uses_samples:
+        looked_at = ScoredLayers(scored.layers, request.axes, criterion.work)
+    asked = Asked(
+        problem.graph,
+        solution.plan,
+        Task(scored.task.samples, scored.task.ways),
+        problem.step,
+        request.device,
+        request.target,
+        looked_at,
+        problem.budget,
+    )
+    return choose_cache(asked, _recipe(prepared), request.caches)
 
 
 def caveats(
@@ -163,7 +171,7 @@ def _warnings(
     loaded: LoadedModel,
     solution: Solution,
     problem: Problem,
-    task: TaskEstimate | None,
+    priced: PricedRecipe | None,
 ) -> tuple[str, ...]:
     found = [*caveats(request, loaded, problem.graph, problem.importance)]
     target = request.device.target(request.target)
@@ -187,10 +195,11 @@ def _warnings(
                 f"{format_bytes(room)} that the device has in one piece, though never that many "
                 "are live"
             )
-        if task is not None:
+        scoring = None if priced is None else priced.cost.of(Phase.SCORING)
+        if scoring is not None:
             weights = memory.frozen_weight_bytes + memory.updated_weight_bytes
             in_ram = request.device.placement.frozen_weights == "ram"
-            needed = task.selection_peak_bytes + weights * in_ram
+            needed = scoring.peak_bytes + weights * in_ram
             if needed > room:
                 found.append(
                     f"choosing would hold {format_bytes(needed)} at once, more than the "

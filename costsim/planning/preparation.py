@@ -20,6 +20,7 @@ from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
 from costsim.run.criteria import CRITERIA
 from costsim.solvers import SOLVERS
+from costsim.solving.planfile import TaskRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +31,12 @@ SCORING_BATCH = 10
 
 @dataclass(frozen=True)
 class Scored:
-    """Channel scores, and the layers and how many samples they are of."""
+    """Channel scores, and the layers and how many samples they are of; the task drawn."""
 
     importance: Importance
     layers: tuple[str, ...]
     samples: int
+    task: TaskRecord
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,17 @@ def _score(
         source=task.description,
     )
     meant = tuple(entry for entry in importance.channels if named.means(entry.layer))
-    return Scored(replace(importance, channels=meant), layers, len(task.labels))
+    drawn = TaskRecord(
+        source=task.description,
+        data=None if request.data is None else str(request.data),
+        split=request.split,
+        ways=task.ways,
+        shots=request.shots,
+        samples=len(task.labels),
+        seed=request.seed,
+        images_sha256=task.digest,
+    )
+    return Scored(replace(importance, channels=meant), layers, len(task.labels), drawn)
 
 
 def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:

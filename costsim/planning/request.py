@@ -7,6 +7,7 @@ from typing import TypeVar
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
+from costsim.ir.recipe import CACHES, CacheIn, Loss, Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.cost import full_backward_macs
 from costsim.problem.budget import Budget
@@ -81,7 +82,9 @@ class PlanRequest:
     `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
     a solver that proves its answers, if the plan is to be explained. `needs_kernels`: refuse an
     operator without a C kernel on a microcontroller, where nothing else could run it. `layers` and
-    `exclude`: patterns of the names of layers that alone, or not, are inspected.
+    `exclude`: patterns of the names of layers that alone, or not, are inspected. `recipe` says how
+    the task is adapted to; where in the network it is cut, and where what comes before is kept, is
+    chosen out of `caches`.
     """
 
     device: DeviceSpec
@@ -95,7 +98,7 @@ class PlanRequest:
     ways: int | None = None
     shots: int = DEFAULT_SHOTS
     criterion: str = "fisher"
-    loss: str = "prototype"
+    loss: Loss = "prototype"
     axes: tuple[UpdateKind, ...] = ("output",)
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
     layers: tuple[str, ...] = ()
@@ -104,7 +107,8 @@ class PlanRequest:
     step: TrainingStep = field(default_factory=TrainingStep)
     segments: int = 1
     budget: BudgetRequest = field(default_factory=BudgetRequest)
-    iterations: int = DEFAULT_ITERATIONS
+    recipe: Recipe = field(default_factory=Recipe)
+    caches: tuple[CacheIn, ...] = CACHES
     seed: int = 0
     explain_with: Solver | None = None
     needs_kernels: bool = True

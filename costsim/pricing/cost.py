@@ -1,8 +1,9 @@
 """The price of a program: memory in every accounting, MACs, bytes moved, time and energy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 from costsim.device import ComputeTarget, DeviceSpec, Interval
@@ -70,6 +71,18 @@ class MacCost:
         """Input gradients, weight gradients, and what is computed a second time for them."""
         return self.recompute + self.input_gradient + self.weight_gradient
 
+    @property
+    def total(self) -> int:
+        """Both passes."""
+        return self.forward + self.backward
+
+    def __mul__(self, times: int) -> "MacCost":
+        return MacCost(*(times * getattr(self, field.name) for field in fields(self)))
+
+    def to_json(self) -> dict[str, int]:
+        """The `macs` of a plan file's predicted costs."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceCost:
@@ -98,7 +111,7 @@ class Cost:
 
     def to_json(self, accounting: str) -> dict[str, Any]:
         """The `predicted` of a plan file, without the whole task."""
-        memory, macs = self.memory, self.macs
+        memory = self.memory
         document: dict[str, Any] = {
             "memory": {
                 "accounting": accounting,
@@ -114,13 +127,7 @@ class Cost:
                 "peak_operation": memory.peak_operation,
                 "at_peak": dict(memory.at_peak),
             },
-            "macs": {
-                "forward": macs.forward,
-                "recompute": macs.recompute,
-                "input_gradient": macs.input_gradient,
-                "weight_gradient": macs.weight_gradient,
-                "unpadded": macs.unpadded,
-            },
+            "macs": self.macs.to_json(),
             "moved_bytes": self.moved_bytes,
         }
         if (on := self.on_device) is not None:
@@ -211,7 +218,9 @@ def moved_bytes(program: TrainingProgram) -> int:
 def step_seconds(program: TrainingProgram, target: ComputeTarget) -> Interval:
     """Seconds of one step of `program` on `target`, without swapping."""
     return target.at(program.step.bits).total_seconds(
-        operation_work(program, op) for op in program.operations for _ in range(program.times(op))
+        work
+        for op in program.operations
+        for work in repeat(operation_work(program, op), program.times(op))
     )
 
 

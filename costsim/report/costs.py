@@ -2,7 +2,7 @@
 
 from costsim.base.units import counted, format_bytes, format_macs, format_percent
 from costsim.report.amounts import interval, joules, seconds
-from costsim.solving.planfile import PlanFile, Prediction
+from costsim.solving.planfile import AdaptationRecord, PlanFile, Prediction
 
 Section = tuple[str, list[tuple[str, str]]]
 
@@ -18,18 +18,44 @@ def cost_rows(file: PlanFile) -> list[Section]:
     ]
     if timed := _time_rows(predicted):
         sections.append(("time and energy of a step", timed))
-    if (task := predicted.task) is not None:
-        rows = [
-            ("choosing what to update", seconds(task.selection_s)),
-            ("training", seconds(task.training_s)),
-            ("together", seconds(task.latency_s)),
-            ("energy", joules(task.energy_j)),
-        ]
-        if task.selection_peak_bytes:
-            most = format_bytes(task.selection_peak_bytes)
-            rows.insert(1, ("choosing, most bytes live at once", most))
-        sections.append((f"whole task, {counted(task.steps, 'step')}", rows))
+    if predicted.adaptation is not None:
+        iterations = counted(file.recipe.iterations, "iteration")
+        heading = f"whole adaptation, {iterations}, {counted(file.task.samples, 'image')}"
+        sections.append((heading, _adaptation_rows(predicted.adaptation, file)))
     return sections
+
+
+def _adaptation_rows(whole: AdaptationRecord, file: PlanFile) -> list[tuple[str, str]]:
+    rows = []
+    for phase in whole.phases:
+        took = phase.compute_s.plus(phase.storage_s)
+        told = seconds(took if phase.swap_s is None else took.plus(phase.swap_s))
+        fits = "" if phase.swap_s is not None else ", does not fit"
+        rows.append((f"{phase.phase}: {PHASES[phase.phase]}", f"{told}{fits}"))
+    if whole.latency_s is not None:
+        rows.append(("together", seconds(whole.latency_s)))
+    if file.recipe.cut is not None and whole.uncached_s is not None:
+        rows.append(("together, if nothing were kept", seconds(whole.uncached_s)))
+    if whole.energy_j is not None:
+        rows.append(("energy", joules(whole.energy_j)))
+    rows.append((f"most bytes live at once, in {whole.peak_phase}", format_bytes(whole.peak_bytes)))
+    rows += [
+        (f"most bytes in {place} at once, beside weights", format_bytes(size))
+        for place, size in whole.stored_bytes.items()
+    ]
+    if file.recipe.cut is not None:
+        rows.append((f"kept in {file.recipe.cache_in}", f"the values of {file.recipe.cut}"))
+    return rows
+
+
+PHASES = {
+    "scoring": "what to update",
+    "caching": "what frozen layers compute, once",
+    "class means": "the classifier, each time anew",
+    "training": "all iterations",
+    "answering": "one image",
+}
+"""What is done in each, in a few words."""
 
 
 def _memory_rows(predicted: Prediction, file: PlanFile) -> list[tuple[str, str]]:

@@ -148,8 +148,8 @@ class Summary:
             sentence += "; it does not fit in the device's memory"
             if predicted.swap_s is not None:
                 sentence += f" and swaps for {format_seconds(predicted.swap_s.value)}"
-        if predicted.task is not None:
-            sentence += f". The whole task takes {seconds(predicted.task.latency_s)}"
+        if predicted.adaptation is not None and predicted.adaptation.latency_s is not None:
+            sentence += f". The whole adaptation takes {seconds(predicted.adaptation.latency_s)}"
         return sentence + "."
 
     @property

@@ -34,10 +34,12 @@ TASK = ("--ways", "2", "--shots", "2")
 NETWORKS = ("mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3")
 
 CONTRACT: Mapping[str, Any] = {
-    "schema": "costsim.plan/1",
+    "schema": "costsim.plan/2",
     "model": dict,
     "device": dict,
     "step": dict,
+    "task": dict,
+    "recipe": dict,
     "loss": str,
     "budgets": dict,
     "layers": [{"name": str, "axis": (str, type(None)), "channels": list, "bias": bool}],
@@ -54,7 +56,7 @@ CONTRACT: Mapping[str, Any] = {
         "macs": {"forward": int, "input_gradient": int, "weight_gradient": int},
         "latency_s": {"step": float, "low": float, "high": float},
         "energy_j": float,
-        "task": dict,
+        "adaptation": dict,
     },
     "solver": {
         "name": str,
@@ -332,7 +334,9 @@ def test_a_choice_that_the_device_has_no_room_for_is_told(small: Plan) -> None:
     assert "choosing would hold" not in fisher.err
     gradients = ("--criterion", "step_gain", "--inspect", "40")
     assert "at once, more than the 288 KiB" in small(*gradients, device="stm32f746").err
-    held = small("--json", *gradients).document["predicted"]["task"]["selection_peak_bytes"]
+    held = small("--json", *gradients).document["predicted"]["adaptation"]["phases"][0][
+        "peak_bytes"
+    ]
     assert held > 288 * 1024
 
 

@@ -29,6 +29,7 @@ from costsim.data import FixedEpisode, MetaDatasetEpisode, digits, open_images, 
 from costsim.ir.cuts import between, cuts, last_frozen_cut
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
+from costsim.ir.program.adaptation import Phase
 from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation import backbone as backbone_module
 from costsim.learning.adaptation.backbone import load_backbone
@@ -329,7 +330,7 @@ def test_an_empty_plan_trains_nothing():
     assert adapted.losses == ()
     assert adapted.accuracy_after == adapted.accuracy_before
     assert adapted.cost.step.macs.backward == 0
-    assert adapted.cost.task is None
+    assert adapted.cost.adaptation is None
 
 
 # What it costs.
@@ -349,13 +350,18 @@ def test_an_iteration_costs_what_its_program_says():
     assert cost.backward_macs_a_sample == alone.macs.backward
     assert cost.step.memory.paper_bytes == alone.memory.paper_bytes
     latency = cost.step.on_device.latency_s
-    assert cost.task.training_s.value == pytest.approx(2 * latency.value)
-    assert cost.task.selection_s.value == 0
+    whole = cost.adaptation.uncached
+    assert whole.seconds(Phase.TRAINING).value == pytest.approx(2 * latency.value, rel=0.01)
+    assert whole.of(Phase.SCORING) is None
     scored = method_cost(situation, Choice(plan, scored=("blocks.12.expand",)))
-    assert scored.task.selection_s.value > 0
-    doubled = method_cost(situation, Choice(plan), extra_training=1.0)
-    assert doubled.task.training_s.value == pytest.approx(2 * cost.task.training_s.value)
-    assert doubled.class_means_s.value == pytest.approx(2 * cost.class_means_s.value)
+    assert scored.adaptation.cost.seconds(Phase.SCORING).value > 0
+    doubled = method_cost(situation, Choice(plan), extra_training=1.0).adaptation.uncached
+    training = whole.seconds(Phase.TRAINING).value
+    assert doubled.seconds(Phase.TRAINING).value == pytest.approx(2 * training)
+    times = {one.phase: one.times for one in doubled.phases}
+    assert times[Phase.MEANS] == (2 * 2 + 1) * n
+    assert cost.adaptation.recipe.cut is not None
+    assert cost.adaptation.cost.latency_s.value < whole.latency_s.value
 
 
 # Patches.

@@ -20,6 +20,7 @@ from costsim.base.errors import InputError
 from costsim.data import FixedEpisode, digits, sample_episode
 from costsim.ir.operators import UpdateKind
 from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.ir.program.adaptation import Phase
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.learning.adaptation.backbone import load_backbone
@@ -174,7 +175,8 @@ def test_dropping_more_modules_costs_less(situation: Situation) -> None:
     for more, less in pairwise(costs):
         assert less.step.macs.backward < more.step.macs.backward
         assert less.step.memory.paper_bytes < more.step.memory.paper_bytes
-        assert less.task.latency_s.value < more.task.latency_s.value
+        faster, slower = less.adaptation.uncached, more.adaptation.uncached
+        assert faster.latency_s.value < slower.latency_s.value
     # what the modules add to a forward pass is priced too
     plain = method_cost(situation, LastLayer().choose(situation))
     assert costs[-1].step.macs.forward > plain.step.macs.forward
@@ -533,9 +535,9 @@ def test_the_best_plan_by_a_criterion_has_its_greatest_gain(situation: Situation
 def test_a_criterion_is_priced_by_the_passes_it_takes(situation: Situation) -> None:
     def selection_s(criterion: str) -> float:
         choice = TinyTrain(criterion=criterion).choose(situation)
-        task = method_cost(situation, choice).task
-        assert task is not None
-        return task.selection_s.value
+        priced = method_cost(situation, choice).adaptation
+        assert priced is not None
+        return priced.cost.seconds(Phase.SCORING).value
 
     fisher, gradient = selection_s("fisher"), selection_s("gradient_norm")
     assert selection_s("l2_norm") == 0 < fisher < gradient

@@ -13,7 +13,6 @@ from costsim.device import (
     ComputeTarget,
     DeviceSpec,
     Interval,
-    estimate_task,
     load_device,
     shipped_devices,
 )
@@ -273,40 +272,7 @@ def test_room_and_need_decide_to_the_byte() -> None:
         assert cost.fits is fits
 
 
-# Whole task.
-
-
-@given(targets, st.integers(1, 100), st.integers(1, 500), st.integers(1, 100), st.floats(1e-3, 1e3))
-def test_a_task_is_selection_and_steps(
-    target: ComputeTarget, iterations: int, samples: int, batch: int, seconds: float
-) -> None:
-    step = Interval(seconds, seconds / 2, seconds * 2)
-    selection = Interval.exactly(7.0)
-    swap = Interval.exactly(seconds / 10)
-    task = estimate_task(
-        target,
-        step_s=step,
-        iterations=iterations,
-        samples=samples,
-        batch=batch,
-        selection_s=selection,
-        swap_s=swap,
-    )
-    steps = iterations * math.ceil(samples / batch)
-    assert task.steps == steps
-    assert task.latency_s.value == pytest.approx(7.0 + steps * (seconds + seconds / 10))
-    assert task.latency_s.low <= task.latency_s.value <= task.latency_s.high
-    joules = target.power.compute.value * (7.0 + steps * seconds)
-    joules += target.power.memory.value * steps * seconds / 10
-    assert task.energy_j.value == pytest.approx(joules)
-    assert task.to_json()["latency_s"] == task.latency_s.to_json()
-
-
-@pytest.mark.parametrize("name", ["iterations", "samples", "batch"])
-def test_a_task_needs_at_least_one_of_each(name: str, pi: DeviceSpec) -> None:
-    counts = {"iterations": 1, "samples": 1, "batch": 1, name: 0}
-    with pytest.raises(InputError, match=f"{name} is 0"):
-        estimate_task(pi.target(), step_s=Interval.exactly(1.0), **counts)
+# Energy.
 
 
 def test_energy_is_power_by_state(pi: DeviceSpec) -> None:
@@ -342,15 +308,10 @@ def test_published_minutes_on_the_pi_lie_within_the_interval(pi: DeviceSpec) -> 
         )
 
     def task(macs: dict[str, float], peak_bytes: float) -> tuple[Interval, Interval]:
-        estimate = estimate_task(
-            target,
-            step_s=step(macs),
-            swap_s=pi.swap_seconds(peak_bytes),
-            iterations=iterations,
-            samples=images,
-            batch=images,
-        )
-        return estimate.latency_s, estimate.energy_j
+        swap = pi.swap_seconds(peak_bytes)
+        assert swap is not None
+        computing, swapping = step(macs) * iterations, swap * iterations
+        return computing + swapping, target.joules(computing, swapping)
 
     forward = 22.45e6
     sparse_s, sparse_j = task(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from costsim.device import Interval, TaskEstimate, estimate_task, load_device
+from costsim.device import Interval, load_device
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.step import BitWidths, TrainingStep
@@ -27,6 +27,14 @@ class Row:
 
     minutes: float
     kilojoules: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all iterations are predicted to take."""
+
+    latency_s: Interval
+    energy_j: Interval
 
 
 PUBLISHED = {
@@ -66,7 +74,7 @@ def plans() -> dict[str, UpdatePlan]:
     }
 
 
-def predicted() -> dict[str, TaskEstimate]:
+def predicted() -> dict[str, Training]:
     """Every method on the board; memory of full training is what stock PyTorch keeps of it."""
     pi = load_device("pi-zero-2")
     target = pi.target()
@@ -89,14 +97,8 @@ def predicted() -> dict[str, TaskEstimate]:
             peak = 542 * MIB
         swap = pi.swap_seconds(peak)
         assert swap is not None
-        found[method] = estimate_task(
-            target,
-            step_s=step,
-            swap_s=swap,
-            iterations=ITERATIONS,
-            samples=IMAGES,
-            batch=IMAGES,
-        )
+        computing, swapping = step * ITERATIONS, swap * ITERATIONS
+        found[method] = Training(computing + swapping, target.joules(computing, swapping))
     return found
 
 

@@ -14,7 +14,7 @@ import pytest
 from graphs import GraphBuilder, chain, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_files import SCORE, example
+from plan_files import SCORE, drawings, example
 from rich.console import Console
 
 from costsim.base.errors import InputError
@@ -22,6 +22,7 @@ from costsim.base.units import format_bytes, format_joules, format_macs, format_
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import memory_timeline
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
@@ -103,7 +104,7 @@ def amounts(plan: PlanFile) -> Iterator[str]:
     """Every number of the plan file's prediction as a person reads it."""
     predicted = plan.predicted
     assert predicted is not None
-    memory, macs, task = predicted.memory, predicted.macs, predicted.task
+    memory, macs, task = predicted.memory, predicted.macs, predicted.adaptation
     for size in (
         memory.peak_bytes,
         memory.arena_bytes,
@@ -132,8 +133,12 @@ def amounts(plan: PlanFile) -> Iterator[str]:
     assert predicted.energy_j is not None
     yield format_joules(predicted.energy_j)
     assert task is not None
-    for seconds in (task.selection_s, task.training_s, task.latency_s):
+    for phase in task.phases:
+        seconds = phase.compute_s.plus(phase.storage_s)
         yield interval(seconds.value, seconds.low, seconds.high)
+    assert task.latency_s is not None
+    assert task.energy_j is not None
+    yield interval(task.latency_s.value, task.latency_s.low, task.latency_s.high)
     yield format_joules(task.energy_j.value)
 
 
@@ -300,6 +305,8 @@ def infeasible(graph: LayerGraph) -> PlanFile:
         model=ModelRecord(name="net", spec="net", resolution=8, provenance="from seed 0"),
         graph=graph,
         step=TrainingStep(),
+        task=drawings(),
+        recipe=Recipe(),
         budget=Budget(memory_bytes=1024),
         solution=Solution("ilp", None, None, Status.INFEASIBLE, None, None, 0.1, "3 MB would do"),
         importance=scores(graph),

@@ -11,11 +11,12 @@ import pytest
 from graphs import chain, graphs, plans, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_files import SCORE, chain_example, example
+from plan_files import SCORE, chain_example, drawings, example
 
 from costsim.base.errors import InputError
 from costsim.device import load_device, shipped_devices
 from costsim.ir.program import compile_program
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.cost import full_backward_macs, price
 from costsim.problem.budget import Budget
@@ -63,7 +64,8 @@ def test_predicted_is_the_price_and_more() -> None:
     for part in ("memory", "macs"):
         assert predicted[part] | expected[part] == predicted[part]
     assert predicted["macs"]["full_backward"] == full_backward_macs(graph, file.step)
-    assert predicted["task"]["steps"] == 40 * 7
+    times = {one["phase"]: one["times"] for one in predicted["adaptation"]["phases"]}
+    assert times == {"scoring": 7, "class means": 41 * 7, "training": 40 * 7, "answering": 1}
 
 
 def test_gains_of_chosen_channels() -> None:
@@ -88,6 +90,8 @@ def test_infeasible_has_no_prediction() -> None:
         model=ModelRecord(name="net", spec="net", resolution=4, provenance="from seed 0"),
         graph=graph,
         step=TrainingStep(),
+        task=drawings(),
+        recipe=Recipe(),
         budget=Budget(memory_bytes=1),
         solution=solution,
         importance=Importance("random", ()),
@@ -131,8 +135,13 @@ def without(*keys: str) -> Change:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (at("schema", value="costsim.plan/2"), "schema: 'costsim.plan/2' is unknown"),
-        (without("schema"), "schema: is missing; allowed is costsim.plan/1"),
+        (at("schema", value="costsim.plan/3"), "schema: 'costsim.plan/3' is unknown"),
+        (at("schema", value="costsim.plan/1"), "make the plan anew with costsim plan"),
+        (without("recipe"), "recipe: missing"),
+        (at("recipe", "cut", value="relu1"), "recipe: a cut and a place"),
+        (at("recipe", "optimizer", value="lion"), "recipe: optimizer 'lion'"),
+        (at("task", "samples", value=-1), "task.samples: -1"),
+        (without("schema"), "schema: is missing; allowed is costsim.plan/2"),
         (without("layers"), "layers: missing"),
         (without("solver", "gap"), "solver.gap: missing"),
         (at("bugdets", value={}), "bugdets: unknown key; did you mean 'budgets'?"),

@@ -285,8 +285,8 @@ def test_a_cell_is_one_adaptation_as_the_library_does_it(rows: list[dict[str, An
     assert row["paper_bytes"] == memory.paper_bytes
     assert row["peak_bytes"] == memory.peak_bytes
     assert row["backward_macs"] == round(found.cost.step.macs.backward / 3)
-    assert found.cost.task is not None
-    assert row["task_j"] == found.cost.task.energy_j.value
+    assert found.cost.adaptation is not None
+    assert row["task_j"] == found.cost.adaptation.cost.energy_j.value
     assert row["channels"] == sum(len(s.channels) for s in found.choice.plan.subsets) > 0
     assert set(row) <= set(COLUMNS)
 

@@ -4,19 +4,35 @@ from typing import Any
 
 from graphs import chain
 
-from costsim.device import estimate_task, load_device
+from costsim.device import load_device
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
+from costsim.ir.program.adaptation import Scored, Task, compile_adaptation
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
-from costsim.pricing.choosing import scoring_cost
+from costsim.pricing.adaptation import price_adaptation
 from costsim.pricing.cost import price
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.solution import Solution, Status
-from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
+from costsim.solving.planfile import ModelRecord, PlanFile, TaskRecord, plan_file
 
 SCORE = 0.25
+
+
+def drawings(seed: int = 0) -> TaskRecord:
+    """A task of seven images of two classes."""
+    return TaskRecord(
+        source="seven drawings",
+        data=None,
+        split=None,
+        ways=2,
+        shots=4,
+        samples=7,
+        seed=seed,
+        images_sha256="0" * 64,
+    )
 
 
 def example(
@@ -33,7 +49,6 @@ def example(
     """The plan file of `plan` on a shipped device, every channel scored `SCORE`."""
     program = compile_program(graph, plan, step)
     device = load_device(device_name)
-    target = device.target()
     cost = price(program, device)
     assert cost.on_device is not None
     importance = Importance(
@@ -48,7 +63,10 @@ def example(
         source="seven drawings",
     )
     scorable = [n for n in graph.layers if graph.selectable_channels(n, "output")]
-    scoring = scoring_cost(graph, step, scorable, 7, target)
+    recipe = Recipe(optimizer=step.optimizer, micro_batch=step.samples_a_pass)
+    adaptation = compile_adaptation(
+        graph, plan, recipe, Task(7, 2), scored=Scored(tuple(scorable)), step=step
+    )
     gain = SCORE * sum(len(subset.channels) for subset in plan.subsets)
     return plan_file(
         model=ModelRecord(name=name, spec=name, resolution=4, provenance="from seed 0"),
@@ -60,16 +78,9 @@ def example(
         seed=seed,
         loss=loss,
         device=device,
-        task=estimate_task(
-            target,
-            step_s=cost.on_device.latency_s,
-            iterations=40,
-            samples=7,
-            batch=step.batch,
-            selection_s=scoring.latency_s,
-            selection_peak_bytes=scoring.peak_bytes,
-            swap_s=cost.on_device.swap_s,
-        ),
+        task=drawings(seed),
+        recipe=recipe,
+        adaptation=price_adaptation(adaptation, device),
     )
 
 

@@ -1,18 +1,17 @@
 """What a method costs on a device, by the programs that it would run there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from costsim.device import Interval, TaskEstimate, estimate_task
 from costsim.ir.operators import UpdateKind
-from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program
+from costsim.ir.program.adaptation import Scored, Task
 from costsim.ir.step import OPTIMIZER_STATES
 from costsim.learning.adaptation.method import Choice
 from costsim.learning.adaptation.situation import Situation
+from costsim.planning.recipes import Asked, PricedRecipe, choose_cache
 from costsim.pricing.accounting.autograd import autograd_memory
-from costsim.pricing.choosing import scoring_cost
-from costsim.pricing.cost import Cost, price, step_seconds
+from costsim.pricing.cost import Cost, price
 from costsim.problem.budget import Budget
 from costsim.problem.problem import ROUNDING
 
@@ -23,18 +22,17 @@ class MethodCost:
 
     `step` is an iteration over all `samples` samples, `micro_batch` at a time: its memory in every
     accounting, its MACs, its seconds and joules. `autograd_bytes` is what stock PyTorch keeps for
-    as many samples as one pass has, in fp32, for comparison. `task` is selection and iterations,
-    `class_means_s` the forward passes for the class means of each iteration, which stand apart:
-    None where a step does not fit on the device. `exceeds` names the limits of the budget that a
-    step of a method that trains anything breaks: some methods ask for none.
+    as many samples as one pass has, in fp32, for comparison. `adaptation` is the whole of it, from
+    scoring to an answer, cut where it takes least; None where nothing is trained. `exceeds` names
+    the limits of the budget that a step of a method that trains anything breaks: some methods ask
+    for none.
     """
 
     samples: int
     micro_batch: int
     step: Cost
     autograd_bytes: int
-    task: TaskEstimate | None
-    class_means_s: Interval | None
+    adaptation: PricedRecipe | None
     exceeds: tuple[str, ...] = ()
 
     @property
@@ -50,8 +48,7 @@ class MethodCost:
             "step": self.step.to_json(accounting),
             "autograd_bytes": self.autograd_bytes,
             "backward_macs_a_sample": self.backward_macs_a_sample,
-            "task": None if self.task is None else self.task.to_json(),
-            "class_means_s": None if self.class_means_s is None else self.class_means_s.to_json(),
+            "adaptation": None if self.adaptation is None else self.adaptation.to_json(),
             "exceeds": list(self.exceeds),
         }
 
@@ -68,36 +65,29 @@ def method_cost(
     `extra_training`: what a guard trains besides, as a share of the iterations.
     """
     recipe, place = situation.recipe, situation.place
-    target = place.target
     samples = situation.samples + (len(situation.task.query_labels) if transductive else 0)
     step = recipe.step(samples)
     graph = situation.backbone.graph(step.samples_a_pass)
     plan = choice.plan
     trains = bool(plan.subsets or plan.biases)
     cost = price(compile_program(graph, plan, step), place.device, place.target_name)
-    selection = None
-    if choice.scored:
-        axes: set[UpdateKind] = {"output"}
+    priced = None
+    if trains:
+        axes: tuple[UpdateKind, ...] = ("output",)
         if choice.importance is not None:
-            axes = {entry.axis for entry in choice.importance.channels}
-        selection = scoring_cost(
-            graph, step, choice.scored, situation.samples, target, choice.scoring, axes
+            axes = tuple(dict.fromkeys(entry.axis for entry in choice.importance.channels))
+        asked = Asked(
+            graph,
+            plan,
+            Task(samples, situation.task.ways),
+            step,
+            place.device,
+            place.target_name,
+            Scored(choice.scored, axes, choice.scoring) if choice.scored else None,
+            situation.budget,
         )
-    task = means = None
-    iterations = round(recipe.iterations * (1 + extra_training))
-    if trains and cost.on_device is not None and cost.on_device.swap_s is not None:
-        task = estimate_task(
-            target,
-            step_s=cost.on_device.latency_s,
-            iterations=iterations,
-            samples=samples,
-            batch=samples,
-            selection_s=selection.latency_s if selection else None,
-            selection_peak_bytes=selection.peak_bytes if selection else 0,
-            swap_s=cost.on_device.swap_s,
-        )
-        forward = compile_program(graph, UpdatePlan(), recipe.step(situation.samples))
-        means = step_seconds(forward, target) * iterations
+        iterations = round(recipe.iterations * (1 + extra_training))
+        priced = choose_cache(asked, replace(recipe, iterations=iterations), place.caches)
     return MethodCost(
         samples,
         step.samples_a_pass,
@@ -105,8 +95,7 @@ def method_cost(
         autograd_memory(
             graph, plan, optimizer_states=OPTIMIZER_STATES[recipe.optimizer]
         ).total_bytes,
-        task,
-        means,
+        priced,
         _exceeds(situation.budget, cost) if trains else (),
     )
 

@@ -25,7 +25,7 @@ from costsim.run.criteria.caveats import (
     score_caveat,
     weights_caveat,
 )
-from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
+from costsim.solving.planfile import ModelRecord, PlanFile, TaskRecord, plan_file
 
 SCHEMA = "costsim.adaptation/1"
 
@@ -267,7 +267,8 @@ def _patch(
 
 
 def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCost) -> PlanFile:
-    backbone, place = situation.backbone, situation.place
+    backbone, place, task = situation.backbone, situation.place, situation.task
+    priced = cost.adaptation
     if backbone.origin is None:
         raise InputError(f"{backbone.name}: nothing says how to load it again")
     solution = choice.solution or Solution(
@@ -291,7 +292,19 @@ def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCo
         loss="prototype",
         device=place.device,
         target=place.target_name,
-        task=cost.task,
+        task=TaskRecord(
+            source=task.source,
+            data=None,
+            split=None,
+            ways=task.ways,
+            shots=max(task.shots_by_class),
+            samples=len(task.labels),
+            seed=task.seed,
+            images_sha256=task.digest,
+        ),
+        recipe=situation.recipe if priced is None else priced.recipe,
+        adaptation=None if priced is None else priced.cost,
+        uncached=None if priced is None else priced.uncached,
     )
 
 

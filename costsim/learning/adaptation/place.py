@@ -3,16 +3,21 @@
 from dataclasses import dataclass, field
 
 from costsim.device import ComputeTarget, DeviceSpec
+from costsim.ir.recipe import CACHES, CacheIn
 from costsim.planning import BudgetRequest
 
 
 @dataclass(frozen=True)
 class Place:
-    """The device that is priced: its compute target, and the budgets asked for."""
+    """The device that is priced: its compute target, and the budgets asked for.
+
+    `caches`: where it may keep what the frozen part of a network computes.
+    """
 
     device: DeviceSpec
     target_name: str | None = None
     budget: BudgetRequest = field(default_factory=BudgetRequest)
+    caches: tuple[CacheIn, ...] = CACHES
 
     @property
     def target(self) -> ComputeTarget:

@@ -1,4 +1,4 @@
-"""The plan file: what was asked, what was chosen, what it will cost. Schema `costsim.plan/1`.
+"""The plan file: what was asked, what was chosen, what it will cost. Schema `costsim.plan/2`.
 
 The document is everything a later command needs to train, check or show the plan with the same
 model and device again. Numbers in it are in base units; `predicted` is null where no plan is
@@ -9,14 +9,17 @@ from costsim.solving.planfile.construction import plan_file
 from costsim.solving.planfile.document import PlanFile, read_plan, write_plan
 from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
 from costsim.solving.planfile.records import (
+    AdaptationRecord,
     FleetRecord,
     ModelRecord,
     Prediction,
     Range,
     SolverRecord,
+    TaskRecord,
 )
 
 __all__ = [
+    "AdaptationRecord",
     "ExplanationRecord",
     "FleetRecord",
     "ModelRecord",
@@ -25,6 +28,7 @@ __all__ = [
     "Range",
     "SolverRecord",
     "SoughtRecord",
+    "TaskRecord",
     "plan_file",
     "read_plan",
     "write_plan",

@@ -4,12 +4,14 @@ import platform
 from importlib.metadata import version
 
 from costsim import __version__
-from costsim.device import DeviceSpec, TaskEstimate
+from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import plan_atoms
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.accounting.autograd import autograd_memory
+from costsim.pricing.adaptation import AdaptationCost
 from costsim.pricing.cost import full_backward_macs
 from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
@@ -25,6 +27,7 @@ from costsim.solving.planfile.records import (
     ModelRecord,
     Prediction,
     SolverRecord,
+    TaskRecord,
 )
 
 
@@ -33,6 +36,8 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
     model: ModelRecord,
     graph: LayerGraph,
     step: TrainingStep,
+    task: TaskRecord,
+    recipe: Recipe,
     budget: Budget,
     solution: Solution,
     importance: Importance,
@@ -40,7 +45,8 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
     loss: str | None,
     device: DeviceSpec | None = None,
     target: str | None = None,
-    task: TaskEstimate | None = None,
+    adaptation: AdaptationCost | None = None,
+    uncached: AdaptationCost | None = None,
     explanation: Explanation | None = None,
     named: NamedLayers | None = None,
 ) -> PlanFile:
@@ -51,13 +57,20 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
         costs = solution.cost.to_json(budget.accounting)
         costs["memory"]["autograd_kept_bytes"] = autograd_memory(graph, plan).kept_bytes
         costs["macs"]["full_backward"] = full_backward_macs(graph, step)
-        costs["task"] = None if task is None else task.to_json()
+        if adaptation is not None:
+            without = None if uncached is None else uncached.latency_s
+            costs["adaptation"] = {
+                **adaptation.to_json(),
+                "uncached_s": None if without is None else without.to_json(),
+            }
         predicted = Prediction.model_validate(costs)
     updated = plan.by_layer.keys() | plan.biases
     return PlanFile(
         model=model,
         device=None if device is None else _device_record(device, target),
         step=step,
+        task=task,
+        recipe=recipe,
         budget=budget,
         plan=plan,
         order=tuple(name for name in graph.layers if name in updated),

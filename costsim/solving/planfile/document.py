@@ -1,4 +1,4 @@
-"""A plan file as a value, as JSON and on disk. Schema `costsim.plan/1`."""
+"""A plan file as a value, as JSON and on disk. Schema `costsim.plan/2`."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from costsim.base.errors import InputError, shown
 from costsim.base.files import read_json, write_json
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.ir.plan import UpdatePlan
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.problem.budget import Budget
 from costsim.solving.planfile.questions import CandidatesRecord, ExplanationRecord, SoughtRecord
@@ -25,13 +26,17 @@ from costsim.solving.planfile.records import (
     LossName,
     ModelRecord,
     Prediction,
+    RecipeRecord,
     Record,
     Seed,
     SolverRecord,
     StepRecord,
+    TaskRecord,
 )
 
-SCHEMA = "costsim.plan/1"
+SCHEMA = "costsim.plan/2"
+OLDER = ("costsim.plan/1",)
+"""Without the task and the recipe: too little to adapt by."""
 
 T = TypeVar("T")
 
@@ -40,6 +45,8 @@ class _Document(Record):
     model: ModelRecord
     device: DeviceRecord | None
     step: StepRecord
+    task: TaskRecord
+    recipe: RecipeRecord
     budgets: BudgetRecord
     layers: Annotated[tuple[LayerRecord, ...], Listed]
     predicted: Prediction | None
@@ -81,6 +88,8 @@ class PlanFile:
     model: ModelRecord
     device: DeviceRecord | None
     step: TrainingStep
+    task: TaskRecord
+    recipe: Recipe
     budget: Budget
     plan: UpdatePlan
     order: tuple[str, ...]
@@ -109,6 +118,8 @@ class PlanFile:
             "model": _dump(self.model),
             "device": _dump(self.device),
             "step": self.step.to_json(),
+            "task": _dump(self.task),
+            "recipe": self.recipe.to_json(),
             "budgets": self.budget.to_json(),
             "layers": self.plan.to_json(self.order),
             "predicted": _dump(self.predicted),
@@ -130,17 +141,25 @@ class PlanFile:
             kind = "empty" if document is None else f"a {type(document).__name__}"
             raise InputError(f"{source}: is {kind}; a mapping with the keys of a plan is needed")
         if (schema := document.get("schema")) != SCHEMA:
+            if schema in OLDER:
+                raise InputError(
+                    f"{source}: schema: {schema} has no task and no recipe in it; make the plan "
+                    f"anew with costsim plan (now {SCHEMA})"
+                )
             told = "is missing" if schema is None else f"{shown(schema)} is unknown"
             raise InputError(f"{source}: schema: {told}; allowed is {SCHEMA}")
         try:
             read = _Document.model_validate({k: v for k, v in document.items() if k != "schema"})
         except ValidationError as error:
             raise InputError(f"{source}: {first_mistake(error, 'plan')}") from error
+        recipe = read.recipe.model_dump()
         step, layers = read.step.model_dump(), [_dump(layer) for layer in read.layers]
         return cls(
             model=read.model,
             device=read.device,
             step=_made(f"{source}: step", lambda: TrainingStep.from_json(step)),
+            task=read.task,
+            recipe=_made(f"{source}: recipe", lambda: Recipe(**recipe)),
             budget=_made(f"{source}: budgets", lambda: Budget(**read.budgets.model_dump())),
             plan=_made(f"{source}: layers", lambda: UpdatePlan.from_json(layers)),
             order=tuple(layer.name for layer in read.layers),

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from costsim.device.base import Named, Part, refuse
 from costsim.ir.operators import UpdateKind
+from costsim.ir.recipe import MOST_ITERATIONS
 from costsim.problem.budget import Budget
 
 Count = Annotated[int, Field(ge=0)]
@@ -66,6 +67,12 @@ class Range(Record):
     def _ordered(self) -> Self:
         _check_order(self.low, self.value, self.high)
         return self
+
+    def plus(self, other: "Range") -> "Range":
+        """Of two amounts that come together, errors taken as shared."""
+        return Range(
+            value=self.value + other.value, low=self.low + other.low, high=self.high + other.high
+        )
 
 
 class StepLatency(Record):
@@ -128,22 +135,85 @@ class MacRecord(Record):
         return self.backward / self.full_backward if self.full_backward else 0.0
 
 
-class TaskRecord(Record):
-    """Seconds and joules of the whole task: selection, then `steps` optimizer steps.
+class PhaseMacs(Record):
+    """MACs of all runs of a phase, by cause."""
 
-    `selection_peak_bytes`: the most bytes live at once in the selection; 0 if nothing is scored.
+    forward: Count
+    recompute: Count
+    input_gradient: Count
+    weight_gradient: Count
+    unpadded: Count
+
+
+class PhaseRecord(Record):
+    """What all runs of one phase cost; see `costsim.pricing.adaptation.PhaseCost`."""
+
+    phase: Name
+    times: Count
+    peak_bytes: Count
+    macs: PhaseMacs
+    compute_s: Range
+    storage_s: Range
+    swap_s: Range | None
+
+
+class AdaptationRecord(Record):
+    """What the whole adaptation costs; see `costsim.pricing.adaptation.AdaptationCost`.
+
+    `uncached_s`: what it would take if nothing of the frozen part were kept.
     """
 
-    steps: Count
-    selection_s: Range
-    training_s: Range
-    latency_s: Range
-    energy_j: Range
-    selection_peak_bytes: Count = 0
+    peak_bytes: Count
+    peak_phase: Name
+    stored_bytes: Named[Count]
+    macs: Count
+    latency_s: Range | None
+    energy_j: Range | None
+    uncached_s: Range | None = None
+    phases: Annotated[tuple[PhaseRecord, ...], Listed]
+
+    def of(self, phase: str) -> PhaseRecord | None:
+        """What a phase costs; None if there is none."""
+        return next((one for one in self.phases if one.phase == phase), None)
+
+
+class TaskRecord(Record):
+    """The task planned for: where its images come from, and how they were drawn.
+
+    `data` is what was typed, None for the images that ship; `images_sha256` is of the support
+    images and their labels.
+    """
+
+    source: str
+    data: str | None
+    split: str | None
+    ways: Count
+    shots: Count
+    samples: Count
+    seed: Seed
+    images_sha256: str
+
+
+class RecipeRecord(Record):
+    """How a task is adapted to; see `costsim.ir.recipe.Recipe`."""
+
+    iterations: Annotated[int, Field(ge=1, le=MOST_ITERATIONS)]
+    optimizer: str
+    momentum: Amount
+    temperature: Amount
+    augment: bool
+    copies: Count
+    image_interval: Count
+    means_interval: Count
+    micro_batch: Count
+    loss: LossName
+    cut: str | None
+    cache_in: str
+    seed: Seed
 
 
 class Prediction(Record):
-    """What one step, and the whole task, is predicted to cost; time and energy on the device."""
+    """What a step and the whole adaptation are predicted to cost, with time on the device."""
 
     memory: MemoryRecord
     macs: MacRecord
@@ -153,7 +223,7 @@ class Prediction(Record):
     energy_j: Amount | None = None
     energy_interval_j: Range | None = None
     fits: bool | None = None
-    task: TaskRecord | None = None
+    adaptation: AdaptationRecord | None = None
 
 
 class SolverRecord(Record):

@@ -131,12 +131,10 @@ class MethodWorkshop(Workshop[MethodCell]):
 
 def _answer(found: "Adapted", situation: "Situation") -> dict[str, Any]:
     cost, plan = found.cost, found.choice.plan
-    step, task = cost.step, cost.task
+    step, priced = cost.step, cost.adaptation
     latency = energy = None
-    if task is not None:
-        means = cost.class_means_s
-        latency = task.latency_s if means is None else task.latency_s + means
-        energy = task.energy_j
+    if priced is not None:
+        latency, energy = priced.cost.latency_s, priced.cost.energy_j
     layers = {subset.layer for subset in plan.subsets} | set(plan.biases)
     return {
         "accuracy_before": found.accuracy_before,

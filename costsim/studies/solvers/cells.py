@@ -7,6 +7,7 @@ from typing import Any
 
 from costsim import __version__
 from costsim.device import DeviceSpec, load_device, shipped_devices
+from costsim.ir.recipe import Loss
 from costsim.ir.step import Optimizer, TrainingStep
 from costsim.planning import DEFAULT_SHOTS, BudgetRequest, PlanRequest
 from costsim.problem.axes import SCORED_AXES
@@ -81,7 +82,7 @@ class Settings:
     """What is the same in all cells of a study."""
 
     criterion: str = "fisher"
-    loss: str = "prototype"
+    loss: Loss = "prototype"
     axis: str = "output"
     inspect: int | None = DEFAULT_INSPECTED_LAYERS
     layers: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from costsim.problem.importance import Importance
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution, Solver
 from costsim.run.criteria.caveats import loss_caveat
+from costsim.solving.planfile import TaskRecord
 from costsim.solving.solve import solve
 from costsim.studies.engine import Computed, Workshop
 from costsim.studies.solvers.cells import SolverCell
@@ -45,7 +46,8 @@ class SolverWorkshop(Workshop[SolverCell]):
 
 def _scored(document: Mapping[str, Any]) -> Scored:
     importance = Importance.from_json(document["importance"])
-    return Scored(importance, tuple(document["layers"]), document["samples"])
+    task = TaskRecord.model_validate(document["task"])
+    return Scored(importance, tuple(document["layers"]), document["samples"], task)
 
 
 def _document(scored: Scored) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def _document(scored: Scored) -> dict[str, Any]:
         "importance": scored.importance.to_json(),
         "layers": list(scored.layers),
         "samples": scored.samples,
+        "task": scored.task.model_dump(mode="json"),
     }
 
 

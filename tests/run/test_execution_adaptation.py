@@ -1,6 +1,7 @@
-"""The program that scores channels, run: what Fisher information says, in the predicted bytes."""
+"""Scoring, and all other phases of an adaptation, run: as predicted to the byte and the MAC."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,10 @@ from running import (
 )
 
 from costsim.base.errors import InputError
+from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_scoring
+from costsim.ir.program.adaptation import Scored, Task, compile_adaptation, frozen_cuts
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.run.criteria import CRITERIA
 from costsim.run.execution.executor import Executor
@@ -117,3 +121,39 @@ def test_a_program_that_scores_needs_a_scorer():
     program = compile_scoring(graph, TrainingStep(bits=WIDE), layers)
     with pytest.raises(InputError, match="scorer"):
         Executor(program, backbone.tensors)
+
+
+# The whole adaptation.
+
+
+@pytest.mark.parametrize("cache_in", ["nothing", "ram"])
+def test_every_phase_of_an_adaptation_runs_in_the_predicted_bytes(cache_in):
+    """Bytes at every operation, and MACs by cause, of all that happens for a task."""
+    backbone = small_backbone()
+    graph, layers = backbone.graph(1), tuple(backbone.graph(1).layers)
+    plan = UpdatePlan((ChannelSubset(layers[-1], "output", (0, 2)),))
+    cut = frozen_cuts(graph, [layers[-1]])[-1]
+    recipe = Recipe(iterations=2, copies=2, optimizer="adam")
+    if cache_in != "nothing":
+        recipe = replace(recipe, cut=cut, cache_in=cache_in)
+    step = TrainingStep(3, 1, "adam", bits=WIDE)
+    whole = compile_adaptation(
+        graph, plan, recipe, Task(3, 2), scored=Scored(layers[-2:]), step=step
+    )
+    seen = []
+    for phase in whole.phases:
+        program, measured = phase.program, Measured(phase.program)
+        executor = Executor(
+            program,
+            backbone.tensors,
+            learning_rate=0.0,
+            loss=mean_square,
+            observer=measured,
+            scorer=lambda call, read: seen.append(call.layer),
+        )
+        images = random_images(program.graph, program.step)
+        targets = targets_for(program.graph, program.step)
+        with measured.counter:
+            executor.step(images, targets)
+        measured.check()
+    assert set(seen) == set(layers[-2:])
