@@ -8,6 +8,7 @@ from typing import Any
 
 from costsim.base.errors import InputError
 from costsim.device import ComputeTarget, DeviceSpec, Interval
+from costsim.ir.program import Category
 from costsim.ir.program.adaptation import AdaptationProgram, Phase, PhaseProgram, Place
 from costsim.pricing.choosing import scoring_seconds
 from costsim.pricing.cost import MacCost, mac_cost, step_seconds
@@ -140,11 +141,20 @@ def _phase(
             storage = storage + transfer_seconds(device, place, size, direction)
     macs = mac_cost(phase.program)
     peak = program.peak_bytes(phase)
-    weights = device.placement.frozen_weights == "ram"
-    frozen = sum(b.bytes for b in phase.program.buffers if b.category == "frozen weights")
-    swap = device.swap_seconds(
-        peak + frozen * weights, device.largest_block_bytes, passes=phase.program.step.passes
-    )
+    weights = program.weight_bytes
+    if device.placement.frozen_weights == "ram":
+        trained = phase.program.bytes_of(Category.UPDATED_WEIGHTS)  # among the peak already
+        ram, flash = peak + weights - trained, 0
+    else:
+        ram, flash = peak, weights
+    swap = None
+    if (
+        flash + program.lasting_bytes(phase.phase, "flash") <= device.flash_bytes
+        and program.lasting_bytes(phase.phase, "storage") <= device.storage_bytes
+    ):
+        swap = device.swap_seconds(
+            ram, device.largest_block_bytes, passes=phase.program.step.passes
+        )
     return PhaseCost(
         phase.phase,
         phase.times,

@@ -121,6 +121,11 @@ class AdaptationProgram:
         """The most bytes of RAM that are live in a phase; frozen weights stand apart."""
         return memory_timeline(phase.program).peak_bytes + self.lasting_bytes(phase.phase)
 
+    @property
+    def weight_bytes(self) -> int:
+        """All weights, as an answer reads them."""
+        return self[Phase.ANSWERING].program.bytes_of(Category.FROZEN_WEIGHTS)
+
     @cached_property
     def peak_phase(self) -> PhaseProgram:
         """The phase that needs most."""
@@ -352,21 +357,19 @@ def _scoring_program(
 
 def _trained(training: TrainingProgram) -> list[LastingBuffer]:
     """What an iteration leaves behind for the next one, and for the answer."""
-    sizes = {
-        category: sum(b.bytes for b in training.buffers if b.category is category)
-        for category in (Category.UPDATED_WEIGHTS, Category.OPTIMIZER)
-    }
     own = frozenset({Phase.TRAINING})
     between_steps = frozenset({Phase.MEANS, Phase.TRAINING})
     return [
         LastingBuffer(
             "updated weights",
             "ram",
-            sizes[Category.UPDATED_WEIGHTS],
+            training.bytes_of(Category.UPDATED_WEIGHTS),
             between_steps | {Phase.ANSWERING},
             own,
         ),
-        LastingBuffer("optimizer state", "ram", sizes[Category.OPTIMIZER], between_steps, own),
+        LastingBuffer(
+            "optimizer state", "ram", training.bytes_of(Category.OPTIMIZER), between_steps, own
+        ),
     ]
 
 

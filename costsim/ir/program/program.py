@@ -90,6 +90,10 @@ class TrainingProgram:
             if buffer.category in KEPT_CATEGORIES and buffer.birth <= loss < buffer.death:
                 yield buffer
 
+    def bytes_of(self, category: Category) -> int:
+        """Of all buffers of a category, live together or not."""
+        return sum(buffer.bytes for buffer in self.buffers if buffer.category is category)
+
     def times(self, operation: Operation) -> int:
         """How often `operation` runs in one step."""
         return 1 if operation.direction is Direction.UPDATE else self.step.passes
