@@ -24,6 +24,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.pricing.accounting import OF_LIVE_BYTES
 from costsim.pricing.derivation.dominance import undominated_columns
 from costsim.pricing.table import Floats, Integers, Linear
 from costsim.problem.problem import ROUNDING, Problem
@@ -161,7 +162,7 @@ class _Collector:
         peaks = [limits[n] for n in ("working_bytes",) if n in limits]
         accounting = self.problem.budget.accounting
         if "memory_bytes" in limits:
-            if accounting in ("peak", "arena"):
+            if accounting in OF_LIVE_BYTES:
                 peaks.append(limits["memory_bytes"])
             elif accounting == "paper":
                 self._paper(limits["memory_bytes"])

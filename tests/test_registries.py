@@ -121,7 +121,6 @@ BY_HAND: Mapping[tuple[str, str], str] = {
     ("costsim/hardware/calibration/probes.py", "optimizer"): "how often each is drawn",
     ("costsim/run/criteria/step_gain.py", "optimizer"): "directions that there are formulas for",
     ("costsim/studies/solvers/cells.py", "solver"): "the default of a comparison",
-    ("solvers/resources.py", "accounting"): "those whose peak binds",
 }
 """Lists that say something of some names that no table does, each with its reason."""
 

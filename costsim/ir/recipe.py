@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from costsim.base.errors import InputError
 from costsim.ir.step import OPTIMIZER_STATES, Optimizer, TrainingStep
@@ -75,8 +75,8 @@ class Recipe:
             raise InputError(
                 f"optimizer {self.optimizer!r}; allowed are {', '.join(OPTIMIZER_STATES)}"
             )
-        if self.loss not in ("prototype", "cross_entropy"):
-            raise InputError(f"loss {self.loss!r}; allowed are prototype, cross_entropy")
+        if self.loss not in (known := get_args(Loss)):
+            raise InputError(f"loss {self.loss!r}; allowed are {', '.join(known)}")
         if self.cache_in not in CACHES:
             raise InputError(f"cache in {self.cache_in!r}; allowed are {', '.join(CACHES)}")
         if (self.cut is None) != (self.cache_in == "nothing"):

@@ -17,6 +17,7 @@ from costsim.ir.program.adaptation import (
 )
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.ir.step import TrainingStep
+from costsim.pricing.accounting import OF_LIVE_BYTES
 from costsim.pricing.adaptation import AdaptationCost, price_adaptation
 from costsim.problem.budget import Budget
 
@@ -133,7 +134,7 @@ def _fits(asked: Asked, cost: AdaptationCost, cache_in: CacheIn) -> bool:
     if cache_in == "storage":
         return cost.stored_bytes.get("storage", 0) <= asked.device.storage_bytes
     limits = [asked.device.largest_block_bytes]
-    if asked.budget.accounting in ("peak", "arena") and asked.budget.memory_bytes is not None:
+    if asked.budget.accounting in OF_LIVE_BYTES and asked.budget.memory_bytes is not None:
         limits.append(asked.budget.memory_bytes)
     held = max((p.peak_bytes for p in cost.phases if p.phase in _WITH_CACHE), default=0)
     return held <= min(limits)

@@ -330,7 +330,7 @@ def test_bits_and_optimizer(small: Plan) -> None:
 
 def test_a_choice_that_the_device_has_no_room_for_is_told(small: Plan) -> None:
     fisher = small(device="stm32f746")
-    assert "choosing, most bytes live at once" in fisher.out
+    assert "scoring: what to update" in fisher.out
     assert "choosing would hold" not in fisher.err
     gradients = ("--criterion", "step_gain", "--inspect", "40")
     assert "at once, more than the 288 KiB" in small(*gradients, device="stm32f746").err
@@ -717,7 +717,7 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "too many pixels": (("--resolution", 10**9), "resolution is 1000000000, batch 1: an input"),
     "negative seed": (("--seed", -1), "--seed is -1; allowed are 0 to"),
     "huge seed": (("--seed", 10**30), "allowed are 0 to"),
-    "no iterations": (("--iterations", 0), "--iterations is 0"),
+    "no iterations": (("--iterations", 0), "iterations is 0; at least 1 is needed"),
     "nothing inspected": (("--inspect", 0), "--inspect: cannot read '0'"),
     "unknown option": (("--fast",), "No such option"),
     "option without value": (("--model",), "--model"),

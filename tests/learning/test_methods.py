@@ -107,7 +107,7 @@ def test_every_method_runs_and_is_priced_in_every_accounting(
     assert bool(adapted.cost.step.macs.backward) == trains
     document = adapted.to_json()
     assert document["method"] == name or name == "BiasOnly"
-    assert document["predicted"]["task"] is None or trains
+    assert document["predicted"]["adaptation"] is None or trains
     for key, tensor in situation.backbone.tensors.items():
         assert torch.equal(tensor, before[key])
 

@@ -6,3 +6,6 @@ needs is read from the training program instead.
 
 ACCOUNTINGS = ("peak", "arena", "paper", "tiny-training")
 """The accountings a memory budget may be in."""
+
+OF_LIVE_BYTES = ("peak", "arena")
+"""Those that count what is live at one moment: nothing that is live then is beside them."""
