@@ -21,7 +21,6 @@ from costsim.cli.options import (
     checkpoint_file,
     checkpoint_option,
     data_option,
-    iterations_option,
     json_option,
     loss_option,
     momentum_option,
@@ -31,9 +30,7 @@ from costsim.cli.options import (
     plan_argument,
     queries_option,
     resume_option,
-    shots_option,
     split_option,
-    ways_option,
 )
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
@@ -55,9 +52,9 @@ class TrainOptions:
     weights: Path | None
     named_models: tuple[str, ...]
     ways: int | None
-    shots: int
+    shots: int | None
     queries: int
-    iterations: int
+    iterations: int | None
     learning_rate: float | None
     momentum: float
     loss: str | None
@@ -77,10 +74,12 @@ class TrainOptions:
 @split_option
 @moved_weights_option
 @named_models_option
-@ways_option
-@shots_option
+@click.option("--ways", type=int, metavar="N", help="Classes of the task.  [default: the plan's]")
+@click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: the plan's]")
 @queries_option
-@iterations_option("Passes over the samples.")
+@click.option(
+    "--iterations", type=int, metavar="N", help="Passes over the samples.  [default: the plan's]"
+)
 @click.option(
     "--learning-rate",
     type=float,
@@ -118,15 +117,16 @@ class TrainOptions:
 def command(given: TrainOptions) -> int:
     """Fine-tune the channels that PLAN chose, and write the outcome as a patch.
 
-    Data, ways, shots and seed as given to costsim plan draw the same samples again. Ctrl-C keeps
-    a checkpoint. The exit status is 1 if the loss or a weight is no longer finite, and 130 after
-    Ctrl-C. costsim apply puts the patch on the model.
+    What is not given of data, ways, shots, seed, loss and iterations is the plan's, and the images
+    must then be those that the plan was made for; where others are given, that is said. Ctrl-C
+    keeps a checkpoint. The exit status is 1 if the loss or a weight is no longer finite, and 130
+    after Ctrl-C. costsim apply puts the patch on the model.
 
     \b
     Examples
       costsim plan  --device jetson-nano --data signs.zip --optimizer adam --out plan.json
-      costsim train plan.json --data signs.zip --out signs.safetensors
-      costsim train plan.json --data signs.zip --out signs.safetensors --resume
+      costsim train plan.json --out signs.safetensors
+      costsim train plan.json --out signs.safetensors --resume
     """
     out = given.out
     checkpoint, own_checkpoint = checkpoint_file(out, given.checkpoint)
@@ -199,9 +199,10 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
         weights_caveat(model.name, model.provenance),
     )
     found = [told for told in doubts if told is not None]
-    if plan.importance.source and plan.importance.source != task.description:
+    if task.digest != plan.task.images_sha256:
         found.append(
-            f"the plan was made for {plan.importance.source}; this trains on {task.description}"
+            f"the plan was made for {plan.task.source}; this trains on other images of "
+            f"{task.description}"
         )
     if plan.step.bits.weights != 32:
         found.append(f"the plan is for {plan.step.bits.weights}-bit weights; this runs in float32")
@@ -222,7 +223,7 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
 def _where(run: "Run") -> str:
     trainer = run.trainer
     within = f" and {trainer.batch} of {trainer.batches} batches" if trainer.batch else ""
-    return f"after {trainer.iteration} of {run.request.iterations} iterations{within}"
+    return f"after {trainer.iteration} of {run.request.passes} iterations{within}"
 
 
 def _loss(planned: str | None, asked: str | None) -> str:
@@ -247,7 +248,7 @@ def _watcher(progress: "Progress") -> "Callable[[Run, float], None]":
         trainer, first[0] = run.trainer, first[0] + 1
         samples = first[0] * run.request.plan.step.batch
         rate = samples / (time.perf_counter() - started)
-        done, total = trainer.iteration, run.request.iterations
+        done, total = trainer.iteration, run.request.passes
         if live:
             progress(f"training: loss {loss:.4f}, {rate:.1f} samples/s", done, total)
         elif trainer.batch == 0:

@@ -30,6 +30,7 @@ from costsim.learning.training import (
     write_checkpoint,
 )
 from costsim.learning.training.augment import AMOUNTS, augment
+from costsim.learning.training.fine_tuning import found_again
 from costsim.solving.planfile import PlanFile
 
 RUN = {"learning rate": 0.01}
@@ -455,3 +456,35 @@ def test_a_finished_run_goes_on_to_more_iterations(plan, tmp_path):
 def test_there_may_be_no_checkpoint_yet(plan, tmp_path):
     run = prepare(request(plan, checkpoint=tmp_path / "new", resume=True))
     assert run.resumed_at is None
+
+
+# The task is the plan's.
+
+
+def test_what_is_not_asked_is_the_plans(plan):
+    run = prepare(TrainRequest(plan, "plan.json", queries=2, learning_rate=0.01))
+    assert run.task.digest == plan.task.images_sha256
+    assert (run.task.ways, run.task.shots) == (plan.task.ways, plan.task.shots)
+    assert run.request.passes == plan.recipe.iterations
+    shorter = replace(plan, recipe=replace(plan.recipe, iterations=7))
+    assert TrainRequest(shorter).passes == 7
+    assert TrainRequest(shorter, iterations=2).passes == 2
+
+
+def test_images_that_changed_since_the_plan_are_refused(plan):
+    changed = replace(plan, task=plan.task.model_copy(update={"images_sha256": "0" * 64}))
+    with pytest.raises(InputError, match=r"plan\.json: was made for .* say which to train with"):
+        prepare(TrainRequest(changed, "plan.json", queries=2))
+    given = TrainRequest(changed, "plan.json", queries=2, seed=1)  # asked for: another task
+    assert prepare(given).task.seed == 1
+
+
+def test_data_of_a_plan_is_found_beside_it(tmp_path, monkeypatch):
+    inside = tmp_path / "there"
+    inside.mkdir()
+    (inside / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert found_again(Path("images"), "there/plan.json") == Path("there/images")
+    monkeypatch.chdir(inside)
+    assert found_again(Path("images"), "plan.json") == Path("images")
+    assert found_again(Path("gone"), "plan.json") == Path("gone")

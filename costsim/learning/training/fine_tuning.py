@@ -18,7 +18,7 @@ from costsim.learning.training.base_model import Subject, load_planned
 from costsim.learning.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
 from costsim.learning.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
 from costsim.learning.training.trainer import DEFAULT_LEARNING_RATES, Diverged, Settings, Trainer
-from costsim.planning import DEFAULT_ITERATIONS, DEFAULT_WAYS
+from costsim.planning import DEFAULT_WAYS
 from costsim.run.criteria.loss import prototypes
 from costsim.solving.planfile import PlanFile
 
@@ -34,8 +34,9 @@ Watcher = Callable[["Run", float], None]
 class TrainRequest:
     """What is asked of `prepare`; the defaults are those of the command line.
 
-    `seed` None is that of the plan, `learning_rate` None the usual one of its optimizer. The task
-    is the one `costsim plan` drew where data, ways, shots and seed are the same.
+    What is None of data, split, ways, shots, seed and iterations is the plan's; `learning_rate`
+    None is the usual one of its optimizer. Where all of them are, the task must be the one that the
+    plan was made for, image for image.
     """
 
     plan: PlanFile
@@ -44,9 +45,9 @@ class TrainRequest:
     data: Path | None = None
     split: str | None = None
     ways: int | None = None
-    shots: int = 5
+    shots: int | None = None
     queries: int = DEFAULT_QUERIES
-    iterations: int = DEFAULT_ITERATIONS
+    iterations: int | None = None
     learning_rate: float | None = None
     momentum: float = 0.9
     loss: str = "prototype"
@@ -56,6 +57,17 @@ class TrainRequest:
     checkpoint_every: int = 1
     evaluate_every: int = 0
     resume: bool = False
+
+    @property
+    def passes(self) -> int:
+        """Iterations over the samples."""
+        return self.plan.recipe.iterations if self.iterations is None else self.iterations
+
+    @property
+    def is_the_plans(self) -> bool:
+        """Whether nothing is said of the task but what the plan says."""
+        told = (self.data, self.split, self.ways, self.shots, self.seed)
+        return all(one is None for one in told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +108,7 @@ class Run:
         """
         request, trainer = self.request, self.trainer
         started = time.perf_counter()
-        while trainer.iteration < request.iterations:
+        while trainer.iteration < request.passes:
             indices = trainer.samples()
             try:
                 loss = trainer.step()
@@ -115,7 +127,7 @@ class Run:
             self.save()
         except Diverged as error:
             raise Diverged(f"{error}; {self._kept()}") from error
-        return trainer.iteration >= request.iterations
+        return trainer.iteration >= request.passes
 
     def _end_iteration(self) -> None:
         """Measure, where it is time to, and then save: a checkpoint knows what was measured."""
@@ -220,17 +232,20 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
         state = read_checkpoint(path, key)
         trainer.restore(state, str(path))
         run.accuracies.update(state.accuracies)
-        if trainer.iteration > request.iterations:
+        if trainer.iteration > request.passes:
             raise InputError(
-                f"{path}: is at iteration {trainer.iteration}, past the {request.iterations} asked"
+                f"{path}: is at iteration {trainer.iteration}, past the {request.passes} asked"
             )
         run.resumed_at = (trainer.iteration, trainer.batch)
     return run
 
 
 def _check(request: TrainRequest) -> None:
-    for name, least in (("iterations", 1), ("checkpoint_every", 1), ("evaluate_every", 0)):
-        value = getattr(request, name)
+    for name, value, least in (
+        ("iterations", request.passes, 1),
+        ("checkpoint_every", request.checkpoint_every, 1),
+        ("evaluate_every", request.evaluate_every, 0),
+    ):
         if value < least:
             raise InputError(f"{name.replace('_', ' ')} is {value}; at least {least} is needed")
     if request.resume and request.checkpoint is None:
@@ -238,23 +253,41 @@ def _check(request: TrainRequest) -> None:
 
 
 def _sample(request: TrainRequest, subject: Subject, seed: int, progress: Progress | None) -> Task:
-    source = (
-        digits() if request.data is None else open_source(request.data, request.split, progress)
-    )
+    planned = request.plan.task
+    data, split = request.data, request.split
+    if data is None and planned.data is not None:
+        data = found_again(Path(planned.data), request.source)
+        split = planned.split if split is None else split
+    source = digits() if data is None else open_source(data, split, progress)
+    shots = planned.shots if request.shots is None else request.shots
     ways = request.ways
+    if ways is None and request.data is None and request.shots is None:
+        ways = planned.ways
     if ways is None:
-        ways = max(1, min(DEFAULT_WAYS, len(classes_of(source, request.shots))))
+        ways = max(1, min(DEFAULT_WAYS, len(classes_of(source, shots))))
     channels, height, width = subject.input_shape
-    return sample_task(
+    task = sample_task(
         source,
         ways=ways,
-        shots=request.shots,
+        shots=shots,
         queries=request.queries,
         seed=seed,
         resolution=(height, width),
         channels=channels,
         progress=progress,
     )
+    if request.is_the_plans and task.digest != planned.images_sha256:
+        raise InputError(
+            f"{request.source}: was made for {planned.source}, and its images are not those that "
+            f"{task.description} has now: say which to train with (--data, and --seed if need be)"
+        )
+    return task
+
+
+def found_again(path: Path, plan: str) -> Path:
+    """A path of a plan file: from here, or else from the folder that the plan file is in."""
+    beside = Path(plan).parent / path
+    return beside if not path.exists() and beside.exists() else path
 
 
 def _key(request: TrainRequest, subject: Subject, task: Task, settings: Settings) -> RunKey:
