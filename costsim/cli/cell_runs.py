@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costsim.base.units import counted, format_seconds
-from costsim.studies.engine.notes import note_counts
 
 if TYPE_CHECKING:
     from costsim.studies.engine import Done
@@ -35,6 +34,8 @@ def tell_computed(computed: int, total: int, begun: float) -> None:
 
 def tell_notes(rows: Sequence[Mapping[str, Any]]) -> None:
     """What to know of the answers before believing them, each once."""
+
+    from costsim.studies.engine.notes import note_counts
 
     for note, count in note_counts(rows).items():
         print(f"costsim: note: {note} ({count} of {counted(len(rows), 'cell')})", file=sys.stderr)
