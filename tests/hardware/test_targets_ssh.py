@@ -178,6 +178,32 @@ def test_an_answer_without_end_is_given_up(there, monkeypatch, command):
     assert "it answers without end (over 1 MiB)" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [(b"", "its answer is cut short"), (b"\n\x03costsim\x02", "not '~/.cache/costsim")],
+)
+def test_no_folder_is_removed_but_ours_whatever_the_device_calls_it(there, end, told):
+    """Where it says it made one is an answer as any other, and answers may be cut short or lie."""
+    (there.home / "precious").write_text("")
+    serve = there._serve
+
+    async def shorten(process):
+        write = process.stdout.write
+
+        def shortened(content):
+            named, ready, _ = content.partition(b"ready ")
+            write(named + ready + bytes(there.home) + end if ready else content)
+
+        process.stdout.write = shortened
+        await serve(process)
+
+    there._serve = shorten
+    there.drop(deaf=True)
+    there.listen()
+    assert told in str(refusal(target_on(there, patience_s=2.0)))
+    assert (there.home / "precious").exists()
+
+
 def test_two_visits_at_once_do_not_disturb_each_other(there):
     with target_on(there).session(Watch()) as first:
         with target_on(there).session(Watch()) as second:

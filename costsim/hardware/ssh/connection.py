@@ -29,9 +29,10 @@ CHUNK_BYTES = 1 << 16
 MOST_ANSWER_BYTES = 1 << 26
 """More than any answer has: the largest are readings of a whole calibration."""
 
-# What a login shell prints of its own accord (a greeting in .bashrc) ends where this stands.
-_MARK = b"\x02costsim\x03"
-_MARK_FIRST = "printf '\\002costsim\\003'; "
+# What a login shell prints of its own accord (a greeting in .bashrc) ends where the first stands;
+# an answer without the second was cut short, however well its command is said to have ended.
+_BEGIN, _END = b"\x02costsim\x03", b"\x03costsim\x02"
+_MARKED = "printf '\\002costsim\\003'; ( {script}\n); s=$?; printf '\\003costsim\\002'; exit $s"
 
 
 class Lost(Exception):
@@ -130,7 +131,7 @@ class Connection:
         import asyncssh
 
         assert self._connection is not None
-        command = f"sh -c {shlex.quote(_MARK_FIRST + script)}"
+        command = f"sh -c {shlex.quote(_MARKED.format(script=script))}"
         try:
             async with asyncio.timeout(COMMAND_S + len(given) / 2000):
                 process = await self._connection.create_process(command, encoding=None)
@@ -149,10 +150,13 @@ class Connection:
             raise Lost(_sentence(error)) from error
         if done.exit_status is None or done.exit_status < 0:
             raise Lost("it ended in the middle of a command")
-        _, mark, answer = out.partition(_MARK)
+        _, begun, answer = out.partition(_BEGIN)
+        answer, ended, _ = answer.rpartition(_END)
         found = Done(done.exit_status, answer, err)
-        if not mark:
+        if not begun:
             raise self.error("missing", f"there is no POSIX shell: {found.last}")
+        if not ended:
+            raise self.error("failed", "its answer is cut short")
         return found
 
     async def _all_of(self, stream: "asyncssh.SSHReader[bytes]") -> bytes:

@@ -41,7 +41,15 @@ class Folder:
         done = await self.connection.command(command, source, again=False)
         if not done.stdout.startswith(b"ready "):
             self.refuse(done, f"cannot make a folder in {self.parent}")
-        self.path = done.stdout.decode(errors="replace").strip().removeprefix("ready ")
+        path = done.stdout.decode(errors="replace").strip().removeprefix("ready ")
+        self.path = self._checked(path)
+
+    def _checked(self, path: str) -> str:
+        """`path` where it is what we asked for: in the end all that is in it is removed."""
+        parent, _, name = path.rpartition("/")
+        if not parent.startswith("/") or name != self.path.rpartition("/")[2]:
+            raise self.connection.error("failed", f"made the folder {path!r}, not {self.path!r}")
+        return path
 
     async def do(self, script: str, given: bytes = b"", what: str = "") -> Done:
         """Run a script in it."""
