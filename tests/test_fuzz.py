@@ -138,8 +138,11 @@ def program_of() -> bytes:
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Kind, ...]:
+    return kinds_of(tmp_path_factory.mktemp("valid"))
+
+
+def kinds_of(folder: Path) -> tuple[Kind, ...]:
     """A valid file of every kind, and commands that read it and then, soon, come to an end."""
-    folder = tmp_path_factory.mktemp("valid")
     state = nn.Sequential(nn.Conv2d(3, 4, 3)).state_dict()
     saved = io.BytesIO()
     torch.save(state, saved)
@@ -226,14 +229,14 @@ def clear_away(folder: Path) -> None:
             path.unlink()
 
 
-def fuzz(kinds: tuple[Kind, ...], folder: Path, cases: int) -> None:
-    """So many cases, all kinds in turn."""
+def fuzz(kinds: tuple[Kind, ...], folder: Path, cases: int, first: int = 0) -> None:
+    """So many cases from a number on, all kinds in turn."""
     (folder / "net_of_the_fuzz_test.py").write_text(NETWORK)
     (folder / "study.yaml").write_bytes(STUDY)
     store = next(kind for kind in kinds if kind.name == "store.sqlite")
     (folder / "study.sqlite").write_bytes(store.content)
     with Worker(folder, LIMIT_S) as worker:
-        for case in range(cases):
+        for case in range(first, first + cases):
             check(worker, kinds[case % len(kinds)], case // len(kinds))
 
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from campaign.__main__ import experiments
 from campaign.experiment import Experiment, Unavailable
 from campaign.stage import Stage
+from campaign.warm import Warm
+from campaign.workloads import MODEL, WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 TRIED = [experiment for experiment in experiments() if experiment.quick]
@@ -27,6 +30,25 @@ def test_what_the_campaign_says_holds(experiment: Experiment, stage: Stage) -> N
         experiment.trial(stage, experiment.quick, random.Random(1))
     except Unavailable as reason:
         pytest.skip(str(reason))
+
+
+def test_the_commands_of_the_campaign_start_and_one_killed_before_it_began_is_told(
+    tmp_path: Path,
+) -> None:
+    """Else every row would fail for the same reason, and only the slow suite would know."""
+    with Warm(tmp_path) as warm:
+        ended = warm.run(["devices"], tmp_path)
+        assert (ended.status, ended.err) == (0, "")
+        assert "jetson-nano" in ended.out
+        running = warm.start(["devices"], tmp_path)
+        running.kill()
+        assert running.wait().status in (0, -signal.SIGKILL)
+
+
+def test_what_a_workload_is_given_is_named_as_a_person_would() -> None:
+    """A plan file's own code is called only where `--model` names it."""
+    for work in WORKLOADS.values():
+        assert "plan.json" not in work.arguments or MODEL in work.arguments
 
 
 def test_the_table_has_a_row_for_every_experiment() -> None:

@@ -11,7 +11,7 @@ from campaign.experiment import Experiment, Unavailable
 from campaign.stage import Stage
 
 HEAD = "| fault | where | tried | what held | command |\n| --- | --- | ---: | --- | --- |"
-KINDS = ("killed", "disks", "together", "clusters", "peers", "load")
+KINDS = ("killed", "disks", "together", "clusters", "peers", "load", "claims")
 
 
 def experiments() -> list[Experiment]:

@@ -83,7 +83,7 @@ class Bench:
         assert not left, f"left among temporary files: {left}"
 
 
-def check_one_line(ended: Ended, *words: str) -> None:
+def check_one_line(ended: Ended, *words: str) -> str:
     """A command that could not go on: exit status 2 (or 1), and one line with one of `words`."""
     assert ended.status in (1, 2), f"status {ended.status}: {ended.err}"
     assert "Traceback" not in ended.err, ended.err
@@ -94,6 +94,7 @@ def check_one_line(ended: Ended, *words: str) -> None:
     ]
     assert len(lines) == 1, ended.err
     assert not words or any(word in lines[0] for word in words), lines[0]
+    return lines[0]
 
 
 def names(folder: Path) -> set[str]:

@@ -2,32 +2,37 @@
 
 import os
 import random
+import re
 import select
 import shutil
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from campaign.bench import check_one_line
-from campaign.experiment import Experiment, Unavailable
+from campaign.experiment import Experiment, Trial, Unavailable
 from campaign.stage import Stage
-from campaign.workloads import plan_for
+from campaign.workloads import MODEL, plan_for
 
 PATIENCE_S = 4
 LIMIT_S = 8.0
 MOST_S = 300.0
 """For a command to give up; it is patient for seconds, the machine may be slow."""
 MOST_BYTES = 2 << 30
-BOARD = ("answer", "the line broke", "another firmware")
-"""What is said of a board, and of nothing else."""
-MEASURE = ("measure", "plan.json", "--steps", "2", "--out", "measured.json")
+FIRST = 6
+"""Of the first so many commands one is drawn, at which a server begins to lie."""
+MEASURE = ("measure", "plan.json", "--model", MODEL, "--steps", "2", "--out", "measured.json")
 
 Chance = random.Random
+Met: TypeAlias = list[str]
+"""An entry for each time that the fault was done: without one nothing was tried."""
 
 
 # Whatever answers on a port.
@@ -63,7 +68,9 @@ def breaks_off_its_keys(connection: socket.socket, chance: Chance) -> None:
 
 
 @contextmanager
-def answering(talk: Callable[[socket.socket, Chance], None], chance: Chance) -> Iterator[int]:
+def answering(
+    talk: Callable[[socket.socket, Chance], None], chance: Chance, met: Met
+) -> Iterator[int]:
     """The port of a server that does only that."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -71,6 +78,7 @@ def answering(talk: Callable[[socket.socket, Chance], None], chance: Chance) -> 
         with suppress(OSError):
             while True:
                 connection, _ = listener.accept()
+                met.append(talk.__name__)
                 threading.Thread(target=talk_to, args=(connection,), daemon=True).start()
 
     def talk_to(connection: socket.socket) -> None:
@@ -85,13 +93,19 @@ def answering(talk: Callable[[socket.socket, Chance], None], chance: Chance) -> 
 
 
 def no_server(
-    talk: Callable[[socket.socket, Chance], None], stage: Stage, times: int, chance: Chance
+    talk: Callable[[socket.socket, Chance], None],
+    told: str,
+    stage: Stage,
+    times: int,
+    chance: Chance,
 ) -> tuple[int, str]:
     """`costsim measure` on a host that is no SSH server."""
     for _ in range(times):
-        with answering(talk, chance) as port:
-            _refused(stage, f"ssh://me@127.0.0.1:{port}?patience={PATIENCE_S}")
-    return times, f"one line within {MOST_S:g} s, less than {MOST_BYTES >> 30} GiB"
+        met: Met = []
+        with answering(talk, chance, met) as port:
+            _refused(stage, f"ssh://me@127.0.0.1:{port}?patience={PATIENCE_S}", told=told)
+        assert met, "nobody called"
+    return times, held(told)
 
 
 # An SSH server that takes commands.
@@ -105,13 +119,14 @@ def _server(folder: Path) -> Any:
     return ssh_device.Device(folder)
 
 
-def cut_in_a_command(device: Any, chance: Chance) -> None:
+def cut_in_a_command(device: Any, chance: Chance, met: Met) -> None:
     """Cuts the connection within every command from a certain one on."""
-    first, serve = chance.randrange(0, 6), device._serve
+    first, serve = chance.randrange(FIRST), device._serve
 
     async def cut(process: Any) -> None:
         if len(device.commands) >= first:
             device.commands.append(process.command)
+            met.append("cut")
             process.channel.get_connection().abort()
         else:
             await serve(process)
@@ -119,9 +134,9 @@ def cut_in_a_command(device: Any, chance: Chance) -> None:
     device._serve = cut
 
 
-def answers_without_end(device: Any, chance: Chance) -> None:
+def answers_without_end(device: Any, chance: Chance, met: Met) -> None:
     """Never ends its answer to a command."""
-    first, serve = chance.randrange(0, 6), device._serve
+    first, serve = chance.randrange(FIRST), device._serve
 
     async def pour(process: Any) -> None:
         if len(device.commands) < first:
@@ -129,27 +144,34 @@ def answers_without_end(device: Any, chance: Chance) -> None:
             return
         with suppress(Exception):
             while True:
+                met.append("poured")
                 process.stdout.write(b"\x02costsim\x03" + b"y\n" * 32768)
                 await process.stdout.drain()
 
     device._serve = pour
 
 
-def cuts_answers_short(device: Any, chance: Chance) -> None:
+def cuts_answers_short(device: Any, chance: Chance, met: Met) -> None:
     """Leaves out the second half of every answer from a certain one on, and says all is well."""
-    first, serve = chance.randrange(0, 12), device._serve
+    first, serve = chance.randrange(FIRST), device._serve
 
     async def shorten(process: Any) -> None:
         if len(device.commands) >= first:
             write = process.stdout.write
-            process.stdout.write = lambda content: write(content[: len(content) // 2])
+
+            def half(content: bytes) -> None:
+                met.append("cut short")
+                write(content[: len(content) // 2])
+
+            process.stdout.write = half
         await serve(process)
 
     device._serve = shorten
 
 
-def has_another_key(device: Any, chance: Chance) -> None:
+def has_another_key(device: Any, chance: Chance, met: Met) -> None:
     """Is somebody else than last time."""
+    met.append("other key")
     device.known_hosts.write_text(f"[127.0.0.1]:{device.port} {_other_key()}")
 
 
@@ -160,13 +182,13 @@ def _other_key() -> str:
 
 
 def lying_server(
-    lie: Callable[[Any, Chance], None], stage: Stage, times: int, chance: Chance
+    lie: Callable[[Any, Chance, Met], None], told: str, stage: Stage, times: int, chance: Chance
 ) -> tuple[int, str]:
     """`costsim measure` on an SSH server that lets one in and then lies."""
     for _ in range(times):
-        device = _server(stage.new())
+        device, met = _server(stage.new()), Met()
         try:
-            lie(device, chance)
+            lie(device, chance, met)
             device.drop(deaf=True)
             device.listen()
             _refused(
@@ -174,79 +196,126 @@ def lying_server(
                 f"ssh://me@127.0.0.1:{device.port}?patience={PATIENCE_S}",
                 "--identity", str(device.identity), "--known-hosts", str(device.known_hosts),
                 *(() if device.known_hosts.exists() else ("--trust-new-host",)),
+                told=told,
             )  # fmt: skip
+            assert met, "the lie was never told"
         finally:
             device.close()
             for pid in device.processes():
                 with suppress(ProcessLookupError):
                     os.kill(pid, 9)
-    return times, f"one line within {MOST_S:g} s, less than {MOST_BYTES >> 30} GiB"
+    return times, held(told)
+
+
+def held(told: str) -> str:
+    """What `_refused` has found to hold."""
+    return f"one line that matches `{told}` within {MOST_S:g} s, less than {MOST_BYTES >> 30} GiB"
 
 
 # A board on a serial line.
 
 
-def noise(line: int, chance: Chance) -> None:
-    """Random bytes without end."""
-    os.write(line, chance.randbytes(512))
+@dataclass
+class Board:
+    """Our end of a line; `folder`: where the command writes the sources to flash a board with."""
+
+    line: int
+    folder: Path
+    chance: Chance
+    met: Met = field(default_factory=Met)
+    waiting: bytearray = field(default_factory=bytearray)
+
+    def heard(self) -> list[Any]:
+        """The questions that have come."""
+        from costsim.c.emulation.frames import Reader
+
+        ready, _, _ = select.select([self.line], [], [], 0.05)
+        return list(Reader().feed(os.read(self.line, 4096))) if ready else []
+
+    def say(self, content: bytes) -> None:
+        """Put bytes on the line, as many as it takes now; the rest goes before the next ones."""
+        self.waiting += content
+        with suppress(BlockingIOError):
+            del self.waiting[: os.write(self.line, self.waiting)]
+
+    def reply(self, frame: Any, *, sequence: int | None = None) -> bytes:
+        """What the right firmware would greet with; to anything else an answer without content."""
+        from costsim.c.emulation.frames import Frame, Type
+
+        payload = b""
+        if frame.type == Type.HELLO:
+            header = (self.folder / "costsim_digest.h").read_text()
+            digest = bytes(int(byte, 16) for byte in re.findall(r"0x(\w\w)", header))
+            payload = struct.pack("<6I", 1, 1, 1, 4, 4, 64) + digest
+        number = frame.sequence if sequence is None else sequence % 256
+        return Frame(frame.type | Type.REPLY, number, payload).to_bytes()
 
 
-def heads(line: int, chance: Chance) -> None:
-    """Beginnings of frames without end."""
-    os.write(line, b"\xa5\x5a\x81\x01\x00\x02" * 64)
+def noise(board: Board) -> None:
+    """Random bytes without end, whatever is asked."""
+    board.heard()
+    board.met.append("noise")
+    board.say(board.chance.randbytes(max(0, 512 - len(board.waiting))))
 
 
-def silence(line: int, chance: Chance) -> None:
+def heads(board: Board) -> None:
+    """Beginnings of long frames, and never the end of one."""
+    from costsim.c.emulation.frames import Frame, Type
+
+    board.heard()
+    board.met.append("heads")
+    head = Frame(Type.HELLO | Type.REPLY, 1, bytes(512)).to_bytes()[:8]
+    board.say(head * 64 if len(board.waiting) < 512 else b"")
+
+
+def silence(board: Board) -> None:
     """Takes what is sent and says nothing."""
-    _heard(line)
+    board.met += ["heard" for _ in board.heard()]
 
 
-def deafness(line: int, chance: Chance) -> None:
+def deafness(board: Board) -> None:
     """Takes nothing."""
+    ready, _, _ = select.select([board.line], [], [], 0.05)
+    board.met += ["let wait" for _ in ready]
     time.sleep(0.05)
 
 
-def wrong_checksums(line: int, chance: Chance) -> None:
+def wrong_checksums(board: Board) -> None:
     """Answers in frames whose last byte is wrong."""
-    for frame in _heard(line):
-        answer = bytearray(_answer(frame))
-        answer[-1] ^= 1 << chance.randrange(8)
-        os.write(line, answer)
+    for frame in board.heard():
+        board.met.append("damaged")
+        answer = bytearray(board.reply(frame))
+        answer[-1] ^= 1 << board.chance.randrange(8)
+        board.say(bytes(answer))
 
 
-def other_order(line: int, chance: Chance) -> None:
-    """Answers with the number of another question."""
-    for frame in _heard(line):
-        os.write(line, _answer(frame, sequence=frame.sequence - chance.randrange(1, 200)))
+def other_order(board: Board) -> None:
+    """Greets as the right firmware does, then gives answers the number of another question."""
+    from costsim.c.emulation.frames import Type
+
+    for frame in board.heard():
+        if frame.type == Type.HELLO:
+            board.say(board.reply(frame))
+        else:
+            board.met.append("renumbered")
+            other = frame.sequence - board.chance.randrange(1, 200)
+            board.say(board.reply(frame, sequence=other))
 
 
-def empty_answers(line: int, chance: Chance) -> None:
-    """Greets as a firmware does, then answers everything with nothing."""
-    for frame in _heard(line):
-        os.write(line, _answer(frame))
+def empty_answers(board: Board) -> None:
+    """Greets as the right firmware does, then answers everything with nothing."""
+    from costsim.c.emulation.frames import Type
 
-
-def _heard(line: int) -> Any:
-    from costsim.c.emulation.frames import Reader
-
-    ready, _, _ = select.select([line], [], [], 0.05)
-    return Reader().feed(os.read(line, 4096)) if ready else ()
-
-
-def _answer(frame: Any, sequence: int | None = None) -> bytes:
-    import struct
-
-    from costsim.c.emulation.frames import Frame, Type
-
-    hello = struct.pack("<6I", 1, 1, 1, 4, 4, 64) + bytes(16)
-    payload = hello if frame.type == Type.HELLO else b""
-    number = frame.sequence if sequence is None else sequence % 256
-    return Frame(frame.type | Type.REPLY, number, payload).to_bytes()
+    for frame in board.heard():
+        board.met += ["empty"] * (frame.type != Type.HELLO)
+        board.say(board.reply(frame))
 
 
 @contextmanager
-def board(behave: Callable[[int, Chance], None], chance: Chance) -> Iterator[str]:
-    """The terminal of something that behaves so."""
+def connected(
+    behave: Callable[[Board], None], folder: Path, chance: Chance
+) -> Iterator[tuple[str, Board]]:
+    """The terminal of something that behaves so, and our end of it."""
     import tty
 
     with ExitStack() as closing_all:
@@ -256,26 +325,24 @@ def board(behave: Callable[[int, Chance], None], chance: Chance) -> Iterator[str
         tty.setraw(theirs)
         tty.setraw(ours)
         os.set_blocking(ours, False)
-        over = threading.Event()
+        over, board = threading.Event(), Board(ours, folder, chance)
 
         def run() -> None:
             while not over.is_set():
-                with suppress(BlockingIOError):
-                    behave(ours, chance)
-                    continue
-                time.sleep(0.01)
+                behave(board)
+                time.sleep(0.002)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
-            yield os.ttyname(theirs)
+            yield os.ttyname(theirs), board
         finally:
             over.set()
             thread.join()
 
 
 def lying_board(
-    behave: Callable[[int, Chance], None], stage: Stage, times: int, chance: Chance
+    behave: Callable[[Board], None], told: str, stage: Stage, times: int, chance: Chance
 ) -> tuple[int, str]:
     """`costsim measure` on a board that is none."""
     from costsim.base.errors import CostsimError
@@ -287,20 +354,19 @@ def lying_board(
     except (CostsimError, ImportError) as error:
         raise Unavailable(str(error)) from error
     for _ in range(times):
-        with board(behave, chance) as name:
+        folder = stage.new() / "firmware"
+        with connected(behave, folder, chance) as (name, board):
             limit = ("--time-limit", f"{LIMIT_S:g}s")
-            _refused(stage, f"serial:{name}", *limit, device="stm32f746", words=BOARD)
-    return times, f"one line within {MOST_S:g} s"
+            target = f"serial:{name}?firmware={folder}"
+            _refused(stage, target, *limit, device="stm32f746", told=told)
+        assert board.met, "the board was never asked"
+    return times, held(told)
 
 
 def _refused(
-    stage: Stage,
-    target: str,
-    *options: str,
-    device: str = "jetson-nano",
-    words: tuple[str, ...] = (),
+    stage: Stage, target: str, *options: str, told: str, device: str = "jetson-nano"
 ) -> None:
-    """Nothing comes of it but one line, in time and with little memory."""
+    """Nothing comes of it but one line that matches `told`, in time and with little memory."""
     folder = stage.new()
     if device == "jetson-nano":
         shutil.copytree(stage.template("measure"), folder, dirs_exist_ok=True)
@@ -311,29 +377,51 @@ def _refused(
     ended = running.wait(MOST_S)
     running.check_gone()
     assert time.monotonic() - begun < MOST_S
-    check_one_line(ended, *words)
+    line = check_one_line(ended)
+    assert re.search(told, line), line
     assert ended.peak_bytes < MOST_BYTES, f"took {ended.peak_bytes >> 20} MiB"
+
+
+SERVERS = {
+    closes: r"no connection: ",
+    is_silent: r"no connection: it does not answer",
+    has_a_garbage_banner: r"no connection: ",
+    greets_without_end: r"no connection: Banner line too long",
+    breaks_off_its_keys: r"no connection: ",
+}
+LIES = {
+    has_another_key: r"its host key is .* is pinned in",
+    cut_in_a_command: r"the connection was lost",
+    answers_without_end: r"it answers without end",
+    cuts_answers_short: r"its answer is cut short|there is no POSIX shell",
+}
+BOARDS = {
+    noise: r"no firmware answered .* [1-9]\d* bytes of garbage",
+    heads: r"no firmware answered .* [1-9]\d* bytes of garbage",
+    silence: r"no firmware answered .* 0 bytes of garbage",
+    deafness: r"the line broke: Write timeout",
+    wrong_checksums: r"no firmware answered .* [1-9]\d* damaged frames",
+    other_order: r"INIT is not answered|no answer to INIT",
+    empty_answers: r"the answer to PASS has 0 bytes; 4 are needed",
+}
+"""What is told of each, as a pattern."""
+
+
+def _row(what: str, name: str, trial: Trial) -> Experiment:
+    return Experiment(what, name.replace("_", " "), trial, 3, 1)
 
 
 EXPERIMENTS = (
     *(
-        Experiment(
-            "hostile SSH server", talk.__name__.replace("_", " "), partial(no_server, talk), 3, 1
-        )
-        for talk in (closes, is_silent, has_a_garbage_banner, greets_without_end,
-                     breaks_off_its_keys)
+        _row("hostile SSH server", talk.__name__, partial(no_server, talk, told))
+        for talk, told in SERVERS.items()
     ),
     *(
-        Experiment(
-            "hostile SSH server", lie.__name__.replace("_", " "), partial(lying_server, lie), 3, 1
-        )
-        for lie in (has_another_key, cut_in_a_command, answers_without_end, cuts_answers_short)
+        _row("hostile SSH server", lie.__name__, partial(lying_server, lie, told))
+        for lie, told in LIES.items()
     ),
     *(
-        Experiment(
-            "hostile serial line", behave.__name__.replace("_", " "), partial(lying_board, behave),
-            3, 1,
-        )
-        for behave in (noise, heads, silence, deafness, wrong_checksums, other_order, empty_answers)
+        _row("hostile serial line", behave.__name__, partial(lying_board, behave, told))
+        for behave, told in BOARDS.items()
     ),
-)  # fmt: skip
+)

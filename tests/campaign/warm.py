@@ -137,8 +137,8 @@ class Warm:
         trace: TracebackType | None,
     ) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # which closes its pipes and waits for it
+            self.process.stdin.close()
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """One question and its answer."""
@@ -163,6 +163,8 @@ class Warm:
         self.commands += 1
         place = self.folder / f"run-{self.commands}"
         place.mkdir()
+        for name in ("out", "err"):  # it may be killed before it opens them
+            (place / name).touch()
         asked = {
             "arguments": list(arguments),
             "folder": str(folder),
@@ -253,21 +255,25 @@ def _answer(question: Mapping[str, Any], ended: dict[int, int]) -> dict[str, Any
     return {"ended": True}
 
 
-def _serve() -> None:
+def _import_all() -> None:
+    """Whatever a command may import later; what needs an extra that is not installed, it lacks."""
     import importlib
+    import pkgutil
 
+    import costsim
+
+    for module in pkgutil.walk_packages(costsim.__path__, "costsim."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):
+                importlib.import_module(module.name)
+
+
+def _serve() -> None:
     import sklearn.datasets  # noqa: F401
     import torch
 
-    import costsim.cli
-
     torch.set_num_threads(1)
-    for name in costsim.cli.COMMANDS:
-        importlib.import_module(f"costsim.cli.{name}")
-    for name in ("adaptation", "calibration.session", "calibration.remote", "comparison.runner",
-                 "methods", "pretraining.run", "study.runner", "targets.measuring",
-                 "targets.shipping", "training", "planfile", "report.study"):  # fmt: skip
-        importlib.import_module(f"costsim.{name}")
+    _import_all()
     torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))  # imports much on its first use
     ended: dict[int, int] = {}
     for line in sys.stdin:

@@ -220,8 +220,8 @@ WORKLOADS = {
     for one in (
         Workload(
             "train", _plan,
-            ("train", "plan.json", *TASK, "--learning-rate", "0.003", "--iterations", "16",
-             "--eval-every", "4", "--out", "patch", "--json"),
+            ("train", "plan.json", "--model", MODEL, *TASK, "--learning-rate", "0.003",
+             "--iterations", "16", "--eval-every", "4", "--out", "patch", "--json"),
             ("--resume",), _train, ("patch",),
             without="resumed_at, steps and seconds of the outcome",
         ),
@@ -261,7 +261,8 @@ WORKLOADS = {
         ),
         Workload(
             "measure", _plan,
-            ("measure", "plan.json", "--steps", "3", "--repeats", "2", "--out", "measured.json"),
+            ("measure", "plan.json", "--model", MODEL, "--steps", "3", "--repeats", "2", "--out",
+             "measured.json"),
             ("--resume",), _measure, ("measured.json",), keeps=_runs,
             without="readings not yet taken when it died",
         ),

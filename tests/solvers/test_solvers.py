@@ -117,7 +117,7 @@ def test_exact_equals_one_program_on_larger_problems(problem):
 @settings(max_examples=15)
 @given(st.data())
 def test_no_plan_is_over_a_budget_and_no_proof_is_false(data):
-    """By the program of every plan there is; `campaign/budgets.py` does it many times more."""
+    """By the program of every plan there is; `campaign/claims.py` does it many times more."""
     check_budgets(data, budgets_of_each=10)
 
 
