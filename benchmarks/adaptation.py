@@ -128,7 +128,9 @@ def _stock(situation: Situation, layers: set[str] | None, *, cached: bool = Fals
 
     With `cached` the blocks before the first of those layers compute every copy once.
     """
-    module = copy.deepcopy(situation.backbone.module).to(memory_format=torch.channels_last)
+    module = copy.deepcopy(situation.backbone.module).to(  # type: ignore[call-overload]
+        memory_format=torch.channels_last
+    )
     trained = []
     for name, parameter in module.named_parameters():
         chosen = layers is None or (name.endswith(".weight") and name[: -len(".weight")] in layers)

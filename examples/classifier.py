@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from costsim.models.loading import load_model
+from costsim.models.networks import NETWORKS
 
+BACKBONE = "mcunet-5fps"
 CLASSES = 10
 
 
@@ -28,9 +30,10 @@ class Classifier(nn.Sequential):
 
 def make() -> nn.Module:
     """MCUNet with costsim's own weights, and logits of ten classes."""
-    backbone = load_model("mcunet-5fps").module
+    backbone = load_model(BACKBONE).module
     torch.manual_seed(0)
-    return Classifier(backbone, nn.Linear(backbone.architecture.features, CLASSES)).eval()
+    head = nn.Linear(NETWORKS[BACKBONE].features, CLASSES)
+    return Classifier(backbone, head).eval()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -83,10 +84,10 @@ def png(seed: int) -> bytes:
     return file.getvalue()
 
 
-def tar_of(compression: str) -> bytes:
+def tar_of(mode: Literal["w:", "w:gz", "w:xz"]) -> bytes:
     """Two classes of two images."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=f"w:{compression}") as archive:
+    with tarfile.open(fileobj=file, mode=mode) as archive:
         for seed, name in enumerate(("ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png")):
             data = png(seed)
             info = tarfile.TarInfo(name)
@@ -185,9 +186,9 @@ def kinds_of(folder: Path) -> tuple[Kind, ...]:
         Kind("weights.safetensors", save(state), (weights,)),
         Kind("weights.pth", saved.getvalue(), (weights,)),
         Kind("program.pt2", program_of(), ((*PLAN, "--model", "FILE", "--resolution", "9"),)),
-        Kind("images.tar", tar_of(""), (images,)),
-        Kind("images.tar.gz", tar_of("gz"), (images,)),
-        Kind("images.tar.xz", tar_of("xz"), (images,)),
+        Kind("images.tar", tar_of("w:"), (images,)),
+        Kind("images.tar.gz", tar_of("w:gz"), (images,)),
+        Kind("images.tar.xz", tar_of("w:xz"), (images,)),
         Kind("images.zip", zip_of(), (images,)),
     )
 

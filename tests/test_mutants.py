@@ -22,6 +22,7 @@ from costsim.base.errors import InvalidSolution
 from costsim.ir.program import compile_program
 from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.pricing.cost import price
+from costsim.pricing.derivation import build_table
 from costsim.pricing.table import Linear
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
@@ -166,9 +167,8 @@ def biases_reach_nothing(table):
     ids=lambda m: m.__name__,
 )
 def test_a_wrong_table_is_caught(mutant, monkeypatch):
-    right = costsim.problem.problem.build_table
     monkeypatch.setattr(
-        costsim.problem.problem, "build_table", lambda *a, **k: mutant(right(*a, **k))
+        costsim.problem.problem, "build_table", lambda *a, **k: mutant(build_table(*a, **k))
     )
     with pytest.raises((AssertionError, InvalidSolution)):
         law(2000, Exact())()

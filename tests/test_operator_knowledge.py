@@ -129,12 +129,11 @@ class Finder(ast.NodeVisitor):
     def visit_Match(self, node: ast.Match) -> None:
         for case in node.cases:
             for part in ast.walk(case.pattern):
-                of_class = isinstance(part, ast.MatchClass) and self.is_class(part.cls)
-                of_kind = isinstance(part, ast.MatchValue) and self.is_kind(
-                    node.subject, self.kinds(part.value)
-                )
-                if of_class or of_kind:
-                    self.found.append(part.lineno)
+                match part:
+                    case ast.MatchClass() if self.is_class(part.cls):
+                        self.found.append(part.lineno)
+                    case ast.MatchValue() if self.is_kind(node.subject, self.kinds(part.value)):
+                        self.found.append(part.lineno)
         self.generic_visit(node)
 
     def _collection(self, node: ast.expr, parts: list[ast.expr]) -> None:

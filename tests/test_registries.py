@@ -136,7 +136,8 @@ def lists_of_names() -> Iterator[tuple[str, str, tuple[str, ...]]]:
                     continue
                 if id(node) in types:
                     continue
-                words = tuple(e.value for e in node.elts if isinstance(e, ast.Constant))
+                constants = [e.value for e in node.elts if isinstance(e, ast.Constant)]
+                words = tuple(value for value in constants if isinstance(value, str))
                 for what, names in TABLES.items():
                     if len(words) == len(node.elts) and set(words) <= set(names):
                         yield str(file.relative_to(ROOT)), what, words

@@ -50,7 +50,7 @@ def _read_table() -> NDArray[np.uint8]:
         file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
         if file.is_file():  # read straight: importing sklearn.datasets takes most of a second
             return np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     return np.column_stack([bunch.data, bunch.target]).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def check_step(program: TrainingProgram) -> None:
     executor = Executor(program, tensors, learning_rate=0.25, loss=cross_entropy)
     labels = labels_for(graph)
     targets = torch.from_numpy(labels).long()
-    ours = {"learning_rate": 0.25, "loss": cross_entropy}
+    ours: dict[str, Any] = {"learning_rate": 0.25, "loss": cross_entropy}
     for images, _ in settled_batches(program, tensors, [targets] * 2, **ours):
         expected = float(executor.step(images.double(), targets))
         assert emitted.step(images.numpy(), labels) == pytest.approx(

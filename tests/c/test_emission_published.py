@@ -1,6 +1,7 @@
 """The published int8 networks: their own scales, their own integers, layer by layer."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def published_forward(document, image: torch.Tensor) -> list[torch.Tensor]:
 
     first = document["first_conv"]
     p = first["params"]
-    x = ((image / np.float32(p["x_scale"])).round() + p["x_zero"]).clamp(-128, 127)
+    x = ((image / float(np.float32(p["x_scale"]))).round() + p["x_zero"]).clamp(-128, 127)
     x, zero, scale = convolution(first, x), first["params"]["y_zero"], first["params"]["y_scale"]
     for block in document["blocks"]:
         start, start_zero, start_scale = x, zero, scale
@@ -143,7 +144,7 @@ def test_the_file_is_taken_by_whoever_needs_scales(tmp_path: Path) -> None:
 
     path = write_published(tmp_path / "w.pkl")
     loaded = load_model("mcunet-5fps", weights=path, resolution=32)
-    graph = architecture_graph(loaded.module.architecture, resolution=32)
+    graph = architecture_graph("mcunet-5fps", resolution=32)
     tensors, image = dict(loaded.module.state_dict()), torch.zeros(1, 3, 32, 32)
     _, told = find_scales(graph, tensors, lambda: image, RANDOM)
     assert "taken from 1 image" in told
@@ -168,7 +169,9 @@ def write_published(path: Path, change=lambda document: None) -> Path:
     document["first_conv"]["params"] |= {"x_scale": previous[0], "x_zero": previous[1]}
     layers = int8_layers({**document, "blocks": []})
     for block in [None, *document["blocks"]]:
-        stages = layers if block is None else [s for s in block.values() if isinstance(s, dict)]
+        stages: list[Any] = list(layers)
+        if block is not None:
+            stages = [stage for stage in block.values() if isinstance(stage, dict)]
         for layer in stages:
             layer["params"] |= {"x_scale": previous[0], "x_zero": previous[1]}
             previous = (layer["params"]["y_scale"], layer["params"]["y_zero"])

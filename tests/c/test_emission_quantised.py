@@ -188,7 +188,9 @@ def test_a_fused_multiply_accumulate_is_rounded_once(total, a, b):
 
 
 def test_rounding_in_double_precision_first_is_not_the_same():
-    total, a, b = np.float32([[1 + 2.0**-23], [1 + 2.0**-23], [2.0**-24 * (1 - 2.0**-23)]])
+    total, a, b = np.array(
+        [[1 + 2.0**-23], [1 + 2.0**-23], [2.0**-24 * (1 - 2.0**-23)]], np.float32
+    )
     twice = (total.astype(float) + a.astype(float) * b.astype(float)).astype(np.float32)
     assert fused_sum(total, a, b)[0] == total[0] != twice[0]
 

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ from costsim.c.emulation.lines import LineLost, SerialLine, SocketLine
 from costsim.c.emulation.link import BoardFault, Link, LinkError, LinkTimeout, encoding
 from costsim.c.emulation.worker import map_to_json
 from costsim.cli import main
-from costsim.hardware.boards.line import compared_losses
+from costsim.hardware.boards.line import LineSession, compared_losses
+from costsim.hardware.boards.qemu import QemuSession
 from costsim.hardware.ssh.shipment import plan_job
 from costsim.hardware.targets.base import TargetError, TargetOptions, Watch, parse_target
 from costsim.hardware.targets.fan_out import measure_on
@@ -367,11 +369,12 @@ def job(tmp_path_factory):
 
 def test_a_board_on_a_serial_line_is_a_target(job, tmp_path) -> None:
     tty, folder = tmp_path / "tty", tmp_path / "firmware"
-    warnings = []
+    warnings: list[str] = []
     target = parse_target(f"serial:{tty}?firmware={folder}", TargetOptions(time_limit_s=30.0))
     assert target.how == "measured"
     assert parse_target(target.name, TargetOptions(time_limit_s=30.0)) == target
     with target.session(Watch(warn=warnings.append)) as session:
+        assert isinstance(session, LineSession)
         session.ship(job)
         assert {"serve.c", "uart.h", "costsim.ld", "costsim_model.c"} <= {
             file.name for file in folder.iterdir()
@@ -395,9 +398,10 @@ def test_a_board_unplugged_in_the_middle_keeps_the_steps_before(job, tmp_path) -
     target = parse_target(f"serial:{tty}", TargetOptions(time_limit_s=30.0))
     long = replace(job, options=replace(job.options, steps=1000))
     with target.session(Watch()) as session:
+        assert isinstance(session, LineSession)
         session.ship(long)
         firmware = session.firmware
-    found = []
+    found: list[Any] = []
     with running_board(tmp_path, firmware) as (name, process):
         tty.symlink_to(name)
 
@@ -433,6 +437,7 @@ def test_qemu_steps_as_the_other_emulator_does(job) -> None:
     needs_qemu()
     target = parse_target("qemu:mps2-an500", TargetOptions(time_limit_s=60.0))
     with target.session(Watch()) as session:
+        assert isinstance(session, QemuSession)
         outcome = session.perform(job)
         process = session.process
     assert process.poll() is not None
@@ -497,6 +502,7 @@ def needs_qemu() -> None:
 def test_qemu_computes_the_same_bits_in_8_bits(narrow) -> None:
     needs_qemu()
     session = parse_target("qemu:mps2-an500").session(Watch())
+    assert isinstance(session, QemuSession)
     session.start()
     memory = session.board_memory(board()[1])
     firmware = build_firmware(narrow[1], memory, stack_bytes=STACK_BYTES, port="uart")
@@ -517,6 +523,7 @@ def test_qemu_gives_the_same_bits(small) -> None:
         expected, arena = [trial.step(*batch) for batch in feed], trial.arena()
     target = parse_target("qemu:mps2-an500")
     session = target.session(Watch())
+    assert isinstance(session, QemuSession)
     session.start()
     memory = session.board_memory(firmware.memory)
     moved = build_firmware(sources, memory, stack_bytes=STACK_BYTES, port="uart")

@@ -190,8 +190,8 @@ def test_biases_at_the_ends_of_32_bits_saturate() -> None:
         if name.endswith("bias") and len(tensor) > 2:
             tensor[1], tensor[2] = 3.0, -3.0
     program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(bits=NARROW))
-    x, _ = batches(program, 1)[0]
-    _, reference = narrow_trial(program, tensors, x)
+    images, _ = batches(program, 1)[0]
+    _, reference = narrow_trial(program, tensors, images)
     ends = {int(v) for a in reference.weights.values() if a.dtype == np.int32 for v in a}
     assert {2**31 - 1, -(2**31)} <= ends
     check_narrow(program, tensors, steps=3)

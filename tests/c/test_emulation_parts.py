@@ -226,7 +226,8 @@ frames = st.builds(
 
 
 def read_all(content: bytes, pieces: int = 1) -> list[Frame]:
-    reader, found = Reader(), []
+    reader = Reader()
+    found: list[Frame] = []
     size = max(1, len(content) // pieces)
     for start in range(0, len(content), size):
         found += reader.feed(content[start : start + size])

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from campaign.experiment import Experiment, Unavailable
-from campaign.stage import Stage
+from .experiment import Experiment, Unavailable
+from .stage import Stage
 
 HEAD = "| fault | where | tried | what held | command |\n| --- | --- | ---: | --- | --- |"
 KINDS = ("killed", "disks", "together", "clusters", "peers", "load", "claims")

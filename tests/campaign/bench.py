@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from campaign.warm import Ended, Running, Warm
-from campaign.workloads import Result, Workload
+from .warm import Ended, Running, Warm
+from .workloads import Result, Workload
 
 
 class Bench:

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 
 from dask_cluster import Cluster
 
-from campaign.bench import check_one_line
-from campaign.experiment import Experiment, Unavailable
-from campaign.stage import Stage
+from .bench import check_one_line
+from .experiment import Experiment, Unavailable
+from .stage import Stage
 
 GIVE_UP_S = 120.0
 """For a run to notice that its scheduler is gone."""

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from campaign.bench import Bench, check_one_line, names
-from campaign.experiment import Experiment, Unavailable
-from campaign.killed import held
-from campaign.stage import Stage
-from campaign.workloads import WORKLOADS
+from .bench import Bench, check_one_line, names
+from .experiment import Experiment, Unavailable
+from .killed import held
+from .stage import Stage
+from .workloads import WORKLOADS
 
 PAGE_BYTES = 4096
 FULL = ("No space left on device", "disk is full", "disk I/O error")

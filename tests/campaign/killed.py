@@ -7,11 +7,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from campaign.bench import Bench
-from campaign.experiment import Experiment
-from campaign.stage import Stage
-from campaign.warm import Running
-from campaign.workloads import WORKLOADS
+from .bench import Bench
+from .experiment import Experiment
+from .stage import Stage
+from .warm import Running
+from .workloads import WORKLOADS
 
 
 def at_random_moments(

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from campaign.experiment import Experiment
-from campaign.stage import Stage
-from campaign.warm import Ended
-from campaign.workloads import MODEL, STUDY, network
 from costsim.studies.engine import Cell, Computed, Kind, Study, StudyStore, Workshop, run_study
+
+from .experiment import Experiment
+from .stage import Stage
+from .warm import Ended
+from .workloads import MODEL, STUDY, network
 
 PATIENCE_S = 1800.0
 

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from campaign.bench import check_one_line
-from campaign.experiment import Experiment, Trial, Unavailable
-from campaign.stage import Stage
-from campaign.workloads import MODEL, plan_for
+from .bench import check_one_line
+from .experiment import Experiment, Trial, Unavailable
+from .stage import Stage
+from .workloads import MODEL, plan_for
 
 PATIENCE_S = 4
 LIMIT_S = 8.0

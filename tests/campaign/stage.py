@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from campaign.bench import Bench
-from campaign.warm import Warm
-from campaign.workloads import WORKLOADS
+from .bench import Bench
+from .warm import Warm
+from .workloads import WORKLOADS
 
 
 class Stage:

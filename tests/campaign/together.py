@@ -6,12 +6,12 @@ import signal
 import time
 from functools import partial
 
-from campaign.bench import check_one_line
-from campaign.experiment import Experiment
-from campaign.killed import held
-from campaign.stage import Stage
-from campaign.warm import Running
-from campaign.workloads import WORKLOADS
+from .bench import check_one_line
+from .experiment import Experiment
+from .killed import held
+from .stage import Stage
+from .warm import Running
+from .workloads import WORKLOADS
 
 STILL_S = 10.0
 SHARED = ("study", "compare")

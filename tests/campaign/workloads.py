@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from campaign.warm import Warm
+from .warm import Warm
 
 Result: TypeAlias = Mapping[str, Any]
 

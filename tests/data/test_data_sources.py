@@ -4,7 +4,6 @@ import builtins
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ datasets = pytest.importorskip("datasets", reason="the extra costsim[hub] is not
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -31,7 +30,6 @@ def _nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         raise AssertionError("the network was asked for something")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return
 
 
 def png(level: int, size: tuple[int, int] = (6, 6), mode: str = "L") -> bytes:

@@ -16,6 +16,7 @@ import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -310,7 +311,7 @@ def test_a_tar_is_known_whatever_its_first_name(tmp_path: Path, first: str) -> N
 
 
 def test_zips_of_all_sorts(tmp_path: Path) -> None:
-    def made(mode: str = "w", before: bytes = b"", **more: object) -> Path:
+    def made(mode: Literal["w", "a"] = "w", before: bytes = b"", **more: object) -> Path:
         path = tmp_path / "in.zip"
         path.write_bytes(before)
         with zipfile.ZipFile(path, mode) as archive:

@@ -165,7 +165,7 @@ def test_json_round_trip(name: str) -> None:
 def test_a_device_cannot_be_changed() -> None:
     spec = load_device("pi-zero-2")
     with pytest.raises(ValidationError):
-        spec.name = "other"  # type: ignore[misc]
+        spec.name = "other"
     with pytest.raises(TypeError):
         spec.targets["cpu"] = spec.target()  # type: ignore[index]
 

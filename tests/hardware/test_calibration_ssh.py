@@ -229,7 +229,8 @@ def test_a_device_without_memory_to_start_in(there, tmp_path, capsys):
 
 def test_probes_that_the_device_has_no_memory_for_are_left_out(tmp_path: Path) -> None:
     """One of them is too much, whichever call it is in; the others are measured all the same."""
-    tell, refusing = made_up(noise=0.01), []
+    tell = made_up(noise=0.01)
+    refusing: list[str] = []
 
     def runner(names, seconds):
         if not refusing:

@@ -69,7 +69,7 @@ def test_a_target_runs_probes_in_a_process_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_a_calibration_of_this_machine_predicts_a_step_of_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_calibration_of_this_machine_predicts_a_step_of_it(tmp_path) -> None:
     """Within a factor of two, whatever else is running; the figures are `benchmarks/latency.py`."""
     conditions = describe_conditions(1)
     found = calibrate(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -383,7 +384,8 @@ def test_other_documents_are_refused(subject):
     ):
         with pytest.raises(InputError, match=told):
             Measurement.from_json({**document, **change}, "m.json")
-    for other in (None, [], "text"):
+    others: tuple[Any, ...] = (None, [], "text")
+    for other in others:
         with pytest.raises(InputError, match="schema: None"):
             Measurement.from_json(other, "m.json")
 

@@ -17,6 +17,7 @@ from waiting import PATIENCE_S, until
 import costsim
 from costsim.base.errors import InputError
 from costsim.hardware.results.outcome import Outcome
+from costsim.hardware.ssh.target import SshTarget
 from costsim.hardware.targets.base import (
     EXAMPLES,
     SCHEMES,
@@ -27,7 +28,7 @@ from costsim.hardware.targets.base import (
     Watch,
     parse_target,
 )
-from costsim.hardware.targets.job import KernelJob, RunOptions, job_from_json
+from costsim.hardware.targets.job import KernelJob, PlanJob, RunOptions, job_from_json
 from costsim.hardware.targets.probe import RUNNER
 from costsim.ir.program import compile_program
 from costsim.pricing.cost import mac_cost, memory_cost
@@ -84,9 +85,12 @@ def test_a_target_is_named_as_it_was_typed(text):
 
 def test_a_target_over_ssh_takes_parameters():
     found = parse_target("ssh://pi@host?python=/opt/py/bin/python&patience=30&folder=~/x%20y")
+    assert isinstance(found, SshTarget)
     assert (found.python, found.patience_s, found.folder) == ("/opt/py/bin/python", 30.0, "~/x y")
     assert parse_target(found.name) == found
-    assert parse_target("ssh://pi@host", TargetOptions(folder="/tmp/f")).folder == "/tmp/f"
+    other = parse_target("ssh://pi@host", TargetOptions(folder="/tmp/f"))
+    assert isinstance(other, SshTarget)
+    assert other.folder == "/tmp/f"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,7 @@ def test_a_wrong_name_is_refused_with_what_is_allowed(text, told):
 def test_a_job_travels_as_json(job, tmp_path):
     document = json.loads(json.dumps(job.to_json()))
     read = job_from_json(document, tmp_path)
+    assert isinstance(read, PlanJob)
     assert replace(read, weights=job.weights, graph=job.graph) == job
     assert read.graph.to_json() == job.graph.to_json()
     assert read.weights == tmp_path / "weights.safetensors"
@@ -165,13 +170,14 @@ def test_a_damaged_job_is_refused(change, told):
 class _Diary(Session):
     """Notes what is asked of it; fails where told."""
 
-    def __init__(self, target, watch):
+    def __init__(self, target: "_DiaryTarget", watch: Watch) -> None:
         super().__init__(target, watch)
-        self.noted = []
+        self.fails = target.fails
+        self.noted: list[str] = []
 
     def _note(self, what):
         self.noted.append(what)
-        if what == self.target.fails:
+        if what == self.fails:
             raise TargetError("diary", "failed", what)
 
     def start(self):

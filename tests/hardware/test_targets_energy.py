@@ -5,6 +5,7 @@ import threading
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,7 +87,8 @@ def test_packages_and_memory_are_counted_once(tmp_path):
     zones = rapl_tree(tmp_path)
     found = find_counters(tmp_path)
     assert {source for source, _ in found.by_source} == {"RAPL"}
-    assert {counter.name: counter.joules() for counter in found.counters} == pytest.approx(
+    counters: tuple[Any, ...] = tuple(found.counters)
+    assert {counter.name: counter.joules() for counter in counters} == pytest.approx(
         {
             "RAPL package-0": 1000e-6,
             "RAPL dram-0": 3000e-6,
@@ -140,6 +142,7 @@ def test_counters_that_only_root_may_read_are_named(tmp_path):
 )
 def test_the_rail_that_feeds_a_jetson_is_its_power(tmp_path, tree, name, watts):
     tree(tmp_path)
+    counter: Any
     (counter,) = find_counters(tmp_path).counters
     assert counter.name == name
     assert counter.watts() == pytest.approx(watts)

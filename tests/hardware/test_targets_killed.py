@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from targeting import FOREVER, make_job, with_options
 
 from costsim.hardware.targets.base import TargetError, Watch, parse_target
+from costsim.hardware.targets.local import LocalSession
 from costsim.hardware.targets.out_of_memory import NEAR, Evidence
 from costsim.hardware.targets.worker_answer import outcome_of
 
@@ -139,7 +140,7 @@ def test_a_local_job_that_somebody_killed(tmp_path: Path) -> None:
 
     def kill(what: str, done: int, total: int) -> None:
         if what.startswith("timing the step"):
-            assert session.process is not None
+            assert isinstance(session, LocalSession)
             with suppress(ProcessLookupError):
                 os.kill(session.process.pid, signal.SIGKILL)
 

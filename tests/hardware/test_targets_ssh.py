@@ -17,6 +17,7 @@ from targeting import FOREVER, make_job, with_options
 from waiting import until
 
 from costsim.base.errors import InputError
+from costsim.hardware.ssh.target import SshTarget
 from costsim.hardware.targets.base import TargetError, TargetOptions, Watch, parse_target
 from costsim.hardware.targets.job import KernelJob
 from costsim.hardware.targets.probe import RUNNER
@@ -38,6 +39,7 @@ def target_on(device, *, poll_s=0.05, patience_s=60.0, **options):
     given = {"trust_new_hosts": True, **options}
     asked = TargetOptions(identity=device.identity, known_hosts=device.known_hosts, **given)
     target = parse_target(f"ssh://me@127.0.0.1:{device.port}", asked)
+    assert isinstance(target, SshTarget)
     return replace(target, poll_s=poll_s, patience_s=patience_s)
 
 
@@ -53,7 +55,8 @@ class Story:
 
     def __init__(self, moment="", then=lambda: None):
         self.moment, self.then = moment, then
-        self.told, self.warned = [], []
+        self.told: list[str] = []
+        self.warned: list[str] = []
         self.watch = Watch(self.report, warn=self.warned.append)
 
     def report(self, what, done, total):

@@ -424,7 +424,7 @@ GUARDS = [
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
-def test_a_guard_cannot_see_the_queries(guard):
+def test_a_guard_cannot_see_the_queries(guard, monkeypatch):
     """Other query images and labels: the same share, the same weights."""
     task = small_task()
     rng = np.random.default_rng(0)
@@ -435,14 +435,15 @@ def test_a_guard_cannot_see_the_queries(guard):
     )
     found = []
     for one in (task, strange):
-        situation, weights = small_situation(one), []
+        situation = small_situation(one)
+        weights: list[bytes] = []
         answers = situation.answers
 
         def watched(situation=situation, weights=weights, answers=answers):
             weights.append(bits(situation.backbone.tensors))
             return answers()
 
-        situation.answers = watched
+        monkeypatch.setattr(situation, "answers", watched)
         found.append((adapt(situation, Fixed(), guard=guard).kept, weights))
     assert found[0] == found[1]
     assert len(found[0][1]) == 2  # before and after
@@ -465,17 +466,18 @@ def test_what_a_guard_keeps_is_a_share_of_the_change(guard):
 
 
 @pytest.mark.parametrize("share", [0.25, 0.75, 1.0])
-def test_shrinkage_leaves_that_share_of_the_change(share):
+def test_shrinkage_leaves_that_share_of_the_change(share, monkeypatch):
     """Weights lie on the line from the base to the trained ones, without more training."""
     after = []
     for guard in (NoGuard(), Shrinkage(share)):
-        situation, asked = small_situation(), []
+        situation = small_situation()
+        asked: list[dict[str, torch.Tensor]] = []
 
         def answers(situation=situation, asked=asked):
             asked.append({name: t.clone() for name, t in situation.backbone.tensors.items()})
             return Situation.answers(situation)
 
-        situation.answers = answers
+        monkeypatch.setattr(situation, "answers", answers)
         after.append((adapt(situation, Fixed(), guard=guard), asked[-1]))
     (whole, trained), (shrunk, found) = after
     assert shrunk.losses == whole.losses
@@ -490,10 +492,9 @@ def test_shrinkage_leaves_that_share_of_the_change(share):
 
 def test_cross_validation_turns_harm_away():
     """A rate at which training ruins what a random network can tell: held-out images say so."""
-    settings = {"iterations": 15}
-    harmed = adapt(small_situation(**settings), Fixed(), learning_rate=3.0)
+    harmed = adapt(small_situation(iterations=15), Fixed(), learning_rate=3.0)
     guarded = adapt(
-        small_situation(**settings), Fixed(), learning_rate=3.0, guard=CrossValidation()
+        small_situation(iterations=15), Fixed(), learning_rate=3.0, guard=CrossValidation()
     )
     assert harmed.accuracy_after < harmed.accuracy_before
     assert guarded.kept < 1

@@ -1,6 +1,7 @@
 """Checkpoints, states and patches on disk: read as they were written, or refused."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_a_state_without_the_optimizers_is_not_begun_anew(
     lost: str, told: str, tmp_path: Path
 ) -> None:
     module, optimizer = stepped("adamw")
-    kept = optimizer.state[module.weight]
+    kept = optimizer.state[cast("torch.Tensor", module.weight)]
     if lost == "all":
         optimizer.state.clear()
     elif lost == "exp_avg_sq":

@@ -428,6 +428,7 @@ def test_static_channels_are_the_same_for_every_task() -> None:
     with pytest.raises(InputError, match="needs scores of tasks of another domain"):
         named.choose(first)
     informed = named.informed([network_situation(seed=9)])
+    assert isinstance(informed, TinyTrain)
     assert (informed.needs_source, informed.importance) == (False, importance)
     assert plan_of(first, informed) == plan_of(first, static)
 
@@ -506,7 +507,7 @@ def test_every_other_three_random_plans_may_have_biases(situation: Situation) ->
 def test_plans_with_biases_are_tried_beside_those_without(situation: Situation) -> None:
     from costsim.run.criteria.fisher import Fisher
 
-    axes = ("output", "bias")
+    axes: tuple[UpdateKind, ...] = ("output", "bias")
     with_biases = importances_of(situation, {"a": Fisher()}, inspect=12, axes=axes)
     plain = importances_of(situation, {"a": Fisher()}, inspect=12)
     (alone,) = designed_trials(situation, plain)

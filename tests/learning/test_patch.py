@@ -1,5 +1,6 @@
 """Patches: on and off again bit for bit, for their own base and no other."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_patch_goes_on_its_base_and_off_itself_alone(example, patch):
     _, base, trained, _ = example
     other = clones(base)
     other["first.bias"][0] += 1
-    cases = (
+    cases: tuple[tuple[Callable[..., None], dict[str, torch.Tensor], str], ...] = (
         (apply_patch, other, "the patch is for another base: it goes on"),
         (remove_patch, other, "the patch is for another base: it comes off"),
         (apply_patch, trained, "the patch is on these weights already"),

@@ -301,7 +301,8 @@ def test_no_augmentation_changes_nothing_and_others_stay_in_range() -> None:
 
 def test_running_statistics_move_once_a_step_to_the_mean_over_its_episodes(pool: Pool) -> None:
     training = run(pool)
-    norm = training.backbone.layers[1]
+    norm = training.backbone.get_submodule("layers.1")
+    assert isinstance(norm, nn.BatchNorm2d)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     norm.register_forward_pre_hook(
         lambda _, inputs: seen.append(

@@ -113,7 +113,7 @@ def test_full_training_is_ordinary_training(optimizer):
     step = TrainingStep(batch=3, optimizer=optimizer)
     trainer = trainer_for(step, dtype=torch.float64, augment=False)
     images, labels = trainer.images, trainer.labels
-    from small_net_of_tests import make
+    from small_net_of_tests import make  # type: ignore[import-not-found]
 
     module = make().double()
     module.load_state_dict({name: t.clone() for name, t in trainer.executor.tensors.items()})

@@ -112,7 +112,7 @@ def test_initialised_features_are_of_order_one_and_tell_images_apart(name: str) 
 def test_gradients_reach_the_first_layer() -> None:
     network = build("proxyless-w0.3")
     network(images(4, NETWORKS["proxyless-w0.3"])).square().sum().backward()
-    norms = [convolution.weight.grad.norm() for _, convolution, _ in network.convolutions()]  # type: ignore[union-attr]
+    norms = [convolution.weight.grad.norm() for _, convolution, _ in network.convolutions()]
     assert 1e-3 < norms[0] / norms[-1] < 1e3
 
 

@@ -180,7 +180,8 @@ def test_names_are_those_of_modules() -> None:
 def small_networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     """A chain of random layers with skips where shapes allow, then a head."""
     torch.manual_seed(draw(st.integers(0, 2**16)))
-    channels, layers = 3, []
+    channels = 3
+    layers: list[nn.Module] = []
     activations: list[Callable[[], nn.Module]] = [
         nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Sigmoid,
         nn.Tanh, lambda: nn.LeakyReLU(0.2), lambda: nn.Hardtanh(-0.5, 0.5),
@@ -472,7 +473,7 @@ def test_models_that_cannot_be_used(name: str, capfd: pytest.CaptureFixture[str]
 
 def test_training_mode_is_refused() -> None:
     model = ZOO["tiny"]()
-    model.pool.train()  # type: ignore[operator, union-attr]
+    model.pool.train()  # type: ignore[union-attr]
     with pytest.raises(InputError, match="module 'pool' is in training mode"):
         capture(model, images())
     trained = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train()

@@ -170,11 +170,15 @@ def accumulated(model: Net) -> Any:
     return model.first.weight.register_post_accumulate_grad_hook(lambda p: None)
 
 
+def doubled(_: nn.Module, gradients: Any, __: Any) -> Any:
+    return (gradients[0] * 2,)
+
+
 BEFORE: dict[str, tuple[Callable[[Net], Any], str]] = {
     "parameter": (parameter_hook, "parameter 'first.weight'"),
     "accumulated": (accumulated, "parameter 'first.weight'"),
     "module": (
-        lambda m: m.middle.register_full_backward_hook(lambda _, g, __: (g[0] * 2,)),
+        lambda m: m.middle.register_full_backward_hook(doubled),
         "module 'middle'",
     ),
     "before the module": (

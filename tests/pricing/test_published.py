@@ -2,6 +2,7 @@
 
 import pytest
 
+from costsim.ir.operators import Axis
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.step import TrainingStep
@@ -57,7 +58,7 @@ def test_tiny_training_last_twelve_layers() -> None:
     names = list(graph.layers)[-12:]
     subsets = []
     for name in names:
-        axis = "input" if graph.selectable_channels(name, "input") else "output"
+        axis: Axis = "input" if graph.selectable_channels(name, "input") else "output"
         count = graph.selectable_channels(name, axis)
         subsets.append(ChannelSubset(name, axis, tuple(range(count))))
     size = tiny_training_bytes(graph, UpdatePlan(tuple(subsets), frozenset(names))) / KB

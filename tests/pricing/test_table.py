@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tabulating import check_table_against_program
 
-from costsim.ir.operators import Add, MatMul, ReLU, Reshape, Softmax
+from costsim.ir.operators import Add, Axis, MatMul, ReLU, Reshape, Softmax
 from costsim.ir.plan import ChannelSubset, UpdatePlan
-from costsim.ir.program import build_schedule, compile_program, memory_timeline
+from costsim.ir.program import Atom, build_schedule, compile_program, memory_timeline
 from costsim.ir.step import TrainingStep
 from costsim.pricing.cost import price
 from costsim.pricing.derivation import build_table
@@ -99,8 +99,12 @@ def test_channels_that_two_layers_take_in_different_orders_are_counted_once():
     one, other = g.conv(shared, 3, bias=False), g.conv(shared, 3, bias=False)
     g.pool(g.add(Add(), (one, other)))
     graph = g.graph()
-    orders = {("input", one): (2, 0, 1, 3), ("input", other): (3, 2, 1, 0)}
-    table = build_table(graph, TrainingStep(), orders=orders)
+    orders: dict[tuple[Axis, str], tuple[int, ...]] = {
+        ("input", one): (2, 0, 1, 3),
+        ("input", other): (3, 2, 1, 0),
+    }
+    by_atom: dict[Atom, tuple[int, ...]] = {(axis, name): o for (axis, name), o in orders.items()}
+    table = build_table(graph, TrainingStep(), orders=by_atom)
     for taken in product(range(5), repeat=2):
         subsets = tuple(
             ChannelSubset(layer, axis, tuple(sorted(order[:count])))

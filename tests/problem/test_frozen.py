@@ -32,7 +32,7 @@ from costsim.solving.planfile import read_plan
 from costsim.solving.solve import solve
 from costsim.studies.engine import parse_study
 from costsim.studies.solvers import SolverStudies
-from costsim.studies.solvers.cells import Settings
+from costsim.studies.solvers.cells import Settings, SolverStudy
 
 
 def images() -> torch.Tensor:
@@ -196,7 +196,9 @@ def test_a_part_in_brackets_is_a_name() -> None:
 
 def test_a_study_takes_them_and_older_cells_keep_their_keys() -> None:
     def settings(given: dict[str, object]) -> Settings:
-        return parse_study({"settings": given}, "study", SolverStudies(make_solver)).settings
+        study = parse_study({"settings": given}, "study", SolverStudies(make_solver))
+        assert isinstance(study, SolverStudy)
+        return study.settings
 
     assert settings({"layers": "stem"}) == Settings(layers=("stem",), inspect=None)
     assert settings({"layers": ["stem", "mix"], "inspect": 1}).inspect == 1

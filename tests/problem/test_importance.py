@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
-from costsim.ir.operators import BatchNorm
+from costsim.ir.operators import BatchNorm, UpdateKind
 from costsim.models.networks.graph import architecture_graph
 from costsim.problem.importance import (
     DEFAULT_INSPECTED_LAYERS,
@@ -25,7 +25,7 @@ from costsim.problem.importance import (
 from costsim.run.criteria import CRITERIA
 
 
-def scored(graph: LayerGraph, *axes: str) -> Importance:
+def scored(graph: LayerGraph, *axes: UpdateKind) -> Importance:
     return CRITERIA["random"].score(
         graph, {}, layers=inspected_layers(graph, None), axes=axes or ("output",), seed=1
     )

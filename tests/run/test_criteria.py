@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -249,7 +250,8 @@ def test_fisher_against_finite_differences(name: str) -> None:
     means = means_of(graph, tensors)
     importance = score("fisher", graph)
     h = 1e-6
-    for layer, axis in [target for target in targets(graph) if target[1] != "bias"][-3:]:
+    along = [(layer, axis) for layer, axis in targets(graph) if axis != "bias"]
+    for layer, axis in along[-3:]:
         channel, total = 1, 0.0
         for x, label in per_sample(graph, tensors):
             losses = []
@@ -306,6 +308,7 @@ def test_weight_criteria_by_their_formulas(name: str) -> None:
         operator = graph[graph.layers[layer].calls[0]].operator
         groups = operator.groups if isinstance(operator, Convolution) else 1
         for channel in range(graph.selectable_channels(layer, axis)):
+            where: tuple[Any, ...]
             if axis == "output":
                 where = (channel,)
             else:  # the outputs of its group read it, at its place within the group
@@ -327,7 +330,9 @@ def test_weight_criteria_by_their_formulas(name: str) -> None:
 
 @pytest.mark.parametrize("direction", ["sgd", "adam"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_gain_of_a_step_from_the_gradients_of_single_samples(name: str, direction: str) -> None:
+def test_the_gain_of_a_step_from_the_gradients_of_single_samples(
+    name: str, direction: Literal["sgd", "adam"]
+) -> None:
     """Fisher along the update by definition: products of each sample's gradient with the step."""
     graph, rate = GRAPHS[name](1), 0.05
     tensors = differentiable(tensors_of(graph))
@@ -397,7 +402,8 @@ def test_permuting_channels_permutes_scores(criterion: str) -> None:
         )
         return importance.scores(layer, axis)
 
-    for layer, axis in (("last", "output"), (head, "input")):
+    moves: tuple[tuple[str, UpdateKind], ...] = (("last", "output"), (head, "input"))
+    for layer, axis in moves:
         np.testing.assert_allclose(
             scores(moved, layer, axis), scores(tensors, layer, axis)[order.numpy()], rtol=1e-9
         )
@@ -731,5 +737,5 @@ def test_real_images_through_a_built_in_network(shared: Path) -> None:
             (task.query_images, task.query_labels),
         )
     ]
-    ranks = [half.argsort().argsort() for half in halves]
-    assert np.corrcoef(*ranks)[0, 1] > 0.5
+    one, other = [half.argsort().argsort().astype(float) for half in halves]
+    assert np.corrcoef(one, other)[0, 1] > 0.5

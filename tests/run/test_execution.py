@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -108,7 +109,8 @@ def test_a_loss_may_be_a_function_of_the_output_alone():
         (lambda y: (y - 1).square().mean(), None),
     ):
         tensors = random_tensors(graph)
-        executor = Executor(program, tensors, learning_rate=0.1, **({"loss": loss} if loss else {}))
+        given: dict[str, Any] = {"loss": loss} if loss else {}
+        executor = Executor(program, tensors, learning_rate=0.1, **given)
         executor.step(random_images(graph, TrainingStep()), labels)
         results.append(tensors)
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -274,7 +276,7 @@ def test_a_callers_images_are_let_go_as_the_program_says():
     graph, step = chain(batch=2), TrainingStep(2)
     program = compile_program(graph, UpdatePlan((), frozenset(graph.layers)), step)
     death = next(b.death for b in program.buffers if b.name == graph.input)
-    seen = {}
+    seen: dict[int, bool] = {}
 
     def observe(operation, position, buffers):
         seen[position] = reference() is not None

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ class Slopes:
 def scored(graph, tensors, layers, images, losses):
     """Fisher scores of `layers` by the executor, one sample a pass."""
     program = compile_scoring(graph, TrainingStep(bits=WIDE), layers)
-    totals = defaultdict(float)
+    totals: defaultdict[str, Any] = defaultdict(float)
     for image, loss in zip(images, losses, strict=True):
         slopes, measured = Slopes(graph), Measured(program)
         executor = Executor(program, tensors, observer=measured, scorer=slopes)

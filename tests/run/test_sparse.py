@@ -8,6 +8,7 @@ import sys
 import weakref
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from running import live_bytes
 from settled import settled_images
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from zoo import ZOO
+from zoo import ZOO, tiny
 
 import costsim
 from costsim.base.errors import InputError
@@ -24,7 +25,7 @@ from costsim.device import load_device
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import Convolution
 from costsim.ir.plan import ChannelSubset, UpdatePlan
-from costsim.ir.program import Direction
+from costsim.ir.program import AXES, Direction
 from costsim.ir.step import TrainingStep
 from costsim.models.loading import load_model
 from costsim.models.networks import NETWORKS
@@ -79,7 +80,7 @@ def some(graph: LayerGraph, seed: int = 0, last: int | None = None) -> UpdatePla
     draw = random.Random(seed)
     subsets, biases = [], set()
     for name in list(graph.layers)[-last if last else 0 :]:
-        axes = [axis for axis in ("output", "input") if graph.selectable_channels(name, axis)]
+        axes = [axis for axis in AXES if graph.selectable_channels(name, axis)]
         if axes and draw.random() < 0.7:
             axis = draw.choice(axes)
             count = graph.selectable_channels(name, axis)
@@ -217,7 +218,7 @@ def test_training_is_dense_training_with_everything_else_held_still(name, optimi
     original = {n: t.clone() for n, t in dense.state_dict().items()}
     sparse_step = OPTIMIZERS[optimizer](net.parameters())
     dense_step = OPTIMIZERS[optimizer](dense.parameters())
-    curves = [], []
+    curves: tuple[list[Any], list[Any]] = [], []
     for number in range(20):
         x, y = images(seed=number), labels()
         for module, step, curve in zip(
@@ -320,10 +321,11 @@ def test_parameters_that_the_graph_sees_through_views():
 def test_a_part_of_a_larger_model_trains_and_is_saved_with_it():
     net, dense, _ = sparse_and_dense("tiny")
     whole, ordinary = (nn.Sequential(m, nn.ReLU(), nn.Linear(10, 2).double()) for m in (net, dense))
-    whole[2].load_state_dict(ordinary[2].state_dict())
+    head, usual = whole.get_submodule("2"), ordinary.get_submodule("2")
+    head.load_state_dict(usual.state_dict())
     whole(images()).square().sum().backward()
     ordinary(images()).square().sum().backward()
-    assert torch.allclose(whole[2].weight.grad, ordinary[2].weight.grad)
+    assert torch.allclose(head.get_parameter("weight").grad, usual.get_parameter("weight").grad)
     assert all(parameter.grad is not None for parameter in whole.parameters())
     assert whole.state_dict().keys() == ordinary.state_dict().keys()
     changed = {key: value + 0.25 for key, value in ordinary.state_dict().items()}
@@ -585,7 +587,7 @@ def test_weights_that_backward_reads_must_not_change_before_it():
         with pytest.raises(RuntimeError, match=f"'{name}', needed for the gradient"):
             loss.backward()
     loss = net(images()).sum()
-    model.fc.bias.detach().mul_(1)  # no gradient depends on it
+    model.get_parameter("fc.bias").detach().mul_(1)  # no gradient depends on it
     loss.backward()
 
 
@@ -613,14 +615,14 @@ def test_an_input_that_backward_reads_must_not_change_before_it():
 def test_changing_the_model_in_place_is_noticed():
     net = trained()
     with torch.no_grad():
-        net.dense().head.weight.mul_(2)
+        net.dense().get_parameter("head.weight").mul_(2)
     expected = net.dense()(images())
     assert torch.allclose(net(images()), expected)
     step = torch.optim.SGD(net.parameters(), lr=0.1)
     net(images()).sum().backward()
     step.step()
     with torch.no_grad():
-        net._model.head.weight.mul_(2)
+        net._model.get_parameter("head.weight").mul_(2)
     with pytest.raises(RuntimeError, match="both changed"):
         net(images())
 
@@ -716,7 +718,7 @@ def test_a_plan_file_says_all_that_is_needed(planned, tmp_path):
 
 def test_a_plan_file_for_another_model_or_size_is_refused(planned, tmp_path):
     write_plan(tmp_path / "plan.json", planned)
-    wide = ZOO["tiny"](width=8)
+    wide = tiny(width=8)
     with pytest.raises(InputError, match=r"plan\.json: was made for another model or input size"):
         sparsify(wide, tmp_path / "plan.json")
     with pytest.raises(InputError, match="on input 3x64x64"):

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,9 +243,9 @@ def test_an_infeasible_problem_says_the_smallest_budgets_that_would_do(problem, 
     for name, value in alone.items():
         enough = replace(problem.budget, **{name: value})
         assert solve(problem.within(enough), Exact()).status is Status.OPTIMAL
-        less = value * (1 - 1e-9) if name.endswith(("_s", "_j")) else value - 1
-        short = replace(problem.budget, **{name: max(0, less)})
-        if less >= 0:
+        under = value * (1 - 1e-9) if name.endswith(("_s", "_j")) else value - 1
+        short = replace(problem.budget, **{name: max(0, under)})
+        if under >= 0:
             assert solve(problem.within(short), Exact()).status is Status.INFEASIBLE
     if not alone:
         together = replace(problem.budget, **joint_relaxation(problem))
@@ -279,12 +280,12 @@ def test_stopped_at_any_moment_the_bound_holds(problem, ticks):
     optimum = solve(problem, Exact())
     left = iter(range(ticks))
 
-    class Interrupted(Exact):
+    class Interrupted(Exact):  # type: ignore[misc]
         def __call__(self, problem):
             from costsim.solvers.exact import _enumerate
             from costsim.solvers.search import Search
 
-            class Impatient(Search):
+            class Impatient(Search):  # type: ignore[misc]
                 def _tick(self):
                     if next(left, None) is None:
                         raise KeyboardInterrupt
@@ -308,7 +309,8 @@ def test_stopped_at_any_moment_the_bound_holds(problem, ticks):
 def test_seconds_that_are_a_hair_too_few_are_too_few(backend, limit):
     """Less than an integer program's tolerance below what the best plan takes."""
     scores = [3.0, 2.0, 1.0]
-    free = chain_problem(Budget(**{limit: 1e12}), scores=scores, channels=(3, 3, 3))
+    unlimited: dict[str, Any] = {limit: 1e12}
+    free = chain_problem(Budget(**unlimited), scores=scores, channels=(3, 3, 3))
     every = np.array(list(product(range(4), repeat=3)))[1:]
     taken = free.usage(every)[limit]
     for most in np.unique(taken).tolist()[::4]:

@@ -13,6 +13,8 @@ from plan_files import chain_example
 from problems import problems
 
 from costsim.cli import main
+from costsim.ir.plan import UpdatePlan
+from costsim.problem.solution import Status
 from costsim.solving.explain import Explanation, LeftOut, LimitPrice, Relaxation, explain, little
 from costsim.solving.planfile import ExplanationRecord, PlanFile
 from costsim.solving.solve import solve
@@ -35,7 +37,7 @@ def best_gain(problem, selections):
 
 def full_gain(problem):
     """That of the better axis of each layer and of its bias, by the scores themselves."""
-    found = {}
+    found: dict[tuple[str, bool], float] = {}
     for c in problem.candidates:
         place = c.layer, c.axis == "bias"
         found[place] = max(found.get(place, 0.0), sum(c.gains))
@@ -105,7 +107,7 @@ def test_a_worse_plan_is_told_what_it_misses(problem):
     solution = solve(problem, BruteForce())
     assume(solution.plan is not None and solution.objective > 0)
     nothing = replace(
-        solution, status="feasible", objective=0.0, plan=type(solution.plan)(), bound=None
+        solution, status=Status.FEASIBLE, objective=0.0, plan=UpdatePlan(), bound=None
     )
     found = explain(problem, nothing, EXACT)
     assert found.missed == pytest.approx(solution.objective / full_gain(problem))

@@ -47,7 +47,7 @@ def every_plan(problem, limit):
 
 def brute_force(problem, limit):
     """The frontier as pairs of use and gain."""
-    kept = []
+    kept: list[tuple[float, float]] = []
     used, gains = every_plan(problem, limit)
     for i in np.lexsort((-gains, used)):
         if gains[i] > (kept[-1][1] if kept else 0):

@@ -116,7 +116,7 @@ SAMPLES = {
 CELLS = 8
 
 
-@pytest.fixture(params=SAMPLES.values(), ids=SAMPLES)
+@pytest.fixture(params=list(SAMPLES.values()), ids=list(SAMPLES))
 def sample(request: pytest.FixtureRequest) -> Sample:
     """Each kind in turn."""
     found: Sample = request.param
@@ -124,8 +124,10 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 
 
 @pytest.fixture(
-    params=[SAMPLES["solvers"], pytest.param(SAMPLES["methods"], marks=pytest.mark.slow)],
-    ids=SAMPLES,
+    params=[
+        pytest.param(SAMPLES["solvers"], id="solvers"),
+        pytest.param(SAMPLES["methods"], id="methods", marks=pytest.mark.slow),
+    ]
 )
 def quick_sample(request: pytest.FixtureRequest) -> Sample:
     """One kind, and by `make slow` the other: for what the engine does with commands of any."""

@@ -1,6 +1,7 @@
 """A small network, a device and tasks to adapt to in tests."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,15 +54,15 @@ def small_task(ways: int = 3, shots: int = 4, queries: int = 5, seed: int = 0) -
     return sample_episode(digits(), rule, seed=seed, resolution=SIDE)
 
 
-def place(**budget: object) -> Place:
-    return Place(load_device("jetson-nano"), None, BudgetRequest(**budget))  # type: ignore[arg-type]
+def place(**budget: Any) -> Place:
+    return Place(load_device("jetson-nano"), None, BudgetRequest(**budget))
 
 
 def small_situation(
     task: Task | None = None,
     dtype: torch.dtype = torch.float64,
     cache_bytes: int = CACHE_BYTES,
-    **recipe: object,
+    **recipe: Any,
 ) -> Situation:
     """Any task on the small network; few iterations unless asked for."""
     given = {"iterations": 5, "copies": 3, **recipe}
@@ -69,12 +70,12 @@ def small_situation(
         small_backbone(dtype),
         task or small_task(),
         place(macs_share=0.5),
-        Recipe(**given),  # type: ignore[arg-type]
+        Recipe(**given),
         cache_bytes=cache_bytes,
     )
 
 
-def network_situation(side: int = 32, seed: int = 0, **recipe: object) -> Situation:
+def network_situation(side: int = 32, seed: int = 0, **recipe: Any) -> Situation:
     """A task on the untrained mcunet-5fps, at a small size."""
     backbone = load_backbone("mcunet-5fps", resolution=side)
     task = sample_episode(digits(), FixedEpisode(4, 2, 4), seed=seed, resolution=side)

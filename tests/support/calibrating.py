@@ -49,7 +49,7 @@ def device(
 
     def run(names: Sequence[str], seconds_each: float) -> dict[str, Any]:
         usual = sum(true_seconds(YARDSTICK))
-        probes = []
+        probes: list[dict[str, Any]] = []
         for name in names:
             fixed = random.Random(f"{seed} {name}")
             rng = random.Random(f"{seed} {name} {seconds_each} {len(probes)}")

@@ -59,7 +59,9 @@ class Cluster:
             "--local-directory", str(self.folder), "--host", "127.0.0.1",
         )  # fmt: skip
         self.processes.append(worker)
-        with Client(self.address, set_as_default=False) as client:
+        with Client(  # type: ignore[no-untyped-call]
+            self.address, set_as_default=False
+        ) as client:
             client.wait_for_workers(before, timeout=PATIENCE_S)
         return worker
 

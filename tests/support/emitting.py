@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from costsim.c.emission import COMPILER_FLAGS, Memory, emit, integers, kernel_source, read_weights
+from costsim.ir.program import TrainingProgram
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 CACHE = Path(tempfile.gettempdir()) / f"costsim-emission-{os.getuid()}"
@@ -122,7 +123,12 @@ class Emitted:
     """A program compiled for this machine: `step`, `predict`, and the weights as they are."""
 
     def __init__(
-        self, program, weights: Mapping[str, Any], *, counting: bool = False, **options: Any
+        self,
+        program: TrainingProgram,
+        weights: Mapping[str, Any],
+        *,
+        counting: bool = False,
+        **options: Any,
     ) -> None:
         self.program, self.weights = program, weights
         if (quantization := options.get("quantization")) is not None:
@@ -132,7 +138,9 @@ class Emitted:
         with tempfile.TemporaryDirectory(dir=CACHE if compiler() else None) as name:
             folder = Path(name)
             for file, content in self.files.items():
-                (folder / file).write_text(content)
+                (folder / file).write_bytes(
+                    content if isinstance(content, bytes) else content.encode()
+                )
             text = str(self.files["costsim_weights.c"])
             large = len(text) > LARGE
             if large:

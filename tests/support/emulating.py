@@ -1,15 +1,19 @@
 """Programs on an emulated core, beside PyTorch's executor."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from settled import settled_batches
+from torch import Tensor
 
 from costsim.base.errors import InputError
-from costsim.c.emission import EmissionOptions, integers
+from costsim.c.emission import EmissionOptions, Quantization, integers
 from costsim.c.emission.reference import Reference
 from costsim.c.emulation.memory_map import MemoryMap, memory_map
 from costsim.c.emulation.toolchain import find_compiler
@@ -17,7 +21,8 @@ from costsim.c.emulation.trial import Trial
 from costsim.device import DeviceSpec, load_device
 from costsim.hardware.boards.scales import find_scales
 from costsim.hardware.results.emulated_step import EmulatedStep
-from costsim.ir.program import memory_timeline, plan_arena
+from costsim.ir.graph import LayerGraph
+from costsim.ir.program import TrainingProgram, memory_timeline, plan_arena
 from costsim.ir.step import BitWidths
 from costsim.run.execution.executor import Executor
 
@@ -43,17 +48,22 @@ def board(name: str = "stm32f746") -> tuple[DeviceSpec, MemoryMap]:
     return device, memory_map(device)
 
 
-def arrays(tensors) -> dict[str, np.ndarray]:
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
 
 
-def trial_of(program, tensors, memory=None, **given) -> Trial:
+def trial_of(
+    program: TrainingProgram,
+    tensors: Mapping[str, Tensor],
+    memory: MemoryMap | None = None,
+    **given: Any,
+) -> Trial:
     options = EmissionOptions(learning_rate=LEARNING_RATE, eps=EPS)
     memory = memory or board()[1]
     return Trial.of(program, arrays(tensors), memory, options=options, **given)
 
 
-def batches(program, count: int):
+def batches(program: TrainingProgram, count: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Images and labels of `count` steps."""
     graph = program.graph
     shape = (program.step.batch, *graph[graph.input].shape[1:])
@@ -68,15 +78,22 @@ def batches(program, count: int):
     ]
 
 
-def flat_cross_entropy(output, labels):
+def flat_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(output.flatten(1), labels)
 
 
-def executor_of(program, tensors) -> Executor:
+def executor_of(program: TrainingProgram, tensors: Mapping[str, Tensor]) -> Executor:
     return Executor(program, tensors, learning_rate=LEARNING_RATE, eps=EPS, loss=flat_cross_entropy)
 
 
-def check_emulated(program, tensors, *, steps: int = 3, device: str = "stm32f746", **given) -> None:
+def check_emulated(
+    program: TrainingProgram,
+    tensors: Mapping[str, Tensor],
+    *,
+    steps: int = 3,
+    device: str = "stm32f746",
+    **given: Any,
+) -> None:
     """Everything predicted of `program` is what happens, and the numbers are PyTorch's.
 
     Those of float64, on images of which rounding decides nothing.
@@ -84,7 +101,7 @@ def check_emulated(program, tensors, *, steps: int = 3, device: str = "stm32f746
     own = {name: tensor.detach().double() for name, tensor in tensors.items()}
     spec, memory = board(device)
     labels = [torch.from_numpy(labels) for _, labels in batches(program, steps)]
-    ours = {"learning_rate": LEARNING_RATE, "eps": EPS, "loss": flat_cross_entropy}
+    ours: dict[str, Any] = {"learning_rate": LEARNING_RATE, "eps": EPS, "loss": flat_cross_entropy}
     feed = [(x.numpy(), y.numpy()) for x, y in settled_batches(program, tensors, labels, **ours)]
     trial = trial_of(program, tensors, memory, **given)
     with trial:
@@ -92,8 +109,8 @@ def check_emulated(program, tensors, *, steps: int = 3, device: str = "stm32f746
         losses = [observed.loss, *(trial.step(*batch) for batch in feed[1:])]
         updated = trial.updated()
     executor = executor_of(program, own)
-    for (x, labels), found in zip(feed, losses, strict=True):
-        wanted = float(executor.step(torch.from_numpy(x).double(), torch.from_numpy(labels)))
+    for (x, y), found in zip(feed, losses, strict=True):
+        wanted = float(executor.step(torch.from_numpy(x).double(), torch.from_numpy(y)))
         assert found == pytest.approx(wanted, rel=2e-4, abs=2e-5)
     for name, value in updated.items():
         scale = max(1.0, float(own[name].abs().max()))
@@ -106,12 +123,18 @@ NARROW_RATE = 2.0
 """Large: a change of an integer below half a unit is lost."""
 
 
-def scales_of(graph, tensors, images):
+def scales_of(graph: LayerGraph, tensors: Mapping[str, Tensor], images: Tensor) -> Quantization:
     """Scales of what the network does on `images`."""
     return find_scales(graph, tensors, lambda: images)[0]
 
 
-def narrow_trial(program, tensors, images, memory=None, **given):
+def narrow_trial(
+    program: TrainingProgram,
+    tensors: Mapping[str, Tensor],
+    images: NDArray[Any],
+    memory: MemoryMap | None = None,
+    **given: Any,
+) -> tuple[Trial, Reference]:
     """A trial of a step in 8 bits, and the numpy reference that it is held to."""
     scales = scales_of(program.graph, tensors, torch.from_numpy(images))
     options = EmissionOptions(learning_rate=NARROW_RATE)
@@ -127,7 +150,14 @@ def narrow_trial(program, tensors, images, memory=None, **given):
     return trial, Reference(program, stored, scales, options, fused=True)
 
 
-def check_narrow(program, tensors, *, steps: int = 2, device: str = "stm32f746", **given) -> None:
+def check_narrow(
+    program: TrainingProgram,
+    tensors: Mapping[str, Tensor],
+    *,
+    steps: int = 2,
+    device: str = "stm32f746",
+    **given: Any,
+) -> None:
     """Everything predicted of `program` happens, and every bit is the reference's."""
     spec, memory = board(device)
     feed = batches(program, steps)

@@ -1,8 +1,12 @@
 """An oracle for solvers: every plan of a small problem, compiled and priced, without a table."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
+from math import prod
+from random import Random
+from typing import Any
 
 import numpy as np
 from costsim.solvers import SOLVERS, make_solver
@@ -10,15 +14,17 @@ from costsim.solvers.ilp import IntegerProgram
 from graphs import graphs, steps
 from hypothesis import assume
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from problems import AXES, LIMITS, RooflineTimer, scores_for
 from tabulating import program_seconds
 
+from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import build_schedule, compile_program
 from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.pricing.cost import price
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Status
+from costsim.problem.solution import Solution, Status
 from costsim.solving.solve import solve
 
 COMPUTE_W = 2.0
@@ -45,24 +51,24 @@ class Enumerated:
         self.selections = np.array(allowed).reshape(len(allowed), len(sizes))
         self.gains = np.array([self._gain(selection) for selection in allowed])
 
-    def _allowed(self, selection):
+    def _allowed(self, selection: Sequence[int]) -> bool:
         """A layer is updated along one axis, and one layer alone keeps channels of a tensor."""
         opened = {i for i, count in enumerate(selection) if count}
         return all(len(opened & set(group)) <= 1 for group in self.problem.exclusive)
 
-    def _gain(self, selection):
+    def _gain(self, selection: Sequence[int]) -> float:
         return sum(
             sum(sorted(entry.scores, reverse=True)[:count])
             for entry, count in zip(self.problem.importance.channels, selection, strict=True)
         )
 
     @cached_property
-    def uses(self):
+    def uses(self) -> dict[str, NDArray[np.float64]]:
         """By accounting and limit, what each selection takes."""
         rows = [self.of(self.problem.plan(selection)) for selection in self.selections]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def of(self, plan):
+    def of(self, plan: UpdatePlan) -> dict[str, float]:
         """What one plan takes, by its program."""
         program = compile_program(self.problem.graph, plan, self.problem.step, self.schedule)
         cost = price(program)
@@ -76,13 +82,14 @@ class Enumerated:
         }
 
 
-def drawn_problem(data):
+def drawn_problem(data: st.DataObject) -> Problem:
     """A problem without limits that has few plans."""
     graph = data.draw(graphs(max_calls=6, rich=data.draw(st.booleans())))
     axes = data.draw(st.sampled_from(AXES))
-    names, plans = [], 1
-    for name in reversed(graph.layers):
-        here = np.prod([graph.selectable(name, axis) + 1 for axis in axes])
+    names: list[str] = []
+    plans = 1
+    for name in reversed(list(graph.layers)):
+        here = prod([graph.selectable(name, axis) + 1 for axis in axes])
         if here > 1 and plans * here <= MOST_PLANS:
             names, plans = [name, *names], plans * here
     assume(names)
@@ -97,11 +104,11 @@ def drawn_problem(data):
     )
 
 
-def drawn_budget(chance, every):
+def drawn_budget(chance: Random, every: Enumerated) -> Budget:
     """Limits that are what a drawn plan takes, or one less, or a little more."""
     accounting = chance.choice(ACCOUNTINGS)
     at = chance.randrange(len(every.selections))
-    found = {}
+    found: dict[str, Any] = {}
     for name in chance.sample(LIMITS, chance.randint(1, 3)):
         taken = every.uses[accounting if name == "memory_bytes" else name][at]
         if name in ("latency_s", "energy_j"):
@@ -112,7 +119,7 @@ def drawn_budget(chance, every):
     return Budget(accounting=accounting, **found)
 
 
-def check_budgets(data, *, budgets_of_each):
+def check_budgets(data: st.DataObject, *, budgets_of_each: int) -> Counter[str]:
     """Ask solvers about drawn budgets of one problem; no plan is over one, and no proof is false.
 
     What comes back counts the cases by status. Budgets come from a generator that is drawn as a
@@ -121,7 +128,7 @@ def check_budgets(data, *, budgets_of_each):
     free = drawn_problem(data)
     every = Enumerated(free)
     chance = data.draw(st.randoms(use_true_random=True))
-    told = Counter()
+    told = Counter[str]()
     for _ in range(budgets_of_each):
         budget = drawn_budget(chance, every)
         (name,) = chance.choices(tuple(ASKED), tuple(ASKED.values()))
@@ -134,7 +141,7 @@ def check_budgets(data, *, budgets_of_each):
     return told
 
 
-def check_answer(problem, every, name, solution):
+def check_answer(problem: Problem, every: Enumerated, name: str, solution: Solution) -> str:
     """One answer against every plan there is."""
     limits = dict(problem.limits())
     accounting = problem.budget.accounting

@@ -41,7 +41,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.plan import ChannelSubset, UpdatePlan
-from costsim.ir.program import cut_calls
+from costsim.ir.program import AXES, cut_calls
 from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
 
 
@@ -346,7 +346,7 @@ def plans(draw: st.DrawFn, graph: LayerGraph) -> UpdatePlan:
     share = draw(st.integers(0, 3))
     subsets, biases = [], set()
     for name, layer in graph.layers.items():
-        axes = [a for a in ("output", "input") if graph.selectable_channels(name, a)]
+        axes = [a for a in AXES if graph.selectable_channels(name, a)]
         if axes and draw(st.integers(0, 3)) <= share:
             axis = draw(st.sampled_from(axes))
             count = graph.selectable_channels(name, axis)

@@ -1,17 +1,25 @@
 """Small random problems: graphs, scores and budgets equal to the cost of a drawn plan."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
 import numpy as np
 from graphs import chain, graphs, steps
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from costsim.ir.graph import LayerGraph
+from costsim.ir.operators import UpdateKind
 from costsim.ir.step import TrainingStep
 from costsim.pricing.accounting import ACCOUNTINGS
+from costsim.pricing.table import Floats
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.problem import Problem
 
-AXES = (
+Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
+
+AXES: tuple[tuple[UpdateKind, ...], ...] = (
     ("output",),
     ("output", "input"),
     ("output", "bias"),
@@ -25,12 +33,22 @@ LIMITS = ("memory_bytes", "macs", "latency_s", "energy_j", "working_bytes")
 class RooflineTimer:
     """A device with an overhead, a rate for each direction and a bandwidth."""
 
-    def operation_seconds(self, work_kind, direction, macs, moved_bytes, kernel=None):
+    def operation_seconds(
+        self,
+        work_kind: str,
+        direction: str,
+        macs: Floats,
+        moved_bytes: Floats,
+        *,
+        kernel: str | None = None,
+    ) -> Floats:
         rate = {"forward": 3.0, "input_gradient": 2.0}.get(direction, 1.0)
         return 11.0 + np.maximum(np.asarray(macs) / rate, np.asarray(moved_bytes) / 2.0)
 
 
-def scores_for(graph, draw, axes, layers):
+def scores_for(
+    graph: LayerGraph, draw: Draw, axes: Iterable[UpdateKind], layers: Iterable[str]
+) -> Importance:
     """Scores with ties and zeros for some layers along some axes."""
     found = []
     for layer in layers:
@@ -43,7 +61,9 @@ def scores_for(graph, draw, axes, layers):
 
 
 @st.composite
-def problems(draw, *, max_layers=4, simple=False, max_calls=6):
+def problems(
+    draw: st.DrawFn, *, max_layers: int = 4, simple: bool = False, max_calls: int = 6
+) -> Problem:
     """A problem whose limits are the cost of a drawn selection, sometimes one less."""
     graph = draw(graphs(max_calls=max_calls, simple=simple))
     step = draw(steps(graph))
@@ -72,7 +92,7 @@ def problems(draw, *, max_layers=4, simple=False, max_calls=6):
     )
     selection = [draw(st.integers(0, c.size)) for c in unlimited.candidates]
     usage = unlimited.usage(np.array([selection]))
-    limits = {}
+    limits: dict[str, Any] = {}
     for name in LIMITS:
         if draw(st.booleans()):
             slack = draw(st.sampled_from([0, 0, -1, 7]))
@@ -83,7 +103,7 @@ def problems(draw, *, max_layers=4, simple=False, max_calls=6):
     )
 
 
-def rescored(problem, score):
+def rescored(problem: Problem, score: Callable[[int, int, float], float]) -> Problem:
     """The problem with `score(entry, channel, old score)` instead of its scores."""
     entries = tuple(
         ChannelScores(
@@ -104,7 +124,12 @@ def rescored(problem, score):
     )
 
 
-def chain_problem(budget, *, scores=None, channels=(8, 12, 10, 9)):
+def chain_problem(
+    budget: Budget,
+    *,
+    scores: Sequence[float] | None = None,
+    channels: tuple[int, ...] = (8, 12, 10, 9),
+) -> Problem:
     """A chain of convolutions with one score a channel, falling."""
     graph = chain(channels=channels)
     entries = []

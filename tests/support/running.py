@@ -13,7 +13,15 @@ from costsim.ir.operators import (
     BatchNorm,
     LayerNorm,
 )
-from costsim.ir.program import Category, Direction, compile_program, memory_timeline
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import (
+    Category,
+    Direction,
+    Operation,
+    TrainingProgram,
+    compile_program,
+    memory_timeline,
+)
 from costsim.ir.step import TrainingStep
 from costsim.run.execution.executor import Executor
 from costsim.run.execution.forward import evaluate
@@ -38,7 +46,9 @@ def with_statistics(graph: LayerGraph) -> LayerGraph:
     )
 
 
-def random_tensors(graph: LayerGraph, dtype=torch.float64, seed=0) -> dict[str, Tensor]:
+def random_tensors(
+    graph: LayerGraph, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for parameter in graph.parameters:
@@ -54,7 +64,9 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def random_images(graph: LayerGraph, step: TrainingStep, dtype=torch.float64) -> Tensor:
+def random_images(
+    graph: LayerGraph, step: TrainingStep, dtype: torch.dtype = torch.float64
+) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = (step.batch, *graph[graph.input].shape[1:])
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -64,7 +76,9 @@ def mean_square(output: Tensor, targets: Tensor) -> Tensor:
     return (output - targets).square().mean()
 
 
-def targets_for(graph: LayerGraph, step: TrainingStep, dtype=torch.float64) -> Tensor:
+def targets_for(
+    graph: LayerGraph, step: TrainingStep, dtype: torch.dtype = torch.float64
+) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     shape = list(graph[graph.output].shape)
     shape[0] *= step.passes
@@ -82,8 +96,11 @@ def autograd_gradients(
     }
     passes = len(x) // graph.batch
     total = sum(
-        mean_square(evaluate(graph, own, part)[0], wanted)
-        for part, wanted in zip(x.chunk(passes), targets.chunk(passes), strict=True)
+        (
+            mean_square(evaluate(graph, own, part)[0], wanted)
+            for part, wanted in zip(x.chunk(passes), targets.chunk(passes), strict=True)
+        ),
+        start=torch.zeros((), dtype=x.dtype),
     )
     loss = total / passes
     if loss.requires_grad:
@@ -107,7 +124,14 @@ EXACT = 1e-12
 """Of float64, relative to the largest of a tensor: sums may be in another order."""
 
 
-def gradient_step(graph, plan, step, tensors, x, targets) -> tuple[Tensor, dict[str, Tensor]]:
+def gradient_step(
+    graph: LayerGraph,
+    plan: UpdatePlan,
+    step: TrainingStep,
+    tensors: Mapping[str, Tensor],
+    x: Tensor,
+    targets: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, and by how much one step at learning rate 1 moves each parameter: its gradient.
 
     Of what the plan does not select not a bit may change; it is left out of what is returned.
@@ -126,7 +150,12 @@ def gradient_step(graph, plan, step, tensors, x, targets) -> tuple[Tensor, dict[
     return loss, moved
 
 
-def check_gradients(graph, plan, step, tensors=None) -> None:
+def check_gradients(
+    graph: LayerGraph,
+    plan: UpdatePlan,
+    step: TrainingStep,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
     """In float64 a step moves each selected weight by its gradient, as autograd has it."""
     tensors = copies(tensors) if tensors else random_tensors(graph)
     x, targets = random_images(graph, step), targets_for(graph, step)
@@ -140,7 +169,12 @@ def check_gradients(graph, plan, step, tensors=None) -> None:
         assert error <= EXACT * scale, (name, float(error), scale)
 
 
-def check_rounded_gradients(graph, plan, step, tensors=None) -> None:
+def check_rounded_gradients(
+    graph: LayerGraph,
+    plan: UpdatePlan,
+    step: TrainingStep,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
     """In single precision gradients are as far from those of float64 as autograd's, or less.
 
     Ten times as far is allowed, sums being in another order. The images are such that rounding
@@ -173,7 +207,7 @@ def live_bytes(buffers: Mapping[int, Tensor]) -> int:
 class Measured:
     """An observer: live bytes, MACs by direction, and the program's word on both."""
 
-    def __init__(self, program):
+    def __init__(self, program: TrainingProgram) -> None:
         self.program = program
         timeline = memory_timeline(program)
         weights = timeline.by_category[Category.UPDATED_WEIGHTS]
@@ -181,7 +215,7 @@ class Measured:
         self.counter = MacCounter()
         self.seen = [0] * len(program.operations)
 
-    def __call__(self, operation, position, buffers):
+    def __call__(self, operation: Operation, position: int, buffers: Mapping[int, Tensor]) -> None:
         self.counter.observe(operation, position, buffers)
         self.seen[position] += 1
         found = {
@@ -207,7 +241,13 @@ class Measured:
         assert not [name for name in self.counter.others if unknown.search(name)]
 
 
-def check_measured(graph, plan, step, tensors=None, dtype=torch.float32) -> None:
+def check_measured(
+    graph: LayerGraph,
+    plan: UpdatePlan,
+    step: TrainingStep,
+    tensors: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     program = compile_program(graph, plan, step)
     tensors = copies(tensors) if tensors else random_tensors(graph, dtype)
     measured = Measured(program)

@@ -58,7 +58,7 @@ def _windows(call: Call, x: Tensor) -> Tensor:
     """What each element of a max pool's output is the maximum of, in the last dimension."""
     o: Any = call.operator
     reach = [d * (k - 1) + 1 for k, d in zip(o.kernel, o.dilation, strict=True)]
-    borders = []
+    borders: list[int] = []
     for i, padding in enumerate(o.padding):
         needed = (call.shape[2 + i] - 1) * o.stride[i] + reach[i]
         borders = [padding, max(0, needed - padding - x.shape[2 + i]), *borders]

@@ -147,16 +147,17 @@ class Device:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
+        given = child.stdin
 
         async def feed() -> None:
             try:
                 while data := await process.stdin.read(65536):
-                    child.stdin.write(data)
-                    await child.stdin.drain()
+                    given.write(data)
+                    await given.drain()
             except (OSError, asyncssh.Error):
                 pass
             finally:
-                child.stdin.close()
+                given.close()
 
         feeding = asyncio.ensure_future(feed())
         try:

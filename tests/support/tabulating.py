@@ -2,10 +2,13 @@
 
 import numpy as np
 from graphs import graphs, plans, steps
+from hypothesis import strategies as st
 
 from costsim.ir.program import (
     Category,
     Direction,
+    Schedule,
+    TrainingProgram,
     build_schedule,
     compile_program,
     memory_timeline,
@@ -13,25 +16,35 @@ from costsim.ir.program import (
 )
 from costsim.pricing.cost import price
 from costsim.pricing.derivation import build_table
+from costsim.pricing.table import Floats, OperationTimer
 
 
 class CountingTimer:
     """A device on which every operation takes a whole, distinctive number of seconds."""
 
-    def operation_seconds(self, work_kind, direction, macs, moved_bytes, kernel=None):
+    def operation_seconds(
+        self,
+        work_kind: str,
+        direction: str,
+        macs: Floats,
+        moved_bytes: Floats,
+        *,
+        kernel: str | None = None,
+    ) -> Floats:
         return 7.0 + np.maximum(3.0 * np.asarray(macs) * len(direction), np.asarray(moved_bytes))
 
 
-def program_seconds(program, timer):
+def program_seconds(program: TrainingProgram, timer: OperationTimer) -> float:
     """What the operations of a program take, summed up."""
-    return sum(
-        program.times(op)
-        * float(timer.operation_seconds(op.work_kind, str(op.direction), op.macs, op.moved_bytes))
-        for op in program.operations
-    )
+    seconds = 0.0
+    for op in program.operations:
+        macs, moved_bytes = np.array(float(op.macs)), np.array(float(op.moved_bytes))
+        once = timer.operation_seconds(op.work_kind, str(op.direction), macs, moved_bytes)
+        seconds += program.times(op) * float(once)
+    return seconds
 
 
-def positions(schedule, program):
+def positions(schedule: Schedule, program: TrainingProgram) -> list[int]:
     """Where in the schedule the operations of a program come from."""
     atoms = plan_atoms(program.plan).keys()
     left, found = list(reversed(program.operations)), []
@@ -44,7 +57,9 @@ def positions(schedule, program):
     return found
 
 
-def check_table_against_program(data, *, plans_of_each, rich=True):
+def check_table_against_program(
+    data: st.DataObject, *, plans_of_each: int, rich: bool = True
+) -> None:
     """Draw a graph, a step and so many plans: every number of theirs is the same, to the byte.
 
     The bytes of each accounting and of each category, the MACs of each cause, the seconds, and

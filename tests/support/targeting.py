@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from costsim.cli import main
 from costsim.hardware.ssh.shipment import plan_job
@@ -28,6 +29,6 @@ def make_job(folder: Path, side: int = SIDE, batch: int = 1) -> PlanJob:
     return plan_job(plan, folder, options=RunOptions(steps=2))
 
 
-def with_options(job: PlanJob, **options: int) -> PlanJob:
+def with_options(job: PlanJob, **options: Any) -> PlanJob:
     """The same job, run otherwise."""
     return replace(job, options=replace(job.options, **options))

@@ -1,5 +1,6 @@
 """A small network, and plans for it, to train in tests."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -51,6 +52,6 @@ def small_plan(step: TrainingStep | None = None, **given: object) -> PlanFile:
     return make_plan(PlanRequest(**{**request.__dict__, **given})).file
 
 
-def bits(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
+def bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
     """Every tensor as its bytes."""
     return {name: t.detach().contiguous().numpy().tobytes() for name, t in tensors.items()}

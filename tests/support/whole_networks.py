@@ -22,6 +22,8 @@ def network(name: str, dtype: torch.dtype) -> nn.Module:
         model = ZOO[name]() if name in ZOO else build(name, seed=0)
         for module in model.modules():  # statistics that do something
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
         return model.eval().to(dtype)

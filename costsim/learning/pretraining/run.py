@@ -152,7 +152,7 @@ class Pretraining:
             settings.auxiliary,
         )
         loss = loss / settings.episodes
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         queries = is_query.sum()
         return torch.stack(
             [loss.detach(), right.float(), queries.float(), queries * 0.0 + len(images)]

@@ -17,7 +17,7 @@ RANK = 4
 
 def suits_channels_last(graph: LayerGraph, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the images of `graph` can lie with channels last, and had better."""
-    has_kernels: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_kernels: bool = torch.backends.mkldnn.is_available()
     fast = has_kernels and dtype == torch.float32 and device.type == "cpu"
     convolves = any(
         isinstance(call.operator, Convolution) and len(call.shape) == RANK for call in graph.calls

@@ -61,7 +61,7 @@ MACS: Mapping[Any, CallMacs] = MappingProxyType(
 """The calls that multiply and accumulate; padding taps are counted, groups are not paid twice."""
 
 
-class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MacCounter(TorchDispatchMode):
     """While active, counts the MACs of every operator call; an `Observer` of an executor.
 
     `by_direction` and `by_operation` (by the operation's name) add up over passes and steps. What

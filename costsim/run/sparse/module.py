@@ -274,7 +274,7 @@ class SparseModule(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self._compact:
             self.sync()
-        self._model._apply(fn)  # type: ignore[no-untyped-call]
+        self._model._apply(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._forget()
         return self
