@@ -2,7 +2,7 @@
 
 A case of the cost table is a plan of a drawn graph and step, priced by the table and by its
 compiled program; one of the budgets is a budget and a solver, see `enumerating`; one of the files
-is a damaged one through a command, see `test_fuzz`. The first fault ends it.
+is a damaged one through a command, see `damaging`. The first fault ends it.
 """
 
 import random
@@ -80,7 +80,7 @@ def _counted(told: Counter[str] | dict[str, int]) -> str:
 
 def damaged_files(stage: Stage, times: int, chance: random.Random) -> tuple[int, str]:
     """So many damaged files, from a number on that is drawn, each through a command."""
-    from test_fuzz import fuzz, kinds_of
+    from damaging import fuzz, kinds_of
 
     fuzz(kinds_of(stage.new()), stage.new(), times, first=chance.randrange(10**9))
     return times, "an answer, or one line and exit status 2; no traceback, nothing half-written"
