@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from costsim.base.progress import Progress, silent
 from costsim.base.units import format_bytes
 from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
+from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program.adaptation import Phase, Task
 from costsim.ir.program.adaptation import Scored as ScoredLayers
@@ -14,6 +15,8 @@ from costsim.models.networks import NETWORKS
 from costsim.planning.preparation import Prepared, is_microcontroller, parameters_digest
 from costsim.planning.recipes import Asked, PricedRecipe, choose_cache
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
+from costsim.pricing.adaptation import AdaptationCost
+from costsim.pricing.cost import MemoryCost
 from costsim.problem.importance import Importance, left_frozen
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
@@ -151,6 +154,24 @@ def _adaptation(prepared: Prepared, solution: Solution) -> PricedRecipe | None:
     return choose_cache(asked, _recipe(prepared), request.caches)
 
 
+def _no_room(device: DeviceSpec, cost: AdaptationCost, memory: MemoryCost) -> str:
+    """Where the whole adaptation does not fit, and what would help."""
+    weights = memory.frozen_weight_bytes + memory.updated_weight_bytes
+    images = cost.stored_bytes.get("flash", 0)
+    if is_microcontroller(device) and (needed := weights + images) > device.flash_bytes:
+        return (
+            f"the whole adaptation does not fit: weights and support images take "
+            f"{format_bytes(needed)} of flash, and {device.name} has "
+            f"{format_bytes(device.flash_bytes)}; fewer or smaller images would do (--ways, "
+            "--shots, --resolution)"
+        )
+    needed = cost.peak_bytes + weights * (not is_microcontroller(device))
+    return (
+        f"the whole adaptation does not fit: {cost.peak.phase} takes {format_bytes(needed)} of "
+        f"RAM, and {device.name} has {format_bytes(device.largest_block_bytes)} in one piece"
+    )
+
+
 def caveats(
     request: PlanRequest, loaded: LoadedModel, graph: LayerGraph, importance: Importance
 ) -> tuple[str, ...]:
@@ -195,6 +216,8 @@ def _warnings(
                 f"{format_bytes(room)} that the device has in one piece, though never that many "
                 "are live"
             )
+        if priced is not None and priced.cost.latency_s is None:
+            found.append(_no_room(request.device, priced.cost, memory))
         scoring = None if priced is None else priced.cost.of(Phase.SCORING)
         if scoring is not None:
             weights = memory.frozen_weight_bytes + memory.updated_weight_bytes

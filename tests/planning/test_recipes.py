@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costsim.base.errors import InputError
+from costsim.cli import main
 from costsim.device import load_device
 from costsim.ir.cuts import updated_layers
 from costsim.ir.plan import UpdatePlan
@@ -116,6 +117,17 @@ def test_an_adaptation_at_a_quarter_of_the_published_recipe():
         assert found.cost.latency_s.value < published.latency_s.value / 4
         assert found.cost.energy_j.value < published.energy_j.value / 4
         assert found.cost.peak_bytes <= published.peak_bytes
+
+
+def test_a_plan_says_what_the_whole_has_no_room_for(capsys):
+    small = ["--model", "mbv2-w0.35", "--resolution", "64", "--inspect", "4"]
+    assert main(["plan", "--device", "stm32f746", *small, "--bits", "8"]) == 0
+    printed = capsys.readouterr()
+    assert "support images take 906 KiB of flash, and stm32f746 has" in printed.err
+    assert "does not fit" in printed.out
+    few = ["--ways", "2", "--shots", "2"]
+    assert main(["plan", "--device", "stm32f746", *small, *few, "--bits", "8"]) == 0
+    assert "whole adaptation does not fit" not in capsys.readouterr().err
 
 
 def test_places_that_a_device_lacks():
