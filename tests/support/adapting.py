@@ -50,11 +50,13 @@ def small_backbone(dtype: torch.dtype = torch.float64) -> Backbone:
 
 
 def small_task(ways: int = 3, shots: int = 4, queries: int = 5, seed: int = 0) -> Task:
+    """Drawn from the handwritten digits, at the size of the small network."""
     rule = FixedEpisode(ways, shots, queries)
     return sample_episode(digits(), rule, seed=seed, resolution=SIDE)
 
 
 def place(**budget: Any) -> Place:
+    """A Jetson Nano with these budgets."""
     return Place(load_device("jetson-nano"), None, BudgetRequest(**budget))
 
 

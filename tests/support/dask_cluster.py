@@ -10,6 +10,7 @@ from waiting import PATIENCE_S, until
 
 
 def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """A process of Dask that finds the helpers of tests and gives up a cell that has killed one."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -66,6 +67,7 @@ class Cluster:
         return worker
 
     def stop(self) -> None:
+        """Ends every process, the scheduler last."""
         for process in reversed(self.processes):
             process.terminate()
         for process in self.processes:

@@ -37,6 +37,7 @@ def compiler() -> tuple[str, ...]:
 
 @cache
 def zig() -> tuple[str, ...]:
+    """The compiler from the package index; skips the test that asks where it is missing."""
     if find_spec("ziglang") is None:
         pytest.skip("no C compiler: install cc or costsim[emulator]")
     CACHE.mkdir(exist_ok=True)
@@ -46,12 +47,14 @@ def zig() -> tuple[str, ...]:
 
 
 def run(command: Sequence[str]) -> str:
+    """What a command prints; fails with what it complains of."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
     return done.stdout
 
 
 def compile_c(source: Path, out: Path, *flags: str, cc: Sequence[str] | None = None) -> None:
+    """One source as an object, warnings being errors."""
     run(
         [*(cc or compiler()), *COMPILER_FLAGS, *WARNINGS, *flags, "-c", str(source), "-o", str(out)]
     )
@@ -90,6 +93,7 @@ def kernels_object(*, counting: bool = False) -> Path:
 
 
 def emit_kernels_header() -> str:
+    """The header of the kernels as it is written beside a model."""
     import costsim.c.emission
 
     folder = Path(costsim.c.emission.__file__).parent / "kernels"
@@ -157,6 +161,7 @@ class Emitted:
         self.library.costsim_init()
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """The loss of one training step on `images` `[N, C, H, W]` and `labels` `[N]`."""
         images = np.ascontiguousarray(images, np.float32)
         labels = np.ascontiguousarray(labels, np.int32)
         loss = self.library.costsim_train_step(
@@ -165,6 +170,7 @@ class Emitted:
         return float(loss)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
+        """What the network answers to the `images` `[N, C, H, W]` of one pass."""
         images = np.ascontiguousarray(images, np.float32)
         graph = self.program.graph
         out = np.empty(graph[graph.output].shape, np.float32)
@@ -205,8 +211,10 @@ class Emitted:
         return found
 
     def arena(self) -> bytes:
+        """Every byte of the arena as it is now."""
         size = self.memory.arena.size_bytes
         return bytes((ctypes.c_char * size).in_dll(self.library, "costsim_arena"))
 
     def updated(self) -> dict[str, np.ndarray]:
+        """The weights that the plan updates, as they are in the arena."""
         return read_weights(self.program, self.weights, self.arena())

@@ -44,11 +44,13 @@ def needs_emulator() -> None:
 
 @cache
 def board(name: str = "stm32f746") -> tuple[DeviceSpec, MemoryMap]:
+    """A shipped device and where its memories lie."""
     device = load_device(name)
     return device, memory_map(device)
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Copies, as C and numpy take them."""
     return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
 
 
@@ -58,6 +60,7 @@ def trial_of(
     memory: MemoryMap | None = None,
     **given: Any,
 ) -> Trial:
+    """A program on the emulated core, with these rates; `given` goes to `Trial.of`."""
     options = EmissionOptions(learning_rate=LEARNING_RATE, eps=EPS)
     memory = memory or board()[1]
     return Trial.of(program, arrays(tensors), memory, options=options, **given)
@@ -79,10 +82,12 @@ def batches(program: TrainingProgram, count: int) -> list[tuple[NDArray[Any], ND
 
 
 def flat_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of logits that may be maps of one pixel."""
     return torch.nn.functional.cross_entropy(output.flatten(1), labels)
 
 
 def executor_of(program: TrainingProgram, tensors: Mapping[str, Tensor]) -> Executor:
+    """PyTorch on the same program, with the same rates."""
     return Executor(program, tensors, learning_rate=LEARNING_RATE, eps=EPS, loss=flat_cross_entropy)
 
 

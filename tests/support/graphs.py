@@ -52,6 +52,7 @@ class GraphBuilder:
     calls: list[Call] = field(default_factory=list)
 
     def shape(self, value: str) -> tuple[int, ...]:
+        """That of a value which is there already."""
         return next(call.shape for call in self.calls if call.name == value)
 
     def add(
@@ -62,6 +63,7 @@ class GraphBuilder:
         bias: bool = False,
         layer: str | None = None,
     ) -> str:
+        """A call of any operator; `weight` is a shape, `layer` a name instead of a number."""
         name = f"{operator.kind}{len(self.calls)}"
         weighted = weight is not None or bias
         layer = layer or (name if weighted else None)
@@ -84,6 +86,7 @@ class GraphBuilder:
         return name
 
     def input(self, *shape: int) -> str:
+        """The images."""
         return self.add(Input(shape))
 
     def conv(
@@ -97,17 +100,21 @@ class GraphBuilder:
         bias: bool = True,
         layer: str | None = None,
     ) -> str:
+        """A square convolution that keeps the size of images but for its stride."""
         operator = Convolution((stride,) * 2, (kernel // 2,) * 2, (1, 1), groups)
         weight = (out, self.shape(x)[1] // groups, kernel, kernel)
         return self.add(operator, (x,), weight, bias, layer)
 
     def linear(self, x: str, out: int, *, bias: bool = True) -> str:
+        """A linear layer along the last dimension."""
         return self.add(Linear(), (x,), (out, self.shape(x)[-1]), bias)
 
     def relu(self, x: str) -> str:
+        """A ReLU."""
         return self.add(ReLU(), (x,))
 
     def pool(self, x: str) -> str:
+        """The mean of each map."""
         return self.add(Mean((2, 3)), (x,))
 
     def graph(self) -> LayerGraph:

@@ -49,12 +49,14 @@ class Feed:
         self.labels = torch.arange(self.shape[0]) % 2
 
     def __call__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of one pass."""
         return torch.rand(self.shape), self.labels
 
 
 def measured(
     network: Traced, program: TrainingProgram, scratch: ScratchTable | None = None, steps: int = 1
 ) -> Measured:
+    """The program run and measured, on the network as a model named `net`."""
     return measure(
         executor_of(network, program), Feed(program), model="net", steps=steps, scratch=scratch
     )
@@ -75,5 +77,6 @@ def programs(draw: st.DrawFn, network: Traced) -> TrainingProgram:
 
 
 def full_program(network: Traced) -> TrainingProgram:
+    """A step of all parameters."""
     graph = network.graph
     return compile_program(graph, UpdatePlan.full(graph), TrainingStep(graph.batch))

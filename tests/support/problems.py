@@ -42,6 +42,7 @@ class RooflineTimer:
         *,
         kernel: str | None = None,
     ) -> Floats:
+        """The overhead and the longer of computing and moving."""
         rate = {"forward": 3.0, "input_gradient": 2.0}.get(direction, 1.0)
         return 11.0 + np.maximum(np.asarray(macs) / rate, np.asarray(moved_bytes) / 2.0)
 

@@ -49,6 +49,7 @@ def with_statistics(graph: LayerGraph) -> LayerGraph:
 def random_tensors(
     graph: LayerGraph, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> dict[str, Tensor]:
+    """Of every parameter and buffer; variances are positive."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for parameter in graph.parameters:
@@ -61,24 +62,28 @@ def random_tensors(
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values in memory of their own."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def random_images(
     graph: LayerGraph, step: TrainingStep, dtype: torch.dtype = torch.float64
 ) -> Tensor:
+    """Of all passes of a step, the same ones every time."""
     generator = torch.Generator().manual_seed(1)
     shape = (step.batch, *graph[graph.input].shape[1:])
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def mean_square(output: Tensor, targets: Tensor) -> Tensor:
+    """A loss of any shape, for programs that classify nothing."""
     return (output - targets).square().mean()
 
 
 def targets_for(
     graph: LayerGraph, step: TrainingStep, dtype: torch.dtype = torch.float64
 ) -> Tensor:
+    """What `mean_square` compares the output of all passes with."""
     generator = torch.Generator().manual_seed(2)
     shape = list(graph[graph.output].shape)
     shape[0] *= step.passes
@@ -216,6 +221,7 @@ class Measured:
         self.seen = [0] * len(program.operations)
 
     def __call__(self, operation: Operation, position: int, buffers: Mapping[int, Tensor]) -> None:
+        """After each operation: what is live is what the program says."""
         self.counter.observe(operation, position, buffers)
         self.seen[position] += 1
         found = {
@@ -231,6 +237,7 @@ class Measured:
         assert live_bytes(buffers) == self.expected_bytes[position], operation.name
 
     def check(self) -> None:
+        """Afterwards: each operation has run as often, with the MACs, as the program says."""
         program = self.program
         assert self.seen == [program.times(op) for op in program.operations]
         expected = dict.fromkeys(Direction, 0)
@@ -248,6 +255,7 @@ def check_measured(
     tensors: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
+    """Run a step; bytes after every operation and MACs of each cause are the program's."""
     program = compile_program(graph, plan, step)
     tensors = copies(tensors) if tensors else random_tensors(graph, dtype)
     measured = Measured(program)

@@ -31,6 +31,7 @@ class CountingTimer:
         *,
         kernel: str | None = None,
     ) -> Floats:
+        """Seven, and the larger of three a MAC and letter of the direction, and one a byte."""
         return 7.0 + np.maximum(3.0 * np.asarray(macs) * len(direction), np.asarray(moved_bytes))
 
 

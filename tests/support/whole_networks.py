@@ -17,6 +17,7 @@ BATCH = 2
 
 @cache
 def network(name: str, dtype: torch.dtype) -> nn.Module:
+    """One of the zoo or a built-in one, with random weights; shared, so not to be changed."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ZOO[name]() if name in ZOO else build(name, seed=0)
@@ -31,6 +32,7 @@ def network(name: str, dtype: torch.dtype) -> nn.Module:
 
 @cache
 def traced(name: str, dtype: torch.dtype) -> Traced:
+    """That network on black images of 32 x 32."""
     return capture(network(name, dtype), torch.zeros(BATCH, 3, 32, 32, dtype=dtype))
 
 
@@ -42,4 +44,5 @@ def fresh(name: str, dtype: torch.dtype) -> tuple[nn.Module, LayerGraph, dict[st
 
 
 def flat_cross_entropy(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of logits that may be maps of one pixel."""
     return F.cross_entropy(output.flatten(1), labels)

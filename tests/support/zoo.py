@@ -36,6 +36,8 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
+    """Four stages of basic blocks behind a strided stem."""
+
     def __init__(self, blocks: tuple[int, ...], width: int, classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -66,6 +68,8 @@ def resnet18(width: int = 8, classes: int = 10) -> nn.Module:
 
 
 class SqueezeExcitation(nn.Module):
+    """Each channel times a gate that the means of all channels open."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -79,6 +83,8 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow; a skip where shapes allow."""
+
     def __init__(
         self, inputs: int, hidden: int, outputs: int, kernel: int, stride: int, se: bool, hs: bool
     ) -> None:
@@ -124,6 +130,8 @@ def mobilenet_v3_like(width: int = 8, classes: int = 10) -> nn.Module:
 
 
 class EncoderBlock(nn.Module):
+    """Attention, then two linear layers, each behind a norm and beside a skip."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
@@ -141,6 +149,8 @@ class EncoderBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
+    """Patches and a class token through encoder blocks; the token is what is classified."""
+
     def __init__(
         self, size: int, patch: int, width: int, heads: int, depth: int, classes: int
     ) -> None:
