@@ -55,7 +55,7 @@ def test_the_valid_files_are_read(kinds: tuple[Kind, ...], tmp_path: Path) -> No
                 clear_away(tmp_path)
 
 
-def test_damaged_images(tmp_path: Path) -> None:
+def test_damaged_images() -> None:
     """Decoded or refused; `decode` is what all commands give their images to."""
     for form in ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP"):
         file = io.BytesIO()

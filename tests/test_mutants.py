@@ -174,7 +174,7 @@ def test_a_wrong_table_is_caught(mutant, monkeypatch):
         law(2000, Exact())()
 
 
-def cheapest_only(costs, gain):
+def cheapest_only(costs, _gain):
     """Call every state dominated that costs more than another, whatever it has gained."""
     return np.argsort(costs.sum(axis=1), kind="stable")[:1]
 
@@ -186,12 +186,14 @@ def enumerating(monkeypatch):
     monkeypatch.setattr(enumeration, "FEW", 0)
 
 
-def test_enumeration_of_small_problems_is_exact(enumerating):
+@pytest.mark.usefixtures("enumerating")
+def test_enumeration_of_small_problems_is_exact():
     law(300, Exact())()
 
 
 @pytest.mark.slow
-def test_wrong_dominance_of_states_is_caught(monkeypatch, enumerating):
+@pytest.mark.usefixtures("enumerating")
+def test_wrong_dominance_of_states_is_caught(monkeypatch):
     monkeypatch.setattr(enumeration, "undominated", cheapest_only)
     with pytest.raises(AssertionError):
         law(2000, Exact())()

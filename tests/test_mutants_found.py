@@ -47,6 +47,6 @@ def test_they_are_enough_and_no_two_are_the_same() -> None:
 @pytest.mark.parametrize("text", ["", "x = 1\nx = 1\n", "x = 1  # once\n"])
 def test_a_line_that_is_not_there_once_is_refused(text: str) -> None:
     mutant = Mutant("a.py", "x = 1", "x = 2", ())
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="values to unpack"):
         planted(text, mutant)
     assert planted("if y:\n    x = 1\n", mutant) == "if y:\n    x = 2\n"

@@ -405,7 +405,7 @@ def test_a_board_unplugged_in_the_middle_keeps_the_steps_before(job, tmp_path) -
     with running_board(tmp_path, firmware) as (name, process):
         tty.symlink_to(name)
 
-        def unplug(what, done, total) -> None:
+        def unplug(what, done, _total) -> None:
             if what.endswith("stepping") and done == 3:
                 process.kill()
                 process.wait()

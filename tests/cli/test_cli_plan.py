@@ -545,8 +545,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("mine")
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_like", "small_vit", "tiny"])
-def test_a_model_of_ones_own(plan: Plan, mine: Path, name: str) -> None:
+def test_a_model_of_ones_own(plan: Plan, name: str) -> None:
     run = plan(
         "--model", f"mine_models:{name}", "--resolution", 32, *TASK, "--inspect", 3, "--json"
     )
@@ -782,7 +783,8 @@ def test_a_device_file_that_cannot_be_used(
     assert words in run.complaint
 
 
-def test_an_unknown_operator_is_named_with_its_module(plan: Plan, mine: Path) -> None:
+@pytest.mark.usefixtures("mine")
+def test_an_unknown_operator_is_named_with_its_module(plan: Plan) -> None:
     complaint = plan("--model", "mine_models:Odd", "--resolution", 32).complaint
     assert "cumsum" in complaint
     assert re.search(r"\bodd\b", complaint)

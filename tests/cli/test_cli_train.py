@@ -115,7 +115,7 @@ def test_a_plan_for_other_samples_is_noted(capsys):
     assert "the plan was made for handwritten digits" in lines(capsys)[1]
 
 
-def test_apply_and_remove_are_bit_for_bit(made, tmp_path, capsys):
+def test_apply_and_remove_are_bit_for_bit(tmp_path, capsys):
     adapted, back = tmp_path / "adapted.safetensors", tmp_path / "back.safetensors"
     model = ["--model", MODEL]
     assert main(["apply", "whole", *model, "--out", str(adapted), "--json"]) == 0

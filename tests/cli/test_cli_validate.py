@@ -108,7 +108,7 @@ def test_a_plan_for_16_or_64_bits_runs_in_them(bits, dtype, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "2"])
-def test_every_number_of_threads_has_its_own_scratch(threads, plan, cache, capsys):
+def test_every_number_of_threads_has_its_own_scratch(threads, plan, cache):
     """In a process of its own: how many threads there are is said before torch loads."""
     command = [sys.executable, "-m", "costsim", "validate", str(plan), "--steps", "1"]
     done = subprocess.run(

@@ -26,7 +26,7 @@ def _nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def refuse(*args: object, **more: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked for something")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -195,7 +195,7 @@ def test_a_study_of_parquet_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Warning" not in printed.err
 
 
-def test_a_hub_dataset_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_hub_dataset_that_is_not_there_is_told() -> None:
     with pytest.raises(InputError, match="hub:nobody/nothing: cannot be read as a dataset"):
         open_source("hub:nobody/nothing")
 

@@ -205,7 +205,7 @@ def test_code_that_changed_is_to_be_named_again(changed: str, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("unnamed")
-def test_a_damaged_record_is_none(tmp_path: Path) -> None:
+def test_a_damaged_record_is_none() -> None:
     trust.name_from_now_on(MODEL)
     trust.NAMED_HERE.clear()
     for record in trust.record_folder().iterdir():

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.device import Calibration, DeviceSpec, Interval, Law, load_device
+from costsim.device import Calibration, Interval, Law, load_device
 from costsim.device.calibration import QUANTILE, around
 from costsim.hardware.calibration.device_file import machine_spec, write_device
 from costsim.hardware.calibration.fit import KernelSample, family, fit_laws
@@ -615,14 +615,14 @@ def test_readings_of_another_program_are_refused(tmp_path: Path) -> None:
 # Refining.
 
 
-def measured(ratio: float, spec: DeviceSpec, deviation: float, when: str = "2026") -> MeasuredStep:
+def measured(ratio: float, deviation: float, when: str = "2026") -> MeasuredStep:
     predicted = around(1e-2, deviation)
     return MeasuredStep("m.json", "net", "local", when, ratio * predicted.value, predicted)
 
 
 def test_one_step_moves_a_spec_by_what_it_was_trusted_less() -> None:
     pi = load_device("pi-zero-2")
-    step = measured(2.0, pi, 0.6)
+    step = measured(2.0, 0.6)
     prior, noise = 0.6**2, (0.6 / 2) ** 2
     expected = math.exp(prior * math.log(2.0) / (prior + noise))
     found = refine(pi, [step])
@@ -638,7 +638,7 @@ def test_one_step_moves_a_spec_by_what_it_was_trusted_less() -> None:
 
 def test_many_steps_outweigh_what_was_believed() -> None:
     spec = calibrated(noise=0.02).spec
-    steps_ = [measured(ratio, spec, 0.05) for ratio in (1.28, 1.3, 1.32) * 20]
+    steps_ = [measured(ratio, 0.05) for ratio in (1.28, 1.3, 1.32) * 20]
     found = refine(spec, steps_)
     assert found.factor == pytest.approx(1.3, rel=0.02)
     before, after = (s.target().calibration for s in (spec, found.spec))
@@ -656,8 +656,7 @@ def test_nothing_measured_refines_nothing() -> None:
 
 def month(*ratios: float, target: str = "local") -> list[MeasuredStep]:
     """A step a day."""
-    pi = load_device("pi-zero-2")
-    found = [measured(r, pi, 0.05, f"2026-01-{n:02}T12:00:00") for n, r in enumerate(ratios, 1)]
+    found = [measured(r, 0.05, f"2026-01-{n:02}T12:00:00") for n, r in enumerate(ratios, 1)]
     return [replace(step, target=target) for step in found]
 
 
@@ -735,7 +734,7 @@ def test_the_page_of_a_drift_needs_no_other_file(tmp_path: Path) -> None:
 
 def test_a_time_that_is_none_is_refused() -> None:
     with pytest.raises(InputError, match=r"m\.json: started: 'soon' is no time"):
-        drift_svg([measured(1.0, load_device("pi-zero-2"), 0.1, "soon")])
+        drift_svg([measured(1.0, 0.1, "soon")])
 
 
 # The command.

@@ -138,7 +138,7 @@ def test_what_a_process_holds_is_seen_without_what_its_starter_does() -> None:
 def test_a_local_job_that_somebody_killed(tmp_path: Path) -> None:
     job = with_options(make_job(tmp_path), steps=FOREVER)
 
-    def kill(what: str, done: int, total: int) -> None:
+    def kill(what: str, _done: int, _total: int) -> None:
         if what.startswith("timing the step"):
             assert isinstance(session, LocalSession)
             with suppress(ProcessLookupError):
@@ -155,7 +155,7 @@ def test_a_local_job_that_somebody_killed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_group(tmp_path: Path):
+def small_group():
     """A memory control group of `LIMIT` bytes, real."""
     top = Path("/sys/fs/cgroup")
     old = (top / "memory").is_dir()

@@ -63,7 +63,7 @@ def test_one_that_breaks_does_not_hang_the_others() -> None:
     """It must not raise; if it does all the same, the rest is still waited for and told."""
     kept: list[str] = []
 
-    def breaks(found: Callable[[str], None]) -> None:
+    def breaks(_: Callable[[str], None]) -> None:
         raise SystemExit
 
     in_parallel([breaks, lambda found: found("fine")], Watch(), kept.append)

@@ -36,8 +36,8 @@ def whole(job: PlanJob) -> Outcome:
         return session.perform(with_options(job, steps=4))
 
 
-def stop_when(job: PlanJob, steps: int, stop: threading.Event) -> Watch:
-    def report(what: str, done: int, total: int) -> None:
+def stop_when(steps: int, stop: threading.Event) -> Watch:
+    def report(what: str, done: int, _total: int) -> None:
         if "timing the step" in what and done >= steps:
             stop.set()
 
@@ -46,7 +46,7 @@ def stop_when(job: PlanJob, steps: int, stop: threading.Event) -> Watch:
 
 def test_a_job_that_is_stopped_leaves_its_steps(job: PlanJob, tmp_path: Path) -> None:
     target = parse_target("local", TargetOptions(folder=str(tmp_path)))
-    watch = stop_when(job, 2, threading.Event())
+    watch = stop_when(2, threading.Event())
     with pytest.raises(TargetError) as caught, target.session(watch) as session:
         session.perform(with_options(job, steps=FOREVER))
     found = caught.value.partial
@@ -64,7 +64,7 @@ def test_a_job_that_is_stopped_leaves_its_steps(job: PlanJob, tmp_path: Path) ->
 def test_a_worker_that_is_killed_leaves_its_steps(job: PlanJob, tmp_path: Path) -> None:
     session: LocalSession
 
-    def report(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, _total: int) -> None:
         if what == "timing the step" and done >= 2:
             assert session.process is not None
             session.process.kill()

@@ -449,7 +449,7 @@ def test_a_device_without_memory_for_the_job(there, job):
     assert_nothing_is_left(there)
 
 
-def test_the_extra_is_named_where_asyncssh_is_missing(tmp_path):
+def test_the_extra_is_named_where_asyncssh_is_missing():
     code = (
         "import sys; sys.modules['asyncssh'] = None\n"
         "from costsim.hardware.targets.base import Watch, parse_target\n"

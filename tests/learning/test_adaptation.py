@@ -228,8 +228,8 @@ def graphs():
         yield name, architecture_graph(name, batch=2, resolution=64)
 
 
-@pytest.mark.parametrize(("name", "graph"), list(graphs()), ids=lambda value: str(value)[:12])
-def test_cuts_are_the_dominators_of_the_output(name, graph):
+@pytest.mark.parametrize("graph", [pytest.param(graph, id=name) for name, graph in graphs()])
+def test_cuts_are_the_dominators_of_the_output(graph):
     parents = nx.immediate_dominators(graph.digraph, graph.input)
     chain, at = [], graph.output
     while True:

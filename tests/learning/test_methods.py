@@ -375,7 +375,7 @@ def test_a_problem_posed_again_is_the_same_problem() -> None:
 @pytest.mark.parametrize("limit", [{}, {"latency_s": 1.0}])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_problem_of_any_number_of_images_is_as_if_posed_for_it_alone(
-    situation: Situation, limit: dict[str, float], with_bias: bool
+    limit: dict[str, float], with_bias: bool
 ) -> None:
     """The cost table is shared where it can be; answers are the same to the bit."""
     backbone = load_backbone("mcunet-5fps", resolution=32)

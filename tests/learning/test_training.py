@@ -231,7 +231,7 @@ def test_without_queries_there_is_no_accuracy(plan):
     assert (trained.accuracy_before, trained.accuracy_after) == (None, None)
 
 
-def test_an_empty_plan_trains_nothing(plan):
+def test_an_empty_plan_trains_nothing():
     from costsim.solvers import make_solver
 
     empty = small_plan(solver=make_solver("none"))

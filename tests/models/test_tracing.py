@@ -439,7 +439,7 @@ def test_unsupported_operators_are_named_with_their_module(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def data_dependent(m: Any, x: Tensor) -> Tensor:
+def data_dependent(_: Any, x: Tensor) -> Tensor:
     return x if x.sum() > 0 else -x
 
 

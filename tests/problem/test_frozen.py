@@ -246,9 +246,8 @@ def test_plan_leaves_them_out_and_says_how_many(
     assert file.to_json() == type(file).from_json(file.to_json()).to_json()
 
 
-def test_plan_takes_patterns_and_records_them(
-    mine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("mine")
+def test_plan_takes_patterns_and_records_them(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["plan", "--device", "pi-zero-2", "--model", "mcunet-5fps", *TASK, "--json"]
     chosen = ["--layers", "blocks.1?.*", "--exclude", "*.project"]
     assert main([*arguments, *chosen]) == 0

@@ -412,7 +412,7 @@ def test_page_starts_with_the_answer(page: str, plan: PlanFile, graph: LayerGrap
     assert text.index(Summary(plan, graph).answer) < text.index("Budgets")
 
 
-def test_page_escapes_what_users_name(graph: LayerGraph) -> None:
+def test_page_escapes_what_users_name() -> None:
     g = GraphBuilder()
     x = g.conv(g.input(1, 3, 4, 4), 4, layer=SCRIPT)
     g.conv(x, 4, layer="a]]>&amp;$\\frac{1}{2}$")
@@ -426,11 +426,11 @@ def test_page_escapes_what_users_name(graph: LayerGraph) -> None:
     assert "a]]>&amp;$\\frac{1}{2}$" in reader.text
 
 
-def test_same_input_same_bytes(page: str, plan: PlanFile, graph: LayerGraph) -> None:
+def test_same_input_same_bytes(page: str, plan: PlanFile) -> None:
     assert render_page(plan, network(), scores(network())) == page
 
 
-def test_page_is_the_same_from_another_process(plan: PlanFile) -> None:
+def test_page_is_the_same_from_another_process() -> None:
     program = (
         f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parent / 'support')]}\n"
         "from test_report import *\n"

@@ -149,7 +149,7 @@ def score(name: str, graph: LayerGraph) -> Importance:
     )
 
 
-def per_sample(graph: LayerGraph, tensors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+def per_sample(graph: LayerGraph) -> list[tuple[Tensor, Tensor]]:
     """The samples one at a time and, for each, the label: for a graph of batch 1."""
     images = torch.tensor(images_for(graph))
     return [(images[n : n + 1], torch.tensor(LABELS[n : n + 1])) for n in range(len(images))]
@@ -157,7 +157,7 @@ def per_sample(graph: LayerGraph, tensors: Mapping[str, Tensor]) -> list[tuple[T
 
 def means_of(graph: LayerGraph, tensors: Mapping[str, Tensor]) -> Tensor:
     """Class means of the features, one sample at a time."""
-    features = torch.cat([evaluate(graph, tensors, x)[0] for x, _ in per_sample(graph, tensors)])
+    features = torch.cat([evaluate(graph, tensors, x)[0] for x, _ in per_sample(graph)])
     return torch.stack([features[label == LABELS].mean(0) for label in range(3)]).detach()
 
 
@@ -174,7 +174,7 @@ def test_fisher_against_a_backward_pass_for_each_sample(name: str) -> None:
     expected = {
         layer: np.zeros(graph.selectable_channels(layer, "output")) for layer in graph.layers
     }
-    for x, label in per_sample(graph, tensors):
+    for x, label in per_sample(graph):
         output, values = evaluate(graph, tensors, x, keep=[call.name for call in graph.calls])
         loss = one_loss(output, label, means)
         for layer, total in expected.items():
@@ -230,7 +230,7 @@ def test_fisher_is_the_squared_derivative_of_a_gain(name: str) -> None:
     importance = score("fisher", graph)
     for layer, axis in targets(graph):
         total = np.zeros(channels(graph, layer, axis))
-        for x, label in per_sample(graph, tensors):
+        for x, label in per_sample(graph):
             gain = torch.ones(len(total), dtype=torch.float64, requires_grad=True)
             output, _ = evaluate(graph, gained(graph, tensors, layer, axis, gain), x)
             (derivative,) = torch.autograd.grad(one_loss(output, label, means), gain)
@@ -253,7 +253,7 @@ def test_fisher_against_finite_differences(name: str) -> None:
     along = [(layer, axis) for layer, axis in targets(graph) if axis != "bias"]
     for layer, axis in along[-3:]:
         channel, total = 1, 0.0
-        for x, label in per_sample(graph, tensors):
+        for x, label in per_sample(graph):
             losses = []
             for sign in (1, -1):
                 gain = torch.ones(graph.selectable_channels(layer, axis), dtype=torch.float64)
@@ -342,7 +342,7 @@ def test_the_gain_of_a_step_from_the_gradients_of_single_samples(
         for layer, axis in targets(graph)
     }
     rows: list[dict[tuple[str, UpdateKind], np.ndarray]] = []
-    for x, label in per_sample(graph, tensors):
+    for x, label in per_sample(graph):
         output, _ = evaluate(graph, tensors, x)
         loss = one_loss(output, label, means)
         used = [tensors[p.name] for p in weights.values() if p is not None]
@@ -498,7 +498,7 @@ def test_values_in_another_order_of_dimensions() -> None:
     graph = sequence_first(1)
     tensors, total = tensors_of(graph), np.zeros(5)
     means = means_of(graph, tensors)
-    for x, label in per_sample(graph, tensors):
+    for x, label in per_sample(graph):
         gain = torch.ones(5, dtype=torch.float64, requires_grad=True)
         output, _ = evaluate(graph, gained(graph, tensors, name, "output", gain), x)
         total += torch.autograd.grad(one_loss(output, label, means), gain)[0].numpy() ** 2

@@ -278,7 +278,7 @@ def test_a_callers_images_are_let_go_as_the_program_says():
     death = next(b.death for b in program.buffers if b.name == graph.input)
     seen: dict[int, bool] = {}
 
-    def observe(operation, position, buffers):
+    def observe(_operation, position, _buffers):
         seen[position] = reference() is not None
 
     executor = Executor(program, random_tensors(graph), loss=mean_square, observer=observe)

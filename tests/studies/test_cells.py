@@ -257,7 +257,7 @@ def test_a_process_that_dies_costs_only_its_cell(tmp_path: Path) -> None:
     assert tries(tmp_path, 12) == [2 if cell in (3, 6) else 1 for cell in range(12)]
 
 
-def test_a_process_that_dies_while_it_has_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
+def test_a_process_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
     with LocalPool(1) as pool:
         (seat,) = pool.seats()
         pid = seat.submit(os.getpid).result(PATIENCE_S)

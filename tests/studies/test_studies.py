@@ -472,7 +472,7 @@ def test_without_a_worker_left_the_run_ends(
 
 
 def test_a_worker_that_comes_later_is_used(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("costsim.studies.engine.cluster.WITHOUT_WORKERS_S", 0.1)
     cluster.add_worker()
