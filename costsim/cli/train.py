@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from costsim.base.progress import Progress
+    from costsim.ir.recipe import Recipe
     from costsim.learning.training import Run, Trained
 
 
@@ -184,6 +185,16 @@ def command(given: TrainOptions) -> int:
     return 0
 
 
+def _not_followed(recipe: "Recipe") -> str:
+    """What a recipe spares that this command does not."""
+    found = [
+        f"{name.replace('_', ' ')} {value}"
+        for name in ("image_interval", "means_interval")
+        if (value := getattr(recipe, name)) != 1
+    ]
+    return ", ".join(found)
+
+
 def _notes(run: "Run", resume: bool, out: Path | None) -> None:
     """What a person should know before it starts, on stderr."""
     from costsim.models.loading import UNSEEN_GRADIENTS
@@ -204,6 +215,8 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
             f"the plan was made for {plan.task.source}; this trains on other images of "
             f"{task.description}"
         )
+    if told := _not_followed(plan.recipe):
+        found.append(f"the plan's recipe has {told}; train shows every image in each iteration")
     if plan.step.bits.weights != 32:
         found.append(f"the plan is for {plan.step.bits.weights}-bit weights; this runs in float32")
     if told := left_frozen(run.subject.graph):

@@ -77,6 +77,11 @@ class Recipe:
             )
         if self.loss not in (known := get_args(Loss)):
             raise InputError(f"loss {self.loss!r}; allowed are {', '.join(known)}")
+        if self.loss == "cross_entropy" and self.means_interval != 1:
+            raise InputError(
+                f"means interval is {self.means_interval}, but the loss cross_entropy takes no "
+                "class means"
+            )
         if self.cache_in not in CACHES:
             raise InputError(f"cache in {self.cache_in!r}; allowed are {', '.join(CACHES)}")
         if (self.cut is None) != (self.cache_in == "nothing"):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from costsim.base.errors import InputError
 from costsim.base.units import format_bytes, format_seconds
 from costsim.device import DeviceSpec
 from costsim.ir.cuts import updated_layers
@@ -90,8 +91,14 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
     What is kept changes no result, so that it is chosen by cost alone: all cuts before which
     nothing is trained, from the last to the first, until even without waiting for storage an
     earlier one cannot be faster, since it leaves more to compute. A cache must fit in its place,
-    in RAM within the budget too. Where a phase does not fit on the device nothing is kept.
+    in RAM within the budget too. Where a phase does not fit on the device nothing is kept. Raises
+    `InputError` where storage alone is asked for and the device has none.
     """
+    if caches == ("storage",) and not _has_room(asked, "storage"):
+        raise InputError(
+            f"cache in storage: {asked.device.name} has no memory of kind storage that says its "
+            "read_bandwidth and write_bandwidth"
+        )
     plain = replace(recipe, cut=None, cache_in="nothing")
     uncached = asked.cost(plain)
     best = PricedRecipe(plain, uncached, uncached)

@@ -316,3 +316,12 @@ def test_training_traffic_signs_helps(shared):
         gains.append(trained.accuracy_after - trained.accuracy_before)
     assert sum(gains) / len(gains) > 0.03, gains
     assert torch.isfinite(torch.tensor(gains)).all()
+
+
+def test_what_a_recipe_spares_and_train_does_not_is_said(tmp_path, capsys):
+    planned = small_plan()
+    sparing = replace(planned, recipe=replace(planned.recipe, image_interval=2))
+    write_plan(tmp_path / "plan.json", sparing)
+    assert main(["train", str(tmp_path / "plan.json"), *TASK, "--iterations", "1"]) == 0
+    told = "the plan's recipe has image interval 2; train shows every image in each iteration"
+    assert told in lines(capsys)[1]

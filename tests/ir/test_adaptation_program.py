@@ -137,6 +137,7 @@ def test_a_cut_that_is_none_or_too_late_is_refused(cut):
         ({"image_interval": 0}, "image interval is 0"),
         ({"means_interval": 10**6}, "means interval is 1000000; at most"),
         ({"loss": "mean"}, "loss 'mean'"),
+        ({"loss": "cross_entropy", "means_interval": 5}, "takes no class means"),
         ({"cache_in": "cloud"}, "cache in 'cloud'"),
     ],
 )

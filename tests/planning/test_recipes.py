@@ -72,7 +72,8 @@ def test_what_is_kept_goes_where_there_is_room():
     assert choose_cache(tight, recipe, ("nothing", "ram")).recipe.cache_in == "nothing"
     assert choose_cache(asked(), recipe, ("nothing",)).recipe.cut is None
     # a chip without a card has nowhere to keep it but its RAM
-    assert choose_cache(asked(device=CHIP), recipe, ("storage",)).recipe.cut is None
+    with pytest.raises(InputError, match="stm32h743 has no memory of kind storage"):
+        choose_cache(asked(device=CHIP), recipe, ("storage",))
 
 
 def test_an_earlier_cut_is_taken_where_the_last_ones_values_have_no_room():
