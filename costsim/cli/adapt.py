@@ -81,7 +81,6 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     optimizer: Optimizer
     learning_rate: float | None
     augment: bool
-    copies: int
     seed: int
     torch_device: str
     out: Path | None
@@ -145,14 +144,6 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     help="Of the optimizer.  [default: the method's, which is for adam]",
 )
 @augment_option
-@click.option(
-    "--copies",
-    type=int,
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Changed copies of each image, drawn once; 0: new ones in every iteration.",
-)
 @seed_option
 @click.option(
     "--torch-device",
@@ -247,7 +238,6 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
     recipe = given.recipe(
         optimizer=given.optimizer,
         augment=given.augment,
-        copies=given.copies,
         seed=given.seed,
     )
     source = _images(given.data, given.split, progress)

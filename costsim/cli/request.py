@@ -35,6 +35,7 @@ from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
 from costsim.ir.recipe import Loss
 from costsim.ir.step import Optimizer
 from costsim.problem.axes import SCORED_AXES
+from costsim.problem.task_budget import TaskBudget
 
 if TYPE_CHECKING:
     from costsim.planning import PlanRequest
@@ -234,6 +235,8 @@ def plan_request(
         segments=given.recompute,
         recipe=Recipe() if recipe is None else recipe.recipe(),
         caches=CACHES if recipe is None else recipe.caches,
+        task_budget=TaskBudget() if recipe is None else recipe.task_budget(),
+        pinned=frozenset() if recipe is None else recipe.pinned,
         seed=given.seed,
         explain_with=_explainer(given.time_limit) if explain else None,
     )

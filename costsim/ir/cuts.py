@@ -1,6 +1,7 @@
 """Where a network can be cut in two, so that its frozen part is computed once."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import networkx as nx
 
@@ -10,6 +11,7 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.sample_axes import sample_axes
 
 
+@lru_cache(maxsize=64)
 def cuts(graph: LayerGraph) -> tuple[str, ...]:
     """The calls through whose value everything from the input to the output passes, in order.
 
@@ -51,10 +53,12 @@ def updated_layers(plan: UpdatePlan) -> frozenset[str]:
     return frozenset(plan.by_layer) | plan.biases
 
 
+@lru_cache(maxsize=256)
 def between(graph: LayerGraph, start: str, end: str | None = None) -> LayerGraph:
     """What is computed from the value of the cut `start` to that of the cut `end`, as a graph.
 
-    Its input has the name and shape of `start`. Without `end`: to the output.
+    Its input has the name and shape of `start`. Without `end`: to the output. Kept by value: every
+    way of adapting that is compared asks for it again.
     """
     end = graph.output if end is None else end
     if start == graph.input and end == graph.output:

@@ -128,6 +128,10 @@ class LayerGraph:
         )
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((self.calls, self.output))
 
     @property

@@ -1,19 +1,20 @@
 """From a solution to its plan file, and what a person should know of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from costsim.base.progress import Progress, silent
 from costsim.base.units import format_bytes
 from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
-from costsim.ir.program.adaptation import Phase, Task
-from costsim.ir.program.adaptation import Scored as ScoredLayers
-from costsim.ir.recipe import Recipe
+from costsim.ir.program.adaptation import Phase
 from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
 from costsim.models.networks import NETWORKS
+from costsim.planning.alternatives import Alternative, alternatives
+from costsim.planning.freedom import Freedom
 from costsim.planning.preparation import Prepared, is_microcontroller, parameters_digest
-from costsim.planning.recipes import Asked, PricedRecipe, choose_cache
+from costsim.planning.question import asked_of, planned_recipe
+from costsim.planning.recipes import PricedRecipe, choose_cache
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.pricing.cost import MemoryCost
@@ -21,7 +22,6 @@ from costsim.problem.importance import Importance, left_frozen
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
-from costsim.run.criteria import CRITERIA
 from costsim.run.criteria.caveats import (
     data_caveat,
     output_caveat,
@@ -48,14 +48,31 @@ class Planned:
     too_large: str = ""
 
 
-def conclude(prepared: Prepared, solution: Solution, progress: Progress | None = None) -> Planned:
-    """The plan file of a solution of what was prepared, and what a person should know of it."""
+def conclude(
+    prepared: Prepared,
+    solution: Solution,
+    progress: Progress | None = None,
+    *,
+    priced: PricedRecipe | None = None,
+) -> Planned:
+    """The plan file of a solution of what was prepared, and what a person should know of it.
+
+    `priced`: by which recipe, where that was chosen with it; else where the network is cut and what
+    is kept is chosen here.
+    """
     request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
     explanation = None
     if request.explain_with is not None:
         explanation = explain(problem, solution, request.explain_with, progress)
-    (progress or silent)("pricing the whole adaptation", 0, 0)
-    priced = _adaptation(prepared, solution)
+    if priced is None and solution.plan is not None:
+        (progress or silent)("pricing the whole adaptation", 0, 0)
+        asked = asked_of(prepared, solution.plan)
+        priced = choose_cache(asked, planned_recipe(prepared), request.caches)
+    others: tuple[Alternative, ...] = ()
+    if priced is not None and solution.plan is not None:
+        freedom = Freedom.within_evidence(planned_recipe(prepared), pinned=request.pinned)
+        asked = asked_of(prepared, solution.plan)
+        others = alternatives(asked, priced, freedom, request.caches)
     file = plan_file(
         model=ModelRecord(
             name=loaded.name,
@@ -68,8 +85,9 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         graph=problem.graph,
         step=problem.step,
         task=prepared.scored.task,
-        recipe=_recipe(prepared) if priced is None else priced.recipe,
+        recipe=planned_recipe(prepared) if priced is None else priced.recipe,
         budget=problem.budget,
+        task_budget=request.task_budget,
         solution=solution,
         importance=problem.importance,
         seed=request.seed,
@@ -78,6 +96,7 @@ def conclude(prepared: Prepared, solution: Solution, progress: Progress | None =
         target=request.target,
         adaptation=None if priced is None else priced.cost,
         uncached=None if priced is None else priced.uncached,
+        alternatives=others,
         explanation=explanation,
         named=NamedLayers(request.layers, request.exclude),
     )
@@ -118,40 +137,6 @@ def _too_large(request: PlanRequest, solution: Solution) -> str:
         f"{request.step.bits.weights} bits, and {device.name} has "
         f"{format_bytes(device.flash_bytes)}: fewer --bits or a smaller network would do"
     )
-
-
-def _recipe(prepared: Prepared) -> Recipe:
-    """The recipe asked for, with what the step and the request say of it."""
-    request, step = prepared.request, prepared.problem.step
-    return replace(
-        request.recipe,
-        optimizer=step.optimizer,
-        micro_batch=step.samples_a_pass,
-        loss=request.loss,
-        seed=request.seed,
-    )
-
-
-def _adaptation(prepared: Prepared, solution: Solution) -> PricedRecipe | None:
-    """The whole adaptation on the device, cut where it takes least; None where there is no plan."""
-    if solution.plan is None:
-        return None
-    request, problem, scored = prepared.request, prepared.problem, prepared.scored
-    criterion = CRITERIA[request.criterion]
-    looked_at = None
-    if criterion.uses_samples:
-        looked_at = ScoredLayers(scored.layers, request.axes, criterion.work)
-    asked = Asked(
-        problem.graph,
-        solution.plan,
-        Task(scored.task.samples, scored.task.ways),
-        problem.step,
-        request.device,
-        request.target,
-        looked_at,
-        problem.budget,
-    )
-    return choose_cache(asked, _recipe(prepared), request.caches)
 
 
 def _no_room(device: DeviceSpec, cost: AdaptationCost, memory: MemoryCost) -> str:

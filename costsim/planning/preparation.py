@@ -12,6 +12,7 @@ from costsim.data import ImageSource, Task, classes_of, digits, open_source, sam
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import even_cuts
+from costsim.ir.step import TrainingStep
 from costsim.models.loading import LoadedModel, load_model
 from costsim.models.trust import name_from_now_on
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
@@ -58,7 +59,7 @@ def prepare(
     Raises `InputError` for anything in the request that cannot be used.
     """
     report = progress or silent
-    target = request.device.target(request.target)
+    request.device.target(request.target)  # one that the device lacks is an error before any work
     _check(request)
     source = None
     if scored is None:
@@ -87,7 +88,14 @@ def prepare(
     if scored is None:
         assert source is not None
         scored = _score(request, source, loaded, scoring_graph, tensors, progress)
-    problem = Problem(
+    problem = pose(request, graph, step, scored)
+    return Prepared(request, loaded, tensors, scored, problem)
+
+
+def pose(request: PlanRequest, graph: LayerGraph, step: TrainingStep, scored: Scored) -> Problem:
+    """What a solver is asked of steps of this kind."""
+    target = request.device.target(request.target)
+    return Problem(
         graph,
         step,
         scored.importance,
@@ -97,7 +105,6 @@ def prepare(
         compute_w=target.power.compute.value,
         seed=request.seed,
     )
-    return Prepared(request, loaded, tensors, scored, problem)
 
 
 def _score(

@@ -10,6 +10,7 @@ from costsim.ir.cuts import updated_layers
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program.adaptation import (
+    AdaptationProgram,
     Phase,
     Scored,
     Task,
@@ -19,8 +20,9 @@ from costsim.ir.program.adaptation import (
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.accounting import OF_LIVE_BYTES
-from costsim.pricing.adaptation import AdaptationCost, price_adaptation
+from costsim.pricing.adaptation import AdaptationCost, Readings, price_adaptation
 from costsim.problem.budget import Budget
+from costsim.problem.task_budget import TaskBudget
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Asked:
     """What is to be done for a task and where: all that a choice of recipe goes by.
 
     `plan` is of `graph`, traced at the samples of a pass of `step`; `scored` is what the device
-    scores before it chooses.
+    scores before it chooses. `budget` is of a step, `task_budget` of the whole.
     """
 
     graph: LayerGraph
@@ -39,10 +41,21 @@ class Asked:
     target: str | None = None
     scored: Scored | None = None
     budget: Budget = field(default_factory=Budget)
+    task_budget: TaskBudget = field(default_factory=TaskBudget)
+    readings: Readings = field(default_factory=Readings, repr=False, compare=False)
 
     def cost(self, recipe: Recipe) -> AdaptationCost:
         """The price by a recipe."""
-        program = compile_adaptation(
+        program = self._program(recipe)
+        return price_adaptation(program, self.device, self.target, self.readings)
+
+    def forward_cost(self, recipe: Recipe) -> AdaptationCost:
+        """The price of all but what the plan's updates add to each step."""
+        program = self._program(recipe, forward_only=True)
+        return price_adaptation(program, self.device, self.target, self.readings)
+
+    def _program(self, recipe: Recipe, *, forward_only: bool = False) -> AdaptationProgram:
+        return compile_adaptation(
             self.graph,
             self.plan,
             recipe,
@@ -50,8 +63,40 @@ class Asked:
             scored=self.scored,
             images_in=self.device.placement.support_images,
             step=self.step,
+            forward_only=forward_only,
         )
-        return price_adaptation(program, self.device, self.target)
+
+    def lasting_bytes(self, recipe: Recipe) -> int:
+        """Bytes of RAM that lie beside the steps while training, in no program's own buffers."""
+        return self._program(recipe, forward_only=True).lasting_bytes(Phase.TRAINING)
+
+    def exceeded(self, cost: AdaptationCost) -> dict[str, tuple[float, float]]:
+        """The budgets of the whole that are broken: what it takes, and what is allowed."""
+        return self.task_budget.exceeded(cost.usage)
+
+    @property
+    def room_bytes(self) -> int:
+        """Of RAM, for what is live at once: the device's, and the budget's where it counts that."""
+        limits = [self.device.largest_block_bytes]
+        if self.budget.accounting in OF_LIVE_BYTES and self.budget.memory_bytes is not None:
+            limits.append(self.budget.memory_bytes)
+        return min(limits)
+
+    def has_place(self, cache_in: CacheIn) -> bool:
+        """Whether the device has such a place at all, and says how fast it is."""
+        if cache_in != "storage":
+            return True
+        region = self.device.region("storage")
+        return region is not None and None not in (region.read_bandwidth, region.write_bandwidth)
+
+    def has_room(self, cost: AdaptationCost, cache_in: CacheIn) -> bool:
+        """Whether what is kept in a place fits there; in RAM beside all else while it is there."""
+        if cache_in == "nothing":
+            return True
+        if cache_in == "storage":
+            return cost.stored_bytes.get("storage", 0) <= self.device.storage_bytes
+        held = max((p.peak_bytes for p in cost.phases if p.phase in _WITH_CACHE), default=0)
+        return held <= self.room_bytes
 
 
 @dataclass(frozen=True)
@@ -88,13 +133,14 @@ class PricedRecipe:
 def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> PricedRecipe:
     """`recipe` with the cut and the cache, out of `caches`, that take the fewest seconds.
 
-    What is kept changes no result, so that it is chosen by cost alone: all cuts before which
-    nothing is trained, from the last to the first, until even without waiting for storage an
-    earlier one cannot be faster, since it leaves more to compute. A cache must fit in its place,
-    in RAM within the budget too. Where a phase does not fit on the device nothing is kept. Raises
-    `InputError` where storage alone is asked for and the device has none.
+    What is kept changes no result, so that it is chosen by cost alone, of ways within the budgets
+    of the whole where there are any: all cuts before which nothing is trained, from the last to
+    the first, until even without waiting for storage an earlier one cannot be faster, since it
+    leaves more to compute. A cache must fit in its place, in RAM within the budget too. Where a
+    phase does not fit on the device nothing is kept. Raises `InputError` where storage alone is
+    asked for and the device has none.
     """
-    if caches == ("storage",) and not _has_room(asked, "storage"):
+    if caches == ("storage",) and not asked.has_place("storage"):
         raise InputError(
             f"cache in storage: {asked.device.name} has no memory of kind storage that says its "
             "read_bandwidth and write_bandwidth"
@@ -106,22 +152,45 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
     shown_once = recipe.augment and not recipe.copies
     if not trains or shown_once or uncached.latency_s is None:
         return best
-    for cut in reversed(frozen_cuts(asked.graph, updated_layers(asked.plan))):
-        fastest: float | None = None
-        for cache_in in caches:
-            if cache_in == "nothing":
-                continue
-            cut_there = replace(recipe, cut=cut, cache_in=cache_in)
-            if not _has_room(asked, cache_in):
-                continue
-            cost = asked.cost(cut_there)
-            least = sum(phase.compute_s.value for phase in cost.phases)
-            fastest = least if fastest is None else min(fastest, least)
-            if _fits(asked, cost, cache_in) and _seconds(cost) < _seconds(best.cost):
-                best = PricedRecipe(cut_there, cost, uncached)
-        if fastest is None or fastest >= _seconds(best.cost):
-            break
+    for way in _promising(asked, recipe, caches, best):
+        cost = asked.cost(way)
+        better = _worth(asked, cost) < _worth(asked, best.cost)
+        if better and asked.has_room(cost, way.cache_in):
+            best = PricedRecipe(way, cost, uncached)
+            if not asked.exceeded(cost) and not recomputes(asked.step):
+                break  # of the rest none takes less
     return best
+
+
+def recomputes(step: TrainingStep | None) -> bool:
+    """Whether what updates add to a step depends on the cut: on what is computed again from it."""
+    return step is not None and bool(step.recompute)
+
+
+def _promising(
+    asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], plain: PricedRecipe
+) -> list[Recipe]:
+    """`recipe` with each cut and cache that may take less than `plain`, the fastest first.
+
+    They are compared without what updates add to each step, which is the same for all.
+    """
+    updates_s = _seconds(plain.cost) - _seconds(asked.forward_cost(plain.recipe))
+    fastest = float("inf") if asked.exceeded(plain.cost) else _seconds(plain.cost)
+    found: list[tuple[float, Recipe]] = []
+    for cut in reversed(frozen_cuts(asked.graph, updated_layers(asked.plan))):
+        computing: list[float] = []
+        for cache_in in caches:
+            if cache_in == "nothing" or not asked.has_place(cache_in):
+                continue
+            way = replace(recipe, cut=cut, cache_in=cache_in)
+            cost = asked.forward_cost(way)
+            computing.append(sum(phase.compute_s.value for phase in cost.phases))
+            found.append((_seconds(cost), way))
+            if asked.has_room(cost, cache_in) and "storage_bytes" not in asked.exceeded(cost):
+                fastest = min(fastest, _seconds(cost) + updates_s)
+        if not computing or min(computing) + updates_s * (not recomputes(asked.step)) > fastest:
+            break
+    return [way for _, way in sorted(found, key=lambda one: one[0])]
 
 
 def _seconds(cost: AdaptationCost) -> float:
@@ -129,22 +198,9 @@ def _seconds(cost: AdaptationCost) -> float:
     return float("inf") if found is None else found.value
 
 
-def _has_room(asked: Asked, cache_in: CacheIn) -> bool:
-    """Whether the device has such a place at all, and says how fast it is."""
-    if cache_in == "ram":
-        return True
-    region = asked.device.region("storage")
-    return region is not None and None not in (region.read_bandwidth, region.write_bandwidth)
-
-
-def _fits(asked: Asked, cost: AdaptationCost, cache_in: CacheIn) -> bool:
-    if cache_in == "storage":
-        return cost.stored_bytes.get("storage", 0) <= asked.device.storage_bytes
-    limits = [asked.device.largest_block_bytes]
-    if asked.budget.accounting in OF_LIVE_BYTES and asked.budget.memory_bytes is not None:
-        limits.append(asked.budget.memory_bytes)
-    held = max((p.peak_bytes for p in cost.phases if p.phase in _WITH_CACHE), default=0)
-    return held <= min(limits)
+def _worth(asked: Asked, cost: AdaptationCost) -> tuple[int, float]:
+    """By which ways are compared: budgets of the whole that are broken, then seconds."""
+    return len(asked.exceeded(cost)), _seconds(cost)
 
 
 _WITH_CACHE = frozenset({Phase.CACHING, Phase.MEANS, Phase.TRAINING})

@@ -13,6 +13,7 @@ from costsim.pricing.cost import full_backward_macs
 from costsim.problem.budget import Budget
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.problem.solution import Solver
+from costsim.problem.task_budget import TaskBudget
 
 DEFAULT_MODEL = "mcunet-5fps"
 DEFAULT_WAYS = 10
@@ -84,7 +85,8 @@ class PlanRequest:
     operator without a C kernel on a microcontroller, where nothing else could run it. `layers` and
     `exclude`: patterns of the names of layers that alone, or not, are inspected. `recipe` says how
     the task is adapted to; where in the network it is cut, and where what comes before is kept, is
-    chosen out of `caches`.
+    chosen out of `caches`. `task_budget` limits the whole adaptation; where it leaves less to train
+    the recipe is made sparing, within bounds (`Freedom`), but for its fields in `pinned`.
     """
 
     device: DeviceSpec
@@ -109,6 +111,8 @@ class PlanRequest:
     budget: BudgetRequest = field(default_factory=BudgetRequest)
     recipe: Recipe = field(default_factory=Recipe)
     caches: tuple[CacheIn, ...] = CACHES
+    task_budget: TaskBudget = field(default_factory=TaskBudget)
+    pinned: frozenset[str] = frozenset()
     seed: int = 0
     explain_with: Solver | None = None
     needs_kernels: bool = True

@@ -8,7 +8,7 @@ from typing import Any
 
 from costsim.base.errors import InputError
 from costsim.device import ComputeTarget, DeviceSpec, Interval
-from costsim.ir.program import Category
+from costsim.ir.program import Category, TrainingProgram, memory_timeline
 from costsim.ir.program.adaptation import AdaptationProgram, Phase, PhaseProgram, Place
 from costsim.pricing.choosing import scoring_seconds
 from costsim.pricing.cost import MacCost, mac_cost, step_seconds
@@ -85,6 +85,16 @@ class AdaptationCost:
         """Multiply-accumulates of all phases."""
         return sum(phase.macs.total for phase in self.phases)
 
+    @property
+    def usage(self) -> Mapping[str, float | None]:
+        """What it takes of each limit of a budget of the whole; None where it does not fit."""
+        return {
+            "latency_s": None if self.latency_s is None else self.latency_s.value,
+            "energy_j": None if self.energy_j is None else self.energy_j.value,
+            "macs": self.macs,
+            "storage_bytes": self.stored_bytes.get("storage", 0),
+        }
+
     def of(self, phase: Phase) -> PhaseCost | None:
         """What a phase costs; None if there is none."""
         return next((one for one in self.phases if one.phase is phase), None)
@@ -108,16 +118,49 @@ class AdaptationCost:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one run of a program costs on a target, in so many rounds."""
+
+    compute_s: Interval
+    macs: MacCost
+    peak_bytes: int
+
+
+class Readings:
+    """Readings of programs, each read once: ways of adapting share most of their programs."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[int, int, int], tuple[TrainingProgram, ComputeTarget, Reading]] = {}
+
+    def of(self, phase: PhaseProgram, target: ComputeTarget) -> Reading:
+        """The reading of a phase's program; what it is of is kept, so that it stays itself."""
+        program, rounds = phase.program, phase.rounds
+        key = id(program), id(target), rounds
+        if key not in self._read:
+            if phase.phase is Phase.SCORING:
+                once = scoring_seconds(program, target, rounds)
+            else:
+                once = step_seconds(program, target)
+            found = Reading(once, mac_cost(program), memory_timeline(program).peak_bytes)
+            self._read[key] = program, target, found
+        return self._read[key][2]
+
+
 def price_adaptation(
-    program: AdaptationProgram, device: DeviceSpec, target: str | None = None
+    program: AdaptationProgram,
+    device: DeviceSpec,
+    target: str | None = None,
+    readings: Readings | None = None,
 ) -> AdaptationCost:
-    """Read every cost of an adaptation on a `device`.
+    """Read every cost of an adaptation on a `device`; what is in `readings` is not read again.
 
     Raises `InputError` for a target the device lacks, and for a place that it lacks or does not
     say how fast it is.
     """
     chosen = device.target(target)
-    phases = tuple(_phase(program, one, device, chosen) for one in program.phases)
+    read = readings or Readings()
+    phases = tuple(_phase(program, one, device, read.of(one, chosen)) for one in program.phases)
     swaps = [phase.swap_s for phase in phases]
     energy = None
     if all(swap is not None for swap in swaps):
@@ -129,18 +172,13 @@ def price_adaptation(
 
 
 def _phase(
-    program: AdaptationProgram, phase: PhaseProgram, device: DeviceSpec, target: ComputeTarget
+    program: AdaptationProgram, phase: PhaseProgram, device: DeviceSpec, reading: Reading
 ) -> PhaseCost:
-    if phase.phase is Phase.SCORING:
-        once = scoring_seconds(phase.program, target, phase.rounds)
-    else:
-        once = step_seconds(phase.program, target)
     storage = _ZERO
     for moved, direction in ((phase.read_bytes, "read"), (phase.written_bytes, "write")):
         for place, size in moved.items():
             storage = storage + transfer_seconds(device, place, size, direction)
-    macs = mac_cost(phase.program)
-    peak = program.peak_bytes(phase)
+    peak = reading.peak_bytes + program.lasting_bytes(phase.phase)
     weights = program.weight_bytes
     if device.placement.frozen_weights == "ram":
         trained = phase.program.bytes_of(Category.UPDATED_WEIGHTS)  # among the peak already
@@ -159,8 +197,8 @@ def _phase(
         phase.phase,
         phase.times,
         peak,
-        macs * (phase.times * phase.rounds),
-        once * phase.times,
+        reading.macs * (phase.times * phase.rounds),
+        reading.compute_s * phase.times,
         storage,
         None if swap is None else swap * phase.times,
     )

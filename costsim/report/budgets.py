@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
 from costsim.problem.budget import Budget
+from costsim.problem.task_budget import SHOWN, TaskBudget
 from costsim.solving.planfile import Prediction
 
 BUDGETS: Mapping[str, tuple[str, Callable[[float], str]]] = {
@@ -45,6 +46,26 @@ def budget_uses(budget: Budget, predicted: Prediction | None) -> tuple[BudgetUse
                 None if used is None else show(used),
                 show(limit),
                 None if used is None else _share(used, limit),
+            )
+        )
+    return tuple(rows)
+
+
+def task_budget_uses(budget: TaskBudget, predicted: Prediction | None) -> tuple[BudgetUse, ...]:
+    """Likewise of the whole adaptation."""
+    rows = []
+    used = {} if predicted is None or predicted.adaptation is None else predicted.adaptation.usage
+    for key, limit in budget.to_json().items():
+        if limit is None:
+            continue
+        words, show = SHOWN[key]
+        taken = used.get(key)
+        rows.append(
+            BudgetUse(
+                words.removesuffix(" of the task"),
+                None if taken is None else show(taken),
+                show(limit),
+                None if taken is None else _share(taken, limit),
             )
         )
     return tuple(rows)

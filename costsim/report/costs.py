@@ -34,8 +34,11 @@ def _adaptation_rows(whole: AdaptationRecord, file: PlanFile) -> list[tuple[str,
         rows.append((f"{phase.phase}: {PHASES[phase.phase]}", f"{told}{fits}"))
     if whole.latency_s is not None:
         rows.append(("together", seconds(whole.latency_s)))
-    if file.recipe.cut is not None and whole.uncached_s is not None:
-        rows.append(("together, if nothing were kept", seconds(whole.uncached_s)))
+    rows += [
+        (f"together, {_otherwise(one.part, one.value)}", seconds(one.latency_s))
+        for one in whole.alternatives
+        if one.latency_s is not None
+    ]
     if whole.energy_j is not None:
         rows.append(("energy", joules(whole.energy_j)))
     rows.append((f"most bytes live at once, in {whole.peak_phase}", format_bytes(whole.peak_bytes)))
@@ -46,6 +49,23 @@ def _adaptation_rows(whole: AdaptationRecord, file: PlanFile) -> list[tuple[str,
     if file.recipe.cut is not None:
         rows.append((f"kept in {file.recipe.cache_in}", f"the values of {file.recipe.cut}"))
     return rows
+
+
+def _otherwise(part: str, value: int | str) -> str:
+    """A choice of the recipe at another value, in a few words."""
+    every = {
+        "image_interval": "with all images in each iteration",
+        "means_interval": "with class means of each iteration",
+        "copies": "with one copy of each image",
+        "cache_in": "with nothing kept",
+    }
+    some = {
+        "image_interval": f"with 1 of {value} images in each",
+        "means_interval": f"with class means of 1 in {value}",
+        "copies": f"with {value} copies of each image",
+        "cache_in": f"with values kept in {value}",
+    }
+    return (every if value in (1, "nothing") else some)[part]
 
 
 PHASES = {

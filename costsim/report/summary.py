@@ -15,7 +15,7 @@ from costsim.base.units import counted, format_bytes, format_macs, format_percen
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
 from costsim.report.amounts import interval, seconds
-from costsim.report.budgets import BudgetUse, budget_uses
+from costsim.report.budgets import BudgetUse, budget_uses, task_budget_uses
 from costsim.report.layers import LayerMacs, kept_bytes, layer_kind, layer_macs, live_bytes
 from costsim.solving.planfile import PlanFile, SolverRecord
 
@@ -86,6 +86,7 @@ class Summary:
             ("model", self.model_line),
             ("device", self.device_line),
             ("step", self.step_line),
+            ("recipe", self.recipe_line),
             ("chosen by", self.task_line),
             ("solver", self.solver_line),
         )
@@ -104,6 +105,22 @@ class Summary:
             batch += f" in {step.passes} passes of {step.samples_a_pass}"
         bits = sorted({step.bits.weights, step.bits.activations, step.bits.gradients})
         return f"{batch}, {step.optimizer}, {'/'.join(map(str, bits))}-bit"
+
+    @property
+    def recipe_line(self) -> str:
+        """How the task is adapted to."""
+        recipe, samples = self.file.recipe, self.file.task.samples
+        shown = f"{counted(recipe.images_a_step(samples), 'image')} each"
+        if recipe.images_a_step(samples) < samples:
+            shown += f" of {samples}"
+        if recipe.augment:
+            copies = recipe.copies or "new"
+            shown += f" in one of {copies} copies" if recipe.copies else f" in {copies} copies"
+        means = ""
+        if recipe.loss == "prototype":
+            often = f"every {recipe.means_interval}" if recipe.means_interval > 1 else "every one"
+            means = f", class means anew in {often}"
+        return f"{counted(recipe.iterations, 'iteration')}, {shown}{means}"
 
     @property
     def solver_line(self) -> str:
@@ -181,6 +198,11 @@ class Summary:
     def budgets(self) -> tuple[BudgetUse, ...]:
         """The limits that are set, with what the plan uses of them."""
         return budget_uses(self.file.budget, self.file.predicted)
+
+    @cached_property
+    def task_budgets(self) -> tuple[BudgetUse, ...]:
+        """Those of the whole adaptation."""
+        return task_budget_uses(self.file.task_budget, self.file.predicted)
 
     @cached_property
     def fleet(self) -> tuple[tuple[str, "Summary"], ...]:

@@ -1,7 +1,7 @@
 """A plan on a terminal: readable at 80 columns, without colour and through a pipe."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from costsim.base.units import counted, format_bytes, format_macs, format_percent
 from costsim.ir.graph import LayerGraph
+from costsim.report.budgets import BudgetUse
 from costsim.report.costs import cost_rows
 from costsim.report.summary import ChosenLayer, Summary
 from costsim.solving.planfile import PlanFile
@@ -61,9 +62,11 @@ class _Writer:
         yield self.text(summary.answer, style="bold")
         yield self.headline(summary)
         if summary.budgets:
-            yield self.budgets(summary)
+            yield self.uses(summary.budgets)
+        if summary.task_budgets:
+            yield self.uses(summary.task_budgets, "budget of the task")
         for name, other in summary.fleet:
-            yield self.budgets(other, f"on {name}")
+            yield self.uses(other.budgets, f"on {name}")
         if summary.file.predicted is not None:
             yield self.costs(summary)
             if summary.chosen:
@@ -105,10 +108,10 @@ class _Writer:
             table.add_row(label, self.text(content))
         return table
 
-    def budgets(self, summary: Summary, heading: str = "budget of a step") -> Table:
+    def uses(self, budgets: Iterable[BudgetUse], heading: str = "budget of a step") -> Table:
         """Used and allowed, with a bar."""
         table = self.table(heading, "used", "allowed", "share", "", numbers=(1, 2, 3, 4))
-        for use in summary.budgets:
+        for use in budgets:
             share, bar = "-", ""
             if use.share is not None:
                 share, bar = format_percent(use.share), self.bar(use.share)

@@ -148,13 +148,15 @@ def compile_adaptation(
     scored: Scored | None = None,
     images_in: Place = "ram",
     step: TrainingStep | None = None,
+    forward_only: bool = False,
 ) -> AdaptationProgram:
     """The program of adapting `graph`, traced at the samples of a pass, to `task`.
 
     `scored` is what the device scores before it chooses; None where nothing is. The support images
     lie in `images_in`, `PIXEL_BITS` an element. `step` is one optimizer step, by default that of
     the recipe: over all images that an iteration shows. Where it is over fewer, an iteration is
-    as many steps as its images take.
+    as many steps as its images take. With `forward_only` training is its forward passes, whatever
+    the plan: what updates add to a step is in its cost table.
 
     Raises `InputError` for a cut that is none or lies behind something that is trained.
     """
@@ -162,7 +164,8 @@ def compile_adaptation(
         shown = -(-recipe.images_a_step(task.samples) // graph.batch) * graph.batch
         micro = graph.batch if shown > graph.batch else None
         step = TrainingStep(shown, micro, recipe.optimizer)
-    return _Compiler(graph, plan, recipe, task, images_in, step).compile(scored)
+    compiler = _Compiler(graph, plan, recipe, task, images_in, step, forward_only)
+    return compiler.compile(scored)
 
 
 @dataclass
@@ -173,6 +176,7 @@ class _Compiler:
     task: Task
     images_in: Place
     step: TrainingStep
+    forward_only: bool
 
     def __post_init__(self) -> None:
         self.bits = self.step.bits
@@ -181,7 +185,7 @@ class _Compiler:
         if self.recipe.cut is not None:
             check_cut(self.graph, self.plan, self.recipe.cut)
             self.cached = "ram" if self.recipe.cache_in == "ram" else "storage"
-        self.trains = bool(self.plan.subsets or self.plan.biases)
+        self.trains = self.forward_only or bool(self.plan.subsets or self.plan.biases)
 
     def compile(self, scored: Scored | None) -> AdaptationProgram:
         phases: list[PhaseProgram] = []
@@ -270,12 +274,14 @@ class _Compiler:
         )
 
     def _training(self) -> PhaseProgram:
-        program = compile_program(self.after, self.plan, self._step_after())
         shown = self.recipe.images_a_step(self.task.samples)
         times = self.recipe.iterations * -(-shown // self.step.batch)
-        return PhaseProgram(
-            Phase.TRAINING, program, times, read_bytes=self._fetched(times * self.step.batch)
-        )
+        fetched = self._fetched(times * self.step.batch)
+        if self.forward_only:
+            program, times = self._forward(self.after), times * self.step.passes
+        else:
+            program = _training_program(self.after, self.plan, self._step_after())
+        return PhaseProgram(Phase.TRAINING, program, times, read_bytes=fetched)
 
     def _step_after(self) -> TrainingStep:
         """The step, of which what is computed a second time lies behind the cut."""
@@ -332,15 +338,21 @@ class _Compiler:
                 LastingBuffer("scores", "ram", count * SCORE_BITS // 8, frozenset({Phase.SCORING}))
             )
         training = next((one.program for one in phases if one.phase is Phase.TRAINING), None)
-        if training is not None:
+        if training is not None and not self.forward_only:
             found += _trained(training)
         return tuple(found)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _forward_program(graph: LayerGraph, step: TrainingStep) -> TrainingProgram:
     """Kept by value: the same for every cut and cache that are compared."""
     return compile_program(graph, UpdatePlan(), step)
+
+
+@lru_cache(maxsize=64)
+def _training_program(graph: LayerGraph, plan: UpdatePlan, step: TrainingStep) -> TrainingProgram:
+    """Likewise."""
+    return compile_program(graph, plan, step)
 
 
 @lru_cache(maxsize=16)

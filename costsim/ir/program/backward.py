@@ -10,15 +10,15 @@ from costsim.ir.program.schedule import Access, Atom, Category, Direction, Sched
 from costsim.ir.step import TrainingStep
 
 
-def build_schedule(graph: LayerGraph, step: TrainingStep) -> Schedule:
-    """Differentiate `graph` for every plan at once.
+def build_schedule(graph: LayerGraph, step: TrainingStep, *, backward: bool = True) -> Schedule:
+    """Differentiate `graph` for every plan at once; without `backward`, for the empty plan alone.
 
     Raises `InputError` for a recomputation cut where more than one value is read.
     """
     forward = ForwardWriter(graph, step)
     forward.run(graph.calls, None)
     loss_position = len(forward.steps)
-    BackwardWriter(graph, step, forward).write()
+    BackwardWriter(graph, step, forward).write(backward=backward)
     return Schedule(
         graph,
         tuple(forward.steps),
@@ -44,9 +44,11 @@ class BackwardWriter:
     pending: dict[str, set[str]] = field(default_factory=dict)
     finished_gradients: set[str] = field(default_factory=set)
 
-    def write(self) -> None:
-        """Everything after the forward pass, in execution order."""
+    def write(self, *, backward: bool) -> None:
+        """Everything after the forward pass, in execution order; or the loss alone."""
         self._loss()
+        if not backward:
+            return
         ready = self.forward.last_segment
         for call in reversed(self.graph.calls):
             if call.name not in self.gradient_of:

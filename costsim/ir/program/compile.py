@@ -39,7 +39,9 @@ def compile_program(
             f"the graph was traced at batch {graph.batch}, the step passes "
             f"{step.samples_a_pass} samples at a time"
         )
-    return _Compiler(schedule or build_schedule(graph, step), plan, step).compile()
+    if schedule is None:
+        schedule = build_schedule(graph, step, backward=bool(plan_atoms(plan)))
+    return _Compiler(schedule, plan, step).compile()
 
 
 def plan_atoms(plan: UpdatePlan) -> dict[Atom, tuple[int, ...]]:

@@ -1,7 +1,9 @@
 """From a solution to its plan file."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any, Protocol
 
 from costsim import __version__
 from costsim.device import DeviceSpec
@@ -17,6 +19,7 @@ from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.solution import Solution
+from costsim.problem.task_budget import TaskBudget
 from costsim.solving.explain import Explanation
 from costsim.solving.planfile.document import PlanFile
 from costsim.solving.planfile.questions import CandidatesRecord, ExplanationRecord
@@ -29,6 +32,22 @@ from costsim.solving.planfile.records import (
     SolverRecord,
     TaskRecord,
 )
+
+
+class OtherRecipe(Protocol):
+    """A part of a recipe at another value, and what an adaptation by that recipe costs."""
+
+    @property
+    def part(self) -> str:
+        """The field of the recipe."""
+
+    @property
+    def value(self) -> int | str:
+        """Its other value."""
+
+    @property
+    def cost(self) -> AdaptationCost:
+        """All of it, by the recipe with that."""
 
 
 def plan_file(  # noqa: PLR0913 - one for each part of the file
@@ -47,8 +66,10 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
     target: str | None = None,
     adaptation: AdaptationCost | None = None,
     uncached: AdaptationCost | None = None,
+    alternatives: Sequence[OtherRecipe] = (),
     explanation: Explanation | None = None,
     named: NamedLayers | None = None,
+    task_budget: TaskBudget | None = None,
 ) -> PlanFile:
     """The plan file of a solution. `target` None is the default one of `device`."""
     plan = solution.plan or UpdatePlan()
@@ -62,6 +83,7 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
             costs["adaptation"] = {
                 **adaptation.to_json(),
                 "uncached_s": None if without is None else without.to_json(),
+                "alternatives": [_alternative(one) for one in alternatives],
             }
         predicted = Prediction.model_validate(costs)
     updated = plan.by_layer.keys() | plan.biases
@@ -72,6 +94,7 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
         task=task,
         recipe=recipe,
         budget=budget,
+        task_budget=task_budget or TaskBudget(),
         plan=plan,
         order=tuple(name for name in graph.layers if name in updated),
         predicted=predicted,
@@ -90,6 +113,16 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
         ),
         candidates=_candidates_record(graph, named or NamedLayers()),
     )
+
+
+def _alternative(other: OtherRecipe) -> dict[str, Any]:
+    latency, energy = other.cost.latency_s, other.cost.energy_j
+    return {
+        "part": other.part,
+        "value": other.value,
+        "latency_s": None if latency is None else latency.to_json(),
+        "energy_j": None if energy is None else energy.to_json(),
+    }
 
 
 def _device_record(device: DeviceSpec, target: str | None) -> DeviceRecord:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -15,6 +15,7 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.problem.budget import Budget
+from costsim.problem.task_budget import TaskBudget
 from costsim.solving.planfile.questions import CandidatesRecord, ExplanationRecord, SoughtRecord
 from costsim.solving.planfile.records import (
     BudgetRecord,
@@ -82,7 +83,8 @@ class PlanFile:
     A value: two plan files with the same content are equal. `plan` is empty and `predicted` None
     where the solver found nothing within the budgets. `fleet`: the devices that it is for besides
     `device`. `loss` is what the plan was chosen for; None where an older file does not say.
-    `candidates`: None where every layer was one.
+    `candidates`: None where every layer was one. `budget` is of a step, `task_budget` of the whole
+    adaptation.
     """
 
     model: ModelRecord
@@ -103,6 +105,7 @@ class PlanFile:
     sought: SoughtRecord | None = None
     fleet: tuple[FleetRecord, ...] = ()
     candidates: CandidatesRecord | None = None
+    task_budget: TaskBudget = field(default_factory=TaskBudget)
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
@@ -120,7 +123,10 @@ class PlanFile:
             "step": self.step.to_json(),
             "task": _dump(self.task),
             "recipe": self.recipe.to_json(),
-            "budgets": self.budget.to_json(),
+            "budgets": {
+                **self.budget.to_json(),
+                **({"task": self.task_budget.to_json()} if self.task_budget else {}),
+            },
             "layers": self.plan.to_json(self.order),
             "predicted": _dump(self.predicted),
             "solver": _dump(self.solver),
@@ -160,7 +166,8 @@ class PlanFile:
             step=_made(f"{source}: step", lambda: TrainingStep.from_json(step)),
             task=read.task,
             recipe=_made(f"{source}: recipe", lambda: Recipe(**recipe)),
-            budget=_made(f"{source}: budgets", lambda: Budget(**read.budgets.model_dump())),
+            budget=_made(f"{source}: budgets", lambda: Budget(**read.budgets.of_a_step)),
+            task_budget=_made(f"{source}: budgets.task", lambda: read.budgets.of_the_task),
             plan=_made(f"{source}: layers", lambda: UpdatePlan.from_json(layers)),
             order=tuple(layer.name for layer in read.layers),
             predicted=read.predicted,

@@ -1,7 +1,7 @@
 """The parts of a plan file: what is in each, and which values it takes."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -9,6 +9,7 @@ from costsim.device.base import Named, Part, refuse
 from costsim.ir.operators import UpdateKind
 from costsim.ir.recipe import MOST_ITERATIONS
 from costsim.problem.budget import Budget
+from costsim.problem.task_budget import TaskBudget
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
@@ -157,10 +158,20 @@ class PhaseRecord(Record):
     swap_s: Range | None
 
 
+class AlternativeRecord(Record):
+    """What the whole would take if one part of the recipe had another value."""
+
+    part: Name
+    value: Count | Name
+    latency_s: Range | None
+    energy_j: Range | None
+
+
 class AdaptationRecord(Record):
     """What the whole adaptation costs; see `costsim.pricing.adaptation.AdaptationCost`.
 
-    `uncached_s`: what it would take if nothing of the frozen part were kept.
+    `uncached_s`: what it would take if nothing of the frozen part were kept. `alternatives`: to
+    what the planner chose of the recipe, one at a time.
     """
 
     peak_bytes: Count
@@ -171,6 +182,17 @@ class AdaptationRecord(Record):
     energy_j: Range | None
     uncached_s: Range | None = None
     phases: Annotated[tuple[PhaseRecord, ...], Listed]
+    alternatives: Annotated[tuple[AlternativeRecord, ...], Listed] = ()
+
+    @property
+    def usage(self) -> dict[str, float | None]:
+        """What it takes of each limit of a budget of the whole; None where it does not fit."""
+        return {
+            "latency_s": None if self.latency_s is None else self.latency_s.value,
+            "energy_j": None if self.energy_j is None else self.energy_j.value,
+            "macs": self.macs,
+            "storage_bytes": self.stored_bytes.get("storage", 0),
+        }
 
     def of(self, phase: str) -> PhaseRecord | None:
         """What a phase costs; None if there is none."""
@@ -296,8 +318,17 @@ class StepRecord(Record):
     recompute: Annotated[tuple[Name, ...], Listed]
 
 
+class TaskBudgetRecord(Record):
+    """The budgets of the whole adaptation; see `costsim.problem.task_budget.TaskBudget`."""
+
+    latency_s: float | None = None
+    energy_j: float | None = None
+    macs: int | None = None
+    storage_bytes: int | None = None
+
+
 class BudgetRecord(Record):
-    """The budgets of a step; see `costsim.problem.budget.Budget`."""
+    """The budgets of a step, and of the whole `task` where that has some."""
 
     memory_bytes: int | None
     accounting: str
@@ -305,6 +336,17 @@ class BudgetRecord(Record):
     latency_s: float | None
     energy_j: float | None
     working_bytes: int | None
+    task: TaskBudgetRecord | None = None
+
+    @property
+    def of_a_step(self) -> dict[str, Any]:
+        """Those of a step, by name; see `costsim.problem.budget.Budget`."""
+        return self.model_dump(exclude={"task"})
+
+    @property
+    def of_the_task(self) -> TaskBudget:
+        """Those of the whole."""
+        return TaskBudget() if self.task is None else TaskBudget(**self.task.model_dump())
 
 
 class FleetRecord(Record):
@@ -324,7 +366,7 @@ class FleetRecord(Record):
     @property
     def budget(self) -> Budget:
         """The budgets as a value."""
-        return Budget(**self.budgets.model_dump())
+        return Budget(**self.budgets.of_a_step)
 
 
 class LayerRecord(Record):

@@ -1,0 +1,79 @@
+"""What is asked of the joint choice of channels and recipe, from what was prepared."""
+
+from dataclasses import replace
+
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program.adaptation import Scored as ScoredLayers
+from costsim.ir.program.adaptation import Task
+from costsim.ir.recipe import Recipe
+from costsim.planning.freedom import Freedom
+from costsim.planning.joint import JointQuestion, Side
+from costsim.planning.preparation import Prepared, pose
+from costsim.planning.recipes import Asked
+from costsim.run.criteria import CRITERIA
+
+
+def joint_question(prepared: Prepared) -> JointQuestion:
+    """The question that a request comes to once its model is scored."""
+    request = prepared.request
+    recipe = planned_recipe(prepared)
+
+    def side(image_interval: int) -> Side:
+        """Where a step is over all images that an iteration shows, one over fewer is another."""
+        of_all, samples = prepared.problem.step, prepared.scored.task.samples
+        passes = of_all.samples_a_pass
+        shown = _passes(recipe.images_a_step(samples), passes)
+        fewer = _passes(
+            replace(recipe, image_interval=image_interval).images_a_step(samples), passes
+        )
+        if of_all.batch != shown or fewer == shown:
+            return Side(prepared.problem, asked_of(prepared))
+        step = replace(of_all, batch=fewer, micro_batch=None if fewer == passes else passes)
+        other = replace(
+            prepared, problem=pose(request, prepared.problem.graph, step, prepared.scored)
+        )
+        return Side(other.problem, asked_of(other))
+
+    return JointQuestion(
+        side,
+        recipe,
+        Freedom.within_evidence(recipe, pinned=request.pinned),
+        request.caches,
+    )
+
+
+def _passes(images: int, samples_a_pass: int) -> int:
+    """Images in whole passes."""
+    return -(-images // samples_a_pass) * samples_a_pass
+
+
+def planned_recipe(prepared: Prepared) -> Recipe:
+    """The recipe asked for, with what the step and the request say of it."""
+    request, step = prepared.request, prepared.problem.step
+    return replace(
+        request.recipe,
+        optimizer=step.optimizer,
+        micro_batch=step.samples_a_pass,
+        loss=request.loss,
+        seed=request.seed,
+    )
+
+
+def asked_of(prepared: Prepared, plan: UpdatePlan | None = None) -> Asked:
+    """All else that prices the whole adaptation by `plan`."""
+    request, problem, scored = prepared.request, prepared.problem, prepared.scored
+    criterion = CRITERIA[request.criterion]
+    looked_at = None
+    if criterion.uses_samples:
+        looked_at = ScoredLayers(scored.layers, request.axes, criterion.work)
+    return Asked(
+        problem.graph,
+        plan or UpdatePlan(),
+        Task(scored.task.samples, scored.task.ways),
+        problem.step,
+        request.device,
+        request.target,
+        looked_at,
+        problem.budget,
+        request.task_budget,
+    )
