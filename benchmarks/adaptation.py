@@ -29,11 +29,11 @@ from torch.nn import functional
 from costsim.data import FixedEpisode, digits, open_source, sample_episode
 from costsim.device import load_device
 from costsim.ir.recipe import Recipe
-from costsim.learning.adaptation.backbone import Backbone, load_backbone
 from costsim.learning.adaptation.one_task import adapt
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import make_method
+from costsim.learning.training.backbone import Backbone, load_backbone
 from costsim.run.criteria.loss import prototypes
 
 METHODS = ("LastLayer", "TinyTrain", "TinyTrain (exact)", "GainTrain", "FullTrain")

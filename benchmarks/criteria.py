@@ -85,7 +85,6 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
     from costsim.data import FixedEpisode, digits, open_source, sample_episode
     from costsim.device import load_device
     from costsim.ir.recipe import Recipe
-    from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
     from costsim.learning.adaptation.situation import Situation
@@ -97,6 +96,7 @@ def _task(options: argparse.Namespace, domain: str, path: str, seed: int) -> dic
         predicted_gain,
         random_trials,
     )
+    from costsim.learning.training.backbone import load_backbone
 
     backbone = load_backbone(
         options.model,

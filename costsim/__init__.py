@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from costsim.ir.program import TrainingProgram, compile_program
     from costsim.ir.recipe import Recipe
     from costsim.ir.step import BitWidths, TrainingStep
-    from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.guard import make_guard
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
     from costsim.learning.adaptation.situation import Situation
     from costsim.learning.methods import make_method
+    from costsim.learning.training.backbone import load_backbone
     from costsim.models.tracing import trace
     from costsim.planning import PlanRequest, make_plan
     from costsim.pricing.cost import price
@@ -90,7 +90,7 @@ _HOMES = {
         "BitWidths",
         "TrainingStep",
     ),
-    "learning.adaptation.backbone": ("load_backbone",),
+    "learning.training.backbone": ("load_backbone",),
     "learning.adaptation.guard": ("make_guard",),
     "learning.adaptation.one_task": ("adapt",),
     "learning.adaptation.place": ("Place",),

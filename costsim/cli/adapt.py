@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from costsim.data import EpisodeRule, ImageSource, Progress
+    from costsim.ir.recipe import Recipe
     from costsim.learning.adaptation.method import Method
     from costsim.learning.adaptation.one_task import Adapted
 
@@ -78,7 +79,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     source: str | None
     source_tasks: int | None
     guard: str | None
-    optimizer: Optimizer
+    optimizer: Optimizer | None
     learning_rate: float | None
     augment: bool
     seed: int
@@ -115,7 +116,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
 )
 @click.option(
     "--method",
-    default="TinyTrain",
+    default="TinyTrain (exact)",
     show_default=True,
     metavar="NAME",
     help="What is trained: one of the methods below, in any case of letters.",
@@ -136,7 +137,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
 )
 @budget_options("an iteration")
 @recipe_options("Steps, each over the images that it shows.")
-@optimizer_option("adam")
+@optimizer_option()
 @click.option(
     "--learning-rate",
     type=float,
@@ -223,20 +224,23 @@ def command(given: AdaptOptions) -> int:
 def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":
     from costsim.data import sample_episode
     from costsim.device import load_device
-    from costsim.learning.adaptation.backbone import load_backbone
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
     from costsim.learning.adaptation.situation import Situation
     from costsim.learning.adaptation.source import source_situations
-    from costsim.planning.request import DEFAULT_SOURCE_TASKS
+    from costsim.learning.training.backbone import load_backbone
+    from costsim.planning.request import DEFAULT_SOURCE_TASKS, usual_recipe
 
     method = make_method(given.method)
     guard = None if given.guard is None else make_guard(given.guard)
     _check_source(given, method)
-    place = Place(load_device(device), given.target, budget_request(given), given.caches)
+    spec = load_device(device)
+    place = Place(spec, given.target, budget_request(given), given.caches)
     _ = place.target  # a name that the device lacks is an error before any work
+    usual = usual_recipe(spec)
     recipe = given.recipe(
-        optimizer=given.optimizer,
+        optimizer=given.optimizer or usual.optimizer,
+        batch=usual.batch,
         augment=given.augment,
         seed=given.seed,
     )
@@ -277,10 +281,16 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
     return adapt(
         situation,
         method,
-        learning_rate=given.learning_rate,
+        learning_rate=_rate(given.learning_rate, recipe),
         guard=guard,
         with_patch=given.out is not None,
     )
+
+
+def _rate(typed: float | None, recipe: "Recipe") -> float | None:
+    """That of the method, which is for Adam over an iteration, unless steps are of another kind."""
+    of_methods = recipe.optimizer == "adam" and recipe.batch is None
+    return typed if typed is not None or of_methods else recipe.rate
 
 
 def _check_source(given: AdaptOptions, method: "Method") -> None:

@@ -116,13 +116,12 @@ def command(given: ExportOptions) -> int:
     from costsim.c.emission.support import told_of_loss, why_loss_not_emitted
     from costsim.hardware.boards.scales import find_scales
     from costsim.learning.training.base_model import load_planned
-    from costsim.learning.training.trainer import DEFAULT_LEARNING_RATES
     from costsim.planning import chosen_by_loss
 
     rate = given.learning_rate
     options = EmissionOptions(
         name=plan.model.name,
-        learning_rate=DEFAULT_LEARNING_RATES[plan.step.optimizer] if rate is None else rate,
+        learning_rate=plan.recipe.rate if rate is None else rate,
         momentum=given.momentum,
     )
     scales = told = None

@@ -276,14 +276,15 @@ def budget_request(given: BudgetOptions) -> "BudgetRequest":
 # Training.
 
 
-def optimizer_option(default: str) -> Callable[[F], F]:
-    """`--optimizer`."""
+def optimizer_option(default: str | None = None) -> Callable[[F], F]:
+    """`--optimizer`; without a default, what is usual on the device."""
+    usual = "" if default else "  [default: adam; sgd on a microcontroller]"
     return click.option(
         "--optimizer",
         type=click.Choice(list(OPTIMIZER_STATES)),
         default=default,
-        show_default=True,
-        help="How weights are updated; what it keeps for that is counted.",
+        show_default=default is not None,
+        help=f"How weights are updated; what it keeps for that is counted.{usual}",
     )
 
 

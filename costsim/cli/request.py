@@ -1,9 +1,9 @@
 """What is to be planned: the options that `plan` and `pareto` share, and the request they make."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,12 +32,13 @@ from costsim.cli.options import (
 from costsim.cli.recipe import RecipeOptions
 from costsim.cli.signature import was_typed
 from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
-from costsim.ir.recipe import Loss
+from costsim.ir.recipe import Loss, Recipe
 from costsim.ir.step import Optimizer
 from costsim.problem.axes import SCORED_AXES
 from costsim.problem.task_budget import TaskBudget
 
 if TYPE_CHECKING:
+    from costsim.device import DeviceSpec
     from costsim.planning import PlanRequest
     from costsim.problem.solution import Solver
 
@@ -48,9 +49,18 @@ EXPLAINING_S = 10.0
 
 step_options = together(
     click.option(
-        "--batch", type=int, default=1, show_default=True, metavar="N", help="Samples of a step."
+        "--batch",
+        type=int,
+        metavar="N",
+        help="Samples of an optimizer step.  [default: all that an iteration shows; 1 on a "
+        "microcontroller]",
     ),
-    click.option("--micro-batch", type=int, metavar="N", help="Samples of a pass.  [default: all]"),
+    click.option(
+        "--micro-batch",
+        type=int,
+        metavar="N",
+        help="Samples of a pass.  [default: all of --batch where that is given, else 1]",
+    ),
     click.option(
         "--recompute",
         type=int,
@@ -60,7 +70,7 @@ step_options = together(
         help="Cut the forward pass into N segments and compute all but the last a second time "
         "instead of keeping what their gradients need.",
     ),
-    optimizer_option("sgd"),
+    optimizer_option(),
     click.option(
         "--bits",
         metavar="BITS",
@@ -152,10 +162,10 @@ class RequestOptions(BudgetOptions):
     split: str | None
     ways: int | None
     shots: int
-    batch: int
+    batch: int | None
     micro_batch: int | None
     recompute: int
-    optimizer: Optimizer
+    optimizer: Optimizer | None
     bits: str | None
     criterion: str
     loss: Loss
@@ -191,8 +201,7 @@ def plan_request(
     Raises `InputError` for what no option allows.
     """
     from costsim.device import load_device
-    from costsim.ir.recipe import CACHES, Recipe
-    from costsim.ir.step import TrainingStep
+    from costsim.ir.recipe import CACHES
     from costsim.planning import PlanRequest, default_solver
     from costsim.solvers import make_solver
 
@@ -225,21 +234,33 @@ def plan_request(
         layers=given.layers,
         exclude=given.exclude,
         with_bias=given.with_bias,
-        step=TrainingStep(
-            batch=given.batch,
-            micro_batch=given.micro_batch,
-            optimizer=given.optimizer,
-            bits=parse_bits(given.bits, bits) if given.bits else bits,
-        ),
+        bits=parse_bits(given.bits, bits) if given.bits else bits,
         budget=budget_request(given),
         segments=given.recompute,
-        recipe=Recipe() if recipe is None else recipe.recipe(),
+        recipe=_recipe(given, spec, recipe),
         caches=CACHES if recipe is None else recipe.caches,
         task_budget=TaskBudget() if recipe is None else recipe.task_budget(),
         pinned=frozenset() if recipe is None else recipe.pinned,
         seed=given.seed,
         explain_with=_explainer(given.time_limit) if explain else None,
     )
+
+
+def _recipe(given: RequestOptions, device: "DeviceSpec", more: RecipeOptions | None) -> Recipe:
+    """What was typed of it, and else what is usual on the device."""
+    from costsim.planning.request import usual_recipe
+
+    usual = usual_recipe(device)
+    batch = usual.batch if given.batch is None else given.batch
+    micro = given.micro_batch
+    if micro is None:
+        micro = given.batch or 1
+    parts: dict[str, Any] = {
+        "optimizer": given.optimizer or usual.optimizer,
+        "batch": batch,
+        "micro_batch": micro,
+    }
+    return replace(usual, **parts) if more is None else more.recipe(**parts)
 
 
 def _inspected(given: RequestOptions) -> int | None:

@@ -15,7 +15,6 @@ from costsim.base.units import counted, format_bytes, format_percent, format_sec
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
-    augment_option,
     check_named_models,
     check_seed,
     checkpoint_file,
@@ -23,7 +22,6 @@ from costsim.cli.options import (
     data_option,
     json_option,
     loss_option,
-    momentum_option,
     moved_weights_option,
     named_models_option,
     path_option,
@@ -34,12 +32,12 @@ from costsim.cli.options import (
 )
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
+from costsim.ir.recipe import Loss
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from costsim.base.progress import Progress
-    from costsim.ir.recipe import Recipe
     from costsim.learning.training import Run, Trained
 
 
@@ -57,9 +55,9 @@ class TrainOptions:
     queries: int
     iterations: int | None
     learning_rate: float | None
-    momentum: float
-    loss: str | None
-    augment: bool
+    momentum: float | None
+    loss: Loss | None
+    augment: bool | None
     seed: int | None
     eval_every: int
     out: Path | None
@@ -85,13 +83,22 @@ class TrainOptions:
     "--learning-rate",
     type=float,
     metavar="RATE",
-    help="Of the optimizer.  [default: what is usual for the plan's optimizer]",
+    help="Of the optimizer.  [default: the plan's, else what is usual for its optimizer]",
 )
-@momentum_option
+@click.option(
+    "--momentum",
+    type=float,
+    metavar="SHARE",
+    help="Of the optimizer momentum.  [default: the plan's]",
+)
 @loss_option(
     "prototype: for a model that returns features; else for logits.  [default: the plan's]", None
 )
-@augment_option
+@click.option(
+    "--augment/--no-augment",
+    default=None,
+    help="Learn from lightly changed copies of the images.  [default: the plan's]",
+)
 @click.option(
     "--seed", type=int, metavar="N", help="Of all that is drawn at random.  [default: the plan's]"
 )
@@ -185,16 +192,6 @@ def command(given: TrainOptions) -> int:
     return 0
 
 
-def _not_followed(recipe: "Recipe") -> str:
-    """What a recipe spares that this command does not."""
-    found = [
-        f"{name.replace('_', ' ')} {value}"
-        for name in ("image_interval", "means_interval")
-        if (value := getattr(recipe, name)) != 1
-    ]
-    return ", ".join(found)
-
-
 def _notes(run: "Run", resume: bool, out: Path | None) -> None:
     """What a person should know before it starts, on stderr."""
     from costsim.models.loading import UNSEEN_GRADIENTS
@@ -205,7 +202,7 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
     plan, task = run.request.plan, run.task
     model, given = plan.model, run.request.data is not None
     doubts = (
-        output_caveat(run.subject.graph, run.request.loss, task.ways),
+        output_caveat(run.subject.graph, run.recipe.loss, task.ways),
         data_caveat(model.spec, built_in=model.spec in NETWORKS, given=given),
         weights_caveat(model.name, model.provenance),
     )
@@ -215,8 +212,6 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
             f"the plan was made for {plan.task.source}; this trains on other images of "
             f"{task.description}"
         )
-    if told := _not_followed(plan.recipe):
-        found.append(f"the plan's recipe has {told}; train shows every image in each iteration")
     if plan.step.bits.weights != 32:
         found.append(f"the plan is for {plan.step.bits.weights}-bit weights; this runs in float32")
     if told := left_frozen(run.subject.graph):
@@ -235,21 +230,16 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
 
 def _where(run: "Run") -> str:
     trainer = run.trainer
-    within = f" and {trainer.batch} of {trainer.batches} batches" if trainer.batch else ""
-    return f"after {trainer.iteration} of {run.request.passes} iterations{within}"
+    within = f" and {trainer.batch} of {trainer.batches()} batches" if trainer.batch else ""
+    return f"after {trainer.iteration} of {run.recipe.iterations} iterations{within}"
 
 
-def _loss(planned: str | None, asked: str | None) -> str:
-    """The plan's own unless another is asked for; says where they differ or nobody says."""
-    loss = asked or planned or "prototype"
-    if planned is None and asked is None:
-        told = f"the plan does not say its loss; it is trained by --loss {loss}"
-    elif planned not in (None, loss):
-        told = f"the plan was chosen for --loss {planned}; it is trained by --loss {loss}"
-    else:
-        return loss
-    print(f"costsim: note: {told}", file=sys.stderr)
-    return loss
+def _loss(planned: str | None, asked: Loss | None) -> Loss | None:
+    """What is asked; says where it differs from the plan's."""
+    if asked is not None and planned not in (None, asked):
+        told = f"the plan was chosen for --loss {planned}; it is trained by --loss {asked}"
+        print(f"costsim: note: {told}", file=sys.stderr)
+    return asked
 
 
 def _watcher(progress: "Progress") -> "Callable[[Run, float], None]":
@@ -259,9 +249,9 @@ def _watcher(progress: "Progress") -> "Callable[[Run, float], None]":
 
     def watch(run: "Run", loss: float) -> None:
         trainer, first[0] = run.trainer, first[0] + 1
-        samples = first[0] * run.request.plan.step.batch
+        samples = first[0] * len(trainer.samples())
         rate = samples / (time.perf_counter() - started)
-        done, total = trainer.iteration, run.request.passes
+        done, total = trainer.iteration, run.recipe.iterations
         if live:
             progress(f"training: loss {loss:.4f}, {rate:.1f} samples/s", done, total)
         elif trainer.batch == 0:

@@ -223,6 +223,11 @@ class DeviceSpec(Part):
             found.append(f"memory {told}, not {format_bytes(memory)}")
         return ", ".join(found)
 
+    @property
+    def is_microcontroller(self) -> bool:
+        """Whether it runs C alone: frozen weights stay in the flash that the code is in."""
+        return self.placement.frozen_weights == "flash"
+
     def swap_seconds(
         self, peak_bytes: float, available_bytes: float | None = None, passes: int = 1
     ) -> Interval | None:

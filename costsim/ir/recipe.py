@@ -1,6 +1,7 @@
 """How a task is adapted to, from its images to a network that answers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -22,14 +23,24 @@ MOST_INTERVAL = 1_000
 """Of iterations between two of the same kind."""
 
 
+LARGEST_LEARNING_RATE = 1e37
+"""Above it a step cannot even be computed in float32."""
+
+USUAL_LEARNING_RATES: Mapping[Optimizer, float] = {"sgd": 0.01, "momentum": 0.001, "adam": 0.003}
+"""The best of a few tried on 5-way 5-shot traffic signs with mcunet-5fps, one sample a step."""
+
+ADAM_A_WHOLE_ITERATION = 0.001
+"""The rate of TinyTrain (ICML 2024), whose step is over all images."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The protocol of an adaptation, the same for every method.
 
-    An iteration is one optimizer step on the mean loss of its images, each shown as one of its
-    `copies` lightly changed copies, which are drawn once; 0 draws new ones in every iteration.
-    Each image is shown in every `image_interval`-th iteration: 1 shows all of them in each. Class
-    means of the images as they are, constant for the gradient and taken anew every
+    An iteration is, by default, one optimizer step on the mean loss of its images, each shown as
+    one of its `copies` lightly changed copies, which are drawn once; 0 draws new ones in every
+    iteration. Each image is shown in every `image_interval`-th iteration: 1 shows all of them in
+    each. Class means of the images as they are, constant for the gradient and taken anew every
     `means_interval` iterations, are the classifier (cosine similarity times `temperature`): with
     intervals of 1 this is the protocol of TinyTrain (ICML 2024) after Hu et al. (CVPR 2022). With
     the `loss` cross_entropy the network's own logits are trained, and there are no class means.
@@ -38,12 +49,16 @@ class Recipe:
     every image and copy is computed once and kept in `cache_in`, so that iterations begin at the
     cut; without one they begin at the image. It changes no result.
 
-    A step goes over its images `micro_batch` at a time. `seed` decides the copies and whatever
-    else is drawn, but not the task.
+    With a `batch` an iteration is as many optimizer steps as its images take, so many in each, in
+    an order that is drawn; a last batch that is not full takes the first of that order again. A
+    step goes over its images `micro_batch` at a time. `seed` decides the copies and whatever else
+    is drawn, but not the task.
     """
 
     iterations: int = 40
     optimizer: Optimizer = "adam"
+    learning_rate: float | None = None
+    batch: int | None = None
     momentum: float = 0.9
     temperature: float = 10.0
     augment: bool = True
@@ -60,15 +75,20 @@ class Recipe:
         for name, least, most in (
             ("iterations", 1, MOST_ITERATIONS), ("copies", 0, MOST_COPIES),
             ("image_interval", 1, MOST_INTERVAL), ("means_interval", 1, MOST_INTERVAL),
-            ("micro_batch", 1, None), ("seed", 0, None),
+            ("micro_batch", 1, None), ("seed", 0, None), ("batch", 1, None),
         ):  # fmt: skip
             value, told = getattr(self, name), name.replace("_", " ")
+            if value is None:
+                continue
             if value < least:
                 raise InputError(f"{told} is {value}; at least {least} is needed")
             if most is not None and value > most:
                 raise InputError(f"{told} is {value}; at most {most} are allowed")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum is {self.momentum:g}; allowed is 0 to below 1")
+        rate = self.learning_rate
+        if rate is not None and not 0 <= rate <= LARGEST_LEARNING_RATE:
+            raise InputError(f"learning rate is {rate:g}; allowed is 0 to 1e37")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature:g}; allowed is above 0")
         if self.optimizer not in OPTIMIZER_STATES:
@@ -110,13 +130,22 @@ class Recipe:
         """How often class means are taken while training."""
         return -(-self.iterations // self.means_interval)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate: that given, or what is usual for the optimizer and the batch."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.optimizer == "adam" and self.batch is None:
+            return ADAM_A_WHOLE_ITERATION
+        return USUAL_LEARNING_RATES[self.optimizer]
+
     def step(self, samples: int) -> TrainingStep:
-        """The step that a device does in one iteration on a task of so many samples."""
-        shown = self.images_a_step(samples)
-        micro = self.micro_batch if shown % self.micro_batch == 0 else 1
+        """The optimizer step that a device does on a task of so many samples."""
+        batch = self.batch or self.images_a_step(samples)
+        micro = self.micro_batch if batch % self.micro_batch == 0 else 1
         return TrainingStep(
-            batch=shown,
-            micro_batch=None if micro == shown else micro,
+            batch=batch,
+            micro_batch=None if micro == batch else micro,
             optimizer=self.optimizer,
         )
 

@@ -12,7 +12,7 @@ from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
 from costsim.models.networks import NETWORKS
 from costsim.planning.alternatives import Alternative, alternatives
 from costsim.planning.freedom import Freedom
-from costsim.planning.preparation import Prepared, is_microcontroller, parameters_digest
+from costsim.planning.preparation import Prepared, parameters_digest
 from costsim.planning.question import asked_of, planned_recipe
 from costsim.planning.recipes import PricedRecipe, choose_cache
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
@@ -127,14 +127,14 @@ def model_notes(spec: str, graph: LayerGraph) -> tuple[str, ...]:
 def _too_large(request: PlanRequest, solution: Solution) -> str:
     """Where frozen weights are in flash no plan makes room for them: say so."""
     device, cost = request.device, solution.cost
-    if cost is None or not is_microcontroller(device):
+    if cost is None or not device.is_microcontroller:
         return ""
     weights_bytes = cost.memory.frozen_weight_bytes
     if weights_bytes <= device.flash_bytes:
         return ""
     return (
         f"The weights take {format_bytes(weights_bytes)} of flash at "
-        f"{request.step.bits.weights} bits, and {device.name} has "
+        f"{request.step_bits.weights} bits, and {device.name} has "
         f"{format_bytes(device.flash_bytes)}: fewer --bits or a smaller network would do"
     )
 
@@ -143,14 +143,14 @@ def _no_room(device: DeviceSpec, cost: AdaptationCost, memory: MemoryCost) -> st
     """Where the whole adaptation does not fit, and what would help."""
     weights = memory.frozen_weight_bytes + memory.updated_weight_bytes
     images = cost.stored_bytes.get("flash", 0)
-    if is_microcontroller(device) and (needed := weights + images) > device.flash_bytes:
+    if device.is_microcontroller and (needed := weights + images) > device.flash_bytes:
         return (
             f"the whole adaptation does not fit: weights and support images take "
             f"{format_bytes(needed)} of flash, and {device.name} has "
             f"{format_bytes(device.flash_bytes)}; fewer or smaller images would do (--ways, "
             "--shots, --resolution)"
         )
-    needed = cost.peak_bytes + weights * (not is_microcontroller(device))
+    needed = cost.peak_bytes + weights * (not device.is_microcontroller)
     return (
         f"the whole adaptation does not fit: {cost.peak.phase} takes {format_bytes(needed)} of "
         f"RAM, and {device.name} has {format_bytes(device.largest_block_bytes)} in one piece"
@@ -181,14 +181,14 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = [*caveats(request, loaded, problem.graph, problem.importance)]
     target = request.device.target(request.target)
-    if request.step.bits.activations < 32 and target.at(request.step.bits) is target:
+    if request.step_bits.activations < 32 and target.at(request.step_bits) is target:
         found.append(
             f"time and energy are estimated at the rates of 32-bit kernels; those for "
-            f"{request.step.bits.activations}-bit activations may be faster"
+            f"{request.step_bits.activations}-bit activations may be faster"
         )
-    if is_microcontroller(request.device):
+    if request.device.is_microcontroller:
         by_loss = chosen_by_loss(solution.solver, problem.importance.samples)
-        reason = why_not_emitted(request.step) or why_loss_not_emitted(
+        reason = why_not_emitted(problem.step) or why_loss_not_emitted(
             request.loss, problem.graph, by_loss=by_loss
         )
         if reason is not None:

@@ -111,7 +111,7 @@ def check_alike(requests: Sequence[PlanRequest]) -> None:
     names = [request.device.name for request in requests]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--device: {twice[0]} is given twice; a plan for it once fits it twice")
-    bits = {request.device.name: request.step.bits for request in requests}
+    bits = {request.device.name: request.step_bits for request in requests}
     if len(set(bits.values())) > 1:
         told = ", ".join(f"{name} {width.activations}" for name, width in bits.items())
         raise InputError(

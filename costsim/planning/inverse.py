@@ -97,7 +97,7 @@ def find_budget(
 def find_batch(request: PlanRequest, share: float, progress: Progress | None = None) -> Found:
     """The largest batch, up to `LARGEST_BATCH`, with which the budgets still reach `share`."""
     report = progress or silent
-    first = prepare(_with_batch(request, 1), progress)
+    first = prepare(request.with_batch(1), progress)
     proven = True
 
     def attempt(batch: int) -> tuple[Prepared, Solution, bool]:
@@ -105,7 +105,7 @@ def find_batch(request: PlanRequest, share: float, progress: Progress | None = N
         report(f"solving: batch {batch}", 0, 0)
         prepared = first
         if batch > 1:
-            prepared = prepare(_with_batch(request, batch), None, first.scored)
+            prepared = prepare(request.with_batch(batch), None, first.scored)
         solution = solve_uninterrupted(prepared.problem, request.solver)
         target = share * prepared.problem.importance.full_gain
         reaches = _reaches(solution, target)
@@ -201,10 +201,6 @@ def sentence(found: Found, sought: str, share: float) -> str:
             nothing = "larger ones were not tried"
     sure = nothing if found.proven else "not proven in the time"
     return f"{answer} for {wanted}: it reaches {reached}; {sure}."
-
-
-def _with_batch(request: PlanRequest, batch: int) -> PlanRequest:
-    return replace(request, step=replace(request.step, batch=batch))
 
 
 def _found(

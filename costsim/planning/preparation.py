@@ -9,7 +9,6 @@ from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
 from costsim.c.emission.support import check_kernels
 from costsim.data import ImageSource, Task, classes_of, digits, open_source, sample_task
-from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import even_cuts
 from costsim.ir.step import TrainingStep
@@ -73,21 +72,22 @@ def prepare(
         weights=request.weights,
         seed=request.seed,
         resolution=request.resolution,
-        batch=request.step.samples_a_pass,
+        batch=request.samples_a_pass,
     )
     report("tracing the model", 0, 0)
     graph, scoring_graph, tensors = _graphs(request, loaded)
-    if request.needs_kernels and is_microcontroller(request.device):
+    if request.needs_kernels and request.device.is_microcontroller:
         try:
-            check_kernels(graph, request.step.bits)
+            check_kernels(graph, request.step_bits)
         except InputError as error:
             raise InputError(
                 f"{loaded.name} on {request.device.name}, a microcontroller: {error}"
             ) from error
-    step = replace(request.step, recompute=even_cuts(graph, request.segments))
     if scored is None:
         assert source is not None
         scored = _score(request, source, loaded, scoring_graph, tensors, progress)
+    step = request.step_for(scored.task.samples)
+    step = replace(step, recompute=even_cuts(graph, request.segments))
     problem = pose(request, graph, step, scored)
     return Prepared(request, loaded, tensors, scored, problem)
 
@@ -158,11 +158,6 @@ def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def is_microcontroller(device: DeviceSpec) -> bool:
-    """Whether a device runs C alone: frozen weights stay in the flash that the code is in."""
-    return device.placement.frozen_weights == "flash"
-
-
 def _check(request: PlanRequest) -> None:
     CRITERIA.check(request.criterion)
     if request.with_bias and "bias" in request.axes:
@@ -179,7 +174,7 @@ def _check(request: PlanRequest) -> None:
         )
     supported = request.device.bits
     for name in ("weights", "activations", "gradients"):
-        bits, allowed = getattr(request.step.bits, name), getattr(supported, name)
+        bits, allowed = getattr(request.step_bits, name), getattr(supported, name)
         if bits not in allowed:
             raise InputError(
                 f"{name} of {bits} bits; {request.device.name} has kernels for "
@@ -195,7 +190,7 @@ def _graphs(
     from costsim.models.networks.graph import architecture_graph
     from costsim.models.tracing import capture
 
-    passed = request.step.samples_a_pass
+    passed = request.samples_a_pass
     if isinstance(loaded.module, Network):
         side = int(loaded.example_input.shape[-1])
         graphs = [

@@ -50,9 +50,13 @@ def _passes(images: int, samples_a_pass: int) -> int:
 def planned_recipe(prepared: Prepared) -> Recipe:
     """The recipe asked for, with what the step and the request say of it."""
     request, step = prepared.request, prepared.problem.step
+    shown = _passes(
+        request.planned_recipe.images_a_step(prepared.scored.task.samples), step.samples_a_pass
+    )
     return replace(
-        request.recipe,
+        request.planned_recipe,
         optimizer=step.optimizer,
+        batch=None if step.batch == shown else step.batch,
         micro_batch=step.samples_a_pass,
         loss=request.loss,
         seed=request.seed,

@@ -1,6 +1,6 @@
 """What is asked of the planner."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
 from costsim.ir.recipe import CACHES, CacheIn, Loss, Recipe
-from costsim.ir.step import TrainingStep
+from costsim.ir.step import BitWidths, TrainingStep
 from costsim.pricing.cost import full_backward_macs
 from costsim.problem.budget import Budget
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
@@ -76,9 +76,23 @@ def default_solver() -> Solver:
     return solver
 
 
+def usual_recipe(device: DeviceSpec) -> Recipe:
+    """How a task is adapted to where nobody says it.
+
+    By Adam over all images of an iteration, one at a time; on a microcontroller by a step of SGD
+    for each image, for which there are kernels of every width, and nothing is kept between steps.
+    """
+    if device.is_microcontroller:
+        return Recipe(optimizer="sgd", batch=1)
+    return Recipe()
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """What is asked of `make_plan`; the defaults are those of the command line.
+
+    `step`: one optimizer step; None is that of the `recipe`, at `bits` an element (None: what is
+    usual on the device). `recipe` None is what is usual on the device, `usual_recipe`.
 
     `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
     a solver that proves its answers, if the plan is to be explained. `needs_kernels`: refuse an
@@ -106,13 +120,51 @@ class PlanRequest:
     layers: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     with_bias: bool = False
-    step: TrainingStep = field(default_factory=TrainingStep)
+    step: TrainingStep | None = None
+    bits: BitWidths | None = None
     segments: int = 1
     budget: BudgetRequest = field(default_factory=BudgetRequest)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | None = None
     caches: tuple[CacheIn, ...] = CACHES
     task_budget: TaskBudget = field(default_factory=TaskBudget)
     pinned: frozenset[str] = frozenset()
     seed: int = 0
     explain_with: Solver | None = None
     needs_kernels: bool = True
+
+    @property
+    def planned_recipe(self) -> Recipe:
+        """The recipe, by default what is usual on the device."""
+        return self.recipe or usual_recipe(self.device)
+
+    @property
+    def step_bits(self) -> BitWidths:
+        """Bits an element, by default those usual on the device."""
+        if self.step is not None:
+            return self.step.bits
+        return self.bits or self.device.bits.usual
+
+    @property
+    def samples_a_pass(self) -> int:
+        """How many samples go through the network at a time."""
+        return self.planned_recipe.micro_batch if self.step is None else self.step.samples_a_pass
+
+    def step_for(self, samples: int) -> TrainingStep:
+        """One optimizer step on a task of so many samples."""
+        if self.step is not None:
+            return self.step
+        recipe, passed = self.planned_recipe, self.samples_a_pass
+        batch = recipe.batch or -(-recipe.images_a_step(samples) // passed) * passed
+        return TrainingStep(
+            batch=batch,
+            micro_batch=None if passed == batch else passed,
+            optimizer=recipe.optimizer,
+            bits=self.step_bits,
+        )
+
+    def with_batch(self, batch: int) -> "PlanRequest":
+        """The same for steps over so many samples, in one pass where no other size is given."""
+        step = self.step or TrainingStep(
+            optimizer=self.planned_recipe.optimizer, bits=self.step_bits
+        )
+        return replace(self, step=replace(step, batch=batch))

@@ -9,8 +9,8 @@ from zoo import ZOO
 
 from costsim.ir.cuts import cuts
 from costsim.ir.sample_axes import first_without_samples, sample_axes
-from costsim.learning.adaptation.backbone import Backbone
-from costsim.learning.adaptation.frozen_values import advance
+from costsim.learning.training.backbone import Backbone
+from costsim.learning.training.frozen_values import advance
 from costsim.models.tracing import trace
 
 SIDE = 32

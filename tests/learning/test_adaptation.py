@@ -31,8 +31,6 @@ from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.program.adaptation import Phase
 from costsim.ir.recipe import Recipe
-from costsim.learning.adaptation import backbone as backbone_module
-from costsim.learning.adaptation.backbone import load_backbone
 from costsim.learning.adaptation.cost import method_cost
 from costsim.learning.adaptation.guard import make_guard
 from costsim.learning.adaptation.guard.base import NoGuard
@@ -43,10 +41,12 @@ from costsim.learning.adaptation.guard.shrinkage import Shrinkage
 from costsim.learning.adaptation.loop import train
 from costsim.learning.adaptation.method import Choice, Method
 from costsim.learning.adaptation.one_task import adapt
-from costsim.learning.adaptation.showings import showings
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import make_method
 from costsim.learning.training import apply_patch, read_patch, remove_patch
+from costsim.learning.training import backbone as backbone_module
+from costsim.learning.training.backbone import load_backbone
+from costsim.learning.training.showings import showings
 from costsim.models.networks.graph import architecture_graph
 from costsim.pricing.cost import price
 from costsim.run.execution.forward import evaluate
@@ -730,3 +730,22 @@ def test_divergence_is_a_no(capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["diverged"] is True
     assert "diverged at a learning rate of 1e+30" in printed.err
+
+
+def test_plan_and_train_are_adapt(tmp_path, monkeypatch):
+    """The same choice, the same iterations, the same bits: two commands or one."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--device", "jetson-nano", "--resolution", "48", "--ways", "3", "--shots", "4"]
+    common += ["--iterations", "3", "--inspect", "18"]
+    assert main(["plan", *common, "--out", "plan.json"]) == 0
+    assert main(["train", "plan.json", "--out", "trained"]) == 0
+    del common[-2:]
+    assert main(["adapt", *common, "--out", "adapted", "--plan-out", "adapt.json"]) == 0
+    planned, adapted = read_plan(Path("plan.json")), read_plan(Path("adapt.json"))
+    assert planned.plan == adapted.plan
+    assert planned.step == adapted.step
+    assert planned.recipe == replace(adapted.recipe, learning_rate=None)
+    ours, theirs = read_patch(Path("trained")), read_patch(Path("adapted"))
+    assert [change.parameter for change in ours.changes] == [c.parameter for c in theirs.changes]
+    for one, other in zip(ours.changes, theirs.changes, strict=True):
+        assert torch.equal(one.new, other.new)

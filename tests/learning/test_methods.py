@@ -23,7 +23,6 @@ from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program.adaptation import Phase
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
-from costsim.learning.adaptation.backbone import load_backbone
 from costsim.learning.adaptation.cost import method_cost
 from costsim.learning.adaptation.guard.base import NoGuard
 from costsim.learning.adaptation.method import Method, NothingFits
@@ -48,6 +47,7 @@ from costsim.learning.methods.static import static_importance
 from costsim.learning.methods.tinytl import TinyTL, lite_plan
 from costsim.learning.methods.tinytrain import TinyTrain
 from costsim.learning.methods.transductive import Transductive
+from costsim.learning.training.backbone import load_backbone
 from costsim.pricing.accounting.sparse_update import input_channel_norms, scheme_plan
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance, inspected_layers

@@ -16,11 +16,11 @@ from training import bits, small_plan, write_network
 
 from costsim.base.errors import InputError
 from costsim.ir.plan import ChannelSubset, UpdatePlan
-from costsim.ir.program import compile_program
+from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.learning.training import (
     Diverged,
-    Settings,
+    Support,
     Trainer,
     TrainRequest,
     load_planned,
@@ -30,7 +30,9 @@ from costsim.learning.training import (
     write_checkpoint,
 )
 from costsim.learning.training.augment import AMOUNTS, augment
+from costsim.learning.training.copies import Copies
 from costsim.learning.training.fine_tuning import found_again
+from costsim.learning.training.frozen_values import FrozenValues
 from costsim.solving.planfile import PlanFile
 
 RUN = {"learning rate": 0.01}
@@ -78,26 +80,35 @@ def traced(batch: int):
     return load_subject("small_net_of_tests:make", weights=None, resolution=16, seed=0, batch=batch)
 
 
+class Copied:
+    """A copy of the small network, of another type, in passes of so many samples."""
+
+    def __init__(self, dtype, passed):
+        self.tensors = {n: t.detach().to(dtype, copy=True) for n, t in traced(1).tensors.items()}
+        self.passed = passed
+
+    def graph(self, batch):
+        return traced(batch).graph
+
+    def pass_size(self, samples):
+        return min(samples, self.passed)
+
+
 def trainer_for(
-    step: TrainingStep,
+    batch: int | None,
     plan: UpdatePlan | None = None,
     dtype: torch.dtype = torch.float32,
+    passed: int = 64,
     **given,
 ) -> Trainer:
     """A trainer of a copy of the small network on random images, by default of everything."""
-    subject = traced(step.samples_a_pass)
-    tensors = {name: t.detach().to(dtype, copy=True) for name, t in subject.tensors.items()}
+    network = Copied(dtype, passed)
     generator = torch.Generator().manual_seed(0)
     images = (torch.rand(7, 3, 16, 16, generator=generator) * 2 - 1).to(dtype)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2])
-    program = compile_program(subject.graph, plan or UpdatePlan.full(subject.graph), step)
-    settings = Settings(**{"learning_rate": 0.01, **given})
-
-    @torch.no_grad()
-    def predict(images):
-        return torch.func.functional_call(subject.module, tensors, images)
-
-    return Trainer(program, tensors, images, labels, settings, predict)
+    recipe = Recipe(**{"iterations": 9, "optimizer": "sgd", "batch": batch, **given})
+    support = Support(Copies(images, recipe), labels, FrozenValues(network, 2**20))
+    return Trainer(network, plan or UpdatePlan.full(traced(1).graph), support, 0.01)
 
 
 OPTIMIZERS = {
@@ -110,9 +121,8 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_full_training_is_ordinary_training(optimizer):
     """In float64: where rounding decides on which side of a bound a value is, paths part."""
-    step = TrainingStep(batch=3, optimizer=optimizer)
-    trainer = trainer_for(step, dtype=torch.float64, augment=False)
-    images, labels = trainer.images, trainer.labels
+    trainer = trainer_for(3, dtype=torch.float64, augment=False, optimizer=optimizer)
+    images, labels = trainer.support.copies.images, trainer.labels
     from small_net_of_tests import make  # type: ignore[import-not-found]
 
     module = make().double()
@@ -120,7 +130,7 @@ def test_full_training_is_ordinary_training(optimizer):
     ordinary = OPTIMIZERS[optimizer](module.parameters())
     for _ in range(4):
         means = torch.stack([module(images[labels == c]).detach().mean(0) for c in range(3)])
-        for _ in range(trainer.batches):
+        for _ in range(trainer.batches()):
             chosen = torch.from_numpy(trainer.samples())
             loss = trainer.step()
             features = module(images[chosen])
@@ -136,13 +146,13 @@ def test_full_training_is_ordinary_training(optimizer):
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 20])
 def test_an_iteration_takes_every_sample_and_whole_batches(batch):
-    trainer = trainer_for(TrainingStep(batch=batch))
-    assert trainer.batches == math.ceil(7 / batch)
+    trainer = trainer_for(batch)
+    assert trainer.batches() == math.ceil(7 / batch)
     seen = []
-    for _ in range(trainer.batches):
+    for _ in range(trainer.batches()):
         seen += trainer.samples().tolist()
         trainer.step()
-    assert len(seen) == trainer.batches * batch
+    assert len(seen) == math.ceil(7 / batch) * batch
     assert sorted(seen[:7]) == list(range(7))
     assert seen[7:] == (seen[:7] * 3)[: len(seen) - 7]
     assert (trainer.iteration, trainer.batch) == (1, 0)
@@ -151,7 +161,7 @@ def test_an_iteration_takes_every_sample_and_whole_batches(batch):
 def test_orders_differ_from_iteration_to_iteration_and_from_seed_to_seed():
     orders = set()
     for seed in (0, 1):
-        trainer = trainer_for(TrainingStep(batch=7), seed=seed)
+        trainer = trainer_for(7, seed=seed)
         for _ in range(3):
             orders.add(tuple(trainer.samples()))
             trainer.step()
@@ -168,22 +178,25 @@ SOME = UpdatePlan(
 @given(st.data())
 def test_gone_on_from_any_step_it_ends_bit_for_bit_the_same(folder, data):
     optimizer = data.draw(st.sampled_from(sorted(OPTIMIZERS)))
-    step = TrainingStep(
-        batch=data.draw(st.sampled_from([1, 2, 4])),
-        micro_batch=data.draw(st.sampled_from([1, None])),
-        optimizer=optimizer,
-    )
+    given = {
+        "batch": data.draw(st.sampled_from([None, 1, 2, 4])),
+        "passed": data.draw(st.sampled_from([1, 64])),
+        "optimizer": optimizer,
+        "image_interval": data.draw(st.integers(1, 3)),
+        "means_interval": data.draw(st.integers(1, 3)),
+        "copies": data.draw(st.sampled_from([0, 2])),
+    }
     plan = data.draw(st.sampled_from([SOME, None]))
-    steps = 2 * math.ceil(7 / step.batch)
-    whole = trainer_for(step, plan)
+    whole = trainer_for(plan=plan, **given)
+    steps = sum(map(whole.batches, range(3)))
     for _ in range(steps):
         whole.step()
     stopped = data.draw(st.integers(0, steps))
-    first = trainer_for(step, plan)
+    first = trainer_for(plan=plan, **given)
     for _ in range(stopped):
         first.step()
     write_checkpoint(folder / "drawn", first.state(), RUN)
-    second = trainer_for(step, plan)
+    second = trainer_for(plan=plan, **given)
     second.restore(read_checkpoint(folder / "drawn", RUN), "drawn")
     for _ in range(steps - stopped):
         second.step()
@@ -351,7 +364,7 @@ def test_channels_that_are_repeated_are_refused(plan):
         ({"learning_rate": math.nan}, "learning rate is nan"),
         ({"learning_rate": 1e38}, "learning rate is 1e+38; allowed is 0 to 1e37"),
         ({"momentum": 1.0}, "momentum is 1"),
-        ({"loss": "hinge"}, "loss 'hinge' is unknown; known are prototype, cross_entropy"),
+        ({"loss": "hinge"}, "loss 'hinge'; allowed are prototype, cross_entropy"),
         ({"ways": 1}, "at least 2 classes"),
         ({"ways": 11}, "has 10 classes; 11 ways"),
         ({"data": Path("nowhere")}, "nowhere"),
@@ -465,10 +478,10 @@ def test_what_is_not_asked_is_the_plans(plan):
     run = prepare(TrainRequest(plan, "plan.json", queries=2, learning_rate=0.01))
     assert run.task.digest == plan.task.images_sha256
     assert (run.task.ways, run.task.shots) == (plan.task.ways, plan.task.shots)
-    assert run.request.passes == plan.recipe.iterations
+    assert run.recipe.iterations == plan.recipe.iterations
     shorter = replace(plan, recipe=replace(plan.recipe, iterations=7))
-    assert TrainRequest(shorter).passes == 7
-    assert TrainRequest(shorter, iterations=2).passes == 2
+    assert TrainRequest(shorter).recipe.iterations == 7
+    assert TrainRequest(shorter, iterations=2).recipe.iterations == 2
 
 
 def test_images_that_changed_since_the_plan_are_refused(plan):

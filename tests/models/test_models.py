@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from zoo import tiny
 
 from costsim.base.errors import InputError
-from costsim.learning.adaptation.backbone import load_backbone
+from costsim.learning.training.backbone import load_backbone
 from costsim.models.loading import DEFAULT_RESOLUTION, load_model
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM, shipped_weights

@@ -17,7 +17,7 @@ from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.step import TrainingStep
-from costsim.learning.adaptation.backbone import Backbone
+from costsim.learning.training.backbone import Backbone
 from costsim.models.networks.build import build
 from costsim.models.networks.graph import architecture_graph
 from costsim.models.tracing import capture

@@ -26,13 +26,13 @@ from costsim.cli import main
 from costsim.data import digits, sample_episode
 from costsim.device import load_device
 from costsim.ir.recipe import Recipe
-from costsim.learning.adaptation.backbone import Backbone, load_backbone
 from costsim.learning.adaptation.method import Method
 from costsim.learning.adaptation.one_task import adapt
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import METHODS, make_method
 from costsim.learning.methods.sparse_update import SearchedScheme
+from costsim.learning.training.backbone import Backbone, load_backbone
 from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
 from costsim.studies.engine import StudyStore, parse_study, run_study
 from costsim.studies.methods import MethodStudies, MethodStudy

@@ -9,9 +9,9 @@ from torch import nn
 from costsim.data import FixedEpisode, Task, digits, sample_episode
 from costsim.device import load_device
 from costsim.ir.recipe import Recipe
-from costsim.learning.adaptation.backbone import Backbone, load_backbone
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.situation import CACHE_BYTES, Situation
+from costsim.learning.training.backbone import Backbone, load_backbone
 from costsim.planning import BudgetRequest
 
 SIDE = 16

@@ -13,9 +13,9 @@ from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
 
 if TYPE_CHECKING:
-    from costsim.learning.adaptation.backbone import Backbone
     from costsim.learning.adaptation.guard.base import Guard
     from costsim.learning.adaptation.situation import Situation
+    from costsim.learning.training.backbone import Backbone
 
 
 class NothingFits(InputError):

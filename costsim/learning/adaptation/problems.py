@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from costsim.ir.step import TrainingStep
-from costsim.learning.adaptation.backbone import Backbone
 from costsim.learning.adaptation.place import Place
+from costsim.learning.training.backbone import Backbone
 from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
 from costsim.problem.problem import Problem

@@ -18,12 +18,13 @@ from costsim.ir.operators import UpdateKind
 from costsim.ir.recipe import Recipe
 from costsim.ir.sample_axes import first_without_samples
 from costsim.ir.step import TrainingStep
-from costsim.learning.adaptation.backbone import Backbone
-from costsim.learning.adaptation.classifier import Answers, classify, cosine
-from costsim.learning.adaptation.copies import Copies
-from costsim.learning.adaptation.frozen_values import FrozenValues, advance
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.problems import on_device, pose
+from costsim.learning.training.backbone import Backbone
+from costsim.learning.training.classifier import Answers, classify, cosine
+from costsim.learning.training.copies import Copies
+from costsim.learning.training.frozen_values import CACHE_BYTES, FrozenValues, advance
+from costsim.learning.training.trainer import Support
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance, inspected_layers
 from costsim.problem.problem import Problem
@@ -32,10 +33,6 @@ from costsim.run.criteria.base import Criterion
 from costsim.run.criteria.loss import PrototypeLoss, prototypes
 
 T = TypeVar("T")
-
-
-CACHE_BYTES = 2**30
-"""Of what frozen parts compute of the copies, so much is kept here; it changes no result."""
 
 
 class Situation:
@@ -117,6 +114,10 @@ class Situation:
     def copies_of(self, numbers: Tensor, chosen: Tensor) -> Tensor:
         """See `Copies.of`."""
         return self.copies.of(numbers, chosen)
+
+    def support(self, chosen: Tensor | None = None) -> Support:
+        """What the loop learns from; `chosen` `[n]`: only these images."""
+        return Support(self.copies, self.labels, self._frozen, chosen)
 
     # What frozen parts compute of it.
 

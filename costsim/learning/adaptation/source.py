@@ -6,9 +6,9 @@ from dataclasses import replace
 from costsim.base.errors import InputError
 from costsim.data import EpisodeRule, ImageSource, Progress, sample_episode
 from costsim.ir.recipe import Recipe
-from costsim.learning.adaptation.backbone import Backbone
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.situation import Situation
+from costsim.learning.training.backbone import Backbone
 from costsim.planning.request import DEFAULT_SOURCE_TASKS
 
 FIRST_SEED = 0x53524345

@@ -19,9 +19,9 @@ from torch.nn import functional
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
-from costsim.learning.adaptation.backbone import Backbone
 from costsim.learning.adaptation.method import Choice, Method
 from costsim.learning.adaptation.situation import Situation
+from costsim.learning.training.backbone import Backbone
 from costsim.models.networks.build import Network
 
 SEED = 0

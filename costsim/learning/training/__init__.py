@@ -14,7 +14,7 @@ from costsim.learning.training.patch import (
     remove_patch,
     write_patch,
 )
-from costsim.learning.training.trainer import Diverged, Settings, Trainer
+from costsim.learning.training.trainer import Diverged, Support, Trainer
 
 __all__ = [
     "Change",
@@ -23,8 +23,8 @@ __all__ = [
     "Patch",
     "Run",
     "RunState",
-    "Settings",
     "Subject",
+    "Support",
     "TrainRequest",
     "Trained",
     "Trainer",

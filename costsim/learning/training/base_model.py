@@ -12,6 +12,8 @@ from costsim.base.errors import InputError
 from costsim.base.units import format_bytes
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
+from costsim.learning.training.backbone import Backbone
+from costsim.learning.training.network import OneBatch, Trainable
 from costsim.models.loading import IMAGE_CHANNELS, load_model
 from costsim.models.networks.build import Network
 from costsim.models.networks.graph import architecture_graph
@@ -42,6 +44,13 @@ class Subject:
     def input_shape(self) -> tuple[int, ...]:
         """`[C, H, W]` of an image."""
         return self.graph[self.graph.input].shape[1:]
+
+    def trainable(self) -> Trainable:
+        """The same tensors as what the loop trains: at any batch, but for an exported program."""
+        if self.fixed_batch:
+            return OneBatch(self.graph, self.tensors)
+        _, height, width = self.input_shape[-3:]
+        return Backbone(self.module, (self.input_shape[0], height, width), name=self.name)
 
     def digest(self) -> str:
         """SHA-256 of the parameters as they are now."""

@@ -14,10 +14,13 @@ from costsim import __version__
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
 from costsim.data import Task, classes_of, digits, open_source, sample_task
+from costsim.ir.recipe import Loss, Recipe
 from costsim.learning.training.base_model import Subject, load_planned
 from costsim.learning.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
+from costsim.learning.training.copies import Copies
+from costsim.learning.training.frozen_values import CACHE_BYTES, FrozenValues
 from costsim.learning.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
-from costsim.learning.training.trainer import DEFAULT_LEARNING_RATES, Diverged, Settings, Trainer
+from costsim.learning.training.trainer import Diverged, Support, Trainer
 from costsim.planning import DEFAULT_WAYS
 from costsim.run.criteria.loss import prototypes
 from costsim.solving.planfile import PlanFile
@@ -34,9 +37,8 @@ Watcher = Callable[["Run", float], None]
 class TrainRequest:
     """What is asked of `prepare`; the defaults are those of the command line.
 
-    What is None of data, split, ways, shots, seed and iterations is the plan's; `learning_rate`
-    None is the usual one of its optimizer. Where all of them are, the task must be the one that the
-    plan was made for, image for image.
+    What is None of data, split, ways, shots, and of the recipe, is the plan's. Where nothing is
+    said of the task it must be the one that the plan was made for, image for image.
     """
 
     plan: PlanFile
@@ -49,9 +51,9 @@ class TrainRequest:
     queries: int = DEFAULT_QUERIES
     iterations: int | None = None
     learning_rate: float | None = None
-    momentum: float = 0.9
-    loss: str = "prototype"
-    augment: bool = True
+    momentum: float | None = None
+    loss: Loss | None = None
+    augment: bool | None = None
     seed: int | None = None
     checkpoint: Path | None = None
     checkpoint_every: int = 1
@@ -59,9 +61,24 @@ class TrainRequest:
     resume: bool = False
 
     @property
-    def passes(self) -> int:
-        """Iterations over the samples."""
-        return self.plan.recipe.iterations if self.iterations is None else self.iterations
+    def recipe(self) -> Recipe:
+        """The plan's, with what is asked otherwise; raises `InputError` for what no recipe allows.
+
+        Where the network is cut, and where a device keeps what comes before, changes no result and
+        is left to the loop.
+        """
+        given = {
+            "iterations": self.iterations,
+            "learning_rate": self.learning_rate,
+            "momentum": self.momentum,
+            "loss": self.loss,
+            "augment": self.augment,
+            "seed": self.seed,
+        }
+        changed: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
+        if changed.get("loss") == "cross_entropy":
+            changed["means_interval"] = 1
+        return replace(self.plan.recipe, cut=None, cache_in="nothing", **changed)
 
     @property
     def is_the_plans(self) -> bool:
@@ -93,7 +110,7 @@ class Run:
         self, request: TrainRequest, subject: Subject, trainer: Trainer, task: Task, key: RunKey
     ) -> None:
         self.request, self.subject, self.trainer = request, subject, trainer
-        self.task, self.key = task, key
+        self.task, self.key, self.recipe = task, key, trainer.recipe
         self.resumed_at: tuple[int, int] | None = None
         self.accuracies: dict[int, float] = {}
         self.steps, self.seconds = 0, 0.0
@@ -106,9 +123,9 @@ class Run:
         Writes checkpoints where the request names a file, the last one for where it ends. Raises
         `Diverged`, naming the samples; the checkpoint written before is kept.
         """
-        request, trainer = self.request, self.trainer
+        trainer = self.trainer
         started = time.perf_counter()
-        while trainer.iteration < request.passes:
+        while trainer.iteration < self.recipe.iterations:
             indices = trainer.samples()
             try:
                 loss = trainer.step()
@@ -127,7 +144,7 @@ class Run:
             self.save()
         except Diverged as error:
             raise Diverged(f"{error}; {self._kept()}") from error
-        return trainer.iteration >= request.passes
+        return trainer.iteration >= self.recipe.iterations
 
     def _end_iteration(self) -> None:
         """Measure, where it is time to, and then save: a checkpoint knows what was measured."""
@@ -156,7 +173,7 @@ class Run:
         file = self.request.plan
         weights = file.model.weights if self.request.weights is None else str(self.request.weights)
         patch = make_patch(
-            self.trainer.executor.selections,
+            self.trainer.selections,
             self.subject.graph,
             self._base,
             self.subject.tensors,
@@ -188,8 +205,8 @@ class Run:
         if not len(task.query_labels):
             return None
         outputs = predict(_tensor(task.query_images)).flatten(1)
-        if self.request.loss == "prototype":
-            support = predict(self.trainer.images)
+        if self.recipe.loss == "prototype":
+            support = predict(_tensor(task.images))
             means = prototypes(support, self.trainer.labels)
             outputs = (
                 torch.nn.functional.normalize(outputs) @ torch.nn.functional.normalize(means).T
@@ -212,29 +229,26 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
             f"{path}: a checkpoint is there already; --resume goes on from it, or delete it"
         )
     report("loading the model", 0, 0)
-    subject, program = load_planned(file, request.source, request.weights)
-    seed = file.seed if request.seed is None else request.seed
-    task = _sample(request, subject, seed, progress)
-    rate = request.learning_rate
-    settings = Settings(
-        DEFAULT_LEARNING_RATES[file.step.optimizer] if rate is None else rate,
-        momentum=request.momentum,
-        loss=request.loss,
-        augment=request.augment,
-        seed=seed,
+    subject, _ = load_planned(file, request.source, request.weights)
+    recipe = request.recipe
+    task = _sample(request, subject, recipe.seed, progress)
+    report("computing what frozen layers make of the images", 0, 0)
+    network = subject.trainable()
+    copies = Copies(_tensor(task.images), recipe)
+    support = Support(
+        copies, torch.from_numpy(task.labels.copy()), FrozenValues(network, CACHE_BYTES)
     )
-    images, labels = _tensor(task.images), torch.from_numpy(task.labels.copy())
-    trainer = Trainer(program, subject.tensors, images, labels, settings, subject.predict)
-    key = _key(request, subject, task, settings)
+    trainer = Trainer(network, file.plan, support, recipe.rate)
+    key = _key(request, subject, task, recipe)
     report("measuring the accuracy before", 0, 0)
     run = Run(request, subject, trainer, task, key)
     if going_on and path is not None:
         state = read_checkpoint(path, key)
         trainer.restore(state, str(path))
         run.accuracies.update(state.accuracies)
-        if trainer.iteration > request.passes:
+        if trainer.iteration > recipe.iterations:
             raise InputError(
-                f"{path}: is at iteration {trainer.iteration}, past the {request.passes} asked"
+                f"{path}: is at iteration {trainer.iteration}, past the {recipe.iterations} asked"
             )
         run.resumed_at = (trainer.iteration, trainer.batch)
     return run
@@ -242,7 +256,6 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
 
 def _check(request: TrainRequest) -> None:
     for name, value, least in (
-        ("iterations", request.passes, 1),
         ("checkpoint_every", request.checkpoint_every, 1),
         ("evaluate_every", request.evaluate_every, 0),
     ):
@@ -290,18 +303,18 @@ def found_again(path: Path, plan: str) -> Path:
     return beside if not path.exists() and beside.exists() else path
 
 
-def _key(request: TrainRequest, subject: Subject, task: Task, settings: Settings) -> RunKey:
+def _key(request: TrainRequest, subject: Subject, task: Task, recipe: Recipe) -> RunKey:
     samples = hashlib.sha256(task.images.tobytes() + task.labels.tobytes()).hexdigest()
     return {
         "plan": plan_digest(request.plan),
         "parameters": subject.digest(),
         "samples": samples,
-        "learning rate": settings.learning_rate,
-        "momentum": settings.momentum,
-        "loss": settings.loss,
-        "temperature": settings.temperature,
-        "augment": settings.augment,
-        "seed": settings.seed,
+        "learning rate": recipe.rate,
+        "momentum": recipe.momentum,
+        "loss": recipe.loss,
+        "temperature": recipe.temperature,
+        "augment": recipe.augment,
+        "seed": recipe.seed,
     }
 
 
@@ -311,7 +324,7 @@ def _tensor(images: Any) -> Tensor:
 
 def outcome_json(run: Run, trained: Trained, patch_file: Path | None) -> dict[str, Any]:
     """The outcome as one JSON document, schema `costsim.training/1`."""
-    request, task, settings = run.request, run.task, run.trainer.settings
+    request, task, recipe = run.request, run.task, run.recipe
     before, after = trained.accuracy_before, trained.accuracy_after
     return {
         "schema": SCHEMA,
@@ -329,15 +342,7 @@ def outcome_json(run: Run, trained: Trained, patch_file: Path | None) -> dict[st
             "classes": list(task.class_names),
             "seed": task.seed,
         },
-        "settings": {
-            "optimizer": request.plan.step.optimizer,
-            "batch": request.plan.step.batch,
-            "learning_rate": settings.learning_rate,
-            "momentum": settings.momentum,
-            "loss": settings.loss,
-            "augment": settings.augment,
-            "seed": settings.seed,
-        },
+        "recipe": {**recipe.to_json(), "learning_rate": recipe.rate},
         "iterations": len(trained.losses),
         "losses": list(trained.losses),
         "accuracy": {

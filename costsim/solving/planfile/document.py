@@ -66,6 +66,8 @@ class _Document(Record):
         times = Counter(layer.name for layer in self.layers)
         if twice := [name for name, count in times.items() if count > 1]:
             raise refuse(f"{shown(twice[0])} is listed twice", "layers")
+        if self.loss not in (None, self.recipe.loss):
+            raise refuse(f"is {self.loss}, but that of the recipe {self.recipe.loss}", "loss")
         status = self.solver.status
         if status not in ("infeasible", "time_limit") and self.predicted is None:
             raise refuse(f"is null, but the solver's status is {status}", "predicted")

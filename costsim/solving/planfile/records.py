@@ -221,6 +221,8 @@ class RecipeRecord(Record):
 
     iterations: Annotated[int, Field(ge=1, le=MOST_ITERATIONS)]
     optimizer: str
+    learning_rate: Amount | None
+    batch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None
     momentum: Amount
     temperature: Amount
     augment: bool

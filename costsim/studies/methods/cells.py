@@ -22,7 +22,9 @@ from costsim.studies.engine import (
     model_digest,
 )
 
-_LATER = ("image_interval", "means_interval", "loss", "cut", "cache_in")
+_LATER = (
+    "image_interval", "means_interval", "loss", "cut", "cache_in", "batch", "learning_rate"
+)  # fmt: skip
 """Of a recipe, what came to it when there were stores already."""
 
 

@@ -12,10 +12,10 @@ from costsim.studies.methods.cells import MethodCell
 
 if TYPE_CHECKING:
     from costsim.data import ImageSource
-    from costsim.learning.adaptation.backbone import Backbone
     from costsim.learning.adaptation.method import Method
     from costsim.learning.adaptation.one_task import Adapted
     from costsim.learning.adaptation.situation import Situation
+    from costsim.learning.training.backbone import Backbone
 
 MakeMethod = Callable[[str], "Method"]
 """`costsim.learning.methods.make_method`."""
@@ -115,7 +115,7 @@ class MethodWorkshop(Workshop[MethodCell]):
 
     def _backbone(self, model: ModelChoice) -> "Backbone":
         if model not in self._backbones:
-            from costsim.learning.adaptation.backbone import load_backbone
+            from costsim.learning.training.backbone import load_backbone
 
             self._backbones.clear()
             self._backbones[model] = load_backbone(

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from costsim.base.errors import InputError
-from costsim.learning.adaptation.classifier import cosine
 from costsim.learning.adaptation.guard.base import Fit, Guard
 from costsim.learning.adaptation.guard.likelihood import (
     SHARES,
@@ -19,6 +18,7 @@ from costsim.learning.adaptation.guard.likelihood import (
 )
 from costsim.learning.adaptation.loop import Trained
 from costsim.learning.adaptation.situation import Situation
+from costsim.learning.training.classifier import cosine
 from costsim.run.criteria.loss import prototypes
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from costsim.learning.adaptation.classifier import cosine
 from costsim.learning.adaptation.guard.base import Fit, Guard
 from costsim.learning.adaptation.guard.likelihood import (
     SHARES,
@@ -16,6 +15,7 @@ from costsim.learning.adaptation.guard.likelihood import (
 )
 from costsim.learning.adaptation.loop import Trained
 from costsim.learning.adaptation.situation import Situation
+from costsim.learning.training.classifier import cosine
 from costsim.run.criteria.loss import prototypes
 
 

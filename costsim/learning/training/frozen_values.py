@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 from costsim.ir.cuts import between, cuts
-from costsim.learning.adaptation.backbone import PASS, Backbone
-from costsim.learning.adaptation.copies import Copies
+from costsim.learning.training.backbone import PASS
+from costsim.learning.training.copies import Copies
+from costsim.learning.training.network import Trainable
 from costsim.run.execution.forward import evaluate
+
+CACHE_BYTES = 2**30
+"""Of what frozen parts compute of the copies, so much is kept here; it changes no result."""
 
 
 class FrozenValues:
@@ -17,7 +21,7 @@ class FrozenValues:
     Of copies up to `cache_bytes` are kept. `seconds`: what computing them took so far.
     """
 
-    def __init__(self, backbone: Backbone, cache_bytes: int) -> None:
+    def __init__(self, backbone: Trainable, cache_bytes: int) -> None:
         self.backbone, self.cache_bytes, self.seconds = backbone, cache_bytes, 0.0
         self._values: dict[str, tuple[Tensor, Tensor | None]] = {}
 
@@ -61,7 +65,7 @@ class FrozenValues:
 
 
 @torch.no_grad()
-def advance(backbone: Backbone, values: Tensor, start: str, end: str | None = None) -> Tensor:
+def advance(backbone: Trainable, values: Tensor, start: str, end: str | None = None) -> Tensor:
     """From the values at the cut `start` to those at the cut `end`, of any number of samples.
 
     By the model as it stands, for a traced model as many at a time as it was traced for.
