@@ -19,7 +19,7 @@ from costsim.base.errors import UnsupportedOperator
 from costsim.c.emission import forward as emitted
 from costsim.c.emission.support import check_emitted
 from costsim.ir.graph import Call, LayerGraph
-from costsim.ir.operators import OPERATORS, WORK_KINDS, Input, Operator, ReLU
+from costsim.ir.operators import OPERATORS, WORK_KINDS, Input, LeakyReLU, Operator, ReLU
 from costsim.ir.operators.activation import Activation, Masked
 from costsim.ir.operators.reading import Reading
 
@@ -355,6 +355,46 @@ def test_a_reading_gives_the_function_of_the_class() -> None:
         _ = table[Desktop()]
     with pytest.raises(ValueError, match="'relu' has two of word"):
         table.of(ReLU)(_relu)
+
+
+def test_a_reading_has_a_function_for_all_of_a_class_but_those_with_their_own() -> None:
+    table: Reading[[], str] = Reading("word")
+    table.of(Masked)(lambda o: "masked")
+    table.of(ReLU)(lambda o: "its own")
+    assert (table[ReLU()](), table[LeakyReLU(0.1)]()) == ("its own", "masked")
+    assert Desktop() not in table
+    assert table.keys() == MASKED
+    table.of(Activation)(lambda o: "any")
+    assert (table[Desktop()](), table[LeakyReLU(0.1)](), table[ReLU()]()) == (
+        "any", "masked", "its own"
+    )  # fmt: skip
+
+
+def kinds_written(file: Path) -> dict[str, str]:
+    """The classes of a file that say their kind."""
+    return {
+        part.name: line.value.value
+        for part in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(part, ast.ClassDef)
+        for line in part.body
+        if isinstance(line, ast.Assign)
+        and [target.id for target in line.targets if isinstance(target, ast.Name)] == ["kind"]
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    }
+
+
+def test_every_class_that_says_its_kind_is_found() -> None:
+    written: dict[str, str] = {}
+    for file in sorted((ROOT / "costsim/ir/operators").glob("*.py")):
+        written |= kinds_written(file)
+    assert {one.__name__: kind for kind, one in OPERATORS.items()} == written
+
+
+def test_no_kind_is_derived_from_another() -> None:
+    """It would be read as that one wherever it has nothing of its own."""
+    for operator in OPERATORS.values():
+        assert not [one for one in operator.__mro__[1:] if "kind" in vars(one)], operator
 
 
 MISSPELT = """

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from operator_cases import TORCH, WAYS, Called, called, operator_of
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from zoo import ZOO
 
 from costsim.base.errors import InputError
@@ -232,6 +234,37 @@ def test_saved_bytes_of_other_networks(name: str) -> None:
     for plan in plans(traced.graph):
         measured = measured_bytes(model, x, traced, plan)
         assert sum(saved_bytes(traced.graph, plan).values()) == measured
+
+
+@pytest.mark.parametrize(("name", "which"), WAYS)
+def test_saved_bytes_of_one_operator(name: str, which: int) -> None:
+    model, x = called(name, which)
+    traced = capture(model, x)
+    plan = UpdatePlan.full(traced.graph)
+    measured = measured_bytes(model, x, traced, plan)
+    assert sum(saved_bytes(traced.graph, plan).values()) == measured
+
+
+def centred_and_normed(x: torch.Tensor) -> torch.Tensor:
+    """What is left: no network here has it, and no case is this alone."""
+    return F.group_norm(x - 2.0 * x.mean(1, keepdim=True), 2)
+
+
+def test_saved_bytes_of_what_is_centred_and_normed() -> None:
+    model, x = Called(centred_and_normed, (2, 4, 5, 6)), torch.ones(2, 4, 5, 6)
+    traced = capture(model, x)
+    plan = UpdatePlan.full(traced.graph)
+    measured = measured_bytes(model, x, traced, plan)
+    assert sum(saved_bytes(traced.graph, plan).values()) == measured
+
+
+def test_every_operator_is_measured() -> None:
+    """By itself or in a network: most are taken to save what our gradients read."""
+    x = torch.zeros(2, 4, 5, 6)
+    graphs = [capture(make(), torch.zeros(2, 3, 32, 32)).graph for make in ZOO.values()]
+    graphs.append(capture(Called(centred_and_normed, (2, 4, 5, 6)), x).graph)
+    seen = {call.operator.kind for graph in graphs for call in graph.calls}
+    assert OPERATORS.keys() - seen - {operator_of(name).kind for name in TORCH} == set()
 
 
 def test_saved_bytes_of_attention_bound_the_fused_kernel() -> None:

@@ -1,10 +1,19 @@
-"""One small graph for every operator kind, in every way it can be used."""
+"""One small graph for every operator kind, in every way it can be used, and what torch calls it.
 
-from collections.abc import Mapping
+A new operator is tested by its entries here: what goes over the tables compares gradients with
+autograd, bytes and multiply-accumulates with what is priced, what tracing makes of torch's own
+functions, and what autograd keeps of them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from graphs import GraphBuilder
 from running import with_statistics
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import (
@@ -171,6 +180,66 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 CASES = [*UNARY, *BINARY, *WEIGHTED]
+
+
+def operator_of(name: str) -> Operator:
+    """The operator of a case."""
+    return next(table[name][0] for table in (UNARY, BINARY, WEIGHTED) if name in table)
+
+
+Function: TypeAlias = Callable[[Tensor], Tensor]
+
+TORCH: Mapping[str, tuple[Function, ...]] = {
+    "relu": (F.relu, nn.ReLU(), torch.relu),
+    "leaky_relu": (lambda x: F.leaky_relu(x, 0.1), nn.LeakyReLU(0.1)),
+    "relu6": (F.relu6, nn.ReLU6(), nn.Hardtanh(0.0, 6.0)),
+    "hard_tanh": (lambda x: F.hardtanh(x, -0.5, 0.5), nn.Hardtanh(-0.5, 0.5)),
+    "clamp": (lambda x: x.clamp(-0.5, 0.5),),
+    "hard_sigmoid": (F.hardsigmoid, nn.Hardsigmoid()),
+    "hard_swish": (F.hardswish, nn.Hardswish()),
+    "gelu": (F.gelu, nn.GELU()),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), nn.GELU("tanh")),
+    "silu": (F.silu, nn.SiLU()),
+    "elu": (lambda x: F.elu(x, 0.7), nn.ELU(0.7)),
+    "sigmoid": (torch.sigmoid, nn.Sigmoid()),
+    "tanh": (torch.tanh, nn.Tanh()),
+    "softmax": (lambda x: F.softmax(x, -1), nn.Softmax(2)),
+    "log_softmax": (lambda x: F.log_softmax(x, -1), nn.LogSoftmax(2)),
+    "max_pool_1d": (nn.MaxPool1d(3, 2, 1),),
+    "average_pool_1d": (nn.AvgPool1d(3, 2, 1),),
+    "adaptive_average_pool": (nn.AdaptiveAvgPool2d((2, 3)),),
+    "mean": (lambda x: x.mean((2, 3)),),
+    "reshape": (lambda x: x.flatten(1),),
+    "permute": (lambda x: x.permute(0, 3, 1, 2),),
+    "slice": (lambda x: x[:, 1:4:2],),
+    "expand": (lambda x: x.expand(2, 4, 5, 6),),
+    "pad": (lambda x: F.pad(x, (0, 3, 2, 1, 1, 0), value=0.5),),
+}
+"""What a case is traced from, alone, on input of its shape."""
+
+
+class Called(nn.Module):
+    """A function of what a parameter has a part in, so that its gradient crosses the function."""
+
+    def __init__(self, function: Function, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function, self.gain = function, nn.Parameter(torch.ones(shape))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function of the scaled input."""
+        return self.function(x * self.gain)
+
+
+def called(name: str, which: int) -> tuple[Called, Tensor]:
+    """The `which`-th way in which torch calls a case, as a model in float32, and an input."""
+    shape = UNARY[name][1]
+    generator = torch.Generator().manual_seed(3)
+    return Called(TORCH[name][which], shape), torch.randn(shape, generator=generator)
+
+
+WAYS = [(name, which) for name, ways in TORCH.items() for which in range(len(ways))]
+"""Every way in which torch calls a case."""
 
 
 POOLS = [

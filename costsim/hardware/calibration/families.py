@@ -7,12 +7,13 @@ that a calibration leaves no kind of a model unmeasured.
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from costsim.ir.graph import Call, LayerGraph, Parameter
 from costsim.ir.operators import (
-    ELU,
     GELU,
+    OPERATORS,
     AdaptiveAveragePool,
     Add,
     AveragePool,
@@ -23,7 +24,6 @@ from costsim.ir.operators import (
     Convolution,
     Expand,
     GroupNorm,
-    HardSigmoid,
     HardSwish,
     Input,
     LayerNorm,
@@ -45,7 +45,6 @@ from costsim.ir.operators import (
     Slice,
     Softmax,
     Subtract,
-    Tanh,
 )
 
 WIDTHS = (8, 16, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160)
@@ -272,6 +271,15 @@ def _pooled(w: Writer, x: str) -> str:
     return w.call(MaxPool((3, 3), (1, 1), (1, 1), (1, 1)), x)
 
 
+def _usual(kind: type[Operator], w: Writer, x: str) -> str:
+    """An operator as it says it usually is, on numbers that every function takes."""
+    operator = kind.usual(w.shapes[x])
+    assert operator is not None
+    inside = w.call(Sigmoid(), x)
+    y = w.call(operator, *(x, inside)[-kind.operands :])
+    return y if w.shapes[y] == w.shapes[x] else w.call(Add(), x, y)
+
+
 _BLOCKS: tuple[Callable[[Writer, str], str], ...] = (
     _normed,
     _gated,
@@ -281,11 +289,9 @@ _BLOCKS: tuple[Callable[[Writer, str], str], ...] = (
     _smoothed,
     _channels_last,
     _pooled,
-    lambda w, x: w.call(ELU(1.0), x),
-    lambda w, x: w.call(Tanh(), x),
-    lambda w, x: w.call(HardSigmoid(), x),
     lambda w, x: w.call(LogSoftmax(1), x),
     lambda w, x: w.call(Scale(3.0, -1.5), x),
+    *(partial(_usual, kind) for kind in OPERATORS.values() if kind.usual((1, 8, 4, 4))),
 )
 
 

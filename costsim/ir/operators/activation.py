@@ -1,7 +1,7 @@
 """Elementwise non-linearities, softmax and its logarithm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 from costsim.ir.operators.base import GradientForm, Need, Operator, Saved, Shape, Shapes
 
@@ -10,7 +10,6 @@ from costsim.ir.operators.base import GradientForm, Need, Operator, Saved, Shape
 class Activation(Operator):
     """A function of one element; its gradient may be written over the output's gradient."""
 
-    kind = "activation"
     any_memory_format = True
     overwritable_inputs = (0,)
 
@@ -19,6 +18,10 @@ class Activation(Operator):
 
     def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
         return "in_place"
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "Operator | None":
+        return None if any(field.default is MISSING for field in fields(cls)) else cls()
 
 
 class Masked(Activation):
@@ -58,7 +61,7 @@ class LeakyReLU(Masked):
 
     kind = "leaky_relu"
 
-    negative_slope: float
+    negative_slope: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class GELU(FromInput):
 
     kind = "gelu"
 
-    approximate: str
+    approximate: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class ELU(FromInput):
 
     kind = "elu"
 
-    alpha: float
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

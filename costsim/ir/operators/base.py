@@ -80,6 +80,8 @@ class Operator(ABC):
     """The output is made of means over places or channels of input 0."""
     overwritable_inputs: ClassVar[tuple[int, ...]] = ()
     """Inputs whose storage the output may take over, when nothing else still needs it."""
+    operands: ClassVar[int] = 1
+    """Inputs that `usual` is one for."""
     source: ClassVar[Literal["sample", "parameter"] | None] = None
     """Where the value comes from, if nothing computes it: from outside, or from the model."""
     adds_bias: ClassVar[bool] = True
@@ -97,6 +99,15 @@ class Operator(ABC):
     def work_kind(self, shapes: Shapes) -> str:
         """The entry of `WORK_KINDS` a device's throughput is looked up under."""
         return "elementwise"
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "Operator | None":
+        """One as networks have it on `operands` values of this shape, for a calibration to measure.
+
+        Values lie between 0 and 1, and the output must be of the same shape or broadcast to it.
+        None where a probe is written for it, such as for what has a weight.
+        """
+        return None
 
     # What it is called.
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Concatenate, Generic, ParamSpec, TypeAlias, TypeVar
 
 from costsim.base.errors import UnsupportedOperator
+from costsim.ir.operators import OPERATORS
 from costsim.ir.operators.base import Operator
 
 O = TypeVar("O", bound=Operator)  # noqa: E741
@@ -36,6 +37,9 @@ class Reading(Generic[P, R]):
     def of(self, *operators: type[O]) -> Callable[[Handler[O, P, R]], Handler[O, P, R]]:
         """Files a function for these classes of operators; it must take what they share.
 
+        One filed for a class that several kinds have in common is for all of them that have none
+        of their own.
+
         Raises `ValueError` for a class that has one already.
         """
 
@@ -53,16 +57,22 @@ class Reading(Generic[P, R]):
 
         Raises `UnsupportedOperator` where there is none.
         """
-        if operator not in self:
+        handler = self._handler(type(operator))
+        if handler is None:
             raise UnsupportedOperator(
                 f"operator {operator.kind!r} has no {self.what}; there is one of "
                 f"{', '.join(sorted(self.keys()))}"
             )
-        return partial(self._handlers[type(operator)], operator)
+        return partial(handler, operator)
 
     def __contains__(self, operator: Operator) -> bool:
-        return type(operator) in self._handlers
+        return self._handler(type(operator)) is not None
 
     def keys(self) -> frozenset[str]:
         """The kinds of operators that have a function."""
-        return frozenset(operator.kind for operator in self._handlers)
+        return frozenset(kind for kind, one in OPERATORS.items() if self._handler(one) is not None)
+
+    def _handler(self, operator: type[Operator]) -> Callable[..., R] | None:
+        """The function for a class: its own, or of the nearest class that it is one of."""
+        filed = (self._handlers[one] for one in operator.__mro__ if one in self._handlers)
+        return next(filed, None)

@@ -14,44 +14,23 @@ from dataclasses import dataclass
 
 from costsim.ir.graph import Call, LayerGraph
 from costsim.ir.operators import (
-    ELU,
-    GELU,
     AdaptiveAveragePool,
-    Add,
     AveragePool,
     BatchNorm,
-    Clamp,
-    Concatenate,
-    Constant,
     Convolution,
     Expand,
     GroupNorm,
-    HardSigmoid,
-    HardSwish,
-    Input,
     LayerNorm,
-    LeakyReLU,
     Linear,
-    LogSoftmax,
-    MatMul,
     MaxPool,
-    Mean,
-    Multiply,
     Operator,
-    Pad,
     Permute,
     ReLU,
-    Reshape,
-    Scale,
     Shapes,
-    Sigmoid,
-    SiLU,
     Slice,
-    Softmax,
-    Subtract,
-    Tanh,
     elements,
 )
+from costsim.ir.operators.activation import Masked
 from costsim.ir.operators.reading import Reading
 from costsim.ir.plan import UpdatePlan
 
@@ -170,22 +149,22 @@ SAVED: Reading[[Crossing], Saved] = Reading("entry in `SAVED`")
 """What each operator saves when a gradient will cross it or stop at its parameters."""
 
 
-@SAVED.of(
-    Input, Constant, Add, Subtract, Scale, Mean, Reshape, Permute, Slice, Concatenate, Expand, Pad
-)
-def _nothing(o: Operator, s: Crossing) -> Saved:
-    yield from ()
+@SAVED.of(Operator)  # type: ignore[type-abstract]
+def _read_by_gradients(o: Operator, s: Crossing) -> Saved:
+    """The values that gradients read: autograd's formulas are ours, but for those below."""
+    shapes = s.graph.shapes(s.call)
+    for index, flow in enumerate(s.flows):
+        for need in o.input_gradient_needs(shapes, index) if flow else ():
+            yield s.call.name if need.source == "output" else s.call.inputs[need.index]
 
 
-@SAVED.of(
-    Convolution, BatchNorm, LeakyReLU, Clamp, HardSigmoid, HardSwish, GELU, SiLU, ELU, AveragePool
-)
+@SAVED.of(Convolution, BatchNorm, Masked, AveragePool)
 def _input(o: Operator, s: Crossing) -> Saved:
     yield s.call.inputs[0]
 
 
-@SAVED.of(ReLU, Sigmoid, Tanh, Softmax, LogSoftmax)
-def _output(o: Operator, s: Crossing) -> Saved:
+@SAVED.of(ReLU)
+def _output(o: ReLU, s: Crossing) -> Saved:
     yield s.call.name
 
 
@@ -193,13 +172,6 @@ def _output(o: Operator, s: Crossing) -> Saved:
 def _input_for_weight(o: Linear, s: Crossing) -> Saved:
     if s.weight:
         yield s.call.inputs[0]
-
-
-@SAVED.of(MatMul, Multiply)
-def _other_factor(o: Operator, s: Crossing) -> Saved:
-    for index, flow in enumerate(s.flows):
-        if flow:
-            yield s.call.inputs[1 - index]
 
 
 @SAVED.of(LayerNorm, GroupNorm)

@@ -13,7 +13,6 @@ from costsim.ir.operators import (
     HardSigmoid,
     HardSwish,
     LeakyReLU,
-    LogSoftmax,
     Multiply,
     ReLU,
     Scale,
@@ -23,6 +22,7 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
+from costsim.ir.operators.activation import Activation
 from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import FORWARD, Operands
 
@@ -80,6 +80,7 @@ def _scale(o: Scale, t: Operands, index: int) -> None:
         t.x.add_(o.offset)
 
 
+IN_PLACE.of(Activation)(lambda o, t, i: t.x.copy_(FORWARD[o](t)))
 IN_PLACE.of(ReLU)(lambda o, t, i: t.x.relu_())
 IN_PLACE.of(LeakyReLU)(lambda o, t, i: F.leaky_relu_(t.x, o.negative_slope))
 IN_PLACE.of(Clamp)(lambda o, t, i: t.x.clamp_(o.minimum, o.maximum))
@@ -90,6 +91,5 @@ IN_PLACE.of(SiLU)(lambda o, t, i: F.silu(t.x, inplace=True))
 IN_PLACE.of(ELU)(lambda o, t, i: F.elu_(t.x, o.alpha))
 IN_PLACE.of(Sigmoid)(lambda o, t, i: t.x.sigmoid_())
 IN_PLACE.of(Tanh)(lambda o, t, i: t.x.tanh_())
-IN_PLACE.of(LogSoftmax)(lambda o, t, i: t.x.copy_(torch.log_softmax(t.x, o.dimension)))
 IN_PLACE.of(Add)(lambda o, t, i: t.inputs[i].add_(t.inputs[1 - i]))
 IN_PLACE.of(Multiply)(lambda o, t, i: t.inputs[i].mul_(t.inputs[1 - i]))
