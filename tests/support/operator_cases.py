@@ -52,6 +52,7 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
+from costsim.ir.operators.activation import Softplus
 
 SPATIAL = (2, 4, 5, 6)
 TOKENS = (2, 5, 8)
@@ -67,6 +68,8 @@ UNARY: Mapping[str, tuple[Operator, tuple[int, ...]]] = {
     "gelu_tanh": (GELU("tanh"), TOKENS),
     "silu": (SiLU(), SPATIAL),
     "elu": (ELU(0.7), SPATIAL),
+    "softplus": (Softplus(), SPATIAL),
+    "softplus_steep": (Softplus(8.0, 12.0), TOKENS),  # above its threshold for some
     "sigmoid": (Sigmoid(), SPATIAL),
     "tanh": (Tanh(), SPATIAL),
     "softmax": (Softmax(2), TOKENS),
@@ -201,6 +204,8 @@ TORCH: Mapping[str, tuple[Function, ...]] = {
     "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), nn.GELU("tanh")),
     "silu": (F.silu, nn.SiLU()),
     "elu": (lambda x: F.elu(x, 0.7), nn.ELU(0.7)),
+    "softplus": (F.softplus, nn.Softplus()),
+    "softplus_steep": (lambda x: F.softplus(x, 8, 12), nn.Softplus(8, 12)),
     "sigmoid": (torch.sigmoid, nn.Sigmoid()),
     "tanh": (torch.tanh, nn.Tanh()),
     "softmax": (lambda x: F.softmax(x, -1), nn.Softmax(2)),

@@ -66,7 +66,7 @@ from costsim.ir.operators import (
     Tanh,
     elements,
 )
-from costsim.ir.operators.activation import Activation, Normalised
+from costsim.ir.operators.activation import Activation, Normalised, Softplus
 from costsim.ir.operators.pooling import Pool
 from costsim.ir.operators.reading import Reading
 
@@ -113,7 +113,9 @@ class Site:
 FORWARD: Reading[[Site], list[str]] = Reading("C kernel")
 """Every operator but the sample itself, and those in `NO_KERNEL`."""
 
-NO_KERNEL: Mapping[type[Operator], str] = MappingProxyType({})
+_SELDOM = "networks for microcontrollers seldom have it"
+
+NO_KERNEL: Mapping[type[Operator], str] = MappingProxyType({Softplus: _SELDOM})
 """Operators that PyTorch alone runs, each with the reason that a person is told.
 
 C is optional: a plan with such an operator is priced and executed, and refused by an export.

@@ -119,6 +119,16 @@ class ELU(FromInput):
 
 
 @dataclass(frozen=True, slots=True)
+class Softplus(FromInput):
+    """`log(1 + exp(beta * x)) / beta`, and `x` itself where `beta * x` is above `threshold`."""
+
+    kind = "softplus"
+
+    beta: float = 1.0
+    threshold: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
 class Sigmoid(FromOutput):
     """`1 / (1 + exp(-x))`."""
 

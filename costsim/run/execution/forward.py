@@ -46,6 +46,7 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
+from costsim.ir.operators.activation import Softplus
 from costsim.ir.operators.reading import Reading
 
 
@@ -170,6 +171,7 @@ FORWARD.of(HardSwish)(lambda o, t: F.hardswish(t.x))
 FORWARD.of(GELU)(lambda o, t: F.gelu(t.x, approximate=o.approximate))
 FORWARD.of(SiLU)(lambda o, t: F.silu(t.x))
 FORWARD.of(ELU)(lambda o, t: F.elu(t.x, o.alpha))
+FORWARD.of(Softplus)(lambda o, t: F.softplus(t.x, o.beta, o.threshold))
 FORWARD.of(Sigmoid)(lambda o, t: torch.sigmoid(t.x))
 FORWARD.of(Tanh)(lambda o, t: torch.tanh(t.x))
 FORWARD.of(Softmax)(lambda o, t: torch.softmax(t.x, o.dimension))

@@ -42,6 +42,7 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
+from costsim.ir.operators.activation import Softplus
 from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import Operands
 from costsim.run.execution.in_place import by_channel, normalising_factor
@@ -166,6 +167,14 @@ def _silu(o: SiLU, t: Backward) -> Tensor:
 def _elu(o: ELU, t: Backward) -> Tensor:
     result: Tensor = aten.elu_backward.grad_input(
         t.dy, o.alpha, 1.0, 1.0, False, t.kept[0], grad_input=t.target
+    )
+    return result
+
+
+@INPUT_GRADIENT.of(Softplus)
+def _softplus(o: Softplus, t: Backward) -> Tensor:
+    result: Tensor = aten.softplus_backward.grad_input(
+        t.dy, t.kept[0], o.beta, o.threshold, grad_input=t.target
     )
     return result
 

@@ -24,6 +24,7 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
+from costsim.ir.operators.activation import Softplus
 from costsim.models.tracing.aten.common import Handler, Result, dimension_of
 from costsim.models.tracing.builder import Builder, Handle, Stored, Value
 
@@ -72,6 +73,10 @@ def elu(b: Builder, x: Handle, alpha: float, scale: float, input_scale: float) -
     if scale != 1 or input_scale != 1:
         b.unsupported("with a scale")
     return b.emit(ELU(float(alpha)), x)
+
+
+def softplus(b: Builder, x: Handle, beta: float, threshold: float) -> Result:
+    return b.emit(Softplus(float(beta), float(threshold)), x)
 
 
 def _softmax(kind: type[Softmax | LogSoftmax]) -> Handler:
@@ -179,6 +184,7 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.leaky_relu.default": leaky_relu,
     "aten.elu.default": elu,
     "aten.gelu.default": gelu,
+    "aten.softplus.default": softplus,
     "aten.softmax.int": _softmax(Softmax),
     "aten._softmax.default": _softmax(Softmax),
     "aten.log_softmax.int": _softmax(LogSoftmax),
