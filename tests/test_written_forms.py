@@ -233,7 +233,7 @@ LIMITED: Mapping[str, tuple[Form, str]] = {
         lambda m, x: F.adaptive_max_pool2d(m.first(x), 3),
         "windows of one size",
     ),
-    "a root": (lambda m, x: m.first(x) ** 0.5, "with the exponent 0.5; 1, 2, 3 and 4 are"),
+    "a power of zero": (lambda m, x: m.first(x) ** 0, "with the exponent 0"),
     "many runs": (lambda m, x: m.first(torch.cat([x] * 8, 2)).flip(2), "separate runs"),
 }
 

@@ -52,7 +52,16 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
-from costsim.ir.operators.activation import Softplus
+from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.function import (
+    Absolute,
+    Exp,
+    Log,
+    Power,
+    Reciprocal,
+    ReciprocalSquareRoot,
+    SquareRoot,
+)
 
 SPATIAL = (2, 4, 5, 6)
 TOKENS = (2, 5, 8)
@@ -70,6 +79,16 @@ UNARY: Mapping[str, tuple[Operator, tuple[int, ...]]] = {
     "elu": (ELU(0.7), SPATIAL),
     "softplus": (Softplus(), SPATIAL),
     "softplus_steep": (Softplus(8.0, 12.0), TOKENS),  # above its threshold for some
+    "mish": (Mish(), SPATIAL),
+    "log_sigmoid": (LogSigmoid(), SPATIAL),
+    "exp": (Exp(), SPATIAL),
+    "log": (Log(), SPATIAL),
+    "square_root": (SquareRoot(), SPATIAL),
+    "reciprocal_square_root": (ReciprocalSquareRoot(), SPATIAL),
+    "reciprocal": (Reciprocal(), SPATIAL),
+    "absolute": (Absolute(), SPATIAL),
+    "power": (Power(0.75), SPATIAL),
+    "power_below_zero": (Power(-1.5), TOKENS),
     "sigmoid": (Sigmoid(), SPATIAL),
     "tanh": (Tanh(), SPATIAL),
     "softmax": (Softmax(2), TOKENS),
@@ -104,6 +123,10 @@ UNARY: Mapping[str, tuple[Operator, tuple[int, ...]]] = {
     "pad_nothing": (Pad(((0, 0), (0, 0), (0, 0))), TOKENS),
     "crop": (Pad(((0, 0), (0, 0), (-1, 0), (0, -2))), SPATIAL),
 }
+POSITIVE = frozenset(
+    ("log", "square_root", "reciprocal_square_root", "reciprocal", "power", "power_below_zero")
+)
+"""Cases whose input is kept off zero and what is below."""
 BINARY: Mapping[str, tuple[Operator, tuple[int, ...], tuple[int, ...]]] = {
     "add": (Add(), SPATIAL, SPATIAL),
     "add_broadcast": (Add(), (2, 1, 5, 6), (2, 4, 1, 1)),
@@ -168,7 +191,10 @@ def case(name: str, *, alone: bool) -> LayerGraph:
         other = g.add(Multiply(), (x, constant(g, shapes[0])))
         if shape != shapes[0]:
             other = g.add(Scale(2.0), (constant(g, shape),))
-        inputs.append(g.add(Add(), (other, constant(g, shape))))
+        other = g.add(Add(), (other, constant(g, shape)))
+        if name in POSITIVE:
+            other = g.add(Scale(1.0, 0.5), (g.add(Multiply(), (other, other)),))
+        inputs.append(other)
     result = g.add(operator, tuple(inputs), weight, weight is not None)
     if not alone:
         flat = [g.add(Reshape((_size(g.shape(v)),)), (v,)) for v in (result, *inputs)]
@@ -206,6 +232,16 @@ TORCH: Mapping[str, tuple[Function, ...]] = {
     "elu": (lambda x: F.elu(x, 0.7), nn.ELU(0.7)),
     "softplus": (F.softplus, nn.Softplus()),
     "softplus_steep": (lambda x: F.softplus(x, 8, 12), nn.Softplus(8, 12)),
+    "mish": (F.mish, nn.Mish()),
+    "log_sigmoid": (F.logsigmoid, nn.LogSigmoid()),
+    "exp": (torch.exp,),
+    "log": (torch.log,),
+    "square_root": (torch.sqrt,),
+    "reciprocal_square_root": (torch.rsqrt,),
+    "reciprocal": (torch.reciprocal,),
+    "absolute": (torch.abs,),
+    "power": (lambda x: x**0.75,),
+    "power_below_zero": (lambda x: torch.pow(x, -1.5),),
     "sigmoid": (torch.sigmoid, nn.Sigmoid()),
     "tanh": (torch.tanh, nn.Tanh()),
     "softmax": (lambda x: F.softmax(x, -1), nn.Softmax(2)),
@@ -240,7 +276,8 @@ def called(name: str, which: int) -> tuple[Called, Tensor]:
     """The `which`-th way in which torch calls a case, as a model in float32, and an input."""
     shape = UNARY[name][1]
     generator = torch.Generator().manual_seed(3)
-    return Called(TORCH[name][which], shape), torch.randn(shape, generator=generator)
+    x = torch.randn(shape, generator=generator)
+    return Called(TORCH[name][which], shape), x.square() + 0.5 if name in POSITIVE else x
 
 
 WAYS = [(name, which) for name, ways in TORCH.items() for which in range(len(ways))]

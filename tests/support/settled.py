@@ -29,6 +29,7 @@ JUMPS: Mapping[str, Callable[[Any], tuple[float, ...]]] = {
     "relu": lambda o: (0.0,),
     "leaky_relu": lambda o: (0.0,),
     "elu": lambda o: (0.0,),
+    "absolute": lambda o: (0.0,),
     "clamp": lambda o: (o.minimum, o.maximum),
     "hard_sigmoid": lambda o: (-3.0, 3.0),
     "hard_swish": lambda o: (-3.0, 3.0),

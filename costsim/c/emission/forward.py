@@ -1,9 +1,7 @@
 """Forward calls as C, one function an operator kind: pointers in, statements out."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from types import MappingProxyType
 
 from costsim.c.emission.arguments import (
     ACTIVATION,
@@ -66,7 +64,16 @@ from costsim.ir.operators import (
     Tanh,
     elements,
 )
-from costsim.ir.operators.activation import Activation, Normalised, Softplus
+from costsim.ir.operators.activation import Activation, LogSigmoid, Mish, Normalised, Softplus
+from costsim.ir.operators.function import (
+    Absolute,
+    Exp,
+    Log,
+    Power,
+    Reciprocal,
+    ReciprocalSquareRoot,
+    SquareRoot,
+)
 from costsim.ir.operators.pooling import Pool
 from costsim.ir.operators.reading import Reading
 
@@ -113,13 +120,27 @@ class Site:
 FORWARD: Reading[[Site], list[str]] = Reading("C kernel")
 """Every operator but the sample itself, and those in `NO_KERNEL`."""
 
-_SELDOM = "networks for microcontrollers seldom have it"
-
-NO_KERNEL: Mapping[type[Operator], str] = MappingProxyType({Softplus: _SELDOM})
+NO_KERNEL: Reading[[], str] = Reading("reason for having no C kernel")
 """Operators that PyTorch alone runs, each with the reason that a person is told.
 
 C is optional: a plan with such an operator is priced and executed, and refused by an export.
 """
+
+
+@NO_KERNEL.of(
+    Softplus,
+    Mish,
+    LogSigmoid,
+    Exp,
+    Log,
+    SquareRoot,
+    ReciprocalSquareRoot,
+    Reciprocal,
+    Absolute,
+    Power,
+)
+def _seldom(o: Operator) -> str:
+    return "networks for microcontrollers seldom have it"
 
 
 @FORWARD.of(Convolution)

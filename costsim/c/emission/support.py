@@ -94,7 +94,7 @@ def check_emitted(graph: LayerGraph) -> None:
     for call in graph.calls:
         o = call.operator
         if o.source != "sample" and o not in FORWARD:
-            reason = f" ({NO_KERNEL[type(o)]})" if type(o) in NO_KERNEL else ""
+            reason = f" ({NO_KERNEL[o]()})" if o in NO_KERNEL else ""
             raise UnsupportedOperator(
                 f"{title(graph, call)}: operator {o.kind!r} has no C kernel{reason}; there are "
                 f"kernels for {', '.join(sorted(FORWARD.keys()))}"

@@ -275,7 +275,7 @@ def _usual(kind: type[Operator], w: Writer, x: str) -> str:
     """An operator as it says it usually is, on numbers that every function takes."""
     operator = kind.usual(w.shapes[x])
     assert operator is not None
-    inside = w.call(Sigmoid(), x)
+    inside = w.call(Scale(0.5, 0.25), w.call(Sigmoid(), x))
     y = w.call(operator, *(x, inside)[-kind.operands :])
     return y if w.shapes[y] == w.shapes[x] else w.call(Add(), x, y)
 

@@ -13,6 +13,7 @@ from costsim.ir.operators import (
     activation,
     convolution,
     elementwise,
+    function,
     layout,
     linear,
     matmul,
@@ -64,6 +65,7 @@ _FILES = (
     normalization,
     activation,
     elementwise,
+    function,
     pooling,
     layout,
 )

@@ -129,6 +129,20 @@ class Softplus(FromInput):
 
 
 @dataclass(frozen=True, slots=True)
+class Mish(FromInput):
+    """`x * tanh(softplus(x))`."""
+
+    kind = "mish"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSigmoid(FromInput):
+    """`-log(1 + exp(-x))`."""
+
+    kind = "log_sigmoid"
+
+
+@dataclass(frozen=True, slots=True)
 class Sigmoid(FromOutput):
     """`1 / (1 + exp(-x))`."""
 

@@ -104,7 +104,8 @@ class Operator(ABC):
     def usual(cls, shape: Shape) -> "Operator | None":
         """One as networks have it on `operands` values of this shape, for a calibration to measure.
 
-        The last of them lies between 0 and 1; the output is of their shape or broadcasts to it.
+        The last of them has elements from 1/4 to 3/4; the output is of their shape or broadcasts
+        to it.
         None where a probe is written for it, such as for what has a weight.
         """
         return None

@@ -30,7 +30,7 @@ from costsim.ir.operators import (
     Slice,
     elements,
 )
-from costsim.ir.operators.activation import Masked
+from costsim.ir.operators.activation import LogSigmoid, Masked
 from costsim.ir.operators.reading import Reading
 from costsim.ir.plan import UpdatePlan
 
@@ -180,6 +180,13 @@ def _input_and_statistics(o: Operator, s: Crossing) -> Saved:
     statistics = o.saved(s.graph.shapes(s.call))
     assert statistics is not None
     yield ELEMENT_BYTES * elements(statistics.shape)
+
+
+@SAVED.of(LogSigmoid)
+def _input_and_exponentials(o: LogSigmoid, s: Crossing) -> Saved:
+    """On a CPU; on a GPU the second is empty."""
+    yield s.call.inputs[0]
+    yield ELEMENT_BYTES * elements(s.call.shape)
 
 
 @SAVED.of(MaxPool)

@@ -46,7 +46,16 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
-from costsim.ir.operators.activation import Softplus
+from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.function import (
+    Absolute,
+    Exp,
+    Log,
+    Power,
+    Reciprocal,
+    ReciprocalSquareRoot,
+    SquareRoot,
+)
 from costsim.ir.operators.reading import Reading
 
 
@@ -172,6 +181,15 @@ FORWARD.of(GELU)(lambda o, t: F.gelu(t.x, approximate=o.approximate))
 FORWARD.of(SiLU)(lambda o, t: F.silu(t.x))
 FORWARD.of(ELU)(lambda o, t: F.elu(t.x, o.alpha))
 FORWARD.of(Softplus)(lambda o, t: F.softplus(t.x, o.beta, o.threshold))
+FORWARD.of(Mish)(lambda o, t: F.mish(t.x))
+FORWARD.of(LogSigmoid)(lambda o, t: F.logsigmoid(t.x))
+FORWARD.of(Exp)(lambda o, t: torch.exp(t.x))
+FORWARD.of(Log)(lambda o, t: torch.log(t.x))
+FORWARD.of(SquareRoot)(lambda o, t: torch.sqrt(t.x))
+FORWARD.of(ReciprocalSquareRoot)(lambda o, t: torch.rsqrt(t.x))
+FORWARD.of(Reciprocal)(lambda o, t: torch.reciprocal(t.x))
+FORWARD.of(Absolute)(lambda o, t: torch.abs(t.x))
+FORWARD.of(Power)(lambda o, t: torch.pow(t.x, o.exponent))
 FORWARD.of(Sigmoid)(lambda o, t: torch.sigmoid(t.x))
 FORWARD.of(Tanh)(lambda o, t: torch.tanh(t.x))
 FORWARD.of(Softmax)(lambda o, t: torch.softmax(t.x, o.dimension))

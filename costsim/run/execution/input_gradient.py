@@ -42,7 +42,16 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
-from costsim.ir.operators.activation import Softplus
+from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.function import (
+    Absolute,
+    Exp,
+    Log,
+    Power,
+    Reciprocal,
+    ReciprocalSquareRoot,
+    SquareRoot,
+)
 from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import Operands
 from costsim.run.execution.in_place import by_channel, normalising_factor
@@ -177,6 +186,39 @@ def _softplus(o: Softplus, t: Backward) -> Tensor:
         t.dy, t.kept[0], o.beta, o.threshold, grad_input=t.target
     )
     return result
+
+
+@INPUT_GRADIENT.of(Mish)
+def _mish(o: Mish, t: Backward) -> Tensor:
+    gradient: Tensor = aten.mish_backward(t.dy, t.kept[0])
+    return t.dy.copy_(gradient) if t.in_place else gradient
+
+
+@INPUT_GRADIENT.of(SquareRoot)
+def _square_root(o: SquareRoot, t: Backward) -> Tensor:
+    return torch.div(t.dy, t.output * 2, out=t.target)
+
+
+@INPUT_GRADIENT.of(ReciprocalSquareRoot)
+def _reciprocal_square_root(o: ReciprocalSquareRoot, t: Backward) -> Tensor:
+    return torch.mul(t.dy, t.output.pow(3).mul_(-0.5), out=t.target)
+
+
+@INPUT_GRADIENT.of(Reciprocal)
+def _reciprocal(o: Reciprocal, t: Backward) -> Tensor:
+    return torch.mul(t.dy, t.output.square().neg_(), out=t.target)
+
+
+@INPUT_GRADIENT.of(Power)
+def _power(o: Power, t: Backward) -> Tensor:
+    slope = t.kept[0].pow(o.exponent - 1).mul_(o.exponent)
+    return torch.mul(t.dy, slope, out=t.target)
+
+
+INPUT_GRADIENT.of(LogSigmoid)(lambda o, t: torch.mul(t.dy, torch.sigmoid(-t.kept[0]), out=t.target))
+INPUT_GRADIENT.of(Exp)(lambda o, t: torch.mul(t.dy, t.output, out=t.target))
+INPUT_GRADIENT.of(Log)(lambda o, t: torch.div(t.dy, t.kept[0], out=t.target))
+INPUT_GRADIENT.of(Absolute)(lambda o, t: torch.mul(t.dy, t.kept[0].sgn(), out=t.target))
 
 
 @INPUT_GRADIENT.of(Sigmoid)

@@ -24,7 +24,16 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
-from costsim.ir.operators.activation import Softplus
+from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.function import (
+    Absolute,
+    Exp,
+    Log,
+    Power,
+    Reciprocal,
+    ReciprocalSquareRoot,
+    SquareRoot,
+)
 from costsim.models.tracing.aten.common import Handler, Result, dimension_of
 from costsim.models.tracing.builder import Builder, Handle, Stored, Value
 
@@ -70,9 +79,9 @@ def gelu(b: Builder, x: Handle, approximate: str) -> Result:
 
 
 def elu(b: Builder, x: Handle, alpha: float, scale: float, input_scale: float) -> Result:
-    if scale != 1 or input_scale != 1:
-        b.unsupported("with a scale")
-    return b.emit(ELU(float(alpha)), x)
+    if input_scale != 1:
+        b.unsupported("with a scale of its input")
+    return scaled(b, b.emit(ELU(float(alpha)), x), scale)
 
 
 def softplus(b: Builder, x: Handle, beta: float, threshold: float) -> Result:
@@ -147,10 +156,12 @@ def divide(b: Builder, left: Any, right: Any) -> Result:
 
 
 def power(b: Builder, x: Handle, exponent: float) -> Result:
-    if exponent not in (1, 2, 3, 4):
-        b.unsupported(f"with the exponent {exponent}; 1, 2, 3 and 4 are")
+    if exponent == 0:
+        b.unsupported("with the exponent 0")
     if exponent == 1:
         return x
+    if exponent not in (2, 3, 4):
+        return b.emit(Power(float(exponent)), x)
     square = b.emit(Multiply(), x, x)
     if exponent == 2:
         return square
@@ -185,6 +196,14 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.elu.default": elu,
     "aten.gelu.default": gelu,
     "aten.softplus.default": softplus,
+    "aten.mish.default": _activation(Mish()),
+    "aten.log_sigmoid.default": _activation(LogSigmoid()),
+    "aten.exp.default": _activation(Exp()),
+    "aten.log.default": _activation(Log()),
+    "aten.sqrt.default": _activation(SquareRoot()),
+    "aten.rsqrt.default": _activation(ReciprocalSquareRoot()),
+    "aten.reciprocal.default": _activation(Reciprocal()),
+    "aten.abs.default": _activation(Absolute()),
     "aten.softmax.int": _softmax(Softmax),
     "aten._softmax.default": _softmax(Softmax),
     "aten.log_softmax.int": _softmax(LogSoftmax),
