@@ -87,6 +87,13 @@ FORMS: Mapping[str, Form] = {
     "a repeated border": lambda m, x: m.second(F.pad(m.first(x), (2, 1, 0, 3), mode="replicate")),
     "gated cells": lambda m, x: m.gru(m.first(x).mean(2).transpose(1, 2))[0][:, -1, :, None, None],
     "cells with memory": lambda m, x: m.lstm(m.first(x).mean(2).mT)[0].mT[..., None],
+    "quotients": lambda m, x: (
+        m.second(m.first(x)) / (m.wide(x)[:, :8, 2:, 2:].abs() + 1) / m.scale[0]
+    ),
+    "a number over values": lambda m, x: 2 / (m.second(m.first(x)).exp() + 0.5),
+    "softsign": lambda m, x: F.softsign(m.second(F.softsign(m.first(x)))),
+    "scaled exponential units": lambda m, x: F.selu(m.second(F.selu(m.first(x)))),
+    "root mean squares": lambda m, x: F.rms_norm(m.first(x).mT, (8,), m.scale, 1e-6),
     "two weights that read alike": lambda m, x: F.conv2d(
         m.second(m.first(x)), m.second_weight, padding=1
     ),

@@ -419,7 +419,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     ),
     "transposed": (lambda m, x: F.conv_transpose2d(x, m.w), "when it is transposed"),
     "computed weight": (lambda m, x: F.conv2d(x, m.w * 2), "weight that is computed"),
-    "division": (lambda m, x: x / x.exp(), "aten.div.Tensor"),
     "mode": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), "upsample_bilinear"),
     "other type": (lambda m, x: x.double(), "torch.float64"),
     "random": (lambda m, x: x + torch.rand(32), "aten.rand"),

@@ -53,6 +53,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.elementwise import Divide
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -124,9 +125,12 @@ UNARY: Mapping[str, tuple[Operator, tuple[int, ...]]] = {
     "crop": (Pad(((0, 0), (0, 0), (-1, 0), (0, -2))), SPATIAL),
 }
 POSITIVE = frozenset(
-    ("log", "square_root", "reciprocal_square_root", "reciprocal", "power", "power_below_zero")
-)
-"""Cases whose input is kept off zero and what is below."""
+    (
+        "log", "square_root", "reciprocal_square_root", "reciprocal", "power", "power_below_zero",
+        "divide", "divide_broadcast", "divide_by_few",
+    )
+)  # fmt: skip
+"""Cases whose inputs are kept off zero and what is below."""
 BINARY: Mapping[str, tuple[Operator, tuple[int, ...], tuple[int, ...]]] = {
     "add": (Add(), SPATIAL, SPATIAL),
     "add_broadcast": (Add(), (2, 1, 5, 6), (2, 4, 1, 1)),
@@ -136,6 +140,9 @@ BINARY: Mapping[str, tuple[Operator, tuple[int, ...], tuple[int, ...]]] = {
     "multiply": (Multiply(), SPATIAL, SPATIAL),
     "multiply_broadcast": (Multiply(), (2, 4, 1, 1), SPATIAL),
     "multiply_gate": (Multiply(), SPATIAL, (2, 4, 1, 1)),
+    "divide": (Divide(), SPATIAL, SPATIAL),
+    "divide_broadcast": (Divide(), (2, 4, 1, 6), (4, 5, 1)),
+    "divide_by_few": (Divide(), SPATIAL, (2, 4, 1, 1)),
     "concatenate": (Concatenate(1), SPATIAL, (2, 3, 5, 6)),
     "concatenate_samples": (Concatenate(0), TOKENS, (1, 5, 8)),
     "matmul": (MatMul(), (2, 3, 4, 5), (2, 3, 5, 6)),
@@ -246,6 +253,8 @@ TORCH: Mapping[str, tuple[Function, ...]] = {
     "tanh": (torch.tanh, nn.Tanh()),
     "softmax": (lambda x: F.softmax(x, -1), nn.Softmax(2)),
     "log_softmax": (lambda x: F.log_softmax(x, -1), nn.LogSoftmax(2)),
+    "divide": (lambda x: x / x.sigmoid(),),
+    "divide_by_few": (lambda x: x / x.mean((2, 3), keepdim=True),),
     "max_pool_1d": (nn.MaxPool1d(3, 2, 1),),
     "average_pool_1d": (nn.AvgPool1d(3, 2, 1),),
     "adaptive_average_pool": (nn.AdaptiveAvgPool2d((2, 3)),),
@@ -274,7 +283,7 @@ class Called(nn.Module):
 
 def called(name: str, which: int) -> tuple[Called, Tensor]:
     """The `which`-th way in which torch calls a case, as a model in float32, and an input."""
-    shape = UNARY[name][1]
+    shape = UNARY[name][1] if name in UNARY else BINARY[name][1]
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(shape, generator=generator)
     return Called(TORCH[name][which], shape), x.square() + 0.5 if name in POSITIVE else x

@@ -65,6 +65,7 @@ from costsim.ir.operators import (
     elements,
 )
 from costsim.ir.operators.activation import Activation, LogSigmoid, Mish, Normalised, Softplus
+from costsim.ir.operators.elementwise import Divide
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -138,6 +139,7 @@ C is optional: a plan with such an operator is priced and executed, and refused 
     Reciprocal,
     Absolute,
     Power,
+    Divide,
 )
 def _seldom(o: Operator) -> str:
     return "networks for microcontrollers seldom have it"

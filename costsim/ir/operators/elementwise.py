@@ -57,6 +57,29 @@ class Multiply(Operator):
 
 
 @dataclass(frozen=True, slots=True)
+class Divide(Operator):
+    """`a / b` with broadcasting; the gradient of the divisor reads both."""
+
+    kind = "divide"
+    any_memory_format = True
+    overwritable_inputs = (0,)
+    operands = 2
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return broadcast(inputs)
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input", 1),) if index == 0 else (Need("input", 0), Need("input", 1))
+
+    def gradient_form(self, shapes: Shapes, index: int) -> GradientForm:
+        return "in_place" if shapes.inputs[index] == shapes.output else "new"
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "Divide":
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
 class Scale(Operator):
     """`factor * x + offset` with two constants."""
 

@@ -99,6 +99,8 @@ def saved_bytes(graph: LayerGraph, plan: UpdatePlan) -> dict[str, int]:
                 saved[f"{call.name}:extra"] = saved.get(f"{call.name}:extra", 0) + item
             else:
                 root = storages[item]
+                if graph[root].operator.source == "parameter":
+                    continue  # of the model itself, and there anyway
                 saved[root] = ELEMENT_BYTES * elements(graph[root].shape)
     return saved
 

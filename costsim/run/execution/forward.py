@@ -47,6 +47,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.elementwise import Divide
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -197,6 +198,7 @@ FORWARD.of(LogSoftmax)(lambda o, t: torch.log_softmax(t.x, o.dimension))
 FORWARD.of(Add)(lambda o, t: t.inputs[0] + t.inputs[1])
 FORWARD.of(Subtract)(lambda o, t: t.inputs[0] - t.inputs[1])
 FORWARD.of(Multiply)(lambda o, t: t.inputs[0] * t.inputs[1])
+FORWARD.of(Divide)(lambda o, t: t.inputs[0] / t.inputs[1])
 FORWARD.of(Mean)(lambda o, t: t.x.mean(o.dimensions, keepdim=o.keep_dimensions))
 FORWARD.of(Reshape)(lambda o, t: t.x.reshape(o.shape))
 FORWARD.of(Permute)(lambda o, t: t.x.permute(o.dimensions))

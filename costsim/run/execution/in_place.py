@@ -23,6 +23,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import Activation
+from costsim.ir.operators.elementwise import Divide
 from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import FORWARD, Operands
 
@@ -93,3 +94,4 @@ IN_PLACE.of(Sigmoid)(lambda o, t, i: t.x.sigmoid_())
 IN_PLACE.of(Tanh)(lambda o, t, i: t.x.tanh_())
 IN_PLACE.of(Add)(lambda o, t, i: t.inputs[i].add_(t.inputs[1 - i]))
 IN_PLACE.of(Multiply)(lambda o, t, i: t.inputs[i].mul_(t.inputs[1 - i]))
+IN_PLACE.of(Divide)(lambda o, t, i: t.inputs[0].div_(t.inputs[1]))

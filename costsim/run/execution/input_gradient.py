@@ -43,6 +43,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.elementwise import Divide
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -259,6 +260,17 @@ def _multiply(o: Multiply, t: Backward) -> Tensor:
     if t.shape == t.dy.shape:
         return torch.mul(t.dy, other, out=t.target)
     return _summed(t.dy * other, t.shape)
+
+
+@INPUT_GRADIENT.of(Divide)
+def _divide(o: Divide, t: Backward) -> Tensor:
+    divisor = t.kept[1]
+    if t.index == 1:
+        slope = (t.kept[0] / divisor).div_(divisor).neg_()
+        return _summed(slope.mul_(t.dy), t.shape)
+    if t.shape == t.dy.shape:
+        return torch.div(t.dy, divisor, out=t.target)
+    return _summed(t.dy / divisor, t.shape)
 
 
 @INPUT_GRADIENT.of(MaxPool)

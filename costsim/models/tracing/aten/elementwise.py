@@ -25,6 +25,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.elementwise import Divide
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -152,7 +153,10 @@ def divide(b: Builder, left: Any, right: Any) -> Result:
     if isinstance(right, Stored) and not right.trainable:
         inverse = b.lift(torch.reciprocal(b.tensors[right.parameter.name]))
         return b.emit(Multiply(), left, inverse)
-    b.unsupported("by an activation or a parameter")
+    a = _number(b, left)
+    if a is not None:
+        return scaled(b, b.emit(Reciprocal(), right), a)
+    return b.emit(Divide(), left, right)
 
 
 def power(b: Builder, x: Handle, exponent: float) -> Result:
