@@ -91,6 +91,8 @@ FORMS: Mapping[str, Form] = {
         m.second(m.first(x)) / (m.wide(x)[:, :8, 2:, 2:].abs() + 1) / m.scale[0]
     ),
     "a number over values": lambda m, x: 2 / (m.second(m.first(x)).exp() + 0.5),
+    "of length one": lambda m, x: F.normalize(m.second(F.normalize(m.first(x), dim=1)), dim=2),
+    "of length one or none": lambda m, x: m.second(F.normalize((m.first(x) - 1).relu(), dim=1)),
     "softsign": lambda m, x: F.softsign(m.second(F.softsign(m.first(x)))),
     "scaled exponential units": lambda m, x: F.selu(m.second(F.selu(m.first(x)))),
     "root mean squares": lambda m, x: F.rms_norm(m.first(x).mT, (8,), m.scale, 1e-6),

@@ -63,6 +63,7 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
+from costsim.ir.operators.pooling import Norm
 
 SPATIAL = (2, 4, 5, 6)
 TOKENS = (2, 5, 8)
@@ -112,6 +113,8 @@ UNARY: Mapping[str, tuple[Operator, tuple[int, ...]]] = {
     "adaptive_average_pool_3d": (AdaptiveAveragePool((2, 2, 4)), (2, 3, 4, 5, 6)),
     "mean": (Mean((2, 3)), SPATIAL),
     "mean_of_channels": (Mean((1,), True), SPATIAL),
+    "norm": (Norm((2, 3)), SPATIAL),
+    "norm_of_channels": (Norm((1,), True), SPATIAL),
     "reshape": (Reshape((2, 120)), SPATIAL),
     "permute": (Permute((0, 3, 1, 2)), SPATIAL),
     "permute_nothing": (Permute((0, 1, 2)), TOKENS),
@@ -259,6 +262,8 @@ TORCH: Mapping[str, tuple[Function, ...]] = {
     "average_pool_1d": (nn.AvgPool1d(3, 2, 1),),
     "adaptive_average_pool": (nn.AdaptiveAvgPool2d((2, 3)),),
     "mean": (lambda x: x.mean((2, 3)),),
+    "norm": (lambda x: torch.linalg.vector_norm(x, dim=(2, 3)),),
+    "norm_of_channels": (lambda x: x.norm(dim=1, keepdim=True),),
     "reshape": (lambda x: x.flatten(1),),
     "permute": (lambda x: x.permute(0, 3, 1, 2),),
     "slice": (lambda x: x[:, 1:4:2],),

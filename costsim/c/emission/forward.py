@@ -75,7 +75,7 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
-from costsim.ir.operators.pooling import Pool
+from costsim.ir.operators.pooling import Norm, Pool
 from costsim.ir.operators.reading import Reading
 
 
@@ -140,6 +140,7 @@ C is optional: a plan with such an operator is priced and executed, and refused 
     Absolute,
     Power,
     Divide,
+    Norm,
 )
 def _seldom(o: Operator) -> str:
     return "networks for microcontrollers seldom have it"

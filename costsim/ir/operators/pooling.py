@@ -134,11 +134,9 @@ class AdaptiveAveragePool(Pool):
 
 
 @dataclass(frozen=True, slots=True)
-class Mean(Operator):
-    """Mean over `dimensions`, kept as size one with `keep_dimensions`."""
+class Reduction(Operator):
+    """One number over `dimensions`, kept as size one with `keep_dimensions`."""
 
-    kind = "mean"
-    averages = True
     any_memory_format = True
 
     dimensions: tuple[int, ...]
@@ -155,3 +153,25 @@ class Mean(Operator):
             return None
         dropped = 0 if self.keep_dimensions else sum(d < dimension for d in self.dimensions)
         return dimension - dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Mean(Reduction):
+    """Mean over the dimensions."""
+
+    kind = "mean"
+    averages = True
+
+
+@dataclass(frozen=True, slots=True)
+class Norm(Reduction):
+    """Root of the sum of squares over the dimensions; its gradient is 0 where it is 0."""
+
+    kind = "norm"
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input"), Need("output"))
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "Norm":
+        return cls((1,), keep_dimensions=True)

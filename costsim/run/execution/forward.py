@@ -57,6 +57,7 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
+from costsim.ir.operators.pooling import Norm
 from costsim.ir.operators.reading import Reading
 
 
@@ -200,6 +201,9 @@ FORWARD.of(Subtract)(lambda o, t: t.inputs[0] - t.inputs[1])
 FORWARD.of(Multiply)(lambda o, t: t.inputs[0] * t.inputs[1])
 FORWARD.of(Divide)(lambda o, t: t.inputs[0] / t.inputs[1])
 FORWARD.of(Mean)(lambda o, t: t.x.mean(o.dimensions, keepdim=o.keep_dimensions))
+FORWARD.of(Norm)(
+    lambda o, t: torch.linalg.vector_norm(t.x, 2, o.dimensions, keepdim=o.keep_dimensions)
+)
 FORWARD.of(Reshape)(lambda o, t: t.x.reshape(o.shape))
 FORWARD.of(Permute)(lambda o, t: t.x.permute(o.dimensions))
 FORWARD.of(Concatenate)(lambda o, t: torch.cat(t.inputs, o.dimension))

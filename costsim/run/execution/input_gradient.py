@@ -53,6 +53,7 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
+from costsim.ir.operators.pooling import Norm
 from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import Operands
 from costsim.run.execution.in_place import by_channel, normalising_factor
@@ -316,6 +317,14 @@ def _mean(o: Mean, t: Backward) -> Tensor:
     for d in o.dimensions:
         count *= t.shape[d]
     return (t.dy.view(collapsed) / count).expand(t.shape).clone(memory_format=t.form)
+
+
+@INPUT_GRADIENT.of(Norm)
+def _norm(o: Norm, t: Backward) -> Tensor:
+    collapsed = [1 if d in o.dimensions else size for d, size in enumerate(t.shape)]
+    norm = t.output.reshape(collapsed)
+    slope = (t.dy.reshape(collapsed) / norm).masked_fill_(norm == 0, 0)
+    return t.kept[0] * slope
 
 
 @INPUT_GRADIENT.of(Permute)

@@ -12,6 +12,7 @@ from costsim.ir.operators import (
     Permute,
     Scale,
 )
+from costsim.ir.operators.pooling import Norm
 from costsim.models.tracing.aten.common import Handler, Result, as_tuple, dimension_of
 from costsim.models.tracing.builder import Builder, Handle, Value
 
@@ -107,6 +108,16 @@ def mean_of_all(b: Builder, x: Handle, _dtype: Any) -> Result:
     return b.emit(Mean(tuple(range(len(x.shape)))), x)
 
 
+def vector_norm(
+    b: Builder, x: Handle, order: float, dimensions: Sequence[int] | None, keep: bool, dtype: Any
+) -> Result:
+    if order != 2:
+        b.unsupported(f"of the order {order}; 2 is")
+    rank = len(x.shape)
+    every = dimensions if dimensions else range(rank)
+    return b.emit(Norm(tuple(sorted(dimension_of(d, rank) for d in every)), bool(keep)), x)
+
+
 HANDLERS: Mapping[str, Handler] = {
     "aten.max_pool1d.default": max_pool,
     "aten.max_pool2d.default": max_pool,
@@ -126,6 +137,7 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.max.dim": maximum_along,
     "aten.sum.dim_IntList": total,
     "aten.sum.default": lambda b, x, dtype: total(b, x, None, dtype=dtype),
+    "aten.linalg_vector_norm.default": vector_norm,
     "aten.mean.dim": mean,
     "aten.mean.default": mean_of_all,
 }
