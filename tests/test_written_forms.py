@@ -91,6 +91,9 @@ FORMS: Mapping[str, Form] = {
         m.second(m.first(x)) / (m.wide(x)[:, :8, 2:, 2:].abs() + 1) / m.scale[0]
     ),
     "a number over values": lambda m, x: 2 / (m.second(m.first(x)).exp() + 0.5),
+    "repeated": lambda m, x: (
+        m.second(m.first(x).repeat(1, 1, 2, 3)) + m.scale.repeat(2, 1, 1).mean()
+    ),
     "of length one": lambda m, x: F.normalize(m.second(F.normalize(m.first(x), dim=1)), dim=2),
     "of length one or none": lambda m, x: m.second(F.normalize((m.first(x) - 1).relu(), dim=1)),
     "softsign": lambda m, x: F.softsign(m.second(F.softsign(m.first(x)))),

@@ -112,6 +112,17 @@ def expand(b: Builder, x: Handle, *_: Any) -> Result:
     return x if x.shape == shape else b.emit(Expand(shape), x)
 
 
+def repeat(b: Builder, x: Handle, times: Sequence[int]) -> Result:
+    """Every dimension so many times over: behind a size of one, expanded."""
+    sizes = (1,) * (len(times) - len(x.shape)) + x.shape
+    apart = [n for size in sizes for n in (1, size)]
+    repeated = tuple(n for pair in zip(times, sizes, strict=True) for n in pair)
+    whole = tuple(many * size for many, size in zip(times, sizes, strict=True))
+    if whole == sizes:
+        return b.reshape(x, sizes)
+    return b.reshape(b.emit(Expand(repeated), b.reshape(x, tuple(apart))), whole)
+
+
 MOST_RUNS = 64
 """Slices that one operator may become."""
 
@@ -227,6 +238,7 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.stack.default": stack,
     "aten.expand.default": expand,
     "aten.expand_as.default": expand,
+    "aten.repeat.default": repeat,
     "aten.constant_pad_nd.default": pad,
     "aten.pad.default": pad_in_mode,
     "aten.roll.default": roll,
