@@ -7,6 +7,7 @@ the kernels of older processors; `COSTSIM_TEST_ONEDNN=off`, which takes PyTorch'
 """
 
 import atexit
+import gc
 import os
 import random
 import shutil
@@ -51,6 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests in a random order, the same in every worker, where a seed for it is given."""
     if seed := os.environ.get("COSTSIM_TEST_ORDER"):
         random.Random(int(seed)).shuffle(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: to look through it for garbage again and
+    again would take a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

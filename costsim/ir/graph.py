@@ -90,19 +90,20 @@ class LayerGraph:
         if self.output not in self._by_name:
             raise InputError(f"the output {self.output!r} is not a call of the layer graph")
         seen: set[str] = set()
+        self._shapes: dict[str, Shapes] = {}  # asked for again and again
         for call in self.calls:
             if missing := [name for name in call.inputs if name not in seen]:
                 raise InputError(
                     f"call {call.name!r} reads {missing[0]!r}, which comes later or never"
                 )
             seen.add(call.name)
-            self._check_shape(call)
+            self._shapes[call.name] = self._checked_shapes(call)
         sources = [call.name for call in self.calls if call.operator.source == "sample"]
         if len(sources) != 1:
             raise InputError(f"the layer graph has {len(sources)} inputs; one is needed")
         self.input: str = sources[0]
 
-    def _check_shape(self, call: Call) -> None:
+    def _checked_shapes(self, call: Call) -> Shapes:
         inputs = tuple(self._by_name[name].shape for name in call.inputs)
         weight = call.weight.shape if call.weight else None
         try:
@@ -114,6 +115,7 @@ class LayerGraph:
                 f"call {call.name!r} ({call.operator.kind}) has shape {call.shape}, "
                 f"its operator gives {shape}"
             )
+        return Shapes(inputs, call.shape, weight)
 
     def __getitem__(self, name: str) -> Call:
         return self._by_name[name]
@@ -149,12 +151,8 @@ class LayerGraph:
         return graph
 
     def shapes(self, call: Call) -> Shapes:
-        """The shapes `call` sees."""
-        return Shapes(
-            tuple(self[name].shape for name in call.inputs),
-            call.shape,
-            call.weight.shape if call.weight else None,
-        )
+        """The shapes `call`, one of this graph's, sees."""
+        return self._shapes[call.name]
 
     @cached_property
     def layers(self) -> Mapping[str, Layer]:

@@ -1,6 +1,8 @@
 """The built-in networks as PyTorch modules, batch norm folded into the convolutions or not."""
 
+import copy
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -138,6 +140,16 @@ def build(
     global random state is untouched. Raises `InputError` for an unknown network.
     """
     architecture = find_architecture(name, feature_mix=feature_mix)
+    return copy.deepcopy(drawn(architecture, seed, batch_norm, torch.get_default_dtype()))
+
+
+@lru_cache(maxsize=4)
+def drawn(architecture: Architecture, seed: int, batch_norm: bool, dtype: torch.dtype) -> Network:
+    """The network that `build` returns copies of, drawn once in weights of the default `dtype`.
+
+    Every cell of a study asks for the same one, and drawing it takes a second.
+    """
+    assert dtype == torch.get_default_dtype()
     generator = torch.Generator().manual_seed(seed)
     network = Network(architecture, batch_norm=True).eval()
     with torch.no_grad():
