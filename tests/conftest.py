@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from hypothesis import HealthCheck, Phase, settings
 # One worker a core already: threads of torch and BLAS would only fight. Read when they load.
 for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
+
+# Tests start the library in hundreds of processes; each would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # What a person has named on command lines is kept in their home; tests have one of their own.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="costsim-state-")

@@ -225,7 +225,7 @@ class ComputeTarget(Part):
         """
         mac_rate, byte_rate = self._rates(work_kind, direction)
         macs_array, bytes_array = np.asarray(macs, float), np.asarray(moved_bytes, float)
-        if np.any(macs_array < 0) or np.any(bytes_array < 0):
+        if (macs_array < 0).any() or (bytes_array < 0).any():
             raise InputError(f"{work_kind} {direction}: negative MACs or bytes")
         if self.calibration is not None:
             known = self.calibration.seconds(kernel, macs_array, bytes_array)
@@ -237,7 +237,7 @@ class ComputeTarget(Part):
         seconds = bytes_array / _rate(byte_rate, self.bandwidth, bound)
         if mac_rate is not None:
             seconds = np.maximum(macs_array / _rate(mac_rate, self.peak.fp32, bound), seconds)
-        elif np.any(macs_array > 0):
+        elif (macs_array > 0).any():
             raise InputError(f"{work_kind} {direction} has MACs but no rate for them")
         seconds = seconds + getattr(self.overhead.interval, bound)
         return seconds if np.ndim(seconds) else float(seconds)

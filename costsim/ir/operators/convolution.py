@@ -6,6 +6,7 @@ ATen's Convolution.cpp): a single small image is unfolded and multiplied, others
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from costsim.ir.operators.base import Axis, Need, Operator, Shape, ShapeError, Shapes, elements
@@ -119,11 +120,7 @@ class Convolution(Operator):
             self.dilation,
             strict=True,
         ):
-            taps_inside *= sum(
-                0 <= position * stride - pad + tap * dilation < size
-                for position in range(outputs)
-                for tap in range(kernel)
-            )
+            taps_inside *= _taps_inside(size, outputs, kernel, stride, pad, dilation)
         return taps_inside, prod(shapes.output[2:]) * prod(shapes.weight[2:])
 
     def weight_gradient_needs(self, shapes: Shapes, axis: Axis) -> tuple[Need, ...]:
@@ -133,3 +130,16 @@ class Convolution(Operator):
         if axis == "output":
             return shapes.output[1]
         return 0 if self.is_depthwise(shapes) else shapes.inputs[0][1]
+
+
+@cache
+def _taps_inside(size: int, outputs: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+    """Of all positions along one dimension, how many taps of the kernel fall on the image.
+
+    Asked again and again for the same few layers.
+    """
+    return sum(
+        0 <= position * stride - pad + tap * dilation < size
+        for position in range(outputs)
+        for tap in range(kernel)
+    )
