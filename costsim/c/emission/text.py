@@ -32,7 +32,12 @@ def comment(name: str) -> str:
 
 def number(value: float) -> str:
     """A float32 as a literal that reads back as the same number."""
-    text = f"{np.float32(value):.9g}"
+    return _literal(float(np.float32(value)))
+
+
+def _literal(value: float) -> str:
+    """Of a number that a float32 is; networks have a million, and numpy formats them slowly."""
+    text = f"{value:.9g}"
     if "n" in text:
         return {"inf": "(1.0f / 0.0f)", "-inf": "(-1.0f / 0.0f)"}.get(text, "(0.0f / 0.0f)")
     return (text if "." in text or "e" in text else f"{text}.0") + "f"
@@ -51,8 +56,10 @@ def rows(items: Iterable[str], width: int = 96) -> str:
 
 def array(c_type: str, name: str, values: NDArray[np.generic]) -> str:
     """The definition of a constant array."""
-    listed = values.tolist()
-    body = rows(map(number, listed) if c_type == "float" else map(str, listed))
+    if c_type == "float":
+        body = rows(map(_literal, values.astype(np.float32).tolist()))
+    else:
+        body = rows(map(str, values.tolist()))
     body = body.replace("-2147483648", "(-2147483647 - 1)")
     return f"const {c_type} {name}[{len(values)}] = {{\n{body}\n}};\n"
 
