@@ -16,6 +16,7 @@ from costsim.planning.preparation import Prepared, parameters_digest
 from costsim.planning.question import asked_of, planned_recipe
 from costsim.planning.recipes import PricedRecipe, choose_cache
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
+from costsim.planning.swapping import ways_of_training
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.pricing.cost import MemoryCost
 from costsim.problem.importance import Importance, left_frozen
@@ -99,6 +100,7 @@ def conclude(
         alternatives=others,
         explanation=explanation,
         named=NamedLayers(request.layers, request.exclude),
+        ways=ways_of_training(prepared, solution),
     )
     warnings = (
         *model_notes(request.model, problem.graph),

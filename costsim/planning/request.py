@@ -10,6 +10,7 @@ from costsim.ir.operators import UpdateKind
 from costsim.ir.recipe import CACHES, CacheIn, Loss, Recipe
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.pricing.cost import full_backward_macs
+from costsim.pricing.swap import room_bytes
 from costsim.problem.budget import Budget
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.problem.solution import Solver
@@ -39,6 +40,8 @@ def _first(given: Number | None, otherwise: Number | None) -> Number | None:
 class BudgetRequest:
     """Limits as a person gave them; what is None comes from the device's recommendation.
 
+    A step may swap where the memory that a person allows is more than RAM; see `room_bytes`.
+
     MACs are either a number or a share of the full backward pass.
     """
 
@@ -58,13 +61,16 @@ class BudgetRequest:
             share = recommended.macs_share.value if self.macs_share is None else self.macs_share
             macs = int(share * full)
         latency, energy = recommended.latency, recommended.energy
+        latency_s = _first(self.latency_s, latency.value if latency else None)
+        energy_j = _first(self.energy_j, energy.value if energy else None)
+        timed = latency_s is not None or energy_j is not None
         return Budget(
             memory_bytes=_first(self.memory_bytes, recommended.memory_bytes),
             accounting=self.accounting or recommended.accounting,
             macs=macs,
-            latency_s=_first(self.latency_s, latency.value if latency else None),
-            energy_j=_first(self.energy_j, energy.value if energy else None),
-            working_bytes=device.largest_block_bytes,
+            latency_s=latency_s,
+            energy_j=energy_j,
+            working_bytes=room_bytes(device, self.memory_bytes, timed=timed),
         )
 
 

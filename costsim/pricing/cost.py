@@ -224,6 +224,17 @@ def step_seconds(program: TrainingProgram, target: ComputeTarget) -> Interval:
     )
 
 
+def resident_bytes(program: TrainingProgram, device: DeviceSpec) -> tuple[int, int]:
+    """Bytes of RAM that a step has live at once: its buffers, and those with frozen weights.
+
+    Both are the same where the device keeps frozen weights in flash.
+    """
+    peak = memory_timeline(program).peak_bytes
+    if device.placement.frozen_weights == "flash":
+        return peak, peak
+    return peak, peak + program.bytes_of(Category.FROZEN_WEIGHTS)
+
+
 def operation_work(
     program: TrainingProgram, operation: Operation
 ) -> tuple[str, str, float, float, str]:

@@ -1,8 +1,8 @@
 """Every predicted cost of a plan as rows of words and amounts."""
 
-from costsim.base.units import counted, format_bytes, format_macs, format_percent
+from costsim.base.units import counted, format_bytes, format_joules, format_macs, format_percent
 from costsim.report.amounts import interval, joules, seconds
-from costsim.solving.planfile import AdaptationRecord, PlanFile, Prediction
+from costsim.solving.planfile import AdaptationRecord, PlanFile, Prediction, WayRecord
 
 Section = tuple[str, list[tuple[str, str]]]
 
@@ -22,7 +22,20 @@ def cost_rows(file: PlanFile) -> list[Section]:
         iterations = counted(file.recipe.iterations, "iteration")
         heading = f"whole adaptation, {iterations}, {counted(file.task.samples, 'image')}"
         sections.append((heading, _adaptation_rows(predicted.adaptation, file)))
+    if file.ways:
+        iterations = counted(file.recipe.iterations, "iteration")
+        heading = f"the same training, {iterations}, in other ways"
+        sections.append((heading, [_way_row(way) for way in file.ways]))
     return sections
+
+
+def _way_row(way: WayRecord) -> tuple[str, str]:
+    what = f"{way.name}: {format_bytes(way.held_bytes)}"
+    if way.excess_bytes:
+        what += f", {format_bytes(way.excess_bytes)} of it swapped"
+    if way.latency_s is None or way.energy_j is None:
+        return what, "does not fit"
+    return what, f"{seconds(way.latency_s)}, {format_joules(way.energy_j.value)}"
 
 
 def _adaptation_rows(whole: AdaptationRecord, file: PlanFile) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
         "model", "device", "step", "task", "recipe", "budgets", "loss", "candidates", "seed",
         "importance", "fleet", "sought", "solver",
     ),
-    "predicted": ("predicted",),
+    "predicted": ("predicted", "ways"),
     "made by": ("versions",),
 }  # fmt: skip
 """The keys of a plan file, in the order in which they are told; `layers` have their own words."""

@@ -16,6 +16,7 @@ from costsim.solving.planfile.records import (
     Range,
     SolverRecord,
     TaskRecord,
+    WayRecord,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "SolverRecord",
     "SoughtRecord",
     "TaskRecord",
+    "WayRecord",
     "plan_file",
     "read_plan",
     "write_plan",

@@ -15,6 +15,7 @@ from costsim.ir.step import TrainingStep
 from costsim.pricing.accounting.autograd import autograd_memory
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.pricing.cost import full_backward_macs
+from costsim.pricing.ways import Way
 from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
 from costsim.problem.named_layers import NamedLayers
@@ -31,6 +32,7 @@ from costsim.solving.planfile.records import (
     Prediction,
     SolverRecord,
     TaskRecord,
+    WayRecord,
 )
 
 
@@ -70,6 +72,7 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
     explanation: Explanation | None = None,
     named: NamedLayers | None = None,
     task_budget: TaskBudget | None = None,
+    ways: Sequence[Way] = (),
 ) -> PlanFile:
     """The plan file of a solution. `target` None is the default one of `device`."""
     plan = solution.plan or UpdatePlan()
@@ -112,6 +115,7 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
             None if explanation is None else ExplanationRecord.model_validate(explanation.to_json())
         ),
         candidates=_candidates_record(graph, named or NamedLayers()),
+        ways=tuple(WayRecord.model_validate(way.to_json()) for way in ways),
     )
 
 

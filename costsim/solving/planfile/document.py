@@ -33,6 +33,7 @@ from costsim.solving.planfile.records import (
     SolverRecord,
     StepRecord,
     TaskRecord,
+    WayRecord,
 )
 
 SCHEMA = "costsim.plan/2"
@@ -58,6 +59,7 @@ class _Document(Record):
     explanation: ExplanationRecord | None = None
     sought: SoughtRecord | None = None
     fleet: Annotated[tuple[FleetRecord, ...], Listed] = ()
+    ways: Annotated[tuple[WayRecord, ...], Listed] = ()
     seed: Seed
     versions: Named[str]
 
@@ -86,7 +88,8 @@ class PlanFile:
     where the solver found nothing within the budgets. `fleet`: the devices that it is for besides
     `device`. `loss` is what the plan was chosen for; None where an older file does not say.
     `candidates`: None where every layer was one. `budget` is of a step, `task_budget` of the whole
-    adaptation.
+    adaptation. `ways`: the training of a step that swaps, and the same training in others; none
+    where nothing swaps.
     """
 
     model: ModelRecord
@@ -108,6 +111,7 @@ class PlanFile:
     fleet: tuple[FleetRecord, ...] = ()
     candidates: CandidatesRecord | None = None
     task_budget: TaskBudget = field(default_factory=TaskBudget)
+    ways: tuple[WayRecord, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
@@ -117,6 +121,7 @@ class PlanFile:
             "explanation": _dump(self.explanation),
             "sought": _dump(self.sought),
             "fleet": [_dump(one) for one in self.fleet] or None,
+            "ways": [_dump(one) for one in self.ways] or None,
         }
         return {
             "schema": SCHEMA,
@@ -182,6 +187,7 @@ class PlanFile:
             explanation=read.explanation,
             sought=read.sought,
             fleet=tuple(read.fleet),
+            ways=tuple(read.ways),
         )
 
 

@@ -250,6 +250,18 @@ class Prediction(Record):
     adaptation: AdaptationRecord | None = None
 
 
+class WayRecord(Record):
+    """The same training in one way, swapping included; see `costsim.pricing.ways.Way`."""
+
+    name: Name
+    samples_a_pass: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    held_bytes: Count
+    excess_bytes: Count
+    swap_s: Range | None
+    latency_s: Range | None
+    energy_j: Range | None
+
+
 class SolverRecord(Record):
     """Who chose, how far the answer can be trusted (`sentence`, for a person), and how long.
 

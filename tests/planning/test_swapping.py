@@ -1,0 +1,97 @@
+"""Plans of steps that swap, as a person asks for them: a price, and other ways beside it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from costsim.base.files import to_json_text
+from costsim.cli import main
+from costsim.device import load_device
+from costsim.pricing.ways import FITTING, PLANNED, SINGLE, STOCK
+from costsim.solving.planfile import read_plan
+
+Board = Callable[..., str]
+
+TASK = ("--ways", "2", "--shots", "2", "--batch", "4", "--solver", "full", "--macs", "100%")
+BUILT_IN = ("--model", "mbv2-w0.35", "--resolution", "64", "--inspect", "4")
+TRACED = ("--model", "examples.classifier:make", "--loss", "cross_entropy")
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Board:
+    """The Pi with so much RAM, all of it for training, and swap or none."""
+
+    def write(ram: str, *, swap: bool = True) -> str:
+        document = load_device("pi-zero-2").to_json()
+        document["memory"]["ram"]["size"]["value"] = ram
+        document["memory"]["ram"]["available"]["value"] = 1.0
+        document["training_budget"]["memory"]["value"] = "1KiB"
+        if not swap:
+            del document["swap"]
+        path = tmp_path / "board.yaml"
+        path.write_text(to_json_text(document), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def planned(out: Path, *arguments: str) -> Any:
+    assert main(["plan", *arguments, "--out", str(out)]) == 0
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("model", "ram"), [(BUILT_IN, "4608KiB"), (TRACED, "12MiB")])
+def test_a_step_that_swaps_is_priced_with_other_ways_beside_it(
+    model: tuple[str, ...], ram: str, board: Board, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "plan.json"
+    document = planned(out, "--device", board(ram), *model, *TASK, "--memory", "64MiB")
+    room = load_device(board(ram)).largest_block_bytes
+    ways = {way["name"]: way for way in document["ways"]}
+    assert list(ways) == [PLANNED, FITTING, SINGLE, STOCK]
+    own, fitting, stock = ways[PLANNED], ways[FITTING], ways[STOCK]
+    memory = document["predicted"]["memory"]
+    assert own["held_bytes"] == memory["peak_bytes"] + memory["frozen_weight_bytes"]
+    assert own["excess_bytes"] == own["held_bytes"] - room > 0
+    assert fitting["held_bytes"] <= room
+    assert fitting["excess_bytes"] == 0
+    assert fitting["latency_s"]["value"] < own["latency_s"]["value"] < stock["latency_s"]["value"]
+    training = next(
+        p for p in document["predicted"]["adaptation"]["phases"] if p["phase"] == "training"
+    )
+    assert own["swap_s"]["value"] <= training["swap_s"]["value"]
+    assert "swaps for" in capsys.readouterr().out
+    assert read_plan(out).to_json() == document
+    assert main(["show", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(name in shown for name in ways)
+
+
+@pytest.mark.parametrize(
+    ("swap", "more"), [(False, ()), (True, ("--latency", "1h")), (True, ("--memory", "4608KiB"))]
+)
+def test_nothing_swaps_where_it_cannot_or_nobody_allowed_it(
+    swap: bool, more: tuple[str, ...], board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "--device",
+        board("4608KiB", swap=swap),
+        *BUILT_IN,
+        *TASK,
+        "--memory",
+        "64MiB",
+        *more,
+    ]
+    assert main(["plan", *arguments]) == 1
+    assert "No plan is within the budgets" in capsys.readouterr().out
+
+
+def test_a_plan_that_does_not_swap_has_no_other_ways(board: Board, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    document = planned(out, "--device", board("64MiB"), *BUILT_IN, *TASK, "--memory", "32MiB")
+    assert "ways" not in document
+    assert document["predicted"]["swap_s"]["value"] == 0
