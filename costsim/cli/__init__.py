@@ -32,6 +32,7 @@ COMMANDS = {
     "pareto": "Draw the proven frontier of gain against a budget, other methods beside it.",
     "plan": "Choose what to update within a device's budgets, and price it.",
     "pretrain": "Meta-train a backbone on few-shot episodes of images.",
+    "reproduce": "Put costs that a paper prints beside the predicted ones.",
     "show": "Show a plan that was made before, or its page.",
     "study": "Run methods on models, domains, seeds and devices, resumably.",
     "train": "Fine-tune what a plan chose, and write the outcome as a patch.",
