@@ -24,12 +24,13 @@ from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.run.criteria import CRITERIA
 from costsim.run.criteria.base import Criterion
 from costsim.run.criteria.loss import LOSSES
+from costsim.studies.published import REPRODUCTIONS
 
 ROOT = Path(__file__).parents[1]
 
 REGISTRIES: dict[str, Registry[object]] = {
     registry.what: registry  # type: ignore[misc]
-    for registry in (SOLVERS, CRITERIA, LOSSES, METHODS, GUARDS)
+    for registry in (SOLVERS, CRITERIA, LOSSES, METHODS, GUARDS, REPRODUCTIONS)
 }
 
 LISTED = {
@@ -38,6 +39,7 @@ LISTED = {
     "compare": (SOLVERS, CRITERIA),
     "adapt": (METHODS, GUARDS),
     "study": (METHODS, GUARDS),
+    "reproduce": (REPRODUCTIONS,),
 }
 """What the help of a command lists."""
 

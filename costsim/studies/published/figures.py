@@ -14,7 +14,8 @@ MB = 2**20
 """Of the paper's tables, as its row of full training shows."""
 
 MCUNET, MOBILENET, PROXYLESS = "mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3"
-PI, NANO = "pi-zero-2", "jetson-nano"
+PI = "pi-zero-2"
+NANO = "jetson-nano"
 NETWORKS, BOARDS = (MCUNET, MOBILENET, PROXYLESS), (PI, NANO)
 
 

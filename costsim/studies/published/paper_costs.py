@@ -33,7 +33,9 @@ from costsim.studies.published.methods import (
     own_graph,
 )
 
-FULL, SPARSE, OURS = "FullTrain", "SparseUpdate", "TinyTrain"
+FULL = "FullTrain"
+SPARSE = "SparseUpdate"
+OURS = "TinyTrain"
 
 SCORING, ONE_PASS = "scoring alone", "a whole pass of stock PyTorch"
 
