@@ -227,7 +227,8 @@ def budget_options(of: str) -> Callable[[F], F]:
             "--memory",
             type=Quantity("size", parse_bytes),
             metavar="SIZE",
-            help=f"Memory of {of}: 256KiB, 1MB.  [default: the device's]",
+            help=f"Memory of {of}: 256KiB, 1MB. More than the RAM of a device with swap lets it "
+            "swap, at a price, unless a budget is in seconds or joules.  [default: the device's]",
         ),
         click.option(
             "--accounting",

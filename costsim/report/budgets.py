@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
 from costsim.problem.budget import Budget
 from costsim.problem.task_budget import SHOWN, TaskBudget
-from costsim.solving.planfile import Prediction
+from costsim.solving.planfile import DeviceRecord, Prediction
 
 BUDGETS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "memory_bytes": ("memory", format_bytes),
@@ -16,6 +16,8 @@ BUDGETS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "energy_j": ("energy", format_joules),
 }
 """What a person reads for each limit of a budget, and how its amounts are written."""
+
+WITH_SWAP = "room with swap (peak)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,21 @@ class BudgetUse:
     share: float | None
 
 
-def budget_uses(budget: Budget, predicted: Prediction | None) -> tuple[BudgetUse, ...]:
-    """The limits that are set, with what a plan uses of them; `predicted` is None without one."""
+def budget_uses(
+    budget: Budget, predicted: Prediction | None, device: DeviceRecord | None = None
+) -> tuple[BudgetUse, ...]:
+    """The limits that are set, with what a plan uses of them; `predicted` is None without one.
+
+    The room is that of `device`, or more than it where a step may swap.
+    """
     rows = []
     for key, (name, show) in BUDGETS.items():
         limit = getattr(budget, key)
         if limit is None:
             continue
         label = f"{name} ({budget.accounting})" if key == "memory_bytes" else name
+        if key == "working_bytes" and device is not None and limit > device.room_bytes:
+            label = WITH_SWAP
         used = None if predicted is None else _used(predicted, key)
         rows.append(
             BudgetUse(

@@ -197,7 +197,7 @@ class Summary:
     @cached_property
     def budgets(self) -> tuple[BudgetUse, ...]:
         """The limits that are set, with what the plan uses of them."""
-        return budget_uses(self.file.budget, self.file.predicted)
+        return budget_uses(self.file.budget, self.file.predicted, self.file.device)
 
     @cached_property
     def task_budgets(self) -> tuple[BudgetUse, ...]:

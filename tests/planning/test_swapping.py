@@ -64,7 +64,9 @@ def test_a_step_that_swaps_is_priced_with_other_ways_beside_it(
         p for p in document["predicted"]["adaptation"]["phases"] if p["phase"] == "training"
     )
     assert own["swap_s"]["value"] <= training["swap_s"]["value"]
-    assert "swaps for" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "swaps for" in told
+    assert "room with swap (peak)" in told
     assert read_plan(out).to_json() == document
     assert main(["show", str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.split())

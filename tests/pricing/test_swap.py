@@ -87,6 +87,28 @@ def test_a_step_of_two_layers_swaps_what_it_holds_over_ram() -> None:
     assert way.latency_s.value == pytest.approx(3 * (seconds.value + 10.0))
 
 
+def test_every_pass_of_every_step_swaps() -> None:
+    """Two steps of two passes: four times what is over RAM, out and back."""
+    graph, step = two_layers(), TrainingStep(2, 1)
+    training = Training(UpdatePlan.full(graph), step, 2, PI)
+    held = training.at(SINGLE, two_layers, 1).held_bytes
+    found = replace(training, device=tiny(held - 100)).at(SINGLE, two_layers, 1)
+    assert found.swap_s is not None
+    assert found.swap_s.value == pytest.approx(2 * 2 * (100 / 25 + 100 / 100))
+    program = program_at(two_layers, training.plan, step, 1)
+    cost = price(program, tiny(held - 100)).on_device
+    assert cost is not None
+    assert cost.swap_s is not None
+    assert found.swap_s.value == pytest.approx(2 * cost.swap_s.value), "as the step is priced"
+
+
+def test_frozen_weights_are_live_where_the_device_keeps_them_in_ram() -> None:
+    program = compile_program(two_layers(), UpdatePlan(), TrainingStep())
+    peak, held = resident_bytes(program, PI)
+    assert held - peak == 4 * (3 * 4 + 4 * 5)
+    assert resident_bytes(program, load_device("stm32h743")) == (peak, peak)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_more_ram_is_never_slower(data: st.DataObject) -> None:

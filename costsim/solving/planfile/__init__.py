@@ -10,6 +10,7 @@ from costsim.solving.planfile.document import PlanFile, read_plan, write_plan
 from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
 from costsim.solving.planfile.records import (
     AdaptationRecord,
+    DeviceRecord,
     FleetRecord,
     ModelRecord,
     Prediction,
@@ -21,6 +22,7 @@ from costsim.solving.planfile.records import (
 
 __all__ = [
     "AdaptationRecord",
+    "DeviceRecord",
     "ExplanationRecord",
     "FleetRecord",
     "ModelRecord",

@@ -50,6 +50,7 @@ NOTES = (
     "stock PyTorch runs all of them at once, batch norm not folded, so that what does not fit in "
     "RAM swaps; the others with the gradients of one image after another in memory, at the rates "
     "of all at once. Class means are not in it.",
+    "The MACs of FullTrain are published with the first layer's input gradient; nothing reads it.",
     "Image by image, and with as many images a pass as RAM takes: the same training by this "
     "project's own program, batch norm folded, which swaps nowhere. FullTrain that swaps is what "
     "the paper's 9.5 times is against; against FullTrain that does not it would be less than 3.",
