@@ -10,6 +10,9 @@ import pytest
 from costsim.base.files import to_json_text
 from costsim.cli import main
 from costsim.device import load_device
+from costsim.ir.plan import ChannelSubset, UpdatePlan
+from costsim.models.networks.graph import architecture_graph
+from costsim.planning.swapping import with_norms
 from costsim.pricing.ways import FITTING, PLANNED, SINGLE, STOCK
 from costsim.solving.planfile import read_plan
 
@@ -97,3 +100,14 @@ def test_a_plan_that_does_not_swap_has_no_other_ways(board: Board, tmp_path: Pat
     document = planned(out, "--device", board("64MiB"), *BUILT_IN, *TASK, "--memory", "32MiB")
     assert "ways" not in document
     assert document["predicted"]["swap_s"]["value"] == 0
+
+
+def test_with_norms_apart_a_bias_is_that_of_the_norm() -> None:
+    folded = architecture_graph("mcunet-5fps", resolution=64)
+    graph = architecture_graph("mcunet-5fps", resolution=64, batch_norm=True)
+    subset = ChannelSubset("blocks.1.expand", "output", (0, 3))
+    plan = UpdatePlan((subset,), frozenset({"blocks.2.project"}))
+    found = with_norms(plan, folded, graph)
+    assert found == UpdatePlan((subset,), frozenset({"blocks.2.project_norm"}))
+    assert with_norms(UpdatePlan.full(folded), folded, graph) == UpdatePlan.full(graph)
+    assert with_norms(plan, folded, folded) is plan
