@@ -51,7 +51,8 @@ def _graph_at(prepared: Prepared) -> GraphAt | None:
         ).with_frozen(frozen)
     if prepared.request.model.endswith(".pt2"):
         return None
-    return lambda batch: capture(module, example[:batch]).graph
+    one = example[:1]  # the example has as many as a pass of the plan, which may be fewer
+    return lambda batch: capture(module, one.repeat(batch, *(1,) * (one.ndim - 1))).graph
 
 
 def _with_norms(prepared: Prepared) -> LayerGraph:

@@ -76,6 +76,15 @@ def test_a_step_that_swaps_is_priced_with_other_ways_beside_it(
     assert all(name in shown for name in ways)
 
 
+@pytest.mark.parametrize(("model", "ram"), [(BUILT_IN, "4MiB"), (TRACED, "9MiB")])
+def test_a_pass_of_fewer_images_than_planned_is_sought_among_all(
+    model: tuple[str, ...], ram: str, board: Board, tmp_path: Path
+) -> None:
+    arguments = ("--device", board(ram), *model, *TASK, "--micro-batch", "2", "--memory", "64MiB")
+    ways = planned(tmp_path / "plan.json", *arguments)["ways"]
+    assert [(way["name"], way["samples_a_pass"]) for way in ways] == [(PLANNED, 2), (FITTING, 1)]
+
+
 @pytest.mark.parametrize(
     ("swap", "more"), [(False, ()), (True, ("--latency", "1h")), (True, ("--memory", "4608KiB"))]
 )
