@@ -18,7 +18,7 @@ def ways_of_training(prepared: Prepared, solution: Solution) -> tuple[Way, ...]:
     if solution.plan is None or cost is None or cost.on_device is None or cost.on_device.fits:
         return ()
     request, problem = prepared.request, prepared.problem
-    recipe, step = request.recipe, problem.step
+    recipe, step = request.planned_recipe, problem.step
     shown = recipe.images_a_step(prepared.scored.task.samples)
     steps = recipe.iterations * -(-shown // step.batch)
     training = Training(solution.plan, step, steps, request.device, request.target)

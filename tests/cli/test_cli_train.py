@@ -321,11 +321,12 @@ def test_training_traffic_signs_helps(shared):
 def test_what_a_recipe_spares_is_spared(tmp_path, capsys):
     plan = small_plan()
     outcomes = []
-    for name, more in (("full", {}), ("sparing", {"image_interval": 2, "means_interval": 3})):
+    sparing = replace(plan.recipe, image_interval=2, means_interval=3)
+    for name, recipe in (("full", plan.recipe), ("sparing", sparing)):
         path = tmp_path / f"{name}.json"
-        write_plan(path, replace(plan, recipe=replace(plan.recipe, **more)))
+        write_plan(path, replace(plan, recipe=recipe))
         assert main(["train", str(path), *TASK, "--iterations", "4", "--json"]) == 0
         outcomes.append(json.loads(lines(capsys)[0]))
-    full, sparing = outcomes
-    assert (full["steps"], sparing["steps"]) == (4 * 6, 4 * 3)
-    assert sparing["recipe"]["means_interval"] == 3
+    full, spared = outcomes
+    assert (full["steps"], spared["steps"]) == (4 * 6, 4 * 3)
+    assert spared["recipe"]["means_interval"] == 3

@@ -10,8 +10,9 @@ from costsim.data import FixedEpisode, Task, digits, sample_episode
 from costsim.device import load_device
 from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation.place import Place
-from costsim.learning.adaptation.situation import CACHE_BYTES, Situation
+from costsim.learning.adaptation.situation import Situation
 from costsim.learning.training.backbone import Backbone, load_backbone
+from costsim.learning.training.frozen_values import CACHE_BYTES
 from costsim.planning import BudgetRequest
 
 SIDE = 16
