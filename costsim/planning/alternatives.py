@@ -1,6 +1,6 @@
 """What a recipe would cost if one of its choices were another."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +20,15 @@ class Alternative:
 
 
 def alternatives(
-    asked: Asked, chosen: PricedRecipe, freedom: Freedom, caches: tuple[CacheIn, ...]
+    asked_at: Callable[[int], Asked],
+    chosen: PricedRecipe,
+    freedom: Freedom,
+    caches: tuple[CacheIn, ...],
 ) -> tuple[Alternative, ...]:
-    """The nearest ends of each choice that was the planner's, all else as `chosen`.
+    """The ends of each choice that was the planner's, all else as `chosen`.
 
-    Of what may be spared, nothing and all of it; of places for a cache, the others.
+    Of what may be spared, nothing and all of it; of places for a cache, the others. `asked_at`
+    gives what prices recipes that show each image in every so many iterations.
     """
     if chosen.cost.latency_s is None:
         return ()
@@ -32,9 +36,10 @@ def alternatives(
     found = []
     for part, value in _spared(plain, freedom):
         changed: dict[str, Any] = {part: value}
-        cost = choose_cache(asked, replace(plain, **changed), caches).cost
+        recipe = replace(plain, **changed)
+        cost = choose_cache(asked_at(recipe.image_interval), recipe, caches).cost
         found.append(Alternative(part, value, cost))
-    return (*found, *_kept_elsewhere(asked, chosen, plain, caches))
+    return (*found, *_kept_elsewhere(asked_at(plain.image_interval), chosen, plain, caches))
 
 
 def _spared(recipe: Recipe, freedom: Freedom) -> Iterator[tuple[str, int]]:

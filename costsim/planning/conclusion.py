@@ -1,6 +1,6 @@
 """From a solution to its plan file, and what a person should know of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from costsim.base.progress import Progress, silent
 from costsim.base.units import format_bytes
@@ -13,7 +13,7 @@ from costsim.models.networks import NETWORKS
 from costsim.planning.alternatives import Alternative, alternatives
 from costsim.planning.freedom import Freedom
 from costsim.planning.preparation import Prepared, parameters_digest
-from costsim.planning.question import asked_of, planned_recipe
+from costsim.planning.question import asked_of, planned_recipe, step_showing
 from costsim.planning.recipes import PricedRecipe, choose_cache
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.planning.swapping import ways_of_training
@@ -73,7 +73,12 @@ def conclude(
     if priced is not None and solution.plan is not None:
         freedom = Freedom.within_evidence(planned_recipe(prepared), pinned=request.pinned)
         asked = asked_of(prepared, solution.plan)
-        others = alternatives(asked, priced, freedom, request.caches)
+        others = alternatives(
+            lambda interval: replace(asked, step=step_showing(prepared, interval)),
+            priced,
+            freedom,
+            request.caches,
+        )
     file = plan_file(
         model=ModelRecord(
             name=loaded.name,

@@ -6,6 +6,7 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program.adaptation import Scored as ScoredLayers
 from costsim.ir.program.adaptation import Task
 from costsim.ir.recipe import Recipe
+from costsim.ir.step import TrainingStep
 from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion, Side
 from costsim.planning.preparation import Prepared, pose
@@ -20,19 +21,11 @@ def joint_question(prepared: Prepared) -> JointQuestion:
 
     def side(image_interval: int) -> Side:
         """Where a step is over all images that an iteration shows, one over fewer is another."""
-        of_all, samples = prepared.problem.step, prepared.scored.task.samples
-        passes = of_all.samples_a_pass
-        shown = _passes(recipe.images_a_step(samples), passes)
-        fewer = _passes(
-            replace(recipe, image_interval=image_interval).images_a_step(samples), passes
-        )
-        if of_all.batch != shown or fewer == shown:
+        step = step_showing(prepared, image_interval)
+        if step == prepared.problem.step:
             return Side(prepared.problem, asked_of(prepared))
-        step = replace(of_all, batch=fewer, micro_batch=None if fewer == passes else passes)
-        other = replace(
-            prepared, problem=pose(request, prepared.problem.graph, step, prepared.scored)
-        )
-        return Side(other.problem, asked_of(other))
+        problem = pose(request, prepared.problem.graph, step, prepared.scored)
+        return Side(problem, asked_of(replace(prepared, problem=problem)))
 
     return JointQuestion(
         side,
@@ -42,6 +35,20 @@ def joint_question(prepared: Prepared) -> JointQuestion:
     )
 
 
+def step_showing(prepared: Prepared, image_interval: int) -> TrainingStep:
+    """The step where an iteration shows each image in every so many iterations.
+
+    One over all images that an iteration shows becomes one over as many as it then shows.
+    """
+    step, recipe = prepared.problem.step, planned_recipe(prepared)
+    if recipe.batch is not None:
+        return step
+    samples, passed = prepared.scored.task.samples, step.samples_a_pass
+    shown = replace(recipe, image_interval=image_interval).images_a_step(samples)
+    batch = _passes(shown, passed)
+    return replace(step, batch=batch, micro_batch=None if batch == passed else passed)
+
+
 def _passes(images: int, samples_a_pass: int) -> int:
     """Images in whole passes."""
     return -(-images // samples_a_pass) * samples_a_pass
@@ -49,10 +56,9 @@ def _passes(images: int, samples_a_pass: int) -> int:
 
 def planned_recipe(prepared: Prepared) -> Recipe:
     """The recipe asked for, with what the step and the request say of it."""
-    request, step = prepared.request, prepared.problem.step
-    shown = _passes(
-        request.planned_recipe.images_a_step(prepared.scored.task.samples), step.samples_a_pass
-    )
+    request, samples = prepared.request, prepared.scored.task.samples
+    step = request.step_for(samples)
+    shown = _passes(request.planned_recipe.images_a_step(samples), step.samples_a_pass)
     return replace(
         request.planned_recipe,
         optimizer=step.optimizer,

@@ -319,7 +319,8 @@ def test_a_plan_chosen_by_class_means_is_refused_and_one_that_does_not_say_is_to
     assert main(["export", str(plan), "--out", str(tmp_path / "same")]) == 0
     assert capsys.readouterr().err == ""
     means, older = tmp_path / "means.json", tmp_path / "older.json"
-    means.write_text(json.dumps({**document, "loss": "prototype"}))
+    recipe = {**document["recipe"], "loss": "prototype"}
+    means.write_text(json.dumps({**document, "loss": "prototype", "recipe": recipe}))
     assert main(["export", str(means), "--out", str(tmp_path / "refused")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "means.json: it is made for class means" in line

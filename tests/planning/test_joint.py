@@ -229,6 +229,13 @@ def test_the_command_spares_what_a_budget_asks_for_and_says_so(capsys):
 
     free = planned()
     whole = free["predicted"]["adaptation"]["latency_s"]["value"]
+    spared = free["predicted"]["adaptation"]["alternatives"]
+    assert [(o["part"], o["value"]) for o in spared][:3] == [
+        ("image_interval", 2),
+        ("means_interval", 5),
+        ("copies", 4),
+    ]
+    assert all(o["latency_s"]["value"] < whole for o in spared[:3])
     assert free["recipe"]["image_interval"] == free["recipe"]["means_interval"] == 1
     assert "task" not in free["budgets"]
     half = planned("--task-time", f"{whole / 2}s")

@@ -18,7 +18,10 @@ from costsim.solving.planfile import read_plan
 
 Board = Callable[..., str]
 
-TASK = ("--ways", "2", "--shots", "2", "--batch", "4", "--solver", "full", "--macs", "100%")
+TASK = (
+    "--ways", "2", "--shots", "2", "--batch", "4", "--optimizer", "sgd", "--solver", "full",
+    "--macs", "100%",
+)  # fmt: skip
 BUILT_IN = ("--model", "mbv2-w0.35", "--resolution", "64", "--inspect", "4")
 TRACED = ("--model", "examples.classifier:make", "--loss", "cross_entropy")
 
