@@ -251,6 +251,7 @@ def test_every_command_that_scores_says_that_a_network_is_untrained(
         "devices: [pi-zero-2]\ntasks: [{data: digits, ways: 2, shots: 2}]\n"
     )
     plan = ["plan", "--device", "pi-zero-2", *model, *task, "--solver", "last-layer"]
+    plan += ["--optimizer", "sgd"]
     words = {
         "plan": plan,
         "pareto": ["pareto", "--device", "pi-zero-2", *model, *task, "--points", "2"],
