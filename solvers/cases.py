@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costsim.pricing.table import Floats
+from costsim.pricing.table import Floats, Integers
 
 from .resources import Booleans, Resources
 
@@ -66,8 +66,9 @@ class Cases:
         self.width = width
         self.excludes, self.classes = resources.excludes, resources.classes
         self.class_of = resources.class_of
-        self.in_class = np.zeros((len(self.classes), width), dtype=float)
-        self.in_class[self.class_of, np.arange(width)] = 1.0
+        self.by_class = np.argsort(self.class_of, kind="stable")
+        self.class_starts = np.searchsorted(self.class_of[self.by_class], range(len(self.classes)))
+        self.last = np.zeros(len(resources.clauses), dtype=bool), np.zeros(len(resources.room))
         self.weight = resources.clause_costs / np.maximum(resources.room, 1.0)
 
     def root(self) -> Case:
@@ -89,16 +90,22 @@ class Cases:
         r = self.resources
         free = ~(case.opened | case.closed)
         met: Booleans = np.asarray(r.clauses[:, case.opened].any(axis=1))
-        causes = r.clauses & free & ~met[:, None]
-        parties = np.count_nonzero(causes @ self.in_class.T, axis=1)
-        fixed = (causes / np.maximum(parties, 1)[:, None]).T @ r.clause_costs + r.opening
-        base = met @ r.clause_costs + case.opened @ r.opening
+        # Of a deep network most clauses are met by what is opened first, or closed with the rest.
+        left = np.flatnonzero(~met)
+        causes = r.clauses[left] & free
+        some = causes.any(axis=1)
+        left, causes = left[some], causes[some]
+        parties = self._parties(causes)
+        fixed = r.opening  # one array for all cases of a chain: of a deep network it is large
+        if len(left):
+            fixed = (causes / parties[:, None]).T @ r.clause_costs[left] + r.opening
+        base = self._spent(met)
         slopes, seconds = r.slopes, list(r.seconds)
         undecided: list[tuple[float, Booleans]] = []
-        open_clauses = np.flatnonzero(parties > 1)
-        if len(open_clauses):
-            weights = self.weight[open_clauses].max(axis=1, initial=0.0)
-            heaviest = int(open_clauses[int(np.argmax(weights))])
+        several = np.flatnonzero(parties > 1)
+        if len(several):
+            weights = self.weight[left[several]].max(axis=1, initial=0.0)
+            heaviest = several[int(np.argmax(weights))]
             undecided.append((float(weights.max()), causes[heaviest]))
         if r.keeps:
             slopes = slopes.copy()
@@ -129,9 +136,34 @@ class Cases:
             else:
                 assert not isinstance(first, bool)
                 undecided.append((0.0, first))
-        fixed[case.opened] = 0.0
-        left = max(undecided, key=lambda entry: entry[0])[1] if undecided else None
-        return Costs(base, fixed, slopes, tuple(seconds), left)
+        most = max(undecided, key=lambda entry: entry[0])[1] if undecided else None
+        return Costs(base, fixed, slopes, tuple(seconds), most)
+
+    def _spent(self, met: Booleans) -> Floats:
+        """What clauses cost of which these are met.
+
+        Cases come one after the other with all but the same: then only what changed is looked at.
+        Rows are integers, so that this is exact; but that of the seconds, which is added up anew.
+        """
+        r = self.resources
+        before, spent = self.last
+        changed = np.flatnonzero(met != before)
+        if 2 * len(changed) < np.count_nonzero(met):
+            spent = spent + np.where(met[changed], 1.0, -1.0) @ r.clause_costs[changed]
+            if r.seconds_row is not None:
+                spent[r.seconds_row] = met @ r.clause_costs[:, r.seconds_row]
+        else:
+            spent = met @ r.clause_costs
+        self.last = met, spent
+        return spent
+
+    def _parties(self, causes: Booleans) -> Integers:
+        """How many classes each row of `causes` [clauses, N] has candidates of."""
+        if not len(causes):
+            return np.zeros(0, dtype=np.int64)
+        of_class = np.logical_or.reduceat(causes[:, self.by_class], self.class_starts, axis=1)
+        parties: Integers = np.count_nonzero(of_class, axis=1)
+        return parties
 
     @staticmethod
     def _state(case: Case, free: Booleans, members: Booleans) -> "bool | Booleans":

@@ -126,7 +126,9 @@ class Relaxation:
     def at(self, multipliers: Floats) -> Bound:
         """The bound at `multipliers` [R], which are not negative."""
         options = self.options
-        fixed, slopes = self.costs.fixed @ multipliers, self.costs.slopes @ multipliers
+        priced = np.flatnonzero(multipliers)  # a few rows out of one for each position
+        prices = multipliers[priced]
+        fixed, slopes = self.costs.fixed[:, priced] @ prices, self.costs.slopes[:, priced] @ prices
         net = options.gain - slopes[options.candidate] * options.count - fixed[options.candidate]
         if self.seconds is not None:
             net -= multipliers[self.resources.seconds_row] * self.seconds

@@ -31,6 +31,9 @@ from costsim.problem.problem import ROUNDING, Problem
 
 Booleans = NDArray[np.bool_]
 
+SECONDS = "seconds"
+"""The name of the row of the seconds."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -107,7 +110,8 @@ class Resources:
     def usage(self, selections: Integers) -> Floats:
         """What each row of `selections` [plans, N] takes of each resource: [plans, R]."""
         opened = selections > 0
-        met = np.minimum(opened.astype(float) @ self.clauses.T, 1.0)
+        some = np.flatnonzero(opened.any(axis=0))
+        met = opened[:, some].astype(float) @ self.clauses[:, some].T > 0
         used: Floats = met @ self.clause_costs
         used += opened @ self.opening + selections @ self.slopes
         for pair in self.pairs:
@@ -134,7 +138,6 @@ class _Collector:
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.table = problem, problem.table
-        width = len(problem.candidates)
         self.columns = np.array(problem.columns)
         self.biased = np.array(
             [i for i, b in enumerate(problem.bias_columns) if b is not None], int
@@ -142,12 +145,16 @@ class _Collector:
         self.biases = np.array([b for b in problem.bias_columns if b is not None], int)
         self.members = self.table.membership[:, self.columns].copy()
         self.members[:, self.biased] |= self.table.membership[:, self.biases]
+        place = {column: index for index, column in enumerate(problem.columns)}
         self.keeps = [
             (keep, index)
             for keep in self.table.shared_keeps
-            for index in range(width)
-            if self.columns[index] in keep.readers and not self.members[keep.whole, index]
+            for index in sorted(place[reader] for reader in keep.readers if reader in place)
+            if not self.members[keep.whole, index]
         ]
+        self.sizes = np.array([candidate.size for candidate in problem.candidates])
+        self.able = self.members.any(axis=1)
+        self.costly = np.zeros(len(self.members), dtype=bool)
         self.rows: list[str] = []
         self.room: list[Floats] = []
         self.clause_costs: list[Floats] = []
@@ -173,32 +180,34 @@ class _Collector:
         if "macs" in limits:
             table = self.table
             parts = [table.recompute, table.input_gradient, table.weight_gradient]
-            self._sum("macs", limits["macs"], parts)
+            self._add_linear("macs", limits["macs"], _total(parts))
         if self.problem.seconds_limit is not None:
             assert self.table.seconds is not None
-            self._sum("seconds", self.problem.seconds_limit, [self.table.seconds], seconds=True)
+            self._seconds(self.problem.seconds_limit, self.table.seconds)
         width = len(self.columns)
         self.excludes = np.zeros((width, width), dtype=bool)
         for group in self.problem.exclusive:
             self.excludes[np.ix_(group, group)] = True
         np.fill_diagonal(self.excludes, False)
         self.classes = _classes(self.excludes)
+        class_of = {i: row for row, members in enumerate(self.classes) for i in members}
         for group in self.problem.exclusive:
-            if not any(set(group) <= set(members) for members in self.classes):
+            if len({class_of[index] for index in group}) > 1:
                 self._one_of(group)
         return self._compact()
 
     def _one_of(self, group: Sequence[int]) -> None:
         """A row that allows one of `group` to be opened."""
-        self._add("exclusive", 1.0, self._nothing())
-        self.opening[-1][list(group)] = 1.0
+        opening = np.zeros((len(self.columns), 1))
+        opening[list(group)] = 1.0
+        self._add_own("exclusive", 1.0, opening, np.zeros_like(opening))
 
-    def _nothing(self) -> Linear:
-        """A row in which nothing costs anything."""
-        clauses, atoms = len(self.table.clauses), len(self.table.atoms)
-        return Linear(np.zeros(1), np.zeros((clauses, 1)), np.zeros((atoms, 1)))
+    def _add_own(self, name: str, limit: float, opening: Floats, slopes: Floats) -> None:
+        """A row in which nothing but candidates themselves costs anything."""
+        nothing = np.zeros((len(self.table.clauses), 1))
+        self._add(name, np.full(1, limit), nothing, opening, slopes)
 
-    def _add(
+    def _add_linear(
         self,
         name: str,
         limit: float,
@@ -209,29 +218,46 @@ class _Collector:
         """Rows `linear <= limit`, one a position, with what pairs and keeps cost in each."""
         opening = np.zeros((len(self.columns), len(linear.constant)))
         opening[self.biased] = linear.channels[self.biases]
-        self.rows += [name] * len(linear.constant)
-        self.room.append(limit - linear.constant)
-        self.clause_costs.append(linear.clauses)
-        self.opening.append(opening)
-        self.slopes.append(linear.channels[self.columns])
-        width = len(linear.constant)
-        self.pair_costs.append(
-            np.zeros((len(self.table.conjunctions), width)) if pairs is None else pairs
-        )
-        self.keep_slopes.append(np.zeros((len(self.keeps), width)) if keeps is None else keeps)
+        slopes = linear.channels[self.columns]
+        room = limit - linear.constant
+        self._add(name, room, linear.clauses, opening, slopes, pairs, keeps)
 
-    def _sum(
-        self, name: str, limit: float, parts: Sequence[Linear], *, seconds: bool = False
+    def _add(
+        self,
+        name: str,
+        room: Floats,
+        clauses: Floats,
+        opening: Floats,
+        slopes: Floats,
+        pairs: Floats | None = None,
+        keeps: Floats | None = None,
     ) -> None:
-        linear = _total(parts)
-        if seconds:
+        """The rows of these that some selection exceeds; that of the seconds in any case."""
+        if pairs is None:
+            pairs = np.zeros((len(self.table.conjunctions), len(room)))
+        if keeps is None:
+            keeps = np.zeros((len(self.keeps), len(room)))
+        kept = self.sizes[[index for _, index in self.keeps]].astype(float)
+        most = self.able.astype(float) @ clauses + opening.sum(axis=0) + self.sizes @ slopes
+        matter = most + pairs.sum(axis=0) + kept @ keeps > room
+        if name == SECONDS:
             self.seconds_row = len(self.rows)
-            biases = self.table.count_seconds
-            channels = np.zeros_like(linear.channels)
-            for column in self.biases.tolist():
-                channels[column] = biases[column][1]
-            linear = Linear(linear.constant, linear.clauses, channels)
-        self._add(name, limit, linear)
+            matter[:] = True
+        self.costly |= clauses.any(axis=1)
+        self.rows += [name] * int(matter.sum())
+        self.room.append(room[matter])
+        self.clause_costs.append(clauses[:, matter])
+        self.opening.append(opening[:, matter])
+        self.slopes.append(slopes[:, matter])
+        self.pair_costs.append(pairs[:, matter])
+        self.keep_slopes.append(keeps[:, matter])
+
+    def _seconds(self, limit: float, linear: Linear) -> None:
+        """What a bias takes does not depend on a count of channels."""
+        channels = np.zeros_like(linear.channels)
+        for column in self.biases.tolist():
+            channels[column] = self.table.count_seconds[column][1]
+        self._add_linear(SECONDS, limit, Linear(linear.constant, linear.clauses, channels))
 
     def _peak(self, limit: float) -> None:
         memory = self.table.memory
@@ -241,13 +267,13 @@ class _Collector:
             for clause, span in keep.segments:
                 if self.table.membership[clause, self.columns[index]]:
                     keeps[row] += keep.channel_bytes * span
-        self._add("peak", limit, memory, pairs.reshape(-1, len(memory.constant)), keeps)
+        self._add_linear("peak", limit, memory, pairs.reshape(-1, len(memory.constant)), keeps)
 
     def _paper(self, limit: float) -> None:
         table = self.table
         parts = [table.updated_weights, table.gradients, table.optimizer, table.kept]
         keeps = np.array([keep.channel_bytes * float(keep.across_loss) for keep, _ in self.keeps])
-        self._add("paper", limit, _total(parts), keeps=keeps[:, None])
+        self._add_linear("paper", limit, _total(parts), keeps=keeps[:, None])
 
     def _tiny_training(self, limit: float) -> None:
         terms = self.problem.tiny_training
@@ -258,34 +284,27 @@ class _Collector:
             opening[index], slopes[index] = charge.fixed_bytes, charge.channel_bytes
             if self.problem.bias_columns[index] is not None:
                 opening[index] += terms.bias_bytes[candidate.layer]
-        self._add("tiny-training", limit - terms.constant_bytes, self._nothing())
-        self.opening[-1], self.slopes[-1] = opening, slopes
+        self._add_own("tiny-training", limit - terms.constant_bytes, opening, slopes)
 
     # What remains of it.
 
     def _compact(self) -> Resources:
         """Clauses that can be met, each set of candidates once; rows that can bind."""
         problem = self.problem
-        members, which = np.unique(self.members, axis=0, return_inverse=True)
-        all_costs = np.hstack(self.clause_costs) if self.rows else np.zeros((len(self.members), 0))
-        costs = (np.arange(len(members))[:, None] == which.reshape(-1)).astype(float) @ all_costs
-        able = members.any(axis=1) & costs.any(axis=1)
-        members, costs = members[able], costs[able]
-        parts = [
-            np.concatenate(self.room)[None] if self.rows else np.zeros((1, 0)),
-            costs,
-            *(
-                np.hstack(part) if self.rows else np.zeros((height, 0))
-                for part, height in (
-                    (self.opening, len(self.columns)),
-                    (self.slopes, len(self.columns)),
-                    (self.pair_costs, len(self.table.conjunctions)),
-                    (self.keep_slopes, len(self.keeps)),
-                )
-            ),
-        ]
-        sizes = np.array([candidate.size for candidate in problem.candidates])
-        left = self._rows_that_matter(parts, sizes)
+        opening, slopes, pair_costs, keep_slopes = (
+            np.hstack(part) if self.rows else np.zeros((height, 0))
+            for part, height in (
+                (self.opening, len(self.columns)),
+                (self.slopes, len(self.columns)),
+                (self.pair_costs, len(self.table.conjunctions)),
+                (self.keep_slopes, len(self.keeps)),
+            )
+        )
+        members, costs = self._merged_clauses()
+        members, costs = self._of_several(members, costs, opening)
+        room = np.concatenate(self.room)[None] if self.rows else np.zeros((1, 0))
+        parts = [room, costs, opening, slopes, pair_costs, keep_slopes]
+        left = self._rows_not_implied(parts)
         room, costs, opening, slopes, pair_costs, keep_slopes = (part[:, left] for part in parts)
         pairs = [
             Pair(self.members[both.first], self.members[both.second], cost)
@@ -294,7 +313,7 @@ class _Collector:
         position = {call.name: i for i, call in enumerate(problem.graph.calls)}
         layers = problem.graph.layers
         start = [position[layers[c.layer].calls[0]] for c in problem.candidates]
-        in_order = sorted(range(len(start)), key=lambda i: (start[i], i))
+        rank = np.argsort(np.argsort(start, kind="stable"), kind="stable")
         timed = self.seconds_row is not None
         return Resources(
             rows=tuple(self.rows[i] for i in left),
@@ -312,28 +331,47 @@ class _Collector:
             seconds_row=left.index(self.seconds_row) if self.seconds_row is not None else None,
             seconds=tuple(self.table.count_seconds[c] for c in self.columns) if timed else (),
             limit_s=self.problem.seconds_limit or 0.0,
-            sizes=sizes,
+            sizes=self.sizes,
             excludes=self.excludes,
             classes=self.classes,
-            rank=tuple(in_order.index(i) for i in range(len(start))),
+            rank=tuple(rank.tolist()),
         )
 
-    def _rows_that_matter(self, parts: Sequence[Floats], sizes: Integers) -> list[int]:
-        """Rows that some selection exceeds, without those that another row implies.
+    def _merged_clauses(self) -> tuple[Booleans, Floats]:
+        """The clauses that can be met and cost something, those with the same candidates as one."""
+        able = np.flatnonzero(self.able & self.costly)
+        if not len(able):
+            return np.zeros((0, len(self.columns)), dtype=bool), np.zeros((0, len(self.rows)))
+        members, which = np.unique(self.members[able], axis=0, return_inverse=True)
+        in_order = np.argsort(which.reshape(-1), kind="stable")
+        starts = np.searchsorted(which.reshape(-1)[in_order], range(len(members)))
+        costs = np.hstack(self.clause_costs)[able[in_order]]
+        return members, np.add.reduceat(costs, starts, axis=0)
+
+    def _of_several(
+        self, members: Booleans, costs: Floats, opening: Floats
+    ) -> tuple[Booleans, Floats]:
+        """The clauses that candidates of several classes meet.
+
+        Of the others one candidate at most is opened: they are part of what `opening` it costs.
+        """
+        class_of = np.empty(members.shape[1], dtype=np.int64)
+        for row, found in enumerate(self.classes):
+            class_of[list(found)] = row
+        alone = np.array([len(set(class_of[row].tolist())) == 1 for row in members], dtype=bool)
+        for row in np.flatnonzero(alone).tolist():
+            opening[members[row]] += costs[row]
+        return members[~alone], costs[~alone]
+
+    def _rows_not_implied(self, parts: Sequence[Floats]) -> list[int]:
+        """Rows without those that another row implies.
 
         The row of the seconds always stays, and so does one that nothing can satisfy.
         """
         if not self.rows:
             return []
-        room, costs, opening, slopes, pairs, keeps = parts
-        most = costs.sum(axis=0) + opening.sum(axis=0) + sizes @ slopes + pairs.sum(axis=0)
-        most = most + np.array([sizes[i] for _, i in self.keeps], dtype=float) @ keeps
-        matter = most > room[0]
-        if self.seconds_row is not None:
-            matter[self.seconds_row] = True
-        rows = np.flatnonzero(matter)
-        everything = np.vstack([-room, costs, opening, slopes, pairs, keeps])[:, rows]
-        left = set(rows[undominated_columns(everything)].tolist())
+        room, *others = parts
+        left = set(undominated_columns(np.vstack([-room, *others])).tolist())
         if self.seconds_row is not None:
             left.add(self.seconds_row)
         return sorted(left)
@@ -341,13 +379,18 @@ class _Collector:
 
 def _classes(excludes: Booleans) -> tuple[tuple[int, ...], ...]:
     """A partition of the candidates into classes whose members all exclude each other."""
-    left, classes = list(range(len(excludes))), []
-    while left:
-        members = [left.pop(0)]
-        for other in list(left):
-            if excludes[other, members].all():
-                members.append(other)
-                left.remove(other)
+    left, classes = np.ones(len(excludes), dtype=bool), []
+    for first in range(len(excludes)):
+        if not left[first]:
+            continue
+        members = [first]
+        left[first] = False
+        able = excludes[first] & left
+        while able.any():
+            other = int(np.argmax(able))
+            members.append(other)
+            left[other] = False
+            able &= excludes[other]
         classes.append(tuple(members))
     return tuple(classes)
 

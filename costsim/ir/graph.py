@@ -150,6 +150,15 @@ class LayerGraph:
             graph.add_edges_from((name, call.name) for name in call.inputs)
         return graph
 
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Call, ...]]:
+        """The calls that read each value, each once, in order; none for one that nobody reads."""
+        found: dict[str, list[Call]] = {call.name: [] for call in self.calls}
+        for call in self.calls:
+            for name in dict.fromkeys(call.inputs):
+                found[name].append(call)
+        return {name: tuple(calls) for name, calls in found.items()}
+
     def shapes(self, call: Call) -> Shapes:
         """The shapes `call`, one of this graph's, sees."""
         return self._shapes[call.name]

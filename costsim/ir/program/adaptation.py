@@ -222,7 +222,7 @@ class _Compiler:
         copies = self.recipe.drawn_copies if self.recipe.augment else 0
         return self.task.samples * (1 + copies)
 
-    @property
+    @cached_property
     def after(self) -> LayerGraph:
         """What is run in every iteration."""
         return self.graph if self.cut is None else between(self.graph, self.cut)

@@ -10,15 +10,19 @@ from costsim.ir.program.schedule import Access, Atom, Category, Direction, Sched
 from costsim.ir.step import TrainingStep
 
 
-def build_schedule(graph: LayerGraph, step: TrainingStep, *, backward: bool = True) -> Schedule:
-    """Differentiate `graph` for every plan at once; without `backward`, for the empty plan alone.
+def build_schedule(graph: LayerGraph, step: TrainingStep, *, updates: bool = True) -> Schedule:
+    """Differentiate `graph` for every plan at once.
 
-    Raises `InputError` for a recomputation cut where more than one value is read.
+    Without `updates`: for the plan that has none alone, which ends with the loss. Raises
+    `InputError` for a recomputation cut where more than one value is read.
     """
     forward = ForwardWriter(graph, step)
     forward.run(graph.calls, None)
     loss_position = len(forward.steps)
-    BackwardWriter(graph, step, forward).write(backward=backward)
+    backward = BackwardWriter(graph, step, forward)
+    backward.loss()
+    if updates:
+        backward.write()
     return Schedule(
         graph,
         tuple(forward.steps),
@@ -44,11 +48,8 @@ class BackwardWriter:
     pending: dict[str, set[str]] = field(default_factory=dict)
     finished_gradients: set[str] = field(default_factory=set)
 
-    def write(self, *, backward: bool) -> None:
-        """Everything after the forward pass, in execution order; or the loss alone."""
-        self._loss()
-        if not backward:
-            return
+    def write(self) -> None:
+        """Everything after the loss, in execution order."""
         ready = self.forward.last_segment
         for call in reversed(self.graph.calls):
             if call.name not in self.gradient_of:
@@ -65,7 +66,8 @@ class BackwardWriter:
         """Bytes of a storage, or of one channel of it."""
         return self.forward.storages[storage].bytes
 
-    def _loss(self) -> None:
+    def loss(self) -> None:
+        """The end of the forward pass, from which the gradients come."""
         output = self.graph.output
         guard = self.forward.guards[output]
         writes: tuple[Access, ...] = ()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
@@ -40,7 +41,7 @@ def compile_program(
             f"{step.samples_a_pass} samples at a time"
         )
     if schedule is None:
-        schedule = build_schedule(graph, step, backward=bool(plan_atoms(plan)))
+        schedule = build_schedule(graph, step, updates=bool(plan.subsets or plan.biases))
     return _Compiler(schedule, plan, step).compile()
 
 
@@ -66,7 +67,7 @@ class _Compiler:
     def __init__(self, schedule: Schedule, plan: UpdatePlan, step: TrainingStep) -> None:
         self.schedule, self.plan, self.step = schedule, plan, step
         self.atoms = plan_atoms(plan)
-        self.active = self.atoms.keys()
+        self.active = frozenset(self.atoms)
         self.kept_whole: set[str] = set()
         self.kept_channels: dict[str, set[int]] = {}
         self.live: dict[str, _Live] = {}
@@ -143,7 +144,7 @@ class _Compiler:
         """Each access as a buffer name and an operand whose buffer index is not known yet."""
         found = []
         for access in accesses:
-            if access.guard is not None and not access.guard & self.active:
+            if access.guard is not None and access.guard.isdisjoint(self.active):
                 continue
             channels: tuple[int, ...] | None = None
             name = access.storage
@@ -178,10 +179,11 @@ class _Compiler:
             return Storage(name, Category.KEPT_CHANNELS, shape, bits), size
         storage = self.schedule.storages[name]
         if storage.category is Category.FROZEN_WEIGHTS:
-            return storage, storage.bytes - self._updated_bytes().get(name, 0)
+            return storage, storage.bytes - self._updated_bytes.get(name, 0)
         count = 1 if storage.channels_of is None else len(self.atoms[storage.channels_of])
         return storage, storage.bytes * count
 
+    @cached_property
     def _updated_bytes(self) -> Mapping[str, int]:
         """Bytes of each parameter that are updated, and so counted there and not as frozen."""
         updated: dict[str, int] = {}

@@ -49,7 +49,7 @@ class ForwardWriter:
         self.segment_of = segments(self.graph, self.step.recompute)
         self.place_weights()
 
-    @property
+    @cached_property
     def last_segment(self) -> int:
         """The segment whose values are kept as they are: its backward pass comes at once."""
         return max(self.segment_of.values())
@@ -161,14 +161,17 @@ class ForwardWriter:
             for value, channel_bytes in self._partially_kept_values(calls).items()
             if again == self._is_recomputed(value) and (not again or value in names)
         }
+        kept_before: dict[str | None, list[str]] = {}
+        for value in partial_values:
+            reader = self.last_reader.get(self.storage_of[value])
+            kept_before.setdefault(reader, []).append(value)
         for call in calls:
             if call.operator.is_view or call.operator.source is not None:
                 continue
             if guards is not None and not guards[call.name]:
                 continue
-            for value, channel_bytes in partial_values.items():
-                if self.last_reader.get(self.storage_of[value]) == call.name:
-                    self._keep(value, channel_bytes)
+            for value in kept_before.get(call.name, ()):
+                self._keep(value, partial_values[value])
             self._take_over(call)
             self._forward_step(call, None if guards is None else guards[call.name])
         for value, channel_bytes in partial_values.items():
@@ -184,7 +187,7 @@ class ForwardWriter:
         call, segment = self.graph[value], self.segment_of[value]
         if value == self.graph.input or segment == self.last_segment:
             return False
-        readers = [c for c in self.graph.calls if value in c.inputs]
+        readers = self.graph.readers[value]
         inside = all(self.segment_of[reader.name] == segment for reader in readers)
         if not inside or not call.operator.is_view:
             return inside
@@ -238,8 +241,8 @@ class ForwardWriter:
         value = call.inputs[need.index]
         dimensions = {
             reader.operator.channel_axis(self.graph.shapes(reader), "input")
-            for reader in self.graph.calls
-            if reader.weight is not None and value in reader.inputs
+            for reader in self.graph.readers[value]
+            if reader.weight is not None
         }
         return self.is_activation(value) and len(dimensions) == 1
 

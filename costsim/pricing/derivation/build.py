@@ -8,7 +8,7 @@ from costsim.ir.graph import LayerGraph
 from costsim.ir.program import Atom, Category, Schedule, build_schedule
 from costsim.ir.step import TrainingStep
 from costsim.pricing.derivation.coefficients import Clauses, Coefficients
-from costsim.pricing.derivation.dominance import without_dominated_positions
+from costsim.pricing.derivation.dominance import possible_peaks
 from costsim.pricing.derivation.macs import mac_rows
 from costsim.pricing.derivation.memory import MemoryRows
 from costsim.pricing.derivation.schedule_index import Scheduled
@@ -42,13 +42,14 @@ def build_table(
         seconds, count_seconds = timed.rows(clauses, [keep.value for keep in rows.shared])
     membership = np.zeros((len(clauses.numbers), len(of.atoms)), dtype=bool)
     for guard, row in clauses.numbers.items():
-        membership[row, [of.index[atom] for atom in guard]] = True
+        membership[row, list(map(of.index.__getitem__, guard))] = True
+    at = np.arange(of.positions) if every_position else possible_peaks(rows.live)
 
     def linear(found: Coefficients) -> Linear:
         return found.linear(of.index)
 
     given = orders or {}
-    table = CostTable(
+    return CostTable(
         atoms=of.atoms,
         sizes=of.sizes,
         orders=tuple(
@@ -57,9 +58,9 @@ def build_table(
         ),
         clauses=tuple(clauses.numbers),
         membership=membership,
-        memory=linear(rows.memory),
-        conjunctions=rows.conjunctions,
-        shared_keeps=tuple(rows.shared),
+        memory=rows.memory(at),
+        conjunctions=rows.conjunctions(at),
+        shared_keeps=rows.shared_keeps(at),
         kept=linear(rows.kept),
         gradients=linear(rows.of_category(Category.WEIGHT_GRADIENT)),
         optimizer=linear(rows.of_category(Category.OPTIMIZER)),
@@ -72,4 +73,3 @@ def build_table(
         count_seconds=count_seconds,
         keep_seconds=timed.of_keeps(),
     )
-    return table if every_position else without_dominated_positions(table)

@@ -1,11 +1,11 @@
-"""Rows of coefficients while they are collected, by guard and by atom."""
+"""Coefficients while they are collected, by guard and by atom."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from costsim.ir.program import Atom, Guard
-from costsim.pricing.table import Floats, Linear
+from costsim.pricing.table import Linear
 
 
 class Clauses:
@@ -20,29 +20,29 @@ class Clauses:
 
 
 class Coefficients:
-    """A constant row, and rows by guard and by atom, all of `width` columns."""
+    """A constant, and numbers by guard and by atom: one column of a table."""
 
-    def __init__(self, clauses: Clauses, width: int = 1) -> None:
-        self.numbered, self.width = clauses, width
-        self.constant = np.zeros(width)
-        self.clauses: dict[Guard, Floats] = {}
-        self.channels: dict[Atom, Floats] = {}
+    def __init__(self, clauses: Clauses) -> None:
+        self.numbered = clauses
+        self.constant = 0.0
+        self.clauses: dict[Guard, float] = {}
+        self.channels: dict[Atom, float] = {}
 
-    def add_clause(self, guard: Guard, row: Floats | float) -> None:
+    def add_clause(self, guard: Guard, more: float) -> None:
         """Add what there is if any update of `guard` is done."""
-        self.clauses[guard] = self.clauses.get(guard, np.zeros(self.width)) + row
+        self.clauses[guard] = self.clauses.get(guard, 0.0) + more
         self.numbered.number(guard)
 
-    def add_channels(self, atom: Atom, row: Floats | float) -> None:
+    def add_channels(self, atom: Atom, more: float) -> None:
         """Add what there is for each channel of `atom` that is updated."""
-        self.channels[atom] = self.channels.get(atom, np.zeros(self.width)) + row
+        self.channels[atom] = self.channels.get(atom, 0.0) + more
 
     def linear(self, index: Mapping[Atom, int]) -> Linear:
         """All of it, once every clause of the table is numbered; `index` numbers the atoms."""
-        clauses = np.zeros((len(self.numbered.numbers), self.width))
-        channels = np.zeros((len(index), self.width))
-        for guard, row in self.clauses.items():
-            clauses[self.numbered.numbers[guard]] += row
-        for atom, row in self.channels.items():
-            channels[index[atom]] += row
-        return Linear(self.constant, clauses, channels)
+        clauses = np.zeros((len(self.numbered.numbers), 1))
+        channels = np.zeros((len(index), 1))
+        for guard, value in self.clauses.items():
+            clauses[self.numbered.numbers[guard]] = value
+        for atom, value in self.channels.items():
+            channels[index[atom]] = value
+        return Linear(np.array([self.constant]), clauses, channels)

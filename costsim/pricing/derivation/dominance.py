@@ -1,12 +1,12 @@
 """Positions of a table that no plan needs looked at."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 
-from costsim.pricing.table import CostTable, Floats, Integers, Linear
+from costsim.pricing.derivation.spans import LiveBytes
+from costsim.pricing.table import Floats, Integers
 
 FEW = 32
 """Rows in which a column is compared before all of them: most of what it is compared with is out by
@@ -14,31 +14,15 @@ then.
 """
 
 
-def without_dominated_positions(table: CostTable) -> CostTable:
-    """Drop the positions at which no plan can have more bytes live than at another."""
-    left = undominated_columns(
-        np.vstack(
-            [
-                table.memory.constant,
-                table.memory.clauses,
-                table.memory.channels,
-                *(both.bytes_at for both in table.conjunctions),
-                *(span for keep in table.shared_keeps for _, span in keep.segments),
-            ]
-        )
-    )
-    memory = Linear(
-        table.memory.constant[left], table.memory.clauses[:, left], table.memory.channels[:, left]
-    )
-    return replace(
-        table,
-        memory=memory,
-        conjunctions=tuple(replace(b, bytes_at=b.bytes_at[left]) for b in table.conjunctions),
-        shared_keeps=tuple(
-            replace(k, segments=tuple((clause, span[left]) for clause, span in k.segments))
-            for k in table.shared_keeps
-        ),
-    )
+def possible_peaks(live: LiveBytes) -> Integers:
+    """The positions at which a plan can have its peak: no other one has all that is live there.
+
+    Of equal ones the first. What a neighbour covers is left out before any row is written, which
+    leaves about half.
+    """
+    summits = live.summits()
+    left: Integers = summits[undominated_columns(live.varying_rows(summits))]
+    return left
 
 
 def undominated_columns(rows: Floats) -> Integers:
@@ -50,40 +34,43 @@ def undominated_columns(rows: Floats) -> Integers:
     those left are above the least come first.
     """
     least = rows.min(axis=1, initial=np.inf)
-    columns = np.ascontiguousarray(rows.T)
-    tops, kept = np.empty_like(columns), list[int]()
+    kept, count = np.empty(rows.shape[1], dtype=np.int64), 0
     above_in = np.zeros(len(rows), dtype=np.int64)
-    for index in _greatest_first(columns, rows.sum(axis=0)):
-        above = np.flatnonzero(columns[index] > least)
-        if kept and _covered(columns[index], above, tops[: len(kept)], above_in):
+    for index in _greatest_first(rows):
+        column = rows[:, index]
+        above = np.flatnonzero(column > least)
+        if count and _covered(column, above, rows, kept[:count], above_in):
             continue
-        tops[len(kept)] = columns[index]
-        kept.append(index)
+        kept[count] = index
+        count += 1
         above_in[above] += 1
-    left: Integers = np.sort(np.array(kept, dtype=np.int64))
+    left: Integers = np.sort(kept[:count])
     return left
 
 
-def _greatest_first(columns: Floats, sums: Floats) -> Iterator[int]:
-    """Columns [C, R] in an order in which none comes before one that covers it.
+def _greatest_first(rows: Floats) -> Iterator[int]:
+    """Columns of `rows` [R, C] in an order in which none comes before one that covers it.
 
     By their sums; where rounding makes those equal in lexicographic order. Equal ones stay in
     order.
     """
+    sums = rows.sum(axis=0)
     for _, group in groupby(np.argsort(-sums, kind="stable").tolist(), key=sums.__getitem__):
         equal = list(group)
         if len(equal) > 1:
-            equal.sort(key=lambda index: tuple(columns[index].tolist()), reverse=True)
+            equal.sort(key=lambda index: tuple(rows[:, index].tolist()), reverse=True)
         yield from equal
 
 
-def _covered(column: Floats, above: Integers, tops: Floats, above_in: Integers) -> bool:
-    """Whether one of `tops` [T, R] reaches `column` [R] in the rows `above`, so in all.
+def _covered(
+    column: Floats, above: Integers, rows: Floats, kept: Integers, above_in: Integers
+) -> bool:
+    """Whether one of the columns `kept` of `rows` reaches `column` in the rows `above`, so in all.
 
     `above_in` [R] says how many of them are above the least in each row.
     """
     rare = above[np.argsort(above_in[above])]
-    able = np.arange(len(tops))
+    able = kept
     for some in (rare[:1], rare[1:FEW], rare[FEW:]):
-        able = able[(tops[np.ix_(able, some)] >= column[some]).all(axis=1)]
+        able = able[(rows[np.ix_(some, able)] >= column[some, None]).all(axis=0)]
     return bool(len(able))

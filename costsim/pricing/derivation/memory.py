@@ -1,8 +1,7 @@
 """The bytes of a table: what is live at each position, and kept for the backward pass."""
 
 from collections.abc import Sequence
-
-import numpy as np
+from dataclasses import dataclass
 
 from costsim.ir.program import Category, Direction, Guard
 from costsim.ir.program.schedule import Storage
@@ -14,7 +13,23 @@ from costsim.pricing.derivation.schedule_index import (
     still_to_come,
     union_of_guards,
 )
-from costsim.pricing.table import Conjunction, Floats, SharedKeep
+from costsim.pricing.derivation.spans import LiveBytes
+from costsim.pricing.table import Conjunction, Integers, Linear, SharedKeep
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A value of which several layers may keep channels: a `SharedKeep` but for its positions.
+
+    `segments` are the numbers of their clauses.
+    """
+
+    value: str
+    channel_bytes: int
+    readers: tuple[int, ...]
+    whole: int
+    segments: tuple[int, ...]
+    across_loss: bool
 
 
 class MemoryRows:
@@ -22,10 +37,9 @@ class MemoryRows:
 
     def __init__(self, of: Scheduled, clauses: Clauses) -> None:
         self.of, self.clauses = of, clauses
-        self.memory = Coefficients(clauses, of.positions)
+        self.live = LiveBytes(of.positions)
         self.kept = Coefficients(clauses)
-        self._conjunctions: dict[tuple[int, int], Floats] = {}
-        self.shared: list[SharedKeep] = []
+        self.shared: list[Shared] = []
         self._persistent()
         for storage in of.schedule.storages.values():
             if storage.category in (Category.INPUT, Category.ACTIVATION):
@@ -35,10 +49,35 @@ class MemoryRows:
         for value in of.schedule.partial_keeps:
             self._partial_keep(value)
 
-    @property
-    def conjunctions(self) -> tuple[Conjunction, ...]:
-        """Bytes that are live only if an update of each of two clauses is done."""
-        return tuple(Conjunction(*both, row) for both, row in self._conjunctions.items())
+    def memory(self, at: Integers) -> Linear:
+        """What is live at the positions `at`, once every clause of the table is numbered."""
+        return Linear(
+            self.live.always.row(None, at),
+            self.live.clauses.rows(self.clauses.numbers, at),
+            self.live.channels.rows(self.of.index, at),
+        )
+
+    def conjunctions(self, at: Integers) -> tuple[Conjunction, ...]:
+        """Bytes that are live there only if an update of each of two clauses is done."""
+        pairs = self.live.pairs
+        return tuple(Conjunction(*both, pairs.row(both, at)) for both in pairs.of)
+
+    def shared_keeps(self, at: Integers) -> tuple[SharedKeep, ...]:
+        """Values of which several layers may keep channels, live there."""
+        return tuple(
+            SharedKeep(
+                keep.value,
+                keep.channel_bytes,
+                keep.readers,
+                keep.whole,
+                tuple(
+                    (clause, self.live.shared.row((keep.value, number), at))
+                    for number, clause in enumerate(keep.segments)
+                ),
+                keep.across_loss,
+            )
+            for keep in self.shared
+        )
 
     def of_category(self, category: Category) -> Coefficients:
         """The bytes of one category, which come by the channel."""
@@ -49,20 +88,20 @@ class MemoryRows:
         return total
 
     def _persistent(self) -> None:
-        everywhere = self.of.span(0, self.of.positions)
+        everywhere = 0, self.of.positions - 1
         for storage in self.of.schedule.storages.values():
             size = storage.bytes
             match storage.category:
                 case Category.UPDATED_WEIGHTS | Category.OPTIMIZER:
                     assert storage.channels_of is not None
-                    self.memory.add_channels(storage.channels_of, size * everywhere)
+                    self.live.channels.add(storage.channels_of, size, *everywhere)
                 case Category.WEIGHT_GRADIENT:
                     assert storage.channels_of is not None
                     span = everywhere
                     if self.of.step.passes == 1:
                         last = self.of.readers(storage.name)[-1][0]
-                        span = self.of.span(self.of.written_at[storage.name], last)
-                    self.memory.add_channels(storage.channels_of, size * span)
+                        span = self.of.written_at[storage.name], last
+                    self.live.channels.add(storage.channels_of, size, *span)
 
     def _activation(self, storage: Storage) -> None:
         """Live through the forward pass; after it, while something that needs it is to come."""
@@ -75,7 +114,7 @@ class MemoryRows:
             end = storage.in_place_at - 1
         whole = self.of.whole_guard(storage.name)
         if storage.guard is None:
-            self.memory.constant += storage.bytes * self.of.span(birth, end)
+            self.live.always.add(None, storage.bytes, birth, end)
         else:
             self._computed_again(storage, forward, birth, end, whole)
         if not whole:
@@ -88,9 +127,8 @@ class MemoryRows:
             later = [reader for reader in backward if reader[0] >= position]
             needs_whole = union_of_guards(r for r in later if not r[2].selected_only)
             needs_part = union_of_guards(r for r in later if r[2].selected_only)
-            self._live_while(
-                whole, needs_whole, needs_part, storage.bytes * self.of.span(start, position)
-            )
+            span = storage.bytes, start, position
+            self._live_while(whole, needs_whole, needs_part, span)
             start = position + 1
 
     def _computed_again(
@@ -103,7 +141,7 @@ class MemoryRows:
     ) -> None:
         """An activation of a second pass: live while that pass or a gradient has yet to read it."""
         assert storage.guard is not None
-        self.memory.add_clause(storage.guard, storage.bytes * self.of.span(birth, birth))
+        self._add_clause(storage.guard, storage.bytes, birth, birth)
         start = birth + 1
         for position in sorted({min(position, end) for position, _, _ in forward} | {end}):
             later = whole
@@ -112,35 +150,44 @@ class MemoryRows:
                     is_keep = step.direction is Direction.KEEP
                     later |= self.of.keep_guard(access) if is_keep else (step.guard or later)
             if later and position >= start:
-                self.memory.add_clause(later, storage.bytes * self.of.span(start, position))
+                self._add_clause(later, storage.bytes, start, position)
             start = position + 1
 
-    def _live_while(self, whole: Guard, needs_whole: Guard, needs_part: Guard, row: Floats) -> None:
+    def _add_clause(self, guard: Guard, size: int, first: int, last: int) -> None:
+        """Add what is live if any update of `guard` is done, which has a number from now on."""
+        self.live.clauses.add(guard, size, first, last)
+        self.clauses.number(guard)
+
+    def _live_while(
+        self, whole: Guard, needs_whole: Guard, needs_part: Guard, span: tuple[int, int, int]
+    ) -> None:
         """Add bytes that are live while the storage is kept whole and a reader is to come.
+
+        `span` says how many, from where and to where.
 
         A reader of some channels alone matters only if it can be in a plan together with a
         reader of the whole: not if both are the two axes of one layer.
         """
         if exclude_each_other(whole, needs_part):
             if needs_whole:
-                self.memory.add_clause(needs_whole, row)
+                self._add_clause(needs_whole, *span)
             return
         key = self.clauses.number(whole), self.clauses.number(needs_whole | needs_part)
-        self._conjunctions[key] = self._conjunctions.get(key, np.zeros(self.of.positions)) + row
+        self.live.pairs.add(key, *span)
 
     def _guarded(self, storage: Storage) -> None:
         """A saved buffer or a gradient: live from its first writing to its last active reader."""
         start = self.of.written_at[storage.name]
         readers = self.of.readers(storage.name)
         if storage.channels_of is not None:
-            span = self.of.span(start, max(position for position, _, _ in readers))
-            self.memory.add_channels(storage.channels_of, storage.bytes * span)
+            last = max(position for position, _, _ in readers)
+            self.live.channels.add(storage.channels_of, storage.bytes, start, last)
             return
         if storage.category is Category.SAVED and start < self.of.schedule.loss_position:
             guard = union_of_guards(readers)
             self.kept.add_clause(guard, storage.bytes)
         for position, guard in still_to_come(readers):
-            self.memory.add_clause(guard, storage.bytes * self.of.span(start, position))
+            self._add_clause(guard, storage.bytes, start, position)
             start = position + 1
 
     def _partial_keep(self, value: str) -> None:
@@ -152,21 +199,23 @@ class MemoryRows:
         start, segments = keep.position, []
         for position in sorted({position for position, _ in readers}):
             guard: Guard = frozenset(atom for at, atom in readers if at >= position)
-            segments.append((guard, self.of.span(start, position)))
+            segments.append((guard, start, position))
             start = position + 1
         if alone:
-            for _, span in segments:
-                self.memory.add_channels(atoms[0], keep.channel_bytes * span)
+            for _, *span in segments:
+                self.live.channels.add(atoms[0], keep.channel_bytes, *span)
             if keep.position < self.of.schedule.loss_position:
                 self.kept.add_channels(atoms[0], keep.channel_bytes)
             return
+        for number, (_, first, last) in enumerate(segments):
+            self.live.shared.add((value, number), 1, first, last)
         self.shared.append(
-            SharedKeep(
+            Shared(
                 value,
                 keep.channel_bytes,
                 tuple(self.of.index[atom] for atom in atoms),
                 self.clauses.number(whole),
-                tuple((self.clauses.number(guard), span) for guard, span in segments),
+                tuple(self.clauses.number(guard) for guard, _, _ in segments),
                 keep.position < self.of.schedule.loss_position,
             )
         )

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from costsim.ir.program import AXES, Atom, Category, Guard, Schedule, Step
 from costsim.ir.program.guards import union
 from costsim.ir.program.schedule import Access
 from costsim.ir.step import TrainingStep
-from costsim.pricing.table import Floats
 
 Reader = tuple[int, Step, Access]
 """Position, step and access of one reading."""
@@ -41,12 +38,6 @@ class Scheduled:
     def readers(self, storage: str) -> list[Reader]:
         """Who reads a storage, in order."""
         return self._readers.get(storage, [])
-
-    def span(self, first: int, last: int) -> Floats:
-        """1 at the positions `first` to `last`, both included."""
-        span = np.zeros(self.positions)
-        span[first : last + 1] = 1.0
-        return span
 
     def whole_guard(self, storage: str) -> Guard:
         """The updates for which a storage is kept whole."""
