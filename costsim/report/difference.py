@@ -53,7 +53,7 @@ def differences(left: PlanFile, right: PlanFile) -> list[Difference]:
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values inside, each with its dotted key; phases go by their name."""
+    """The values inside, each with its dotted key; phases and the like go by their name."""
     if key in CLOCKS | BY_LAYER:
         return
     if isinstance(value, Mapping):
@@ -62,6 +62,8 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
         for number, inside in enumerate(value):
             name = inside.get("phase", inside.get("name", number))
+            if "part" in inside:  # of a recipe, at another value
+                name = f"{inside['part']} {inside['value']}"
             yield from _leaves(f"{key}.{name}", inside)
     else:
         yield key, value

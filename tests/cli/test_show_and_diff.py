@@ -47,6 +47,21 @@ def test_its_page_is_that_of_the_plan_without_scores(made: Path, tmp_path: Path)
         assert text in shown
 
 
+def test_budgets_of_the_whole_are_on_the_page_and_in_the_difference(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited, page = tmp_path / "limited.json", tmp_path / "page.html"
+    limits = ("--task-time", "9min", "--storage", "1GB")
+    assert main([*PLAN, *limits, "--out", str(limited), "--report", str(page)]) == 0
+    assert "budget of the task" in capsys.readouterr().out
+    assert "Budgets of the task" in page.read_text()
+    assert read_plan(limited).task_budget.latency_s == 540
+    assert main(["diff", str(made), str(limited)]) == 1
+    told = capsys.readouterr().out
+    assert "budgets.task.latency_s" in told
+    assert "predicted" not in told  # they bind nothing
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", '{"schema": "costsim.plan/1"}', "no plan"])
 @pytest.mark.parametrize("command", ["show", "diff"])
 def test_what_is_no_plan_is_told_in_one_line(
