@@ -235,7 +235,9 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
     guard = None if given.guard is None else make_guard(given.guard)
     _check_source(given, method)
     spec = load_device(device)
-    place = Place(spec, given.target, budget_request(given), given.caches)
+    place = Place(
+        spec, given.target, budget_request(given), given.caches, given.task_budget(), given.pinned
+    )
     _ = place.target  # a name that the device lacks is an error before any work
     usual = usual_recipe(spec)
     recipe = given.recipe(
@@ -345,6 +347,7 @@ def _broken(adapted: "Adapted") -> str:
 
 def _table(adapted: "Adapted", patch: Path | None) -> "Table":
     from costsim.ir.program.adaptation import Phase
+    from costsim.report.recipe import recipe_line
 
     situation, cost = adapted.situation, adapted.cost
     plan, memory, macs = adapted.choice.plan, cost.step.memory, cost.step.macs
@@ -404,6 +407,7 @@ def _table(adapted: "Adapted", patch: Path | None) -> "Table":
                 f"{format_seconds(took.high)}), {format_joules(energy.value)}, estimated",
             ),
             ("of that", phases),
+            ("recipe", recipe_line(cost.adaptation.recipe, cost.samples)),
             ("frozen part", cost.adaptation.sentence),
         ]
     rows.append(

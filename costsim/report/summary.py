@@ -17,6 +17,7 @@ from costsim.ir.program import TrainingProgram, compile_program
 from costsim.report.amounts import interval, seconds
 from costsim.report.budgets import BudgetUse, budget_uses, task_budget_uses
 from costsim.report.layers import LayerMacs, kept_bytes, layer_kind, layer_macs, live_bytes
+from costsim.report.recipe import recipe_line
 from costsim.solving.planfile import PlanFile, SolverRecord
 
 
@@ -109,18 +110,7 @@ class Summary:
     @property
     def recipe_line(self) -> str:
         """How the task is adapted to."""
-        recipe, samples = self.file.recipe, self.file.task.samples
-        shown = f"{counted(recipe.images_a_step(samples), 'image')} each"
-        if recipe.images_a_step(samples) < samples:
-            shown += f" of {samples}"
-        if recipe.augment:
-            copies = recipe.copies or "new"
-            shown += f" in one of {copies} copies" if recipe.copies else f" in {copies} copies"
-        means = ""
-        if recipe.loss == "prototype":
-            often = f"every {recipe.means_interval}" if recipe.means_interval > 1 else "every one"
-            means = f", class means anew in {often}"
-        return f"{counted(recipe.iterations, 'iteration')}, {shown}{means}"
+        return recipe_line(self.file.recipe, self.file.task.samples)
 
     @property
     def solver_line(self) -> str:

@@ -749,3 +749,25 @@ def test_plan_and_train_are_adapt(tmp_path, monkeypatch):
     assert [change.parameter for change in ours.changes] == [c.parameter for c in theirs.changes]
     for one, other in zip(ours.changes, theirs.changes, strict=True):
         assert torch.equal(one.new, other.new)
+
+
+def test_a_budget_of_the_whole_is_kept_as_plan_keeps_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["--device", "pi-zero-2", "--resolution", "48", "--ways", "3", "--shots", "4"]
+    assert main(["plan", *common, "--out", "free.json"]) == 0
+    free = read_plan(Path("free.json"))
+    assert free.predicted.adaptation is not None
+    half = ["--task-time", f"{free.predicted.adaptation.latency_s.value / 2}s"]
+    assert main(["plan", *common, *half, "--out", "plan.json"]) == 0
+    assert main(["adapt", *common, *half, "--plan-out", "adapt.json"]) == 0
+    planned, adapted = read_plan(Path("plan.json")), read_plan(Path("adapt.json"))
+    assert planned.plan == adapted.plan
+    assert planned.recipe.image_interval == 2
+    assert planned.recipe == replace(adapted.recipe, learning_rate=None)
+    assert planned.step == adapted.step
+    assert planned.task_budget == adapted.task_budget
+    capsys.readouterr()
+    assert main(["adapt", *common, *half, "--method", "FullTrain"]) == 2
+    assert "looks at no budget of the whole" in capsys.readouterr().err
+    assert main(["adapt", *common, "--task-time", "1s"]) == 1
+    assert "time of the task 1 s is too little" in capsys.readouterr().err

@@ -85,6 +85,7 @@ def method_cost(
             place.target_name,
             Scored(choice.scored, axes, choice.scoring) if choice.scored else None,
             situation.budget,
+            place.task_budget,
         )
         iterations = round(recipe.iterations * (1 + extra_training))
         priced = choose_cache(asked, replace(recipe, iterations=iterations), place.caches)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from costsim.base.errors import InputError
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import FISHER_WORK, ScoringWork
+from costsim.ir.recipe import Recipe
 from costsim.problem.importance import Importance
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution
@@ -28,7 +29,7 @@ class Choice:
 
     `problem` and `solution` are there where a solver chose; `scored` are the layers that were
     scored on the task's samples, which takes time on the device (`scoring`), and is empty where
-    none were.
+    none were. `recipe`: how it is trained, where that was chosen with it.
     """
 
     plan: UpdatePlan
@@ -37,6 +38,7 @@ class Choice:
     solution: Solution | None = None
     scored: tuple[str, ...] = ()
     scoring: ScoringWork = FISHER_WORK
+    recipe: Recipe | None = None
 
 
 class Method(ABC):
@@ -49,6 +51,7 @@ class Method(ABC):
     learning_rate: float
     transductive: bool = False
     guard: "Guard | None" = None
+    plans_jointly: bool = False
 
     @property
     @abstractmethod

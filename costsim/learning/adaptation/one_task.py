@@ -152,6 +152,9 @@ def adapt(
     _wait(situation)
     shared = hidden.prefix_s - prefix  # the frozen part, which training needs anyway
     selection = time.perf_counter() - started - shared
+    if choice.recipe is not None:
+        situation, hidden = situation.by(choice.recipe), hidden.by(choice.recipe)
+        situation.make_ready()
     cost = method_cost(
         situation,
         choice,
@@ -205,6 +208,16 @@ def _check(
     """Raise `InputError` for what cannot go together."""
     if not 0 <= rate <= 1e37:
         raise InputError(f"learning rate is {rate:g}; allowed is 0 to 1e37")
+    if situation.place.task_budget and not method.plans_jointly:
+        raise InputError(
+            f"{method.name}: looks at no budget of the whole; leave --task-time, --task-energy, "
+            "--task-macs and --storage out, or take a method that chooses channels"
+        )
+    if situation.place.task_budget and guard.extra_training:
+        raise InputError(
+            f"guard {guard.name}: trains besides, which a budget of the whole does not know of; "
+            "leave one of the two out"
+        )
     if method.transductive and not isinstance(guard, NoGuard):
         raise InputError(f"{method.name} learns from the queries; no guard can hold them back")
     if patched and not is_own:
@@ -305,6 +318,7 @@ def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCo
         recipe=situation.recipe if priced is None else priced.recipe,
         adaptation=None if priced is None else priced.cost,
         uncached=None if priced is None else priced.uncached,
+        task_budget=place.task_budget,
     )
 
 

@@ -257,6 +257,17 @@ class Situation:
             other.__dict__.pop(name, None)
         return other
 
+    def by(self, recipe: Recipe) -> "Situation":
+        """The same task by another recipe."""
+        if recipe == self.recipe:
+            return self
+        other = copy(self)
+        other.recipe = recipe
+        other._frozen = FrozenValues(self.backbone, self._frozen.cache_bytes)
+        for name in ("budget", "copies"):
+            other.__dict__.pop(name, None)
+        return other
+
     def on(self, backbone: Backbone) -> "Situation":
         """The same task with another network."""
         if backbone is self.backbone:

@@ -4,9 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from costsim.ir.operators import UpdateKind
+from costsim.ir.program import ScoringWork
+from costsim.learning.adaptation.joint import joint_question
 from costsim.learning.adaptation.method import Choice, Method, NothingFits
 from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods.static import no_source, static_importance
+from costsim.planning.joint import choose_jointly
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
 from costsim.problem.solution import Solver
 from costsim.run.criteria import CRITERIA
@@ -26,6 +29,7 @@ class TinyTrain(Method):
     `importance`, the mean scores of tasks of a source domain, which `informed` computes.
     """
 
+    plans_jointly = True
     learning_rate: float = 0.001
     solver: Solver = field(default_factory=Greedy)
     criterion: str | Criterion = "fisher"
@@ -90,8 +94,26 @@ class TinyTrain(Method):
             layers = inspected_layers(situation.graph, self.inspect)
             importance = situation.score(criterion, layers, self.axes)
             scored = layers if criterion.uses_samples else ()
+        if situation.place.task_budget:
+            return self._jointly(situation, importance, scored, criterion.work)
         problem = situation.problem(importance, with_bias=self.with_bias)
         solution = solve_uninterrupted(problem, self.solver)  # adapting prices it on the device
         if solution.plan is None:
             raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
         return Choice(solution.plan, importance, problem, solution, scored, criterion.work)
+
+    def _jointly(
+        self,
+        situation: Situation,
+        importance: Importance,
+        scored: tuple[str, ...],
+        scoring: ScoringWork,
+    ) -> Choice:
+        """Channels and recipe within the budgets of the whole."""
+        question = joint_question(situation, importance, scored, scoring, with_bias=self.with_bias)
+        answer = choose_jointly(question, self.solver, situation.progress)
+        solution, priced = answer.solution, answer.priced
+        if solution.plan is None or priced is None:
+            raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
+        recipe = replace(priced.recipe, cut=None, cache_in="nothing")
+        return Choice(solution.plan, importance, answer.problem, solution, scored, scoring, recipe)
