@@ -156,10 +156,9 @@ class _Search:
         stopped = any(one.solution.status is Status.TIME_LIMIT for one in tried)
         solution = search.judged(found.solution, bound, stopped=stopped)
         assert solution.plan is not None
-        asked = replace(side.asked, plan=solution.plan)
-        return JointAnswer(
-            side.problem, solution, choose_cache(asked, recipe, self.question.caches)
-        )
+        solution = replace(solution, seconds=sum(one.seconds for one in self.searches.values()))
+        priced = choose_cache(replace(side.asked, plan=solution.plan), recipe, self.question.caches)
+        return JointAnswer(side.problem, solution, priced)
 
     def _least_sparing(self, best: _Found, able: set[frozenset[str]]) -> _Found:
         """Of the recipes that reach the gain of `best`, the first by preference.
@@ -192,6 +191,7 @@ class _SideSearch:
     ) -> None:
         self.side, self.caches, self.solver, self.report = side, caches, solver, report
         self.problem, self.asked = side.problem, side.asked
+        self.seconds = 0.0
         self.alone = self._solve(self.problem)
         self.ceiling = float("inf") if self.alone.bound is None else self.alone.bound
         self.solved = 0
@@ -233,6 +233,7 @@ class _SideSearch:
     def _solve(self, problem: Problem) -> Solution:
         asked = self.asked
         found = solve(problem, self.solver, device=asked.device, target=asked.target)
+        self.seconds += found.seconds
         if found.reason == INTERRUPTED and problem is not self.problem:
             raise KeyboardInterrupt  # one Ctrl-C ends all questions
         return found
