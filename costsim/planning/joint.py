@@ -398,6 +398,12 @@ class _SideSearch:
             choose_cache(replace(free, plan=self.problem.plan(row)), recipe, self.caches).cost.usage
             for row in single[self.problem.fits(single)]
         ]
+        if all(one["latency_s"] is None for one in used):
+            return (
+                f"the whole adaptation has no room on {self.asked.device.name}, whatever its "
+                "budgets: fewer or smaller images would do (--ways, --shots, --resolution), or no "
+                "budget of the task"
+            )
         limits = {name: limit for name, limit in budget.to_json().items() if limit is not None}
         told = []
         for name, limit in limits.items():

@@ -258,6 +258,15 @@ def test_too_little_says_what_would_do(capsys):
     assert main([*SMALL, "--task-time", enough]) == 0
 
 
+def test_a_device_without_room_for_the_whole_says_that(capsys):
+    chip = ["plan", "--device", "stm32f746", "--model", "mbv2-w0.35", "--resolution", "64"]
+    assert main([*chip, "--inspect", "4", "--bits", "8", "--task-time", "9min"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the whole adaptation has no room on stm32f746, whatever its budgets" in told
+    few = ["--ways", "2", "--shots", "2"]
+    assert main([*chip, *few, "--inspect", "4", "--bits", "8", "--task-time", "9min"]) == 0
+
+
 def test_budgets_of_the_whole_are_for_one_plan(capsys):
     for more in (["--device", "jetson-nano"], ["--solve-for", "memory", "--share", "90%"]):
         assert main([*SMALL, *more, "--task-time", "9min"]) == 2
