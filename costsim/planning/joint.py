@@ -192,6 +192,7 @@ class _SideSearch:
         self.side, self.caches, self.solver, self.report = side, caches, solver, report
         self.problem, self.asked = side.problem, side.asked
         self.seconds = 0.0
+        self._by_layers: dict[frozenset[str], Problem] = {}
         self.alone = self._solve(self.problem)
         self.ceiling = float("inf") if self.alone.bound is None else self.alone.bound
         self.solved = 0
@@ -243,8 +244,13 @@ class _SideSearch:
         cost = asked.cost(way.recipe)
         return not asked.exceeded(cost) and asked.has_room(cost, way.recipe.cache_in)
 
-    @cache  # noqa: B019 - of a search, which ends with it
     def _restricted(self, layers: frozenset[str]) -> Problem:
+        """The choice among these layers alone."""
+        if layers not in self._by_layers:
+            self._by_layers[layers] = self._among(layers)
+        return self._by_layers[layers]
+
+    def _among(self, layers: frozenset[str]) -> Problem:
         importance = self.problem.importance
         channels = tuple(entry for entry in importance.channels if entry.layer in layers)
         if len(channels) == len(importance.channels):
