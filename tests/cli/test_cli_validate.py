@@ -15,7 +15,7 @@ from costsim.hardware.results.record import Measurement, Validation
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    arguments = ["plan", "--device", "jetson-nano", "--resolution", "48", "--optimizer", "adam"]
+    arguments = ["plan", "--device", "jetson-nano", "--resolution", "48", "--batch", "1"]
     assert main([*arguments, "--criterion", "l2_norm", "--bias", "--out", str(path)]) == 0
     return path
 
@@ -101,6 +101,7 @@ def test_a_plan_for_bits_that_torch_does_not_train_in_is_priced_again(bits, tmp_
 def test_a_plan_for_16_or_64_bits_runs_in_them(bits, dtype, tmp_path, capsys):
     path, found = tmp_path / "plan.json", tmp_path / "m.json"
     arguments = ["plan", "--device", "jetson-nano", "--resolution", "32", "--bits", bits]
+    arguments += ["--batch", "3", "--micro-batch", "1"]
     assert main([*arguments, "--criterion", "l2_norm", "--out", str(path)]) == 0
     assert main(["validate", str(path), "--steps", "1", "--measurement", str(found)]) == 0
     assert "priced again" not in capsys.readouterr().out

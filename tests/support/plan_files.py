@@ -9,7 +9,7 @@ from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.program.adaptation import Scored, Task, compile_adaptation
-from costsim.ir.recipe import Recipe
+from costsim.ir.recipe import Loss, Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.adaptation import price_adaptation
 from costsim.pricing.cost import price
@@ -44,7 +44,7 @@ def example(
     device_name: str = "jetson-nano",
     budget: Budget | None = None,
     seed: int = 0,
-    loss: str | None = "prototype",
+    loss: Loss | None = "prototype",
 ) -> PlanFile:
     """The plan file of `plan` on a shipped device, every channel scored `SCORE`."""
     program = compile_program(graph, plan, step)
@@ -63,7 +63,9 @@ def example(
         source="seven drawings",
     )
     scorable = [n for n in graph.layers if graph.selectable_channels(n, "output")]
-    recipe = Recipe(optimizer=step.optimizer, micro_batch=step.samples_a_pass)
+    recipe = Recipe(
+        optimizer=step.optimizer, micro_batch=step.samples_a_pass, loss=loss or "prototype"
+    )
     adaptation = compile_adaptation(
         graph, plan, recipe, Task(7, 2), scored=Scored(tuple(scorable)), step=step
     )

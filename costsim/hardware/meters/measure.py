@@ -51,8 +51,9 @@ def measure(
 
     One step each is run to look at storages, to count operator calls and to record allocations,
     then `steps` are timed undisturbed. A step of many passes is looked at, and its allocations are
-    recorded, in two of them: the others hold and give out the same as the second. `scratch` remembers what is measured of single operations.
-    `begun` is told all but the seconds before any step is timed, `stepped` the seconds of each.
+    recorded, in two of them: the others hold and give out the same as the second. `scratch`
+    remembers what is measured of single operations. `begun` is told all but the seconds before any
+    step is timed, `stepped` the seconds of each.
     """
     report = progress or silent
     program, few = executor.program, _few_passes(executor)
