@@ -155,8 +155,8 @@ class _Search:
         side = self.of(recipe).side
         stopped = any(one.solution.status is Status.TIME_LIMIT for one in tried)
         solution = search.judged(found.solution, bound, stopped=stopped)
-        assert solution.plan is not None
         solution = replace(solution, seconds=sum(one.seconds for one in self.searches.values()))
+        assert solution.plan is not None
         priced = choose_cache(replace(side.asked, plan=solution.plan), recipe, self.question.caches)
         return JointAnswer(side.problem, solution, priced)
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from graphs import chain, graphs, plans, steps
@@ -16,13 +16,12 @@ from plan_files import SCORE, chain_example, drawings, example
 from costsim.base.errors import InputError
 from costsim.device import load_device, shipped_devices
 from costsim.ir.program import compile_program
-from costsim.ir.recipe import Recipe
+from costsim.ir.recipe import Loss, Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.cost import full_backward_macs, price
 from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
 from costsim.problem.solution import Solution, Status
-from costsim.run.criteria.loss import LOSSES
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file, read_plan, write_plan
 
 
@@ -43,7 +42,8 @@ def test_what_is_written_is_read_back(data: st.DataObject) -> None:
     graph = data.draw(graphs())
     plan, step = data.draw(plans(graph)), data.draw(steps(graph))
     device = data.draw(st.sampled_from(shipped_devices()))
-    loss = data.draw(st.sampled_from([*LOSSES, None]))
+    losses: tuple[Loss | None, ...] = (*get_args(Loss), None)
+    loss = data.draw(st.sampled_from(losses))
     file = example(
         graph, plan, step, device_name=device, seed=data.draw(st.integers(0, 2**63 - 1)), loss=loss
     )
