@@ -195,15 +195,18 @@ class _Simplex:
     """The linear program over the options found so far, by the primal revised simplex method.
 
     Rows of the basis are first the limits that can bind, then the classes. It begins with the
-    cheapest option of each class and all slack.
+    cheapest option of each class and all slack. Columns are numbered likewise: the slacks, then the
+    options as they are found. Of the limits few are ever tight, whatever there are: as long as the
+    slack of one is in its place in the basis (`loose`) its column of the inverse is a unit vector,
+    so that what a pivot takes grows with the rows and not with their square.
     """
 
     def __init__(self, relaxation: Relaxation, rows: Integers) -> None:
         self.relaxation, self.rows = relaxation, rows
         self.scale = np.maximum(np.abs(relaxation.room[rows]), 1e-9)
         self.limits, self.classes = len(rows), len(relaxation.forced)
-        size = self.limits + self.classes
-        self.columns = np.zeros((0, size))
+        self.costs = np.zeros((0, self.limits))
+        self.class_rows = np.zeros(0, dtype=np.int64)
         self.gains = np.zeros(0)
         self.known: list[tuple[int, int]] = []
         self.seen: set[tuple[int, int]] = set()
@@ -212,27 +215,30 @@ class _Simplex:
             opened = [i for i in members if relaxation.case.opened[i]]
             option = int(relaxation.options.starts[opened[0]]) if opened else CLOSED
             first.append((row, option))
-        slacks = np.eye(self.limits, size)
-        self.columns, self.gains = slacks, np.zeros(self.limits)
-        self.known = [(-1, i) for i in range(self.limits)]
         self._extend(first)
+        size = self.limits + self.classes
         self.basis = list(range(size))
-        self.inverse = np.eye(size)
-        self.inverse[: self.limits, self.limits :] = -self.columns[self.limits :, : self.limits].T
-        right = np.concatenate([relaxation.room[rows] / self.scale, np.ones(self.classes)])
-        self.values = np.maximum(self.inverse @ right, 0.0)
+        self.loose = np.ones(self.limits, dtype=bool)
+        self.inverse = np.zeros((size, size))
+        np.fill_diagonal(self.inverse, 1.0)
+        left = relaxation.room[rows] / self.scale
+        for row, option in first:
+            if option != CLOSED:
+                self.inverse[: self.limits, self.limits + row] = -self.costs[row]
+                left = left - self.costs[row]
+        self.values = np.maximum(np.concatenate([left, np.ones(self.classes)]), 0.0)
         self.prices = np.zeros(size)
 
     def _extend(self, new: list[tuple[int, int]]) -> None:
-        columns = np.zeros((len(new), self.limits + self.classes))
-        gains = np.zeros(len(new))
-        for i, (row, option) in enumerate(new):
-            columns[i, : self.limits] = self.relaxation.cost(option)[self.rows] / self.scale
-            columns[i, self.limits + row] = 1.0
+        costs, gains = np.zeros((len(new), self.limits)), np.zeros(len(new))
+        for i, (_, option) in enumerate(new):
             if option != CLOSED:
+                costs[i] = self.relaxation.cost(option)[self.rows] / self.scale
                 gains[i] = self.relaxation.options.gain[option]
-        self.columns = np.vstack([self.columns, columns])
+        self.costs = np.vstack([self.costs, costs])
         self.gains = np.concatenate([self.gains, gains])
+        found = np.array([self.limits + row for row, _ in new], dtype=np.int64)
+        self.class_rows = np.concatenate([self.class_rows, found])
         self.known += new
         self.seen.update(new)
 
@@ -245,14 +251,14 @@ class _Simplex:
 
     def optimise(self) -> None:
         """Pivot until no known option has a price below its gain."""
+        self._price()
         for pivots in range(1000):
-            self.prices = self.gains[self.basis] @ self.inverse
-            reduced = self.gains - self.columns @ self.prices
+            reduced = self._reduced()
             # The steepest; after many pivots the first, which cannot cycle.
             entering = int(np.argmax(reduced if pivots < 500 else reduced > TOLERANCE))
             if reduced[entering] <= TOLERANCE:
                 return
-            direction = self.inverse @ self.columns[entering]
+            direction = self._direction(entering)
             able = direction > 1e-10
             if not able.any():
                 return
@@ -263,18 +269,51 @@ class _Simplex:
             self.values -= step * direction
             np.maximum(self.values, 0.0, out=self.values)
             self.values[leaving] = step
-            row = self.inverse[leaving] / direction[leaving]
-            direction[leaving] = 0.0
-            self.inverse -= direction[:, None] * row
-            self.inverse[leaving] = row
-            self.basis[leaving] = entering
+            self.prices += reduced[entering] * self._exchange(entering, leaving, direction)
+
+    def _price(self) -> None:
+        """Prices that leave every option of the basis no gain above what it costs."""
+        of = np.array(self.basis) - self.limits
+        paid = np.flatnonzero(np.where(of >= 0, self.gains[of], 0.0))
+        self.prices = self.gains[of[paid]] @ self.inverse[paid]
+
+    def _reduced(self) -> Floats:
+        """The gain of each column less what it costs."""
+        limits = self.prices[: self.limits]
+        tight = np.flatnonzero(limits)
+        costs = self.costs[:, tight] @ limits[tight] + self.prices[self.class_rows]
+        return np.concatenate([-limits, self.gains - costs])
+
+    def _direction(self, entering: int) -> Floats:
+        """What one of a column takes of each of the basis: the inverse times that column."""
+        if entering < self.limits:
+            return self.inverse[:, entering].copy()
+        option = entering - self.limits
+        costs, tight = self.costs[option], np.flatnonzero(~self.loose)
+        direction: Floats = self.inverse[:, self.class_rows[option]].copy()
+        direction[: self.limits] += np.where(self.loose, costs, 0.0)
+        direction += self.inverse[:, tight] @ costs[tight]
+        return direction
+
+    def _exchange(self, entering: int, leaving: int, direction: Floats) -> Floats:
+        """Put a column in the place of another in the basis; its row of the inverse."""
+        if leaving < self.limits:
+            self.loose[leaving] = False
+        row: Floats = self.inverse[leaving] / direction[leaving]
+        here = np.flatnonzero(row)
+        changed = np.flatnonzero(direction)
+        changed = changed[changed != leaving]
+        self.inverse[np.ix_(changed, here)] -= direction[changed, None] * row[here]
+        self.inverse[leaving] = row
+        self.basis[leaving] = entering
+        return row
 
     def mix(self) -> tuple[tuple[tuple[int, float], ...], ...]:
         """Options with their shares, class by class."""
         shares: list[list[tuple[int, float]]] = [[] for _ in range(self.classes)]
         for column, value in zip(self.basis, self.values.tolist(), strict=True):
-            row, option = self.known[column]
-            if row >= 0 and value > 1e-9:
+            if column >= self.limits and value > 1e-9:
+                row, option = self.known[column - self.limits]
                 shares[row].append((option, value))
         return tuple(tuple(part) for part in shares)
 

@@ -219,7 +219,10 @@ class CostTable:
 
     def _met(self, counts: Integers) -> NDArray[np.bool_]:
         """Which clauses are met [plans, clauses]."""
-        met: NDArray[np.bool_] = (counts > 0).astype(np.float64) @ self.membership.T > 0
+        updated = counts > 0
+        some = np.flatnonzero(updated.any(axis=0))
+        parts = self.membership[:, some].T.astype(np.float64)
+        met: NDArray[np.bool_] = updated[:, some].astype(np.float64) @ parts > 0
         return met
 
     def _live(self, met: NDArray[np.bool_], counts: Integers, unions: Sequence[Integers]) -> Floats:
