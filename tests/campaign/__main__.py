@@ -11,7 +11,7 @@ from .experiment import Experiment, Unavailable
 from .stage import Stage
 
 HEAD = "| fault | where | tried | what held | command |\n| --- | --- | ---: | --- | --- |"
-KINDS = ("killed", "disks", "together", "clusters", "peers", "load", "claims")
+KINDS = ("killed", "disks", "damage", "together", "clusters", "peers", "load", "claims")
 
 
 def experiments() -> list[Experiment]:

@@ -128,7 +128,9 @@ def channels(stage: Stage, size: int) -> Taken:
     """A plan by the exact solver for a network one of whose layers has so many channels."""
     folder = stage.new()
     (folder / "wide.py").write_text(WIDE.format(channels=size))
-    return _took(stage, size, _plan("--model", "wide:make", "--time-limit", "120s"), folder)
+    # The gradient of its output alone takes more than the device recommends for a step.
+    given = ("--model", "wide:make", "--memory", "2GiB", "--time-limit", "120s")
+    return _took(stage, size, _plan(*given), folder)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from typing import Any, Self
 TESTS = Path(__file__).parents[1]
 MARK = "COSTSIM_CAMPAIGN_RUN"
 PATIENCE_S = 600.0
+"""For a command to end, the time left out in which others had the processors that it wanted."""
+LOOK_S = 5.0
+"""How often it is looked how long that was."""
 LEAVING_S = 30.0
 """For what a killed process had started to notice it."""
 
@@ -61,11 +64,16 @@ class Running:
 
     def wait(self, seconds: float = PATIENCE_S) -> Ended:
         """Wait for its end; one that does not come is a fault."""
-        end = time.monotonic() + seconds
+        begun, looked = time.monotonic(), 0.0
+        queued: dict[int, float] = {}
         while not self.over():
-            if time.monotonic() > end:
+            waited = time.monotonic() - begun
+            if waited > looked + LOOK_S:
+                looked = waited
+                queued |= {pid: queued_s(pid) for pid in (self.pid, *self.started())}
+            if waited - sum(queued.values()) > seconds:
                 self.kill_all()
-                raise AssertionError(f"hangs: no end after {seconds:g} s")
+                raise AssertionError(f"hangs: no end after {waited:.0f} s")
             time.sleep(0.005)
         out, err = ((self.place / name).read_text(errors="replace") for name in ("out", "err"))
         reaped = self.warm.ask({"reap": self.pid})
@@ -96,6 +104,14 @@ class Running:
         while left := self.started():
             assert time.monotonic() < end, f"processes outlive it: {left}"
             time.sleep(0.01)
+
+
+def queued_s(pid: int) -> float:
+    """Seconds for which a process was ready to run and others had the processors; 0 if unknown."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _belongs(process: Path, leader: int, mark: bytes) -> bool:
