@@ -55,6 +55,7 @@ TORCH = frozenset({"torch", "safetensors"})
 # These may import torch at their top, because nothing imports them before torch is needed.
 TORCH_LAND = (
     "hardware.calibration.timing",
+    "hardware.meters.adaptation",
     "hardware.meters.allocator",
     "hardware.meters.measure",
     "hardware.meters.observe",

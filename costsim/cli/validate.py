@@ -1,4 +1,4 @@
-"""`costsim validate`: run a plan's training step and compare it with what was predicted."""
+"""`costsim validate`: run a plan's step or adaptation and compare it with what was predicted."""
 
 import os
 import sys
@@ -26,10 +26,11 @@ from costsim.cli.options import (
     threads_option,
 )
 from costsim.cli.progress import progress_on_stderr
-from costsim.cli.signature import taking
+from costsim.cli.signature import taking, was_typed
 
 if TYPE_CHECKING:
     from costsim.hardware.meters.plan_validation import ValidationRequest
+    from costsim.hardware.results.adaptation_validation import AdaptationExtent
     from costsim.hardware.results.record import Measurement, Validation
     from costsim.solving.planfile import PlanFile
 
@@ -44,6 +45,7 @@ class ValidateOptions:
     weights: Path | None
     named_models: tuple[str, ...]
     target: str | None
+    adaptation: "AdaptationExtent | None"
     steps: int
     threads: int
     out: Path | None
@@ -67,7 +69,18 @@ class ValidateOptions:
     "[default: this machine]",
 )
 @click.option(
-    "--steps", type=int, default=10, show_default=True, metavar="N", help="Steps to time."
+    "--adaptation",
+    type=click.Choice(("small", "full")),
+    help="Run the whole adaptation instead of one step: scoring, caching, class means, training, "
+    "answering. small: each a few times; full: as often as the plan says.",
+)
+@click.option(
+    "--steps",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Steps to time; with --adaptation small, runs of each phase.",
 )
 @threads_option
 @path_option(
@@ -87,6 +100,10 @@ def command(given: ValidateOptions) -> int:
     equal; the process's peak, the kernels' scratch memory included, within 2 %. The exit status
     is 1 if anything is outside. Seconds are shown, not judged: this machine is not the device.
 
+    With --adaptation all that the plan's recipe says is run, on the plan's own images: the bytes
+    that are live in every phase, those kept in flash and storage, the MACs of every phase by cause
+    and how often it is run must be equal. It is run once to be timed, and once more to be counted.
+
     On the emulated core the step runs in the plan's own bit widths, inside exactly the memory of
     the device: bytes touched and MACs executed must be equal, in 32 bits losses and weights
     PyTorch's, in 8 bits every bit that of a numpy reference.
@@ -96,8 +113,11 @@ def command(given: ValidateOptions) -> int:
       costsim plan --device jetson-nano --out plan.json
       costsim validate plan.json
       costsim validate plan.json --steps 100 --out results
+      costsim validate plan.json --adaptation small
+      costsim validate plan.json --adaptation full --validation adaptation.json
       costsim validate plan.json --on unicorn:cortex-m7 --report emulated.html
     """
+    _check_adaptation(given)
     files = _files(given)
     check_positive(steps=given.steps, threads=given.threads)
 
@@ -111,11 +131,54 @@ def command(given: ValidateOptions) -> int:
         raise InputError("--report: of a plan run on this machine there is none; give --on")
     # Read when torch loads: its libraries keep pools of their own threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
+    if given.adaptation is not None:
+        return _adapted(given.adaptation, plan, given, files["validation"])
     from costsim.hardware.meters.plan_validation import validate_plan
 
     with progress_on_stderr() as progress:
         measurement, validation = validate_plan(_request(plan, given), progress)
     return _tell(measurement, validation, files, as_json=given.as_json)
+
+
+def _check_adaptation(given: ValidateOptions) -> None:
+    """Raise `InputError` for what --adaptation has no part in."""
+    if given.adaptation is None:
+        return
+    if given.target is not None:
+        raise InputError("--adaptation runs on this machine; leave --on out")
+    if given.measurement is not None:
+        raise InputError(
+            "--measurement: of a step; what --adaptation measures is in what --validation writes"
+        )
+    if given.adaptation == "full" and was_typed("steps"):
+        raise InputError("--steps: --adaptation full runs as often as the plan says")
+
+
+def _adapted(
+    extent: "AdaptationExtent", plan: "PlanFile", given: ValidateOptions, path: Path | None
+) -> int:
+    """The same of the whole adaptation."""
+    from costsim.hardware.meters.adaptation.validation import validate_adaptation
+
+    with progress_on_stderr() as progress:
+        validation = validate_adaptation(_request(plan, given), extent, progress)
+    if path is not None:
+        validation.write(path)
+    if given.as_json:
+        _tell_json(validation)
+    else:
+        from rich.console import Console
+
+        from costsim.report.adaptation_validation import render_adaptation
+
+        render_adaptation(Console(), validation)
+    return 0 if validation.ok else 1
+
+
+def _tell_json(validation: "Validation") -> None:
+    for note in validation.notes:
+        print(f"costsim: note: {note}", file=sys.stderr)
+    click.echo(to_json_text(validation.to_json()))
 
 
 def _request(plan: "PlanFile", given: ValidateOptions) -> "ValidationRequest":
@@ -144,9 +207,7 @@ def _tell(
         if path := files[name]:
             document.write(path)
     if as_json:
-        for note in validation.notes:
-            print(f"costsim: note: {note}", file=sys.stderr)
-        click.echo(to_json_text(validation.to_json()))
+        _tell_json(validation)
     else:
         from rich.console import Console
 

@@ -97,7 +97,7 @@ def measure(
         ),
         buffers=storages.buffers(),
         allocator=_summary(pieces, start_bytes),
-        uncounted_calls=tuple(sorted(c for c in counter.others if _MULTIPLIES.search(c))),
+        uncounted_calls=uncounted_calls(counter),
     )
     begun(measurement)
     seconds = []
@@ -124,6 +124,11 @@ def _few_passes(executor: Executor) -> Executor:
         loss=executor.loss,
         channels_last=executor.channels_last,
     )
+
+
+def uncounted_calls(counter: MacCounter) -> tuple[str, ...]:
+    """Operator calls that look as if they multiplied, but that `counter` has no rule for."""
+    return tuple(sorted(call for call in counter.others if _MULTIPLIES.search(call)))
 
 
 def _step_seconds(executor: Executor, feed: Feed) -> float:

@@ -97,7 +97,7 @@ def validate_plan(
         totals = _promised(plan, totals)
     else:
         notes.append(
-            f"the plan is for {_widths(plan.step.bits)}; PyTorch runs it in 32 bits, so the "
+            f"the plan is for {widths(plan.step.bits)}; PyTorch runs it in 32 bits, so the "
             "same step was priced again for 32 bits and the MACs alone are the plan file's"
         )
         totals = replace(totals, macs=_promised(plan, totals).macs)
@@ -126,7 +126,8 @@ def in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
     }
 
 
-def _widths(bits: BitWidths) -> str:
+def widths(bits: BitWidths) -> str:
+    """Bit widths for a person."""
     return ", ".join(
         f"{getattr(bits, name)}-bit {name}"
         for name in ("weights", "activations", "gradients", "optimizer")

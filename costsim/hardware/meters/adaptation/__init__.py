@@ -1,0 +1,1 @@
+"""A whole adaptation, run on this machine and measured phase by phase."""
