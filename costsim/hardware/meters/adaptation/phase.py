@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from costsim.hardware.meters.observe import StorageObserver, written_weight_bytes
-from costsim.ir.program import Direction, Operation
+from costsim.ir.program import Category, Direction, Operation
 from costsim.ir.program.adaptation import PhaseProgram
-from costsim.run.execution.executor import Executor, LossNotFinite
+from costsim.run.execution.executor import Executor, LossNotFinite, Pass
 from costsim.run.execution.mac_counter import MacCounter
 from costsim.run.execution.score import Scorer
 
@@ -89,6 +89,7 @@ class PhaseMeter:
         Raises `LossNotFinite` before anything of that pass is updated.
         """
         state, seconds, output = self.executor.begin(), 0.0, Tensor()
+        self._hold_sums(state)
         for number in range(self.phase.program.step.passes):
             x, loss = take(number)
             started = time.perf_counter()
@@ -104,6 +105,22 @@ class PhaseMeter:
             self.executor.update(state)
         self.seconds.append(seconds + time.perf_counter() - started)
         return output
+
+    def _hold_sums(self, state: Pass) -> None:
+        """Put in their place the weight gradients that a criterion sums from sample to sample.
+
+        The scoring program has them from its beginning on; the executor makes them as it goes.
+        """
+        program = self.phase.program
+        places = {
+            buffer.name: index
+            for index, buffer in enumerate(program.buffers)
+            if buffer.category is Category.WEIGHT_GRADIENT and buffer.birth == 0
+        }
+        for (kind, layer), selection in self.executor.selections.items():
+            index = places.get(f"dweights:{kind}:{layer}")
+            if index is not None and index not in state.buffers:
+                state.buffers[index] = torch.zeros(selection.shape, dtype=self.executor.dtype)
 
     def _gradient(self, loss: OutputLoss, output: Tensor) -> Tensor:
         with torch.enable_grad():

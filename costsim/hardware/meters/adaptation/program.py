@@ -43,7 +43,7 @@ def planned_adaptation(
 
     `scored`: see `planned_scoring`. `bits`: other bit widths than the plan's. Where the support
     images lie is the device's to say; a plan file has it in the bytes that lie in flash and in
-    storage. Raises `InputError`, naming `source`, for a plan that does not fit the model or itself.
+    storage, so that they are where these are nearest to what it says. Raises `InputError`, naming `source`, for a plan that does not fit the model or itself.
     """
     predicted = predicted_adaptation(plan, source)
 
@@ -61,13 +61,11 @@ def planned_adaptation(
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
 
-    found: Place = "ram"
-    for place in PLACES:
-        program = compiled(place, plan.step.bits)
-        if stored_bytes(program) == dict(predicted.stored_bytes):
-            found = place
-            break
-    return compiled(found, bits or plan.step.bits)
+    def off(images_in: Place) -> int:
+        found, said = stored_bytes(compiled(images_in, plan.step.bits)), predicted.stored_bytes
+        return sum(abs(found.get(place, 0) - said.get(place, 0)) for place in PLACES)
+
+    return compiled(min(PLACES, key=off), bits or plan.step.bits)
 
 
 def stored_bytes(program: AdaptationProgram) -> dict[Place, int]:

@@ -248,7 +248,8 @@ class Sequence:
                 return
             self._tell(phase)
             taken = begin(_filled(part, meter.batch)), None if loss is None else loss(part)
-            yield part, meter.run([taken].__getitem__)[: len(part)]
+            output = meter.run([taken].__getitem__)  # of one pass: training alone may have more
+            yield part, output[: len(part)]
 
     def _left(self, phase: Phase) -> bool:
         meter = self.meters[phase]
