@@ -86,7 +86,8 @@ class ValidateOptions:
 @path_option(
     "--out",
     metavar="DIR",
-    help="Write measurement.json and validation.json into this folder.",
+    help="Write measurement.json and validation.json into this folder; with --adaptation the "
+    "latter alone.",
 )
 @path_option("--measurement", help="Write what was measured there.")
 @path_option("--validation", help="Write measured beside predicted there.")

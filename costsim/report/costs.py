@@ -44,7 +44,10 @@ def _adaptation_rows(whole: AdaptationRecord, file: PlanFile) -> list[tuple[str,
         took = phase.compute_s.plus(phase.storage_s)
         told = seconds(took if phase.swap_s is None else took.plus(phase.swap_s))
         fits = "" if phase.swap_s is not None else ", does not fit"
-        rows.append((f"{phase.phase}: {PHASES[phase.phase]}", f"{told}{fits}"))
+        words = PHASES[phase.phase]
+        if phase.phase == "answering" and file.step.samples_a_pass > 1:
+            words = f"one pass of {file.step.samples_a_pass} images"
+        rows.append((f"{phase.phase}: {words}", f"{told}{fits}"))
     if whole.latency_s is not None:
         rows.append(("together", seconds(whole.latency_s)))
     rows += [

@@ -186,6 +186,14 @@ def test_gradients_above_the_peak_are_explained_where_they_stand(
     assert "their gradients, kept until all are applied" in rows
 
 
+def test_an_answer_is_priced_by_the_pass(plan: PlanFile) -> None:
+    """Of as many images as go through the network at a time: the label says so."""
+    passes = replace(plan, step=replace(plan.step, batch=4, micro_batch=2))
+    for file, words in ((plan, "one image"), (passes, "one pass of 2 images")):
+        rows = dict(row for _, section in cost_rows(file) for row in section)
+        assert f"answering: {words}" in rows
+
+
 def test_kinds(graph: LayerGraph) -> None:
     kinds = [layer_kind(graph, name) for name in graph.layers]
     assert kinds == [

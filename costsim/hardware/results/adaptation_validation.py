@@ -31,9 +31,9 @@ class AdaptationValidation(Validation):
 
 @dataclass(frozen=True)
 class MeasuredPhase:
-    """All runs of one phase, as measured: `times` over the task's images, or what comes to that.
+    """One phase as measured: its program is run `times` for the task, and `runs` really took place.
 
-    `runs` of them really took place. `macs` by cause and `seconds` are those of all of them.
+    `macs` by cause and `seconds` are those of all `times`, in as many rounds as scoring takes.
     """
 
     runs: int
@@ -56,9 +56,10 @@ def compare_adaptation(
     for phase in predicted.phases:
         if phase.phase in measured:
             found += _phase(phase, measured[phase.phase])
-    for name in measured.keys() ^ {phase.phase for phase in predicted.phases}:
-        is_there = name in measured
-        found.append(Comparison.of("there", not is_there, is_there, owner=name, unit="1"))
+    planned = {phase.phase: phase.times for phase in predicted.phases}
+    for name in sorted(measured.keys() ^ planned.keys()):
+        times = measured[name].times if name in measured else 0
+        found.append(Comparison.of("runs", planned.get(name, 0), times, owner=name, unit="1"))
     return tuple(found)
 
 
@@ -80,9 +81,7 @@ def _whole(
     )
     if predicted.latency_s is not None:
         seconds = sum(phase.seconds for phase in phases)
-        yield Comparison.of(
-            "all of it", predicted.latency_s.value, seconds, unit="s", tolerance=None
-        )
+        yield Comparison.of("time", predicted.latency_s.value, seconds, unit="s", tolerance=None)
 
 
 def _phase(predicted: PhaseRecord, measured: MeasuredPhase) -> Iterator[Comparison]:
@@ -97,5 +96,5 @@ def _phase(predicted: PhaseRecord, measured: MeasuredPhase) -> Iterator[Comparis
     if predicted.swap_s is not None:
         seconds = seconds.plus(predicted.swap_s)
     yield Comparison.of(
-        "seconds", seconds.value, measured.seconds, owner=owner, unit="s", tolerance=None
+        "time", seconds.value, measured.seconds, owner=owner, unit="s", tolerance=None
     )

@@ -291,6 +291,7 @@ class _Compiler:
         )
 
     def _answering(self) -> PhaseProgram:
+        """One pass, of as many images as the graph was traced for."""
         return PhaseProgram(Phase.ANSWERING, self._forward(self.graph), 1)
 
     # What outlives a run.

@@ -43,7 +43,8 @@ def planned_adaptation(
 
     `scored`: see `planned_scoring`. `bits`: other bit widths than the plan's. Where the support
     images lie is the device's to say; a plan file has it in the bytes that lie in flash and in
-    storage, so that they are where these are nearest to what it says. Raises `InputError`, naming `source`, for a plan that does not fit the model or itself.
+    storage, so that they are where these are nearest to what it says. Raises `InputError`, naming
+    `source`, for a plan that does not fit the model or itself.
     """
     predicted = predicted_adaptation(plan, source)
 
