@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from costsim.data import EpisodeRule, ImageSource, Progress
     from costsim.ir.recipe import Recipe
+    from costsim.learning.adaptation.drawn import Drawn
     from costsim.learning.adaptation.method import Method
     from costsim.learning.adaptation.one_task import Adapted
 
@@ -200,6 +201,8 @@ def command(given: AdaptOptions) -> int:
             from costsim.solving.planfile import write_plan
 
             write_plan(given.plan_out, adapted.plan)
+            if told := adapted.beside_the_plan:
+                print(f"costsim: note: {given.plan_out}: {told}", file=sys.stderr)
     if told := left_frozen(adapted.situation.graph):
         print(f"costsim: note: {told}, and are not trained", file=sys.stderr)
     own = data_caveat(given.model, built_in=given.model in NETWORKS, given=given.data is not None)
@@ -253,19 +256,21 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
         given.model,
         weights=given.weights,
         resolution=given.resolution,
+        seed=given.seed,
         device=given.torch_device,
     )
     channels, height, width = backbone.input_shape
+    drawn = _drawn(given, source)
     task = sample_episode(
         source,
         _rule(given, source),
         seed=given.seed,
         resolution=(height, width),
         channels=channels,
-        tracks=given.tracks,
+        tracks=drawn.tracks,
         progress=progress,
     )
-    situation = Situation(backbone, task, place, recipe, progress)
+    situation = Situation(backbone, task, place, recipe, progress, drawn=drawn)
     if others is not None:
         rule, tasks = _rule(given, others), given.source_tasks
         method = method.informed(
@@ -313,9 +318,27 @@ def _check_source(given: AdaptOptions, method: "Method") -> None:
 def _images(path: str | None, split: str | None, progress: "Progress") -> "ImageSource":
     from costsim.data import digits, open_source
 
-    if path is None or (path == "digits" and not Path(path).exists()):
-        return digits()
-    return open_source(path, split, progress)
+    return digits() if path is None or _ship(path) else open_source(path, split, progress)
+
+
+def _ship(path: str) -> bool:
+    """Whether it names the images that need no file."""
+    return path == "digits" and not Path(path).exists()
+
+
+def _drawn(given: AdaptOptions, source: "ImageSource") -> "Drawn":
+    """How the task comes about, for the plan file."""
+    from costsim.data import find_tracks
+    from costsim.learning.adaptation.drawn import Drawn
+
+    typed = None if given.data is None or _ship(given.data) else given.data
+    return Drawn(
+        data=typed,
+        split=given.split,
+        episode="meta-dataset" if given.episode == "meta-dataset" else "fixed",
+        queries=given.queries,
+        tracks=given.tracks and find_tracks(source.classes) is not None,
+    )
 
 
 def _rule(given: AdaptOptions, source: "ImageSource") -> "EpisodeRule":

@@ -26,7 +26,6 @@ from costsim.cli.options import (
     named_models_option,
     path_option,
     plan_argument,
-    queries_option,
     resume_option,
     split_option,
 )
@@ -52,7 +51,7 @@ class TrainOptions:
     named_models: tuple[str, ...]
     ways: int | None
     shots: int | None
-    queries: int
+    queries: int | None
     iterations: int | None
     learning_rate: float | None
     momentum: float | None
@@ -75,7 +74,12 @@ class TrainOptions:
 @named_models_option
 @click.option("--ways", type=int, metavar="N", help="Classes of the task.  [default: the plan's]")
 @click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: the plan's]")
-@queries_option
+@click.option(
+    "--queries",
+    type=int,
+    metavar="N",
+    help="Other images of each class, to measure the accuracy on.  [default: the plan's, else 10]",
+)
 @click.option(
     "--iterations", type=int, metavar="N", help="Passes over the samples.  [default: the plan's]"
 )

@@ -31,9 +31,8 @@ from costsim.learning.training import (
 )
 from costsim.learning.training.augment import AMOUNTS, augment
 from costsim.learning.training.copies import Copies
-from costsim.learning.training.fine_tuning import found_again
 from costsim.learning.training.frozen_values import FrozenValues
-from costsim.solving.planfile import PlanFile
+from costsim.solving.planfile import PlanFile, data_found_again
 
 RUN = {"learning rate": 0.01}
 
@@ -497,7 +496,11 @@ def test_data_of_a_plan_is_found_beside_it(tmp_path, monkeypatch):
     inside.mkdir()
     (inside / "images").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert found_again(Path("images"), "there/plan.json") == Path("there/images")
+    assert data_found_again("images", "there/plan.json") == Path("there/images")
+    assert data_found_again("images::train", "there/plan.json") == Path("there/images::train")
+    assert data_found_again("/old/home/images", "there/plan.json") == Path("there/images")
+    assert data_found_again("hub:mnist", "there/plan.json") == Path("hub:mnist")
     monkeypatch.chdir(inside)
-    assert found_again(Path("images"), "plan.json") == Path("images")
-    assert found_again(Path("gone"), "plan.json") == Path("gone")
+    assert data_found_again("images", "plan.json") == Path("images")
+    with pytest.raises(InputError, match="is 'gone', which is neither there nor"):
+        data_found_again("gone", "plan.json")

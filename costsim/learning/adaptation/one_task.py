@@ -1,7 +1,7 @@
 """One method on one task: chosen, priced, trained, and tested on the query images."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ class Adapted:
     `predictions` `[M]` are the classes of the query images after it, for paired comparisons, and
     `log_likelihood` the mean of their right ones.
     `kept` is the share of the change that was kept: 1 without a guard, 0 where the training
-    `diverged` and the base was put back. `plan` is a plan file of what was trained; `patch`, where
+    `diverged` and the base was put back; `transductive`, whether query images were learnt from.
+    `plan` is a plan file of what was trained; `patch`, where
     it was asked for, what was changed.
     """
 
@@ -56,6 +57,7 @@ class Adapted:
     training_s: float
     diverged: bool
     kept: float
+    transductive: bool = False
     patch: Patch | None = None
 
     @property
@@ -75,7 +77,16 @@ class Adapted:
     @property
     def plan(self) -> PlanFile:
         """What was trained, as a plan file; raises `InputError` for a network of unknown origin."""
-        return _plan_file(self.situation, self.method, self.choice, self.cost)
+        return _plan_file(self.situation, self.method, self.choice, self.cost, self.learning_rate)
+
+    @property
+    def beside_the_plan(self) -> str | None:
+        """What was done that no plan file says, so that training by it does not."""
+        if self.transductive:
+            return "says nothing of the query images learnt from: costsim train does without them"
+        if self.guard != "none":
+            return f"says nothing of the guard {self.guard}: costsim train trains without it"
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as one JSON document, schema `costsim.adaptation/1`."""
@@ -161,9 +172,8 @@ def adapt(
         transductive=method.transductive,
         extra_training=guard.extra_training,
     )
-    base, plan_sha256 = None, ""
+    base = None
     if with_patch:
-        plan_sha256 = plan_digest(_plan_file(situation, method.name, choice, cost))
         base = {name: t.detach().clone() for name, t in situation.backbone.tensors.items()}
 
     fit = _Fitting(hidden, choice.plan, rate, method.transductive)
@@ -176,12 +186,15 @@ def adapt(
             kept = 0.0 if diverged else kept
             outcome.update.keep(kept)
             if base is not None:
-                patch = _patch(situation, plan_sha256, base, outcome)
+                patch = _patch(situation, base, outcome)
         _wait(situation)
         training = time.perf_counter() - started + shared
         answers = situation.answers()
     finally:
         fit.restore()
+    if patch is not None:  # the plan's parameters are those of the base, which is back
+        file = _plan_file(situation, method.name, choice, cost, rate)
+        patch = replace(patch, plan_sha256=plan_digest(file))
     return Adapted(
         method=method.name,
         guard=guard.name,
@@ -198,6 +211,7 @@ def adapt(
         training_s=training,
         diverged=diverged,
         kept=kept,
+        transductive=method.transductive,
         patch=patch,
     )
 
@@ -264,9 +278,8 @@ def _number(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
 
 
-def _patch(
-    situation: Situation, plan_sha256: str, base: dict[str, Tensor], trained: Trained
-) -> Patch:
+def _patch(situation: Situation, base: dict[str, Tensor], trained: Trained) -> Patch:
+    """What the training changed; of which plan is to be said when the base is back."""
     backbone = situation.backbone
     assert backbone.origin is not None
     return make_patch(
@@ -275,11 +288,13 @@ def _patch(
         base,
         backbone.tensors,
         origin=backbone.origin,
-        plan_sha256=plan_sha256,
+        plan_sha256="",
     )
 
 
-def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCost) -> PlanFile:
+def _plan_file(
+    situation: Situation, method: str, choice: Choice, cost: MethodCost, learning_rate: float
+) -> PlanFile:
     backbone, place, task = situation.backbone, situation.place, situation.task
     priced = cost.adaptation
     if backbone.origin is None:
@@ -306,16 +321,19 @@ def _plan_file(situation: Situation, method: str, choice: Choice, cost: MethodCo
         device=place.device,
         target=place.target_name,
         task=TaskRecord(
-            source=task.source,
-            data=None,
-            split=None,
+            source=task.description,
+            **asdict(situation.drawn),
             ways=task.ways,
             shots=max(task.shots_by_class),
             samples=len(task.labels),
             seed=task.seed,
             images_sha256=task.digest,
         ),
-        recipe=situation.recipe if priced is None else priced.recipe,
+        recipe=replace(
+            situation.recipe if priced is None else priced.recipe,
+            micro_batch=situation.step.samples_a_pass,
+            learning_rate=learning_rate,
+        ),
         adaptation=None if priced is None else priced.cost,
         uncached=None if priced is None else priced.uncached,
         task_budget=place.task_budget,

@@ -18,6 +18,7 @@ from costsim.ir.operators import UpdateKind
 from costsim.ir.recipe import Recipe
 from costsim.ir.sample_axes import first_without_samples
 from costsim.ir.step import TrainingStep
+from costsim.learning.adaptation.drawn import Drawn
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.problems import on_device, pose
 from costsim.learning.training.backbone import Backbone
@@ -40,6 +41,7 @@ class Situation:
 
     What a device keeps of frozen parts is the recipe's to say. Here everything is kept up to
     `cache_bytes`, so that it is computed once for all iterations, which gives the same values.
+    `drawn` is how the task came about, for a plan file to say.
 
     Raises `InputError` for images of another size than the network takes and for a task of one
     class.
@@ -53,6 +55,7 @@ class Situation:
         recipe: Recipe | None = None,
         progress: Progress | None = None,
         cache_bytes: int = CACHE_BYTES,
+        drawn: Drawn | None = None,
     ) -> None:
         if tuple(task.images.shape[1:]) != backbone.input_shape:
             raise InputError(
@@ -63,7 +66,7 @@ class Situation:
             raise InputError("a task needs at least 2 classes to tell apart; it has 1")
         self.backbone, self.task, self.place = backbone, task, place
         self.recipe = recipe or Recipe()
-        self.progress = progress
+        self.progress, self.drawn = progress, drawn or Drawn()
         self._frozen = FrozenValues(backbone, cache_bytes)
 
     # The task as tensors.

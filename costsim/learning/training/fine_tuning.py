@@ -13,19 +13,17 @@ from torch import Tensor
 from costsim import __version__
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
-from costsim.data import Task, classes_of, digits, open_source, sample_task
+from costsim.data import Task
 from costsim.ir.recipe import Loss, Recipe
 from costsim.learning.training.base_model import Subject, load_planned
 from costsim.learning.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
 from costsim.learning.training.copies import Copies
 from costsim.learning.training.frozen_values import CACHE_BYTES, FrozenValues
 from costsim.learning.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
+from costsim.learning.training.planned_task import draw_task
 from costsim.learning.training.trainer import Diverged, Support, Trainer
-from costsim.planning import DEFAULT_WAYS
 from costsim.run.criteria.loss import prototypes
 from costsim.solving.planfile import PlanFile
-
-DEFAULT_QUERIES = 10
 
 SCHEMA = "costsim.training/1"
 
@@ -37,8 +35,8 @@ Watcher = Callable[["Run", float], None]
 class TrainRequest:
     """What is asked of `prepare`; the defaults are those of the command line.
 
-    What is None of data, split, ways, shots, and of the recipe, is the plan's. Where nothing is
-    said of the task it must be the one that the plan was made for, image for image.
+    What is None of data, split, ways, shots, queries, and of the recipe, is the plan's. Where
+    nothing is said of the task it must be the one that the plan was made for, image for image.
     """
 
     plan: PlanFile
@@ -48,7 +46,7 @@ class TrainRequest:
     split: str | None = None
     ways: int | None = None
     shots: int | None = None
-    queries: int = DEFAULT_QUERIES
+    queries: int | None = None
     iterations: int | None = None
     learning_rate: float | None = None
     momentum: float | None = None
@@ -231,7 +229,7 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
     report("loading the model", 0, 0)
     subject, _ = load_planned(file, request.source, request.weights)
     recipe = request.recipe
-    task = _sample(request, subject, recipe.seed, progress)
+    task = draw_task(request, subject, progress)
     report("computing what frozen layers make of the images", 0, 0)
     network = subject.trainable()
     copies = Copies(_tensor(task.images), recipe)
@@ -263,44 +261,6 @@ def _check(request: TrainRequest) -> None:
             raise InputError(f"{name.replace('_', ' ')} is {value}; at least {least} is needed")
     if request.resume and request.checkpoint is None:
         raise InputError("nothing to resume from: name the checkpoint, or the patch beside it")
-
-
-def _sample(request: TrainRequest, subject: Subject, seed: int, progress: Progress | None) -> Task:
-    planned = request.plan.task
-    data, split = request.data, request.split
-    if data is None and planned.data is not None:
-        data = found_again(Path(planned.data), request.source)
-        split = planned.split if split is None else split
-    source = digits() if data is None else open_source(data, split, progress)
-    shots = planned.shots if request.shots is None else request.shots
-    ways = request.ways
-    if ways is None and request.data is None and request.shots is None:
-        ways = planned.ways
-    if ways is None:
-        ways = max(1, min(DEFAULT_WAYS, len(classes_of(source, shots))))
-    channels, height, width = subject.input_shape
-    task = sample_task(
-        source,
-        ways=ways,
-        shots=shots,
-        queries=request.queries,
-        seed=seed,
-        resolution=(height, width),
-        channels=channels,
-        progress=progress,
-    )
-    if request.is_the_plans and task.digest != planned.images_sha256:
-        raise InputError(
-            f"{request.source}: was made for {planned.source}, and its images are not those that "
-            f"{task.description} has now: say which to train with (--data, and --seed if need be)"
-        )
-    return task
-
-
-def found_again(path: Path, plan: str) -> Path:
-    """A path of a plan file: from here, or else from the folder that the plan file is in."""
-    beside = Path(plan).parent / path
-    return beside if not path.exists() and beside.exists() else path
 
 
 def _key(request: TrainRequest, subject: Subject, task: Task, recipe: Recipe) -> RunKey:

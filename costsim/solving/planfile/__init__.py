@@ -7,10 +7,12 @@ within the budgets.
 
 from costsim.solving.planfile.construction import plan_file
 from costsim.solving.planfile.document import PlanFile, read_plan, write_plan
+from costsim.solving.planfile.places import data_found_again, found_again
 from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
 from costsim.solving.planfile.records import (
     AdaptationRecord,
     DeviceRecord,
+    EpisodeName,
     FleetRecord,
     ModelRecord,
     Prediction,
@@ -23,6 +25,7 @@ from costsim.solving.planfile.records import (
 __all__ = [
     "AdaptationRecord",
     "DeviceRecord",
+    "EpisodeName",
     "ExplanationRecord",
     "FleetRecord",
     "ModelRecord",
@@ -33,6 +36,8 @@ __all__ = [
     "SoughtRecord",
     "TaskRecord",
     "WayRecord",
+    "data_found_again",
+    "found_again",
     "plan_file",
     "read_plan",
     "write_plan",

@@ -21,6 +21,7 @@ LARGEST_SEED = 2**63 - 1
 """Of torch's generators."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Name = Annotated[str, Field(min_length=1)]
+EpisodeName = Literal["fixed", "meta-dataset"]
 LossName = Literal["prototype", "cross_entropy"]
 """What a plan is chosen for: likeness to class means, or logits."""
 Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
@@ -202,8 +203,10 @@ class AdaptationRecord(Record):
 class TaskRecord(Record):
     """The task planned for: where its images come from, and how they were drawn.
 
-    `data` is what was typed, None for the images that ship; `images_sha256` is of the support
-    images and their labels.
+    `data` and `split` are what was typed, None for the images that ship; `images_sha256` is of the
+    support images and their labels. `episode`: how ways and shots came about. What was drawn hangs
+    on the `queries` images of each class that were set aside, and on `tracks`: whether frames of
+    one track stayed on one side.
     """
 
     source: str
@@ -213,6 +216,9 @@ class TaskRecord(Record):
     shots: Count
     samples: Count
     seed: Seed
+    episode: EpisodeName = "fixed"
+    queries: Count = 0
+    tracks: bool = False
     images_sha256: str
 
 
