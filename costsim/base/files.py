@@ -4,6 +4,7 @@ What is half made stands beside its place and is locked by whoever makes it. A p
 killed leaves it there without its lock, and the next one that writes the same clears it away.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -221,6 +222,17 @@ def read_file(path: Path, most_bytes: int = MAXIMUM_TEXT_BYTES) -> bytes:
     if len(content) > most_bytes:
         raise InputError(f"{told_path(path)}: has more than the {most_bytes:,} bytes allowed")
     return content
+
+
+def file_sha256(path: Path) -> str | None:
+    """SHA-256 of a file's bytes, in hexadecimal; None for what is no file or cannot be read."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def read_json(path: Path) -> Any:

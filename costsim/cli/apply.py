@@ -64,7 +64,7 @@ def command(given: ApplyOptions) -> int:
     if remove and weights is None:
         raise InputError("--remove needs --weights: the weights that the patch is on")
     if weights is None and given.model is None and patch.origin.weights is not None:
-        weights = Path(patch.origin.weights)
+        weights = _weights(patch.origin.weights, patch_file)
     subject = load_subject(
         spec, weights=weights, resolution=patch.origin.resolution, seed=patch.origin.seed
     )
@@ -89,10 +89,20 @@ def command(given: ApplyOptions) -> int:
     return 0
 
 
+def _weights(named: str, file: Path) -> Path:
+    """Those that a patch names, found again."""
+    from costsim.models.networks.shipped import RANDOM
+    from costsim.solving.planfile import WEIGHTS, found_again
+
+    return RANDOM if named == str(RANDOM) else found_again(named, str(file), "weights", WEIGHTS)
+
+
 def _default_model(file: Path, spec: str) -> str:
     """The model a patch names. Patches are made to be passed on: code is named each time anew."""
     from costsim.models.trust import is_code
 
     if is_code(spec):
         raise InputError(f"{file}: was made for {spec}; name it with --model to run it")
-    return spec
+    from costsim.solving.planfile import model_found_again
+
+    return model_found_again(spec, str(file))

@@ -137,12 +137,11 @@ def command(given: ExportOptions) -> int:
             check_step(program.graph, plan.step)
             if is_narrow(plan.step.bits):
                 progress("taking scales", 0, 0)
-                recorded = None if plan.model.weights is None else Path(plan.model.weights)
                 scales, told = find_scales(
                     program.graph,
                     subject.tensors,
                     lambda: _images(given, plan, subject),
-                    given.weights or recorded,
+                    subject.weights,
                 )
             progress("writing C", 0, 0)
             files = emit(program, arrays, options=options, quantization=scales)

@@ -88,4 +88,4 @@ def _graph(plan: "PlanFile", given: ShowOptions) -> "LayerGraph":
         )
     from costsim.learning.training.base_model import load_subject_of
 
-    return load_subject_of(plan, str(given.plan), given.weights)[0].graph
+    return load_subject_of(plan, str(given.plan), given.weights).graph

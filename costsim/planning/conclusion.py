@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from costsim.base.files import file_sha256
 from costsim.base.progress import Progress, silent
 from costsim.base.units import format_bytes
 from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
@@ -84,6 +85,7 @@ def conclude(
             name=loaded.name,
             spec=request.model,
             weights=None if request.weights is None else str(request.weights),
+            weights_sha256=None if request.weights is None else file_sha256(request.weights),
             resolution=int(loaded.example_input.shape[-1]),
             provenance=loaded.provenance,
             parameters_sha256=parameters_digest(prepared.tensors),

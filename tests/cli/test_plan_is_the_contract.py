@@ -1,5 +1,6 @@
 """A plan file holds its task, weights and device: commands take all of it from there."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from training import MODEL, write_network
 
 from costsim.cli import main
 from costsim.learning.training import read_patch
+from costsim.models.loading import load_model
+from costsim.models.networks.shipped import RANDOM
 from costsim.solving.planfile import read_plan
 
 SIZE = ["--resolution", "32", "--iterations", "2"]
@@ -34,12 +39,21 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `costsim adapt` was typed, with the images in it."""
     folder = tmp_path_factory.mktemp("adapted")
     write_tracks(folder / "signs")
+    network = load_model("mcunet-5fps", weights=RANDOM, seed=7, resolution=32).module
+    save_file(network.state_dict(), folder / "w.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         given = [*PI, *SIZE, "--data", "signs", "--ways", "3", "--shots", "3", "--queries", "5"]
+        given += ["--weights", "w.safetensors"]
         outputs = ["--out", "adapted.safetensors", "--plan-out", "plan.json"]
         assert main(["adapt", *given, "--seed", "2", *outputs]) == 0
     return folder
+
+
+def copy_plan(folder: Path) -> None:
+    """The plan and the weights, here."""
+    for name in ("plan.json", "w.safetensors"):
+        shutil.copy(folder / name, name)
 
 
 # The task.
@@ -58,11 +72,14 @@ def test_train_draws_what_adapt_did_and_makes_the_same_patch(adapted, tmp_path, 
     assert [change.parameter for change in ours.changes] == [c.parameter for c in theirs.changes]
     for one, other in zip(ours.changes, theirs.changes, strict=True):
         assert torch.equal(one.new, other.new)
+    for patch in (out, adapted / "adapted.safetensors"):  # the weights too are found again
+        assert main(["apply", str(patch), "--out", f"{patch.stem}.whole"]) == 0
+    assert Path("trained.whole").read_bytes() == Path("adapted.whole").read_bytes()
 
 
 def test_images_that_were_changed_since_are_refused(adapted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(adapted / "plan.json", "plan.json")
+    copy_plan(adapted)
     write_tracks(tmp_path / "signs", seed=1)
     assert main(["train", "plan.json", "--out", "patch"]) == 2
     assert "plan.json: was made for signs, 3 ways × 3 shots, seed 2, and its images are not" in (
@@ -73,7 +90,7 @@ def test_images_that_were_changed_since_are_refused(adapted, tmp_path, monkeypat
 
 def test_images_that_are_gone_are_refused(adapted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(adapted / "plan.json", "plan.json")
+    copy_plan(adapted)
     assert main(["train", "plan.json"]) == 2
     told = "costsim: plan.json: task.data is 'signs', which is neither there nor beside plan.json"
     assert capsys.readouterr().err.splitlines()[-1].startswith(told)
@@ -128,3 +145,101 @@ def test_what_was_typed_of_the_rate_is_trained_by(tmp_path, monkeypatch, capsys)
     assert main(["adapt", *given, *asked[:2], "--plan-out", "plan.json"]) == 0
     assert "guard" not in capsys.readouterr().err
     assert read_plan(Path("plan.json")).recipe.rate == 0.02
+
+
+# The weights.
+
+
+def write_weights(path: Path, seed: int) -> None:
+    """Other weights than those that the network starts with."""
+    save_file(load_model(MODEL, seed=seed, resolution=16).module.state_dict(), path)
+
+
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a plan was made with the weights in it."""
+    folder = tmp_path_factory.mktemp("weighed")
+    write_network(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        (folder / "of").mkdir()
+        write_weights(folder / "of" / "w.safetensors", seed=5)
+        given = ["--model", MODEL, "--weights", "of/w.safetensors", "--device", "stm32f746"]
+        chosen = ["--loss", "cross_entropy", "--ways", "3", "--shots", "2", "--iterations", "2"]
+        bits = ["--bits", "32"]
+        assert main(["plan", *given, *chosen, *bits, "--out", "plan.json"]) == 0
+    return folder
+
+
+@pytest.fixture
+def elsewhere(weighed, tmp_path, monkeypatch) -> str:
+    """The plan, from another folder; the network's code is the same."""
+    monkeypatch.syspath_prepend(str(weighed))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return str(weighed / "plan.json")
+
+
+def test_weights_are_found_from_another_folder(weighed, elsewhere, capsys):
+    model = read_plan(Path(elsewhere)).model
+    assert model.weights == "of/w.safetensors"
+    assert (
+        model.weights_sha256
+        == hashlib.sha256((weighed / "of" / "w.safetensors").read_bytes()).hexdigest()
+    )
+    assert main(["train", elsewhere, "--out", "patch.safetensors"]) == 0
+    assert main(["validate", elsewhere, "--steps", "1"]) == 0
+    assert main(["measure", elsewhere, "--steps", "1"]) == 0
+    assert main(["export", elsewhere, "--out", "firmware"]) == 0
+    assert main(["show", elsewhere]) == 0
+    capsys.readouterr()
+    apply = ["apply", "patch.safetensors", "--model", MODEL]
+    named = [*apply, "--weights", str(weighed / "of" / "w.safetensors"), "--out", "named"]
+    assert main(named) == 0
+    origin = read_patch(Path("patch.safetensors")).origin
+    assert Path(str(origin.weights)).is_file()
+
+
+def test_those_with_the_plans_own_bytes_are_taken_of_several(elsewhere):
+    """A file of the same name lies here; beside the plan is the right one."""
+    Path("of").mkdir()
+    write_weights(Path("of/w.safetensors"), seed=6)
+    assert main(["train", elsewhere, "--iterations", "1"]) == 0
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_both_copied_into_one_folder(weighed):
+    for name in ("plan.json", "of/w.safetensors"):
+        shutil.copy(weighed / name, Path(name).name)
+    (weighed / "of").rename(weighed / "away")
+    try:
+        assert main(["train", "plan.json", "--iterations", "1"]) == 0
+    finally:
+        (weighed / "away").rename(weighed / "of")
+
+
+@pytest.mark.parametrize("command", ["train", "export --out firmware"])
+@pytest.mark.usefixtures("elsewhere")
+def test_weights_with_other_contents_are_refused_by_both_digests(weighed, command, capsys):
+    shutil.copy(weighed / "plan.json", "plan.json")
+    write_weights(Path("w.safetensors"), seed=6)
+    name, *given = command.split()
+    assert main([name, "plan.json", *given]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    model = read_plan(Path("plan.json")).model
+    assert told.startswith("costsim: plan.json: model.parameters_sha256 is ")
+    assert f"(w.safetensors, model.weights_sha256 {model.weights_sha256[:12]}..., not " in told
+    assert not Path("firmware").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "validate", "measure", "export --out firmware"])
+@pytest.mark.usefixtures("elsewhere")
+def test_weights_that_are_gone_are_one_line(weighed, command, capsys):
+    shutil.copy(weighed / "plan.json", "plan.json")
+    name, *given = command.split()
+    assert main([name, "plan.json", *given]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "costsim: plan.json: model.weights is 'of/w.safetensors', which is neither there nor "
+        "beside plan.json; say where they are with --weights"
+    )

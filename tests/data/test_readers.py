@@ -166,9 +166,9 @@ def test_a_plan_does_not_have_code_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"plan: is for {MODEL}; name it with --model to run it"):
         load_subject_of(plan)
     trust.name_from_now_on(MODEL)
-    assert load_subject_of(plan)[0].name == "make"
+    assert load_subject_of(plan).name == "make"
     trust.NAMED_HERE.clear()  # another process
-    assert load_subject_of(plan)[0].name == "make"
+    assert load_subject_of(plan).name == "make"
     (tmp_path / "elsewhere").mkdir()
     write_network(tmp_path / "elsewhere")
     os.chdir(tmp_path / "elsewhere")  # the same name, and other code

@@ -7,7 +7,6 @@ in 8 bits to those of the numpy reference, bit by bit, and how far the losses ar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -157,12 +156,11 @@ def _task(request: "ValidationRequest", report: Progress) -> _Task:
     scales, options = None, EmissionOptions(learning_rate=LEARNING_RATE)
     if is_narrow(plan.step.bits):
         report("taking scales from images", 0, 0)
-        own = None if plan.model.weights is None else Path(plan.model.weights)
         scales, told = find_scales(
             subject.graph,
             subject.tensors,
             lambda: feed.images[:SCALE_IMAGES],
-            request.weights or own,
+            subject.weights,
         )
         notes = [*notes, told]
         options = EmissionOptions(learning_rate=NARROW_LEARNING_RATE)

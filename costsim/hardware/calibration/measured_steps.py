@@ -202,13 +202,14 @@ class _Programs:
         """The step of `plan`, which stands in the file `path`: in 32 bits, or in the plan's own."""
         from costsim.learning.training.base_model import check_input, load_subject
         from costsim.models.trust import check_named
+        from costsim.solving.planfile import model_found_again
 
         key = json.dumps(plan.to_json(), sort_keys=True), own_bits
         if key not in self._known:
             try:
                 check_input(plan, "plan")
                 subject = load_subject(
-                    check_named(plan.model.spec, "plan"),
+                    model_found_again(check_named(plan.model.spec, "plan"), str(path)),
                     weights=None,
                     resolution=plan.model.resolution,
                     seed=plan.seed,

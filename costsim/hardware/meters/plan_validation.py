@@ -20,8 +20,7 @@ from costsim.hardware.results.machine import describe_machine, describe_versions
 from costsim.hardware.results.record import Measurement, Validation
 from costsim.ir.program import compile_program
 from costsim.ir.step import BitWidths
-from costsim.learning.training.base_model import Subject, check_input, load_subject
-from costsim.models.trust import check_named
+from costsim.learning.training.base_model import Subject, load_named
 from costsim.planning import DEFAULT_WAYS
 from costsim.run.execution.executor import Executor
 from costsim.solving.planfile import PlanFile
@@ -155,17 +154,7 @@ def _promised(plan: PlanFile, priced: PredictedTotals) -> PredictedTotals:
 def load_request(request: ValidationRequest) -> tuple[Subject, list[str]]:
     """The model of a plan, and a note if its weights are others now."""
     model = request.plan.model
-    weights = request.weights
-    if weights is None and model.weights is not None:
-        weights = Path(model.weights)
-    check_input(request.plan, request.source)
-    subject = load_subject(
-        check_named(model.spec, request.source),
-        weights=weights,
-        resolution=model.resolution,
-        seed=request.plan.seed,
-        batch=request.plan.step.samples_a_pass,
-    )
+    subject = load_named(request.plan, request.source, request.weights)
     same = model.parameters_sha256 in (None, subject.digest())
     notes = [] if same else ["the weights are not those the plan was made with (costs are alike)"]
     return subject, notes

@@ -55,9 +55,9 @@ def plan_job(
     from costsim.learning.training.base_model import load_subject_of
     from costsim.learning.training.tensorfile import write_tensors
 
-    subject, weights = load_subject_of(plan, source, weights)
+    subject = load_subject_of(plan, source, weights)
     path = folder / WEIGHTS_NAME
     write_tensors(path, subject.tensors)
     # Paths of this machine mean nothing on another.
     shipped = replace(plan, model=plan.model.model_copy(update={"weights": None}))
-    return PlanJob(shipped, subject.graph, path, options or RunOptions(), weights)
+    return PlanJob(shipped, subject.graph, path, options or RunOptions(), subject.weights)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from costsim import __version__
 from costsim.base.errors import InputError
+from costsim.base.files import file_sha256
 from costsim.ir.plan import UpdatePlan
 from costsim.learning.adaptation.cost import MethodCost, method_cost
 from costsim.learning.adaptation.guard.base import Guard, NoGuard
@@ -299,6 +301,7 @@ def _plan_file(
     priced = cost.adaptation
     if backbone.origin is None:
         raise InputError(f"{backbone.name}: nothing says how to load it again")
+    weights = backbone.origin.weights
     solution = choice.solution or Solution(
         method, choice.plan, None, Status.FEASIBLE, None, None, 0.0
     )
@@ -306,7 +309,8 @@ def _plan_file(
         model=ModelRecord(
             name=backbone.name,
             spec=backbone.origin.spec,
-            weights=backbone.origin.weights,
+            weights=weights,
+            weights_sha256=None if weights is None else file_sha256(Path(weights)),
             resolution=backbone.origin.resolution,
             provenance=backbone.provenance,
             parameters_sha256=parameters_digest(backbone.tensors),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from costsim.base.errors import InputError
+from costsim.base.files import file_sha256
 from costsim.base.units import format_bytes
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
@@ -17,11 +18,19 @@ from costsim.learning.training.network import OneBatch, Trainable
 from costsim.models.loading import IMAGE_CHANNELS, load_model
 from costsim.models.networks.build import Network
 from costsim.models.networks.graph import architecture_graph
+from costsim.models.networks.shipped import RANDOM
 from costsim.models.tracing import capture
 from costsim.models.trust import check_named
 from costsim.planning import parameters_digest
 from costsim.pricing.cost import mac_cost
-from costsim.solving.planfile import PlanFile
+from costsim.solving.planfile import (
+    WEIGHTS,
+    ModelRecord,
+    PlanFile,
+    candidates,
+    found_again,
+    model_found_again,
+)
 
 LARGEST_STEP_BYTES = 2**32
 """Of the images of one step."""
@@ -32,13 +41,17 @@ PREDICTION_BATCH = 16
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model with its layer graph; `tensors` are the module's own, by the graph's names."""
+    """A model with its layer graph; `tensors` are the module's own, by the graph's names.
+
+    `weights` is the file that they were read from, None where none was given.
+    """
 
     name: str
     module: nn.Module
     graph: LayerGraph
     tensors: Mapping[str, Tensor]
     fixed_batch: bool
+    weights: Path | None = None
 
     @cached_property
     def input_shape(self) -> tuple[int, ...]:
@@ -79,36 +92,54 @@ def load_subject(
     if isinstance(module, Network):
         graph = architecture_graph(module.architecture, batch=batch, resolution=resolution)
         graph = graph.with_frozen(module.frozen)
-        return Subject(loaded.name, module, graph, dict(module.state_dict()), False)
+        return Subject(loaded.name, module, graph, dict(module.state_dict()), False, weights)
     traced = capture(module, loaded.example_input)
-    return Subject(loaded.name, module, traced.graph, traced.tensors, spec.endswith(".pt2"))
+    fixed = spec.endswith(".pt2")
+    return Subject(loaded.name, module, traced.graph, traced.tensors, fixed, weights)
 
 
-def load_subject_of(
-    file: PlanFile, source: str = "plan", weights: Path | None = None
-) -> tuple[Subject, Path | None]:
-    """The model that a plan names, and its weights file: `weights`, else what the plan says.
+def weights_found_again(model: ModelRecord, named_in: str) -> Path | None:
+    """The weights file of a plan: of those that are there the one with the plan's own bytes, else
+    the first, which is not the same file any more; None where no file was given.
 
-    Raises `InputError`, naming `source`, for a plan without an answer and for one whose layers or
-    channels are not those of the model.
+    Raises `InputError` where none is there.
     """
-    if file.predicted is None:
-        raise InputError(f"{source}: holds no plan: {file.solver.sentence}")
-    if weights is None and file.model.weights is not None:
-        weights = Path(file.model.weights)
+    if model.weights is None or model.weights == str(RANDOM):
+        return None if model.weights is None else RANDOM
+    for place in candidates(model.weights, named_in):
+        if model.weights_sha256 is not None and file_sha256(place) == model.weights_sha256:
+            return place
+    return found_again(model.weights, named_in, "model.weights", WEIGHTS)
+
+
+def load_named(file: PlanFile, source: str = "plan", weights: Path | None = None) -> Subject:
+    """The model that a plan names, with `weights`, else with the plan's, found again.
+
+    Raises `InputError`, naming `source`, for one that is not there or too large to be run.
+    """
     check_input(file, source)
-    subject = load_subject(
-        check_named(file.model.spec, source),
-        weights=weights,
+    return load_subject(
+        model_found_again(check_named(file.model.spec, source), source),
+        weights=weights_found_again(file.model, source) if weights is None else weights,
         resolution=file.model.resolution,
         seed=file.seed,
         batch=file.step.samples_a_pass,
     )
+
+
+def load_subject_of(file: PlanFile, source: str = "plan", weights: Path | None = None) -> Subject:
+    """The model that a plan names, checked to be of its layers and channels; see `load_named`.
+
+    Raises `InputError`, naming `source`, for a plan without an answer too.
+    """
+    if file.predicted is None:
+        raise InputError(f"{source}: holds no plan: {file.solver.sentence}")
+    subject = load_named(file, source, weights)
     try:
         file.plan.check(subject.graph)
     except InputError as error:
         raise InputError(f"{source}: layers: {error}") from error
-    return subject, weights
+    return subject
 
 
 def check_input(file: PlanFile, source: str) -> None:
@@ -131,7 +162,7 @@ def load_planned(
     naming `source`, for a plan without an answer, one whose layers, channels or MACs are not
     those of the model (another model, another input size), and for other parameters.
     """
-    subject, weights = load_subject_of(file, source, weights)
+    subject = load_subject_of(file, source, weights)
     assert file.predicted is not None
     program = compile_program(subject.graph, file.plan, file.step)
     found, planned = mac_cost(program), file.predicted.macs
@@ -145,9 +176,24 @@ def load_planned(
             )
     wanted, digest = file.model.parameters_sha256, subject.digest()
     if wanted not in (None, digest):
-        where = "the weights that the model starts with" if weights is None else str(weights)
+        where = "the weights that the model starts with"
+        if subject.weights is not None:
+            where = str(subject.weights)
         raise InputError(
             f"{source}: model.parameters_sha256 is {wanted[:12] if wanted else ''}..., but {where} "
             f"give {digest[:12]}...; give --weights the file that the plan was made with"
+            f"{_which_file(file, subject.weights)}"
         )
     return subject, program
+
+
+def _which_file(file: PlanFile, weights: Path | None) -> str:
+    """By what to tell the file of a plan, where it had one."""
+    if file.model.weights is None or file.model.weights_sha256 is None:
+        return ""
+    found = None if weights is None else file_sha256(weights)
+    now = "" if found is None else f", not {found[:12]}..."
+    return (
+        f" ({Path(file.model.weights).name}, model.weights_sha256 "
+        f"{file.model.weights_sha256[:12]}...{now})"
+    )

@@ -14,75 +14,21 @@ from costsim import __version__
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
 from costsim.data import Task
-from costsim.ir.recipe import Loss, Recipe
+from costsim.ir.recipe import Recipe
 from costsim.learning.training.base_model import Subject, load_planned
 from costsim.learning.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
 from costsim.learning.training.copies import Copies
 from costsim.learning.training.frozen_values import CACHE_BYTES, FrozenValues
 from costsim.learning.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
 from costsim.learning.training.planned_task import draw_task
+from costsim.learning.training.train_request import TrainRequest
 from costsim.learning.training.trainer import Diverged, Support, Trainer
 from costsim.run.criteria.loss import prototypes
-from costsim.solving.planfile import PlanFile
 
 SCHEMA = "costsim.training/1"
 
 Watcher = Callable[["Run", float], None]
 """Called after each step with the run and the loss of the step."""
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What is asked of `prepare`; the defaults are those of the command line.
-
-    What is None of data, split, ways, shots, queries, and of the recipe, is the plan's. Where
-    nothing is said of the task it must be the one that the plan was made for, image for image.
-    """
-
-    plan: PlanFile
-    source: str = "plan"
-    weights: Path | None = None
-    data: Path | None = None
-    split: str | None = None
-    ways: int | None = None
-    shots: int | None = None
-    queries: int | None = None
-    iterations: int | None = None
-    learning_rate: float | None = None
-    momentum: float | None = None
-    loss: Loss | None = None
-    augment: bool | None = None
-    seed: int | None = None
-    checkpoint: Path | None = None
-    checkpoint_every: int = 1
-    evaluate_every: int = 0
-    resume: bool = False
-
-    @property
-    def recipe(self) -> Recipe:
-        """The plan's, with what is asked otherwise; raises `InputError` for what no recipe allows.
-
-        Where the network is cut, and where a device keeps what comes before, changes no result and
-        is left to the loop.
-        """
-        given = {
-            "iterations": self.iterations,
-            "learning_rate": self.learning_rate,
-            "momentum": self.momentum,
-            "loss": self.loss,
-            "augment": self.augment,
-            "seed": self.seed,
-        }
-        changed: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
-        if changed.get("loss") == "cross_entropy":
-            changed["means_interval"] = 1
-        return replace(self.plan.recipe, cut=None, cache_in="nothing", **changed)
-
-    @property
-    def is_the_plans(self) -> bool:
-        """Whether nothing is said of the task but what the plan says."""
-        told = (self.data, self.split, self.ways, self.shots, self.seed)
-        return all(one is None for one in told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +114,7 @@ class Run:
 
     def finish(self) -> Trained:
         """The outcome, once `train` is done."""
-        file = self.request.plan
-        weights = file.model.weights if self.request.weights is None else str(self.request.weights)
+        file, weights = self.request.plan, self.subject.weights
         patch = make_patch(
             self.trainer.selections,
             self.subject.graph,
@@ -178,7 +123,7 @@ class Run:
             origin=Origin(
                 name=file.model.name,
                 spec=file.model.spec,
-                weights=weights,
+                weights=None if weights is None else str(weights),
                 resolution=file.model.resolution,
                 seed=file.seed,
             ),

@@ -1,7 +1,6 @@
 """The images that a plan is trained on: those it was made for, drawn again, or others."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,16 +20,14 @@ from costsim.data import (
     sample_task,
 )
 from costsim.learning.training.base_model import Subject
+from costsim.learning.training.train_request import TrainRequest
 from costsim.planning import DEFAULT_WAYS
 from costsim.solving.planfile import TaskRecord, data_found_again
-
-if TYPE_CHECKING:
-    from costsim.learning.training.fine_tuning import TrainRequest
 
 DEFAULT_QUERIES = 10
 
 
-def draw_task(request: "TrainRequest", subject: Subject, progress: Progress | None = None) -> Task:
+def draw_task(request: TrainRequest, subject: Subject, progress: Progress | None = None) -> Task:
     """The task to train on, with images to test on.
 
     Raises `InputError` where nothing is said of it and the images are not the plan's any more.
@@ -67,7 +64,7 @@ def draw_task(request: "TrainRequest", subject: Subject, progress: Progress | No
     return task
 
 
-def _images(request: "TrainRequest", progress: Progress | None) -> ImageSource:
+def _images(request: TrainRequest, progress: Progress | None) -> ImageSource:
     planned, data, split = request.plan.task, request.data, request.split
     if data is None and planned.data is not None:
         data = data_found_again(planned.data, request.source)
@@ -80,21 +77,21 @@ def _is_episode(planned: TaskRecord) -> bool:
     return bool(planned.queries) or planned.tracks or planned.episode != "fixed"
 
 
-def _queries(request: "TrainRequest") -> int:
+def _queries(request: TrainRequest) -> int:
     planned = request.plan.task
     if request.queries is not None:
         return request.queries
     return planned.queries if _is_episode(planned) else DEFAULT_QUERIES
 
 
-def _ways(request: "TrainRequest") -> int | None:
+def _ways(request: TrainRequest) -> int | None:
     """As many as asked, or as the plan's where its images are meant."""
     if request.ways is None and request.data is None and request.shots is None:
         return request.plan.task.ways
     return request.ways
 
 
-def _rule(request: "TrainRequest", source: ImageSource, queries: int) -> EpisodeRule:
+def _rule(request: TrainRequest, source: ImageSource, queries: int) -> EpisodeRule:
     planned = request.plan.task
     if planned.episode == "meta-dataset" and request.ways is None and request.shots is None:
         return MetaDatasetEpisode(queries=queries)

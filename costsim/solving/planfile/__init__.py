@@ -7,7 +7,13 @@ within the budgets.
 
 from costsim.solving.planfile.construction import plan_file
 from costsim.solving.planfile.document import PlanFile, read_plan, write_plan
-from costsim.solving.planfile.places import data_found_again, found_again
+from costsim.solving.planfile.places import (
+    WEIGHTS,
+    candidates,
+    data_found_again,
+    found_again,
+    model_found_again,
+)
 from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
 from costsim.solving.planfile.records import (
     AdaptationRecord,
@@ -23,6 +29,7 @@ from costsim.solving.planfile.records import (
 )
 
 __all__ = [
+    "WEIGHTS",
     "AdaptationRecord",
     "DeviceRecord",
     "EpisodeName",
@@ -36,8 +43,10 @@ __all__ = [
     "SoughtRecord",
     "TaskRecord",
     "WayRecord",
+    "candidates",
     "data_found_again",
     "found_again",
+    "model_found_again",
     "plan_file",
     "read_plan",
     "write_plan",

@@ -1,10 +1,12 @@
 """Files that a plan file names, found again from another folder or on another machine."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from costsim.base.errors import InputError, shown
 from costsim.base.files import is_there
+
+DATA = "say where they are with --data"
+WEIGHTS = "say where they are with --weights"
 
 
 def candidates(path: str, named_in: str) -> tuple[Path, ...]:
@@ -16,12 +18,18 @@ def candidates(path: str, named_in: str) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((typed, folder / typed, folder / typed.name)))
 
 
-def found_again(path: str, named_in: str, key: str, option: str) -> Path:
+def found_again(path: str, named_in: str, key: str, remedy: str) -> Path:
     """The first of `candidates` that is there.
 
-    Raises `InputError`, naming the file, its `key` and the `option` that says otherwise.
+    Raises `InputError`, naming the file, its `key` and the `remedy`.
     """
-    return first_there(candidates(path, named_in)) or _nowhere(path, named_in, key, option)
+    there = next((place for place in candidates(path, named_in) if is_there(place)), None)
+    if there is None:
+        raise InputError(
+            f"{named_in}: {key} is {shown(path)}, which is neither there nor beside {named_in}; "
+            f"{remedy}"
+        )
+    return there
 
 
 def data_found_again(path: str, named_in: str) -> Path:
@@ -30,18 +38,13 @@ def data_found_again(path: str, named_in: str) -> Path:
         return Path(path)
     if not any(is_there(place) for place in candidates(path, named_in)) and "::" in path:
         path, _, split = path.rpartition("::")
-        place = found_again(path, named_in, "task.data", "--data")
+        place = found_again(path, named_in, "task.data", DATA)
         return place.with_name(f"{place.name}::{split}")
-    return found_again(path, named_in, "task.data", "--data")
+    return found_again(path, named_in, "task.data", DATA)
 
 
-def first_there(places: Iterable[Path]) -> Path | None:
-    """The first that something is at; None where nothing is at any."""
-    return next((place for place in places if is_there(place)), None)
-
-
-def _nowhere(path: str, named_in: str, key: str, option: str) -> Path:
-    raise InputError(
-        f"{named_in}: {key} is {shown(path)}, which is neither there nor beside {named_in}; say "
-        f"where it is with {option}"
-    )
+def model_found_again(spec: str, named_in: str) -> str:
+    """The same of a model: an exported program, `NAME.pt2`, is a file; others are names."""
+    if not spec.endswith(".pt2"):
+        return spec
+    return str(found_again(spec, named_in, "model.spec", "put it there"))

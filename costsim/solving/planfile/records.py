@@ -36,12 +36,14 @@ class Record(Part):
 class ModelRecord(Record):
     """The model planned for: how a person named it, and where its weights come from.
 
-    `spec` and `weights` are what was typed; `provenance` says in words what the weights are.
+    `spec` and `weights` are what was typed, `weights_sha256` is of the bytes of that file and
+    `parameters_sha256` of what was read from it; `provenance` says in words what the weights are.
     """
 
     name: Name
     spec: Name
     weights: str | None = None
+    weights_sha256: str | None = None
     resolution: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     provenance: Name
     parameters_sha256: str | None = None
