@@ -1,7 +1,6 @@
 """The images of a plan's task, as a device keeps them: eight bits an element."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress
 from costsim.base.units import counted
-from costsim.data import digits, open_source, sample_task
 from costsim.hardware.meters.plan_validation import ValidationRequest
 from costsim.learning.training.base_model import Subject
-from costsim.learning.training.fine_tuning import found_again
+from costsim.learning.training.planned_task import draw_task
+from costsim.learning.training.train_request import TrainRequest
 
 _HALF = 127.5
 """Of the levels 0 to 255, which images in [-1, 1] stand for."""
@@ -38,20 +37,17 @@ def task_images(
 
     Raises `InputError` where the plan's are no longer there, and for others that are not as many.
     """
-    planned, data, split = request.plan.task, request.data, request.split
-    if data is None and planned.data is not None:
-        data = found_again(Path(planned.data), request.source)
-        split = planned.split if split is None else split
-    channels, height, width = subject.input_shape
-    task = sample_task(
-        digits() if data is None else open_source(data, split, progress),
-        ways=planned.ways,
-        shots=planned.shots,
-        seed=planned.seed,
-        resolution=(height, width),
-        channels=channels,
-        progress=progress,
-    )
+    planned = request.plan.task
+    asked = TrainRequest(request.plan, request.source, queries=planned.queries)
+    if request.data is not None:
+        asked = replace(
+            asked,
+            data=request.data,
+            split=request.split,
+            ways=planned.ways,
+            shots=planned.shots,
+        )
+    task = draw_task(asked, subject, progress)
     if len(task.labels) != planned.samples:
         raise InputError(
             f"{request.source}: task.samples is {planned.samples}, but {task.description} has "
@@ -59,11 +55,6 @@ def task_images(
         )
     notes = []
     if task.digest != planned.images_sha256:
-        if request.data is None:
-            raise InputError(
-                f"{request.source}: was made for {planned.source}, and its images are not those "
-                f"that {task.description} has now: say with which to run it (--data)"
-            )
         notes.append(
             f"the images are those of {task.description}, not the plan's (costs are alike)"
         )
