@@ -12,7 +12,6 @@ from costsim.base.files import to_json_text
 from costsim.base.units import format_bytes
 from costsim.cli.options import (
     WITHOUT_DATA,
-    check_named_models,
     data_option,
     json_option,
     momentum_option,
@@ -22,6 +21,7 @@ from costsim.cli.options import (
     plan_argument,
     split_option,
 )
+from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
 
@@ -107,10 +107,7 @@ def command(given: ExportOptions) -> int:
     out = given.out
     check_folder(out)
 
-    from costsim.solving.planfile import read_plan
-
-    plan = read_plan(given.plan)
-    check_named_models(given.named_models, plan.model.spec, given.plan)
+    plan = given_plan(given.plan, given.named_models)
 
     from costsim.c.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
     from costsim.c.emission.support import told_of_loss, why_loss_not_emitted
@@ -207,18 +204,10 @@ def _check_flash(plan: "PlanFile", named: str | None, sizes: "Sizes") -> None:
 
     if named is not None:
         device = load_device(named)
-    elif plan.device is None or plan.device.frozen_weights != "flash":
+    elif plan.device_spec is None or not plan.device_spec.is_microcontroller:
         return
     else:
-        try:
-            device = load_device(plan.device.name)
-        except InputError:
-            print(
-                f"costsim: warning: the plan is for {plan.device.name}, which is no shipped "
-                "device: whether its flash is large enough is not known; give --device the file",
-                file=sys.stderr,
-            )
-            return
+        device = plan.device_spec
     regions = [region.size_bytes for region in device.memory.values() if region.kind == "flash"]
     if not regions:
         raise InputError(f"--device: {device.name} has no flash, where exported weights lie")

@@ -12,7 +12,6 @@ from costsim.base.errors import InputError
 from costsim.base.files import scratch_folder, to_json_text
 from costsim.base.units import parse_bytes, parse_seconds
 from costsim.cli.options import (
-    check_named_models,
     check_positive,
     check_writable,
     compute_target_option,
@@ -22,6 +21,7 @@ from costsim.cli.options import (
     path_option,
     plan_argument,
 )
+from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.target_options import (
@@ -85,7 +85,7 @@ class MeasureOptions(ReachingOptions):
     type=int,
     metavar="N",
     help="Threads that PyTorch computes on, on this machine and over SSH.  [default: as many as "
-    "--device was calibrated on, else 1]",
+    "the device was calibrated on, else 1]",
 )
 @click.option(
     "--memory-limit",
@@ -137,17 +137,19 @@ def command(given: MeasureOptions) -> int:
     from costsim.device import load_device
     from costsim.hardware.targets.base import Watch
     from costsim.ir.step import BitWidths
-    from costsim.solving.planfile import read_plan
 
     targets = _targets(given)
-    plan = read_plan(given.plan)
-    check_named_models(given.named_models, plan.model.spec, given.plan)
+    plan = given_plan(given.plan, given.named_models)
     if given.device == "":
         raise InputError("--device is empty: the name of a shipped device or a YAML file")
     device = None if given.device is None else load_device(given.device)
-    if device is None and given.compute_target is not None:
-        raise InputError("--compute-target: give --device too")
-    calibration = None if device is None else device.target(given.compute_target).calibration
+    if device is None and plan.device is None and given.compute_target is not None:
+        raise InputError("--compute-target: the plan is for no device; give --device too")
+    priced = device or plan.device_spec
+    target = given.compute_target
+    if device is None and target is None and plan.device is not None:
+        target = plan.device.target
+    calibration = None if priced is None else priced.target(target).calibration
 
     from costsim.hardware.results.measurement_file import (
         Asked,
@@ -165,7 +167,8 @@ def command(given: MeasureOptions) -> int:
     told: tuple[str, ...] = ()
     if given.threads is None and calibration is not None and any(t.threaded for t in targets):
         threads = calibration.conditions.threads
-        told = (f"--threads is {threads}: {given.device} was calibrated on so many",)
+        whose = given.device or "the plan's device"
+        told = (f"--threads is {threads}: {whose} was calibrated on so many",)
     run_options = RunOptions(given.steps, threads, given.memory_limit)
     with (
         scratch_folder() as folder,

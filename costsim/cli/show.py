@@ -8,7 +8,6 @@ import click
 
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.options import (
-    check_named_models,
     check_writable,
     json_option,
     moved_weights_option,
@@ -16,6 +15,7 @@ from costsim.cli.options import (
     page_option,
     plan_argument,
 )
+from costsim.cli.planned import given_plan
 from costsim.cli.signature import taking
 
 if TYPE_CHECKING:
@@ -53,10 +53,8 @@ def command(given: ShowOptions) -> int:
       costsim show plan.json --report plan.html
     """
     check_writable(given.report, "--report")
-    from costsim.solving.planfile import read_plan
 
-    plan = read_plan(given.plan)
-    check_named_models(given.named_models, plan.model.spec, given.plan)
+    plan = given_plan(given.plan, given.named_models)
     if given.as_json and given.report is None:
         click.echo(to_json_text(plan.to_json()))
         return 0 if plan.predicted is not None else 1

@@ -15,7 +15,6 @@ from costsim.base.units import counted, format_bytes, format_percent, format_sec
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
-    check_named_models,
     check_seed,
     checkpoint_file,
     checkpoint_option,
@@ -29,6 +28,7 @@ from costsim.cli.options import (
     resume_option,
     split_option,
 )
+from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
 from costsim.ir.recipe import Loss
@@ -146,10 +146,8 @@ def command(given: TrainOptions) -> int:
 
     from costsim.learning.training import Diverged, TrainRequest, prepare, write_patch
     from costsim.run.criteria.caveats import loss_caveat
-    from costsim.solving.planfile import read_plan
 
-    plan = read_plan(given.plan)
-    check_named_models(given.named_models, plan.model.spec, given.plan)
+    plan = given_plan(given.plan, given.named_models)
     request = TrainRequest(
         plan=plan,
         source=str(given.plan),

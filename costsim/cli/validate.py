@@ -12,7 +12,6 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.cli.options import (
-    check_named_models,
     check_positive,
     check_writable,
     data_option,
@@ -25,6 +24,7 @@ from costsim.cli.options import (
     split_option,
     threads_option,
 )
+from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking, was_typed
 
@@ -122,10 +122,7 @@ def command(given: ValidateOptions) -> int:
     files = _files(given)
     check_positive(steps=given.steps, threads=given.threads)
 
-    from costsim.solving.planfile import read_plan
-
-    plan = read_plan(given.plan)
-    check_named_models(given.named_models, plan.model.spec, given.plan)
+    plan = given_plan(given.plan, given.named_models)
     if given.target is not None:
         return _emulated(given.target, plan, given, files)
     if given.report is not None:

@@ -13,6 +13,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
         "importance", "fleet", "sought", "solver",
     ),
     "predicted": ("predicted", "ways"),
+    "device": ("device_spec",),
     "made by": ("versions",),
 }  # fmt: skip
 """The keys of a plan file, in the order in which they are told; `layers` have their own words."""
@@ -38,7 +39,7 @@ def differences(left: PlanFile, right: PlanFile) -> list[Difference]:
     """Everything in which two plan files differ but what a clock measured."""
     one, other = left.to_json(), right.to_json()
     found = []
-    for part in ("asked", "chosen", "predicted", "made by"):
+    for part in ("asked", "chosen", "predicted", "device", "made by"):
         if part == "chosen":
             found += _layers(left, right)
             continue

@@ -29,6 +29,10 @@ def difference_table(
     for part in dict.fromkeys(one.part for one in found):
         if part == "predicted":
             rows = list(_costs(*files))
+        elif part == "device" and len({_name(file) for file in files}) > 1:
+            keys = sum(one.part == part for one in found)
+            left, right = map(_name, files)
+            rows = [(part, "", ""), (f"{keys} keys (--json names them)", left, right)]
         else:
             rows = [(one.key, one.left, one.right) for one in found if one.part == part]
             rows.insert(0, (part, "", ""))
@@ -37,6 +41,10 @@ def difference_table(
             word = Text(key, style="bold") if is_heading else Text(f"  {key}")
             table.add_row(word, Text(_shown(left)), Text(_shown(right)))
     return table
+
+
+def _name(file: PlanFile) -> str | None:
+    return None if file.device is None else file.device.name
 
 
 def _costs(left: PlanFile, right: PlanFile) -> Iterator[tuple[str, str | None, str | None]]:

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from training import MODEL, write_network
 
 from costsim.cli import main
+from costsim.device import DeviceSpec, load_device
 from costsim.learning.training import read_patch
 from costsim.models.loading import load_model
+from costsim.models.networks.graph import architecture_graph
 from costsim.models.networks.shipped import RANDOM
 from costsim.solving.planfile import read_plan
 
@@ -243,3 +245,126 @@ def test_weights_that_are_gone_are_one_line(weighed, command, capsys):
         "costsim: plan.json: model.weights is 'of/w.safetensors', which is neither there nor "
         "beside plan.json; say where they are with --weights"
     )
+
+
+# The device.
+
+
+@pytest.fixture(scope="module")
+def own_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a plan for a device whose file is not there any more."""
+    folder = tmp_path_factory.mktemp("device")
+    document = load_device("stm32f746").to_json()
+    write_network(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        document["name"] = "my-board"
+        Path("my-board.yaml").write_text(json.dumps(document))
+        given = ["--model", MODEL, "--device", "my-board.yaml", "--loss", "cross_entropy"]
+        task = ["--ways", "3", "--shots", "2", "--iterations", "2"]
+        assert main(["plan", *given, *task, "--bits", "32", "--out", "plan.json"]) == 0
+        Path("my-board.yaml").unlink()
+    return folder
+
+
+def test_the_device_is_the_plans_where_its_file_is_gone(own_device, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(own_device)
+    monkeypatch.syspath_prepend(str(own_device))
+    assert read_plan(Path("plan.json")).device_spec == replaced("my-board")
+    out = str(tmp_path / "measured.json")
+    assert main(["measure", "plan.json", "--steps", "1", "--out", out]) == 0
+    assert "not at hand" not in capsys.readouterr().err
+    assert "memory" in json.loads(Path(out).read_text())["unlike"]["local"]
+    assert main(["validate", "plan.json", "--steps", "1"]) == 0
+    assert main(["export", "plan.json", "--out", str(tmp_path / "firmware")]) == 0
+    assert "no shipped device" not in capsys.readouterr().err
+    assert main(["show", "plan.json", "--report", str(tmp_path / "page.html")]) == 0
+    assert main(["train", "plan.json", "--iterations", "1"]) == 0
+
+
+def replaced(name: str) -> DeviceSpec:
+    """The board under another name."""
+    return DeviceSpec.from_json({**load_device("stm32f746").to_json(), "name": name})
+
+
+def test_the_flash_is_that_of_the_plans_device(own_device, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(own_device)
+    monkeypatch.syspath_prepend(str(own_device))
+    document = json.loads(Path("plan.json").read_text())
+    for region in document["device_spec"]["memory"].values():
+        if region["kind"] == "flash":
+            region["size"]["value"] = 1024
+    small = tmp_path / "small.json"
+    small.write_text(json.dumps(document))
+    assert main(["export", str(small), "--out", str(tmp_path / "firmware")]) == 2
+    assert "bytes of flash, of which there are 1,024" in capsys.readouterr().err
+
+
+def test_a_device_file_that_changed_is_told(adapted, monkeypatch, tmp_path, capsys):
+    """The plan's own device is used, and where the shipped one differs is said."""
+    monkeypatch.chdir(adapted)
+    document = json.loads(Path("plan.json").read_text())
+    assert list(document)[-1] == "device_spec"
+    document["device_spec"]["title"] = "another"
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(document))
+    for command in (["show"], ["validate", "--steps", "1"]):
+        assert main([command[0], str(changed), "--weights", "w.safetensors", *command[1:]]) == 0
+        told = capsys.readouterr().err
+        assert "the device file of pi-zero-2 has changed since the plan, whose device is" in told
+        assert "title is" in told
+    assert main(["show", "plan.json"]) == 0
+    assert "has changed" not in capsys.readouterr().err
+    assert main(["diff", "plan.json", str(changed), "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["differences"]
+    assert (found["part"], found["key"], found["right"]) == (
+        "device",
+        "device_spec.title",
+        "another",
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "told"),
+    [
+        (("device_spec", "memory"), {}, "plan.json: device_spec: "),
+        (("device_spec", "name"), "nano", "device_spec.name: is nano, but device.name is"),
+        (("device_spec",), None, "device_spec: comes with device: both, or neither"),
+        (("device_spec", "swop"), 1, "plan.json: device_spec: swop: unknown key"),
+        (("device", "target"), "npu", "plan.json: device_spec.targets: "),
+        (("recipe", "cache_in"), "ram", "plan.json: recipe: a cut and a place"),
+        (("recipe", "micro_batch"), 2, "recipe.micro_batch: 2 does not divide step.batch 9"),
+        (("recipe", "batch"), 3, "recipe.batch: is 3, but step.batch 9"),
+        (("recipe", "optimizer"), "sgd", "recipe.optimizer: is sgd, but step.optimizer adam"),
+        (("recipe", "cut"), "nowhere", "plan.json: recipe.cut: 'nowhere' is no call of mcunet"),
+        (("recipe", "cut"), "LAST", "is kept of every image, but layers has"),
+        (("schema",), "costsim.plan/1", "make the plan anew with costsim plan"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "validate", "measure"])
+def test_a_plan_that_contradicts_itself_is_one_line(
+    adapted, tmp_path, monkeypatch, capsys, command, keys, value, told
+):
+    monkeypatch.chdir(adapted)
+    document = json.loads(Path("plan.json").read_text())
+    if keys[-1] == "cut":
+        document["recipe"]["cache_in"] = "ram"
+    if value == "LAST":
+        value = last_call(Path("plan.json"))
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    bad = tmp_path / "plan.json"
+    bad.write_text(json.dumps(document))
+    assert main([command, str(bad), "--weights", "w.safetensors"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"costsim: {bad}: ")
+    assert told in line
+
+
+def last_call(path: Path) -> str:
+    """What the network returns: nothing comes after it."""
+    side = read_plan(path).model.resolution
+    return architecture_graph("mcunet-5fps", batch=1, resolution=side).output

@@ -91,7 +91,7 @@ def test_infeasible_has_no_prediction() -> None:
         graph=graph,
         step=TrainingStep(),
         task=drawings(),
-        recipe=Recipe(),
+        recipe=Recipe(optimizer="sgd"),
         budget=Budget(memory_bytes=1),
         solution=solution,
         importance=Importance("random", ()),

@@ -70,10 +70,9 @@ class FirmwareChoices:
 
     def board(self, plan: PlanFile) -> tuple[DeviceSpec, MemoryMap]:
         """The device, and the memories that the firmware may use."""
-        name = self.device or (None if plan.device is None else plan.device.name)
-        if name is None:
+        device = plan.device_spec if self.device is None else load_device(self.device)
+        if device is None:
             raise InputError("the plan is for no device; say whose memory it is: ?device=stm32f746")
-        device = load_device(name)
         memory = memory_map(device)
         return device, memory if self.ram_bytes is None else memory.limited(self.ram_bytes)
 

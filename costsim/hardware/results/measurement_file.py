@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from costsim.base.errors import InputError
-from costsim.device import DeviceSpec, load_device, shipped_devices
+from costsim.device import DeviceSpec
 from costsim.device.base import Named
 from costsim.device.interval import Interval
 from costsim.hardware.results.document import Amount, Count, Document, Listed, Record
@@ -223,9 +223,13 @@ def predict(
     """What the step of `job` is predicted to cost, and notes on that.
 
     It is that of 32 bits, as PyTorch runs it, or with `own_bits` of the plan's bit widths. For
-    `device` it is priced anew; without one the plan's own prediction stands.
+    `device`, by default the plan's, it is priced anew where it is not the plan's own step and
+    target; else the plan's own prediction stands.
     """
     plan = job.plan
+    others = plan.step.bits != BitWidths() and not own_bits
+    if device is None and plan.device is not None and (others or compute_target is not None):
+        device, compute_target = plan.device_spec, compute_target or plan.device.target
     step = plan.step if own_bits else replace(plan.step, bits=BitWidths())
     program = compile_program(job.graph, plan.plan, step)
     cost = price(program, device, compute_target)
@@ -275,13 +279,10 @@ def unlike_prediction(
 ) -> str:
     """Why `machine` is not the one that seconds are predicted for; empty if nothing shows it.
 
-    They are predicted for `device` on `target`; without one for the plan's, which must be shipped
-    to be told from others.
+    They are predicted for `device` on `target`; without one for the plan's.
     """
     if device is None and plan.device is not None:
-        if plan.device.name not in shipped_devices():
-            return f"the file of {plan.device.name} is not at hand: give --device"
-        device, target = load_device(plan.device.name), plan.device.target
+        device, target = plan.device_spec, target or plan.device.target
     return "" if device is None else device.unlike(machine, target)
 
 

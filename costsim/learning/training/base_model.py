@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.base.files import file_sha256
 from costsim.base.units import format_bytes
+from costsim.ir.cuts import cuts, updated_layers
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
 from costsim.learning.training.backbone import Backbone
@@ -115,16 +116,19 @@ def weights_found_again(model: ModelRecord, named_in: str) -> Path | None:
 def load_named(file: PlanFile, source: str = "plan", weights: Path | None = None) -> Subject:
     """The model that a plan names, with `weights`, else with the plan's, found again.
 
-    Raises `InputError`, naming `source`, for one that is not there or too large to be run.
+    Raises `InputError`, naming `source`, for one that is not there or too large to be run, and
+    for a recipe that cuts it where that cannot be.
     """
     check_input(file, source)
-    return load_subject(
+    subject = load_subject(
         model_found_again(check_named(file.model.spec, source), source),
         weights=weights_found_again(file.model, source) if weights is None else weights,
         resolution=file.model.resolution,
         seed=file.seed,
         batch=file.step.samples_a_pass,
     )
+    _check_cut(file, source, subject.graph)
+    return subject
 
 
 def load_subject_of(file: PlanFile, source: str = "plan", weights: Path | None = None) -> Subject:
@@ -140,6 +144,26 @@ def load_subject_of(file: PlanFile, source: str = "plan", weights: Path | None =
     except InputError as error:
         raise InputError(f"{source}: layers: {error}") from error
     return subject
+
+
+def _check_cut(file: PlanFile, source: str, graph: LayerGraph) -> None:
+    """Raise `InputError` where the recipe keeps what the plan's own updates change."""
+    cut = file.recipe.cut
+    if cut is None:
+        return
+    if cut not in cuts(graph):
+        raise InputError(
+            f"{source}: recipe.cut: {shown(cut)} is no call of {file.model.name} through which "
+            "everything passes"
+        )
+    places = {call.name: place for place, call in enumerate(graph.calls)}
+    updated = updated_layers(file.plan)
+    for call in graph.calls[: places[cut] + 1]:
+        if call.layer in updated:
+            raise InputError(
+                f"{source}: recipe.cut: {shown(cut)} is kept of every image, but layers has "
+                f"{call.layer}, before it, trained"
+            )
 
 
 def check_input(file: PlanFile, source: str) -> None:

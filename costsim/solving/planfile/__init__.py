@@ -6,6 +6,7 @@ within the budgets.
 """
 
 from costsim.solving.planfile.construction import plan_file
+from costsim.solving.planfile.devices import changed_device
 from costsim.solving.planfile.document import PlanFile, read_plan, write_plan
 from costsim.solving.planfile.places import (
     WEIGHTS,
@@ -44,6 +45,7 @@ __all__ = [
     "TaskRecord",
     "WayRecord",
     "candidates",
+    "changed_device",
     "data_found_again",
     "found_again",
     "model_found_again",

@@ -93,6 +93,7 @@ def plan_file(  # noqa: PLR0913 - one for each part of the file
     return PlanFile(
         model=model,
         device=None if device is None else _device_record(device, target),
+        device_spec=device,
         step=step,
         task=task,
         recipe=recipe,

@@ -10,6 +10,7 @@ from pydantic import ValidationError, model_validator
 
 from costsim.base.errors import InputError, shown
 from costsim.base.files import read_json, write_json
+from costsim.device import DeviceSpec
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.recipe import Recipe
@@ -62,6 +63,7 @@ class _Document(Record):
     ways: Annotated[tuple[WayRecord, ...], Listed] = ()
     seed: Seed
     versions: Named[str]
+    device_spec: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -70,6 +72,8 @@ class _Document(Record):
             raise refuse(f"{shown(twice[0])} is listed twice", "layers")
         if self.loss not in (None, self.recipe.loss):
             raise refuse(f"is {self.loss}, but that of the recipe {self.recipe.loss}", "loss")
+        if (self.device is None) != (self.device_spec is None):
+            raise refuse("comes with device: both, or neither", "device_spec")
         status = self.solver.status
         if status not in ("infeasible", "time_limit") and self.predicted is None:
             raise refuse(f"is null, but the solver's status is {status}", "predicted")
@@ -89,7 +93,7 @@ class PlanFile:
     `device`. `loss` is what the plan was chosen for; None where an older file does not say.
     `candidates`: None where every layer was one. `budget` is of a step, `task_budget` of the whole
     adaptation. `ways`: the training of a step that swaps, and the same training in others; none
-    where nothing swaps.
+    where nothing swaps. `device_spec` is all that is known of `device`, as it was then.
     """
 
     model: ModelRecord
@@ -112,6 +116,7 @@ class PlanFile:
     candidates: CandidatesRecord | None = None
     task_budget: TaskBudget = field(default_factory=TaskBudget)
     ways: tuple[WayRecord, ...] = ()
+    device_spec: DeviceSpec | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as one JSON document, layers in the model's order."""
@@ -141,6 +146,7 @@ class PlanFile:
             **{key: value for key, value in asked.items() if value is not None},
             "seed": self.seed,
             "versions": dict(self.versions),
+            "device_spec": None if self.device_spec is None else self.device_spec.to_json(),
         }
 
     @classmethod
@@ -165,14 +171,16 @@ class PlanFile:
             read = _Document.model_validate({k: v for k, v in document.items() if k != "schema"})
         except ValidationError as error:
             raise InputError(f"{source}: {first_mistake(error, 'plan')}") from error
-        recipe = read.recipe.model_dump()
-        step, layers = read.step.model_dump(), [_dump(layer) for layer in read.layers]
+        given, layers = read.step.model_dump(), [_dump(layer) for layer in read.layers]
+        step = _made(f"{source}: step", lambda: TrainingStep.from_json(given))
+        recipe = _made(f"{source}: recipe", lambda: Recipe(**read.recipe.model_dump()))
+        _check_recipe(recipe, step, source)
         return cls(
             model=read.model,
             device=read.device,
-            step=_made(f"{source}: step", lambda: TrainingStep.from_json(step)),
+            step=step,
             task=read.task,
-            recipe=_made(f"{source}: recipe", lambda: Recipe(**recipe)),
+            recipe=recipe,
             budget=_made(f"{source}: budgets", lambda: Budget(**read.budgets.of_a_step)),
             task_budget=_made(f"{source}: budgets.task", lambda: read.budgets.of_the_task),
             plan=_made(f"{source}: layers", lambda: UpdatePlan.from_json(layers)),
@@ -188,6 +196,7 @@ class PlanFile:
             sought=read.sought,
             fleet=tuple(read.fleet),
             ways=tuple(read.ways),
+            device_spec=_device_of(read, f"{source}: device_spec"),
         )
 
 
@@ -199,6 +208,30 @@ def read_plan(path: Path) -> PlanFile:
 def write_plan(path: Path, plan: PlanFile) -> None:
     """Write `plan` to `path`, whole or not at all."""
     write_json(path, plan.to_json())
+
+
+def _check_recipe(recipe: Recipe, step: TrainingStep, source: str) -> None:
+    """Raise `InputError` where a recipe does not say what the step says."""
+    told = ""
+    if step.batch % recipe.micro_batch:
+        told = f"micro_batch: {recipe.micro_batch} does not divide step.batch {step.batch}"
+    elif recipe.batch not in (None, step.batch):
+        told = f"batch: is {recipe.batch}, but step.batch {step.batch}"
+    elif recipe.optimizer != step.optimizer:
+        told = f"optimizer: is {recipe.optimizer}, but step.optimizer {step.optimizer}"
+    if told:
+        raise InputError(f"{source}: recipe.{told}")
+
+
+def _device_of(read: _Document, where: str) -> DeviceSpec | None:
+    """The device as it was; raises `InputError` for a damaged one and for another device."""
+    if read.device is None or read.device_spec is None:
+        return None
+    spec = DeviceSpec.from_json(read.device_spec, where)
+    if spec.name != read.device.name:
+        raise InputError(f"{where}.name: is {spec.name}, but device.name is {read.device.name}")
+    _made(f"{where}.targets", lambda: spec.target(read.device.target if read.device else None))
+    return spec
 
 
 def _dump(record: Part | None) -> Any:

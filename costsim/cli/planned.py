@@ -1,0 +1,25 @@
+"""The plan that a command is given."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from costsim.cli.options import check_named_models
+
+if TYPE_CHECKING:
+    from costsim.solving.planfile import PlanFile
+
+
+def given_plan(path: Path, named_models: Sequence[str]) -> "PlanFile":
+    """The plan in a file; says on stderr where the device file of its device is another now.
+
+    Raises `InputError` for what is no plan and for one of other models than those named.
+    """
+    from costsim.solving.planfile import changed_device, read_plan
+
+    plan = read_plan(path)
+    check_named_models(named_models, plan.model.spec, path)
+    if told := changed_device(plan):
+        print(f"costsim: note: {path}: {told}", file=sys.stderr)
+    return plan
