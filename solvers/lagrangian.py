@@ -273,9 +273,9 @@ class _Simplex:
 
     def _price(self) -> None:
         """Prices that leave every option of the basis no gain above what it costs."""
-        of = np.array(self.basis) - self.limits
-        paid = np.flatnonzero(np.where(of >= 0, self.gains[of], 0.0))
-        self.prices = self.gains[of[paid]] @ self.inverse[paid]
+        gains = np.concatenate([np.zeros(self.limits), self.gains])[self.basis]
+        paid = np.flatnonzero(gains)
+        self.prices = gains[paid] @ self.inverse[paid]
 
     def _reduced(self) -> Floats:
         """The gain of each column less what it costs."""
