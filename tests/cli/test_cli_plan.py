@@ -712,7 +712,7 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "negative batch": (("--batch", -2), "batch is -2"),
     "batch that is no number": (("--batch", "few"), "'few' is not a valid integer"),
     "micro-batch that does not divide": (("--batch", 4, "--micro-batch", 3), "does not divide"),
-    "no micro-batch": (("--micro-batch", 0), "micro-batch 0"),
+    "no micro-batch": (("--micro-batch", 0), "micro batch is 0"),
     "no pixels": (("--resolution", 0), "resolution is 0"),
     "too few pixels": (("--resolution", 5), "at least 32 pixels"),
     "too many pixels": (("--resolution", 10**9), "resolution is 1000000000, batch 1: an input"),
