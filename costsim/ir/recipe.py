@@ -126,6 +126,17 @@ class Recipe:
         """The most images that one iteration shows of `samples`."""
         return -(-samples // self.image_interval)
 
+    def steps(self, samples: int, batch: int) -> int:
+        """How many optimizer steps over `batch` images all iterations are, of so many samples.
+
+        Where the interval does not divide the samples some iterations show one image less.
+        """
+        interval = min(self.image_interval, samples)
+        sizes = [-(-(samples - turn) // interval) for turn in range(interval)]
+        steps = [-(-size // batch) for size in sizes]
+        rounds, rest = divmod(self.iterations, interval)
+        return rounds * sum(steps) + sum(steps[:rest])
+
     def means_taken(self) -> int:
         """How often class means are taken while training."""
         return -(-self.iterations // self.means_interval)

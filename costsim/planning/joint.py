@@ -333,8 +333,7 @@ class _SideSearch:
         task, own = self.asked.task_budget, self.problem.budget
         assert forward.latency_s is not None
         assert forward.energy_j is not None
-        shown = recipe.images_a_step(self.asked.task.samples)
-        steps = recipe.iterations * -(-shown // self.problem.step.batch)
+        steps = recipe.steps(self.asked.task.samples, self.problem.step.batch)
         left_s = []
         if task.latency_s is not None:
             left_s.append((task.latency_s - forward.latency_s.value) / steps)

@@ -19,8 +19,7 @@ def ways_of_training(prepared: Prepared, solution: Solution) -> tuple[Way, ...]:
         return ()
     request, problem = prepared.request, prepared.problem
     recipe, step = request.planned_recipe, problem.step
-    shown = recipe.images_a_step(prepared.scored.task.samples)
-    steps = recipe.iterations * -(-shown // step.batch)
+    steps = recipe.steps(prepared.scored.task.samples, step.batch)
     training = Training(solution.plan, step, steps, request.device, request.target)
     ways = [training.at(PLANNED, lambda _: problem.graph, step.samples_a_pass)]
     graph_at = _graph_at(prepared)

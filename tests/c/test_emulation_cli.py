@@ -238,6 +238,7 @@ def test_what_there_is_no_c_for_is_named_and_never_run_in_32_bits(folder, tmp_pa
     ):
         names = ("weights", "activations", "gradients", "optimizer")
         document["step"] |= {"bits": dict(zip(names, bits, strict=True)), "optimizer": optimizer}
+        document["recipe"]["optimizer"] = optimizer
         path = tmp_path / "other.json"
         path.write_text(json.dumps(document))
         for command in ("validate", "measure"):

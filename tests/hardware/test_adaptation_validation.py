@@ -54,13 +54,15 @@ IN_STORAGE = [
 ]
 MICRO_BATCHES = [*PLAIN, "--micro-batch", "2", "--image-interval", "2", "--optimizer", "sgd"]
 BATCHES = [*PLAIN, "--batch", "4", "--optimizer", "momentum"]
+UNEVEN = [*PLAIN, "--batch", "4", "--image-interval", "2", "--optimizer", "sgd"]
 LOGITS = [*PLAIN, "--loss", "cross_entropy", "--bias", "--means-interval", "1"]
 SUMMED = [*PLAIN, "--criterion", "step_gain", "--axis", "both+bias"]
 NO_SCORES = [*PLAIN, "--criterion", "l2_norm"]
 HALF = [*IN_RAM, "--bits", "16"]
 WAYS = {
     "plain": PLAIN, "ram": IN_RAM, "storage": IN_STORAGE, "micro": MICRO_BATCHES,
-    "batches": BATCHES, "logits": LOGITS, "summed": SUMMED, "no scores": NO_SCORES, "half": HALF,
+    "batches": BATCHES, "uneven": UNEVEN, "logits": LOGITS, "summed": SUMMED,
+    "no scores": NO_SCORES, "half": HALF,
 }  # fmt: skip
 
 

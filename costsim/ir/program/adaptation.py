@@ -274,8 +274,7 @@ class _Compiler:
         )
 
     def _training(self) -> PhaseProgram:
-        shown = self.recipe.images_a_step(self.task.samples)
-        times = self.recipe.iterations * -(-shown // self.step.batch)
+        times = self.recipe.steps(self.task.samples, self.step.batch)
         fetched = self._fetched(times * self.step.batch)
         if self.forward_only:
             program, times = self._forward(self.after), times * self.step.passes
