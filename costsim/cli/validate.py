@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -45,7 +45,7 @@ class ValidateOptions:
     weights: Path | None
     named_models: tuple[str, ...]
     target: str | None
-    adaptation: "AdaptationExtent | None"
+    adaptation: Literal["small", "full"] | None
     steps: int
     threads: int
     out: Path | None
