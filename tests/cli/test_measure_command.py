@@ -366,7 +366,7 @@ def test_threads_are_those_of_the_calibration_unless_others_are_given(plan, tmp_
         assert run["outcome"]["measurement"]["machine"]["threads"] == threads
         assert [one for one in document["notes"] if "--threads" in one] == notes
     assert main(["measure", "--help"]) == 0
-    assert "as many as --device was calibrated on" in " ".join(capsys.readouterr().out.split())
+    assert "as many as the device was calibrated on" in " ".join(capsys.readouterr().out.split())
 
 
 def calibrated(folder, threads=None, conditions=CONDITIONS):

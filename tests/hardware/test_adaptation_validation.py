@@ -273,7 +273,7 @@ def test_what_does_not_go_with_it_is_refused_in_one_line(arguments, told, plan_o
     ("keys", "value", "told"),
     [
         (("predicted", "adaptation"), None, "predicted.adaptation is missing"),
-        (("recipe", "cut"), "nowhere", "cut 'nowhere' is no value"),
+        (("recipe", "cut"), "nowhere", "recipe.cut: 'nowhere' is no call"),
         (("task", "images_sha256"), "0" * 64, "its images are not those"),
         (("task", "samples"), 10, "task.samples is 10, but"),
         (("importance", "criterion"), "guess", "does not say what is scored"),
