@@ -96,8 +96,8 @@ MUTANTS = (
     # The cost table.
     Mutant(
         "costsim/pricing/derivation/memory.py",
-        "span = self.of.span(self.of.written_at[storage.name], last)",
-        "span = self.of.span(self.of.written_at[storage.name], last - 1)",
+        "span = self.of.written_at[storage.name], last",
+        "span = self.of.written_at[storage.name], last - 1",
         (f"{TABLE}test_table_and_program_agree_exactly",),
     ),
     Mutant(
@@ -135,8 +135,8 @@ MUTANTS = (
     ),
     Mutant(
         "costsim/pricing/derivation/dominance.py",
-        "able = able[(tops[np.ix_(able, some)] >= column[some]).all(axis=1)]",
-        "able = able[(tops[np.ix_(able, some)] > column[some]).all(axis=1)]",
+        "able = able[(rows[np.ix_(some, able)] >= column[some, None]).all(axis=0)]",
+        "able = able[(rows[np.ix_(some, able)] > column[some, None]).all(axis=0)]",
         (
             "tests/pricing/test_dominance.py::test_what_is_left_is_what_comparing_all_with_all_leaves",
         ),

@@ -314,7 +314,10 @@ def with_subset(plan: PlanFile, *channels: int) -> PlanFile:
         (lambda p: edited(p, resolution=24), "is for another model or input size"),
         (lambda p: edited(p, spec="mcunet-6fps"), "model 'mcunet-6fps' is unknown"),
         (lambda p: edited(p, parameters_sha256="0" * 64), "parameters_sha256 is 000000000000..."),
-        (lambda p: edited(p, weights="gone.safetensors"), "gone.safetensors: cannot be read"),
+        (
+            lambda p: edited(p, weights="gone.safetensors"),
+            "model.weights is 'gone.safetensors', which is neither there nor",
+        ),
         (lambda p: replace(p, seed=p.seed + 1), "parameters_sha256"),
         (lambda p: with_subset(p, 0, 99), "the plan asks for 0 to 99"),
         (lambda p: replace(p, step=TrainingStep(batch=3)), "predicted.macs.forward is"),

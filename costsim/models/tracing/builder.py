@@ -31,6 +31,11 @@ from costsim.ir.operators import (
 from costsim.models.tracing.names import Namer, module_stack
 from costsim.models.tracing.ownership import Owners, Use, check_uses
 
+_PLAIN = (
+    " (of a parametrisation, torch.nn.utils.parametrize.remove_parametrizations makes the weight a "
+    "plain one)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -161,7 +166,7 @@ class Builder:
     def required(self, handle: Handle, role: str) -> Stored:
         """Like `stored`, and it may not be missing."""
         if not isinstance(handle, Stored):
-            self.unsupported(f"with a {role} that is computed, not a parameter")
+            self.unsupported(f"with a {role} that is computed, not a parameter{_PLAIN}")
         return handle
 
     def operator_of(self, handle: Handle) -> Operator | None:
@@ -232,10 +237,7 @@ class Builder:
         """Raise `UnsupportedOperator` naming the operator and the module it sits in."""
         place = self.place()
         if ".parametrizations." in place:
-            how += (
-                " (a parametrisation; torch.nn.utils.parametrize.remove_parametrizations makes "
-                "its weight a plain one)"
-            )
+            how += _PLAIN
         raise UnsupportedOperator(" ".join(f"{place} is not supported {how}".split()))
 
     def graph(self, output: Handle) -> LayerGraph:
