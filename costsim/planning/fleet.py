@@ -27,7 +27,7 @@ from costsim.problem.problem import Problem
 from costsim.problem.solution import Answer, Solution, Solver, Status
 from costsim.solving.arena_budget import INTERRUPTED
 from costsim.solving.planfile import FleetRecord
-from costsim.solving.solve import infeasibility, solve
+from costsim.solving.solve import KnownAnswer, infeasibility, solve
 
 ROUNDS = 8
 """How often the weights of the devices are changed."""
@@ -264,22 +264,11 @@ class _Fleet:
         return f"the devices together: {solution.reason}"
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A solver that knows the answer."""
-
-    name: str
-    answer: Answer
-
-    def __call__(self, problem: Problem) -> Answer:
-        return self.answer
-
-
 def _concluded(prepared: Prepared, answer: Answer, name: str, seconds: float) -> Planned:
     """The answer on one device, priced and checked there."""
     request = prepared.request
     solution = solve(
-        prepared.problem, _Known(name, answer), device=request.device, target=request.target
+        prepared.problem, KnownAnswer(name, answer), device=request.device, target=request.target
     )
     return conclude(prepared, replace(solution, seconds=seconds))
 

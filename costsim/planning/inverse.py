@@ -18,7 +18,7 @@ from costsim.problem.budget import BUDGETS, describe
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Answer, Solution, Solver, Status
 from costsim.solving.pareto import TIE, lifted, within
-from costsim.solving.solve import relaxations, solve, solve_uninterrupted
+from costsim.solving.solve import KnownAnswer, relaxations, solve, solve_uninterrupted
 
 UNITS: Mapping[str, float] = {"memory_bytes": 1, "macs": 1, "latency_s": 1e-6}
 """What the least of a limit is found to."""
@@ -210,27 +210,13 @@ def _found(
     request, problem = prepared.request, prepared.problem
     # again, for the device: the solution was priced without it
     if solution.plan is not None:
-        fixed = _Fixed(solution)
+        answer = Answer(solution.plan, solution.status, solution.bound, solution.reason)
+        fixed = KnownAnswer(solution.solver, answer)
         solution = replace(
             solve(problem, fixed, device=request.device, target=request.target),
             seconds=solution.seconds,
         )
     return Found(value, prepared, solution, reached, proven)
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    """A solver that knows the answer."""
-
-    solution: Solution
-
-    @property
-    def name(self) -> str:
-        return self.solution.solver
-
-    def __call__(self, problem: Problem) -> Answer:
-        known = self.solution
-        return Answer(known.plan, known.status, known.bound, known.reason)
 
 
 def _reaches(solution: Solution, target: float) -> bool:

@@ -11,7 +11,9 @@ Ways that change no result are all compared. A recipe that spares work (see `Fre
 only where it leaves a greater gain, and then the one that spares least of those that leave it.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -26,11 +28,11 @@ from costsim.planning.recipes import Asked, PricedRecipe, choose_cache, recomput
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Solution, Solver, Status
+from costsim.problem.solution import Answer, Solution, Solver, Status
 from costsim.problem.task_budget import TaskBudget, described, enough
 from costsim.solving.arena_budget import INTERRUPTED
 from costsim.solving.pareto import TIE
-from costsim.solving.solve import solve
+from costsim.solving.solve import KnownAnswer, ask, solve
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def choose_jointly(
     priced = choose_cache(replace(side.asked, plan=alone.plan), question.recipe, question.caches)
     if not side.asked.exceeded(priced.cost):
         return JointAnswer(side.problem, alone, priced)
+    if alone.reason == INTERRUPTED:  # what there is so far is not within the budgets
+        raise KeyboardInterrupt
     return _Search(question, solver, report, {question.recipe.image_interval: search}).answer()
 
 
@@ -155,7 +159,10 @@ class _Search:
         side = self.of(recipe).side
         stopped = any(one.solution.status is Status.TIME_LIMIT for one in tried)
         solution = search.judged(found.solution, bound, stopped=stopped)
-        solution = replace(solution, seconds=sum(one.seconds for one in self.searches.values()))
+        known = Answer(solution.plan, solution.status, solution.bound, solution.reason)
+        priced_again = self.of(recipe).priced(KnownAnswer(solution.solver, known))
+        seconds = sum(one.seconds for one in self.searches.values())
+        solution = replace(priced_again, seconds=seconds)
         assert solution.plan is not None
         priced = choose_cache(replace(side.asked, plan=solution.plan), recipe, self.question.caches)
         return JointAnswer(side.problem, solution, priced)
@@ -166,18 +173,31 @@ class _Search:
         Only ways that reach it with all that may be spared can reach it with less spared.
         """
 
+        assert best.solution.plan is not None
+        plan = best.solution.plan
+
         @cache
         def reaching(recipe: Recipe) -> _Found | None:
+            asked = replace(self.of(recipe).asked, plan=plan)
+            priced = choose_cache(asked, recipe, self.question.caches)
+            if not asked.exceeded(priced.cost) and self.of(recipe).problem.exceeded(plan) == {}:
+                return replace(best, way=replace(best.way, recipe=priced.recipe))
             tried = self.of(recipe).best(recipe, able, best.gain)
             return next((found for found in tried if found.gain >= best.gain * (1 - TIE)), None)
 
-        freedom, asked = self.question.freedom, self.question.recipe
-        for rows in freedom.by_preference(asked):
+        for rows in self.question.freedom.by_preference(self.question.recipe):
             if reaching(rows[-1][-1]) is None:
                 continue  # not with the fewest copies, so with no more of them either
-            row = next(row for row in rows if reaching(row[-1]) is not None)
-            return next(one for recipe in row if (one := reaching(recipe)) is not None)
+            row = rows[_first([row[-1] for row in rows], lambda one: reaching(one) is not None)]
+            found = reaching(row[_first(row, lambda one: reaching(one) is not None)])
+            assert found is not None
+            return found
         return best
+
+
+def _first(ordered: Sequence[Recipe], does: Callable[[Recipe], bool]) -> int:
+    """The index of the first that does, where the last does and all after one that does."""
+    return bisect_left(range(len(ordered) - 1), True, key=lambda index: does(ordered[index]))
 
 
 class _SideSearch:
@@ -191,9 +211,9 @@ class _SideSearch:
     ) -> None:
         self.side, self.caches, self.solver, self.report = side, caches, solver, report
         self.problem, self.asked = side.problem, side.asked
-        self.seconds = 0.0
         self._by_layers: dict[frozenset[str], Problem] = {}
-        self.alone = self._solve(self.problem)
+        self.alone = self.priced(solver)
+        self.seconds = self.alone.seconds
         self.ceiling = float("inf") if self.alone.bound is None else self.alone.bound
         self.solved = 0
 
@@ -231,13 +251,24 @@ class _SideSearch:
                 solution = replace(solution, plan=None, cost=None, objective=None)
         return _Found(way, solution, bound)
 
-    def _solve(self, problem: Problem) -> Solution:
+    def priced(self, solver: Solver) -> Solution:
+        """The answer of a solver to the whole choice, priced again and checked."""
         asked = self.asked
-        found = solve(problem, self.solver, device=asked.device, target=asked.target)
-        self.seconds += found.seconds
-        if found.reason == INTERRUPTED and problem is not self.problem:
+        return solve(self.problem, solver, device=asked.device, target=asked.target)
+
+    def _solve(self, problem: Problem) -> Solution:
+        """An answer that is not priced: of many, one is kept."""
+        started = time.perf_counter()
+        answer = ask(problem, self.solver)
+        if answer.reason == INTERRUPTED:
             raise KeyboardInterrupt  # one Ctrl-C ends all questions
-        return found
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        gain = None if answer.plan is None else problem.gain(answer.plan)
+        return Solution(
+            self.solver.name, answer.plan, None, answer.status, gain, answer.bound, seconds,
+            answer.reason,
+        )  # fmt: skip
 
     def _holds(self, way: _Way, plan: UpdatePlan) -> bool:
         asked = replace(self.asked, plan=plan)

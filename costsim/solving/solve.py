@@ -1,6 +1,7 @@
 """Ask a solver, and believe nothing it says about its plan."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,19 +28,7 @@ def solve(
     the solver fails.
     """
     started = time.perf_counter()
-    budget = problem.budget
-    try:
-        if budget.accounting == "arena" and budget.memory_bytes is not None:
-            answer = within_arena(problem, solver)
-        else:
-            answer = solver(problem)
-    except (CostsimError, MemoryError):
-        raise
-    except Exception as error:  # solvers, and the libraries they call, are others' code
-        told = " ".join(str(error).split())
-        raise InvalidSolution(
-            f"solver {solver.name} failed: {type(error).__name__}: {told}"
-        ) from error
+    answer = ask(problem, solver)
     seconds = time.perf_counter() - started
     if answer.plan is None:
         reason = answer.reason or infeasibility(problem)
@@ -59,6 +48,37 @@ def solve(
         seconds,
         answer.reason or _restriction(problem, answer.status),
     )
+
+
+def ask(problem: Problem, solver: Solver) -> Answer:
+    """What `solver` says, unchecked: for searches that check what they keep of many answers.
+
+    Raises `InvalidSolution` where the solver fails.
+    """
+    budget = problem.budget
+    try:
+        if budget.accounting == "arena" and budget.memory_bytes is not None:
+            return within_arena(problem, solver)
+        return solver(problem)
+    except (CostsimError, MemoryError):
+        raise
+    except Exception as error:  # solvers, and the libraries they call, are others' code
+        told = " ".join(str(error).split())
+        raise InvalidSolution(
+            f"solver {solver.name} failed: {type(error).__name__}: {told}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class KnownAnswer:
+    """A solver that knows the answer, by the name of who found it."""
+
+    name: str
+    answer: Answer
+
+    def __call__(self, problem: Problem) -> Answer:
+        """The answer, whatever the problem."""
+        return self.answer
 
 
 def solve_uninterrupted(problem: Problem, solver: Solver) -> Solution:
