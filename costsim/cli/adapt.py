@@ -161,9 +161,11 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
 def command(given: AdaptOptions) -> int:
     """Adapt a network to one task: choose what to train, train it, and measure the accuracy.
 
-    An iteration is one optimizer step on all images of the task, priced on the device one image
-    at a time. The exit status is 1 if nothing fits in the budgets, or if the training diverged
-    and the network was left as it was.
+    An iteration is one optimizer step on the images that it shows, priced on the device one image
+    at a time; on a microcontroller it is a step for each of them. What is chosen, and how it is
+    trained, is what costsim plan and costsim train do, unless another method is named. The exit
+    status is 1 if nothing fits in the budgets, or if the training diverged and the network was left
+    as it was.
 
     \b
     Examples
