@@ -152,12 +152,6 @@ def _requests(given: PlanOptions) -> "list[PlanRequest]":
         devices = tuple(shipped_devices())
     usual = sought is None and given.time_limit is None and not was_typed("solver")
     solver = None if usual else given.solver
-    if given.task_budget() and (sought is not None or len(devices) > 1):
-        asked = f"--solve-for {sought}" if sought is not None else "several devices"
-        raise InputError(
-            f"{asked}: for plans of a step; leave --task-time, --task-energy, --task-macs and "
-            "--storage out"
-        )
     return [
         plan_request(given, device, solver, recipe=given, explain=given.explain)
         for device in devices

@@ -4,11 +4,13 @@ from dataclasses import dataclass, replace
 
 from costsim.base.files import file_sha256
 from costsim.base.progress import Progress, silent
-from costsim.base.units import format_bytes
+from costsim.base.units import counted, format_bytes
 from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program.adaptation import Phase
+from costsim.ir.recipe import Recipe
+from costsim.ir.step import TrainingStep
 from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
 from costsim.models.networks import NETWORKS
 from costsim.planning.alternatives import Alternative, alternatives
@@ -111,6 +113,7 @@ def conclude(
     )
     warnings = (
         *model_notes(request.model, problem.graph),
+        *_filled(file.recipe, problem.step, prepared.scored.task.samples),
         *_warnings(request, loaded, solution, problem, priced),
     )
     too_large = _too_large(request, solution)
@@ -145,6 +148,17 @@ def _too_large(request: PlanRequest, solution: Solution) -> str:
         f"The weights take {format_bytes(weights_bytes)} of flash at "
         f"{request.step_bits.weights} bits, and {device.name} has "
         f"{format_bytes(device.flash_bytes)}: fewer --bits or a smaller network would do"
+    )
+
+
+def _filled(recipe: Recipe, step: TrainingStep, samples: int) -> tuple[str, ...]:
+    """That a pass of a step has places to fill, where an iteration shows fewer images."""
+    shown = recipe.images_a_step(samples)
+    if recipe.batch is not None or step.batch == shown:
+        return ()
+    return (
+        f"an iteration shows {counted(shown, 'image')} in {counted(step.passes, 'pass', 'passes')} "
+        f"of {step.samples_a_pass}: what the last is filled up with costs as much",
     )
 
 

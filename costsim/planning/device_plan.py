@@ -16,6 +16,8 @@ def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned
     `progress` is called with what is being done, how much of it is done and how much there is.
     Raises `InputError` for anything in the request that cannot be used.
     """
+    if request.explain_with is not None:
+        request.check_of_a_step("an explanation (--explain)")
     prepared = prepare(request, progress)
     answer = choose_jointly(joint_question(prepared), request.solver, progress)
     chosen = replace(prepared, problem=answer.problem)

@@ -108,6 +108,8 @@ def make_fleet_plan(requests: Sequence[PlanRequest], progress: Progress | None =
 
 def check_alike(requests: Sequence[PlanRequest]) -> None:
     """Raise `InputError` unless one step can be planned for all the devices."""
+    for request in requests:
+        request.check_of_a_step("a plan for several devices")
     names = [request.device.name for request in requests]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--device: {twice[0]} is given twice; a plan for it once fits it twice")

@@ -83,6 +83,7 @@ def find_budget(
     request: PlanRequest, sought: str, share: float, progress: Progress | None = None
 ) -> Found:
     """The smallest budget `sought` that reaches `share`, by a `request.solver` that proves."""
+    request.check_of_a_step(f"--solve-for {sought}")
     prepared = prepare(request, progress)
     limit = BUDGETS[sought]
     amount, solution, proven = smallest_budget(
@@ -97,6 +98,7 @@ def find_budget(
 def find_batch(request: PlanRequest, share: float, progress: Progress | None = None) -> Found:
     """The largest batch, up to `LARGEST_BATCH`, with which the budgets still reach `share`."""
     report = progress or silent
+    request.check_of_a_step("--solve-for batch")
     first = prepare(request.with_batch(1), progress)
     proven = True
 
@@ -135,6 +137,7 @@ def find_resolution(request: PlanRequest, share: float, progress: Progress | Non
     with the resolution is the cost.
     """
     report = progress or silent
+    request.check_of_a_step("--solve-for resolution")
     own = prepare(request, progress)
     side = int(own.loaded.example_input.shape[-1])
     top = 2 * side // RESOLUTIONS * RESOLUTIONS
@@ -164,6 +167,7 @@ def find_device(
     scored, proven = None, True
     best: tuple[Prepared, Solution] | None = None
     for request in sorted(requests, key=lambda one: (one.device.ram_bytes, one.device.name)):
+        request.check_of_a_step("--solve-for device")
         report(f"solving: {request.device.name}", 0, 0)
         prepared = prepare(request, progress if scored is None else None, scored)
         scored = prepared.scored

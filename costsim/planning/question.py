@@ -8,9 +8,10 @@ from costsim.ir.program.adaptation import Task
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.planning.freedom import Freedom
-from costsim.planning.joint import JointQuestion, Side
+from costsim.planning.joint import JointQuestion
 from costsim.planning.preparation import Prepared, pose
 from costsim.planning.recipes import Asked
+from costsim.planning.ways import Side
 from costsim.run.criteria import CRITERIA
 
 

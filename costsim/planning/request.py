@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from costsim.base.errors import InputError
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
@@ -167,6 +168,14 @@ class PlanRequest:
             optimizer=recipe.optimizer,
             bits=self.step_bits,
         )
+
+    def check_of_a_step(self, what: str) -> None:
+        """Raise `InputError` where budgets of the whole are given to what looks at steps alone."""
+        if self.task_budget:
+            raise InputError(
+                f"{what}: looks at budgets of a step alone; leave those of the task out "
+                "(--task-time, --task-energy, --task-macs, --storage)"
+            )
 
     def with_batch(self, batch: int) -> "PlanRequest":
         """The same for steps over so many samples, in one pass where no other size is given."""

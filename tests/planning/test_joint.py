@@ -20,8 +20,9 @@ from costsim.ir.program.adaptation import Scored, Task, frozen_cuts
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.planning.freedom import Freedom
-from costsim.planning.joint import JointQuestion, Side, choose_jointly
+from costsim.planning.joint import JointQuestion, choose_jointly
 from costsim.planning.recipes import Asked
+from costsim.planning.ways import Side
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Status
@@ -268,8 +269,20 @@ def test_a_device_without_room_for_the_whole_says_that(capsys):
 
 
 def test_budgets_of_the_whole_are_for_one_plan(capsys):
-    for more in (["--device", "jetson-nano"], ["--solve-for", "memory", "--share", "90%"]):
+    for more in (
+        ["--device", "jetson-nano"],
+        ["--solve-for", "memory", "--share", "90%"],
+        ["--explain"],
+    ):
         assert main([*SMALL, *more, "--task-time", "9min"]) == 2
-        assert "for plans of a step" in capsys.readouterr().err
+        assert "looks at budgets of a step alone" in capsys.readouterr().err
     with pytest.raises(InputError, match="energy_j"):
         TaskBudget(energy_j=-1.0)
+
+
+def test_passes_that_an_iteration_does_not_fill_are_told(capsys):
+    few = [*SMALL, "--shots", "3"]
+    assert main([*few, "--micro-batch", "4"]) == 0
+    assert "an iteration shows 9 images in 3 passes of 4" in capsys.readouterr().err
+    assert main([*few, "--micro-batch", "3"]) == 0
+    assert "filled" not in capsys.readouterr().err
