@@ -16,6 +16,7 @@ from plan_files import SCORE, chain_example, drawings, example
 from costsim.base.errors import InputError
 from costsim.device import load_device, shipped_devices
 from costsim.ir.program import compile_program
+from costsim.ir.program.adaptation import Phase
 from costsim.ir.recipe import Loss, Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.cost import full_backward_macs, price
@@ -23,6 +24,7 @@ from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
 from costsim.problem.solution import Solution, Status
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file, read_plan, write_plan
+from costsim.solving.planfile.records import PhaseName
 
 
 def test_a_loss_is_one_of_two_and_older_files_do_not_say() -> None:
@@ -201,3 +203,20 @@ def test_a_document_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None
     path.write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"deep\.json: is nested too deeply to be read"):
         read_plan(path)
+
+
+@pytest.mark.parametrize("key", ["phase", "part"])
+def test_words_that_are_shown_are_known_words(key: str) -> None:
+    """An unknown one is refused where it is read, not where its words are looked up."""
+    document = chain_example().to_json()
+    whole = document["predicted"]["adaptation"]
+    other = {"part": "copies", "value": 4, "latency_s": None, "energy_j": None}
+    whole["alternatives"] = [other]
+    assert PlanFile.from_json(document).predicted is not None
+    {"phase": whole["phases"][0], "part": other}[key][key] = "zzz"
+    with pytest.raises(InputError, match=f"{key}.*zzz"):
+        PlanFile.from_json(document)
+
+
+def test_every_phase_has_a_name_in_the_file() -> None:
+    assert get_args(PhaseName) == tuple(map(str, Phase))

@@ -56,7 +56,7 @@ def compare_adaptation(
     for phase in predicted.phases:
         if phase.phase in measured:
             found += _phase(phase, measured[phase.phase])
-    planned = {phase.phase: phase.times for phase in predicted.phases}
+    planned: dict[str, int] = {phase.phase: phase.times for phase in predicted.phases}
     for name in sorted(measured.keys() ^ planned.keys()):
         times = measured[name].times if name in measured else 0
         found.append(Comparison.of("runs", planned.get(name, 0), times, owner=name, unit="1"))

@@ -24,6 +24,8 @@ Name = Annotated[str, Field(min_length=1)]
 EpisodeName = Literal["fixed", "meta-dataset"]
 LossName = Literal["prototype", "cross_entropy"]
 """What a plan is chosen for: likeness to class means, or logits."""
+PhaseName = Literal["scoring", "caching", "class means", "training", "answering"]
+"""See `costsim.ir.program.adaptation.Phase`."""
 Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 
 
@@ -152,7 +154,7 @@ class PhaseMacs(Record):
 class PhaseRecord(Record):
     """What all runs of one phase cost; see `costsim.pricing.adaptation.PhaseCost`."""
 
-    phase: Name
+    phase: PhaseName
     times: Count
     peak_bytes: Count
     macs: PhaseMacs
@@ -164,7 +166,7 @@ class PhaseRecord(Record):
 class AlternativeRecord(Record):
     """What the whole would take if one part of the recipe had another value."""
 
-    part: Name
+    part: Literal["image_interval", "means_interval", "copies", "cache_in"]
     value: Count | Name
     latency_s: Range | None
     energy_j: Range | None
