@@ -240,13 +240,11 @@ def test_a_parametrised_weight_is_refused_with_what_to_do() -> None:
 
 
 LIMITED: Mapping[str, tuple[Form, str]] = {
-    "a size between": (lambda m, x: F.interpolate(m.first(x), (9, 12)), "only by whole factors"),
     "cells of two sizes": (
         lambda m, x: F.adaptive_max_pool2d(m.first(x), 3),
         "windows of one size",
     ),
     "a power of zero": (lambda m, x: m.first(x) ** 0, "with the exponent 0"),
-    "many runs": (lambda m, x: m.first(torch.cat([x] * 8, 2)).flip(2), "separate runs"),
 }
 
 

@@ -277,6 +277,45 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "part of a parameter": lambda m, x: x * m.gamma[0] + m.gamma[1:][:1] + m.w[:1] + m.w.t(),
     "functional": lambda m, x: F.linear(x, m.w, m.b),
     "attention": lambda m, x: F.scaled_dot_product_attention(x, x, 2 * x),
+    "causal attention": lambda m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "masked attention": lambda m, x: F.scaled_dot_product_attention(
+        x, 2 * x, x, attn_mask=(torch.arange(32) % 3 > 0)[None]
+    ),
+    "biased attention": lambda m, x: F.scaled_dot_product_attention(x, x, x, attn_mask=m.w),
+    "grouped queries": lambda m, x: F.scaled_dot_product_attention(
+        torch.cat([x, 2 * x], 1), x, x, enable_gqa=True
+    ),
+    "places": lambda m, x: x[:, :, [3, 0, 3, -1]] + x.index_select(2, torch.tensor([1, 2, 0, 5])),
+    "two places": lambda m, x: x[:, :, torch.tensor([[1], [-2]]), torch.tensor([4, 0, 9])],
+    "table of positions": lambda m, x: x + m.w[torch.arange(32) % 7],
+    "embedding": lambda m, x: x + F.embedding(torch.tensor([0, 3, 3, 1]).repeat(8), m.w),
+    "repeated elements": lambda m, x: x.repeat_interleave(2, 1) + x.repeat_interleave(2, dim=-3),
+    "repeated everything": lambda m, x: x.flatten().repeat_interleave(2),
+    "tiles": lambda m, x: torch.tile(x, (2, 1)),
+    "many places": lambda m, x: x.flatten(2).flip(-1),
+    "moments": lambda m, x: torch.stack([*torch.var_mean(x, 1), x.std(1)]),
+    "extremes": lambda m, x: torch.stack([x.amax((1, 3)), x.amin((1, 3))]) + x.max() - x.min(),
+    "masked": lambda m, x: (
+        x.masked_fill(torch.eye(32) > 0, -2.0) + torch.where(torch.arange(32) > 4, x, 0.5)
+    ),
+    "larger and smaller": lambda m, x: torch.maximum(x, m.b) + torch.minimum(x, x.mean()),
+    "log_sum_exp": lambda m, x: torch.logsumexp(x, (1, 2)),
+    "resized": lambda m, x: (
+        F.interpolate(x, scale_factor=1.3, mode="bilinear")
+        + F.interpolate(x, (41, 41), mode="bicubic", align_corners=True)
+    ),
+    "resized to the same": lambda m, x: F.interpolate(x, (32, 32), mode="bilinear"),
+    "pixels, by no whole factor": lambda m, x: (
+        F.interpolate(x, scale_factor=0.6) + F.interpolate(x, (19, 19), mode="nearest-exact")
+    ),
+    "windows and back": lambda m, x: F.fold(
+        F.unfold(x, 3, stride=2, padding=1), (32, 32), 3, stride=2, padding=1
+    ),
+    "transposed convolutions": lambda m, x: (
+        F.conv_transpose2d(x, m.up, m.b[:4], 2, 1)
+        + F.conv_transpose2d(torch.cat([x, x], 1), m.by_group, m.b[4:8], 2, 1, groups=2)
+        + F.conv_transpose2d(torch.cat([x, x[:, :1]], 1), m.each, None, 2, 1, groups=4)
+    ),
     "dtype": lambda m, x: x.to(torch.float32).float(),
     "one dimension": lambda m, x: F.avg_pool1d(F.conv1d(x.flatten(2), m.kernel), 2),
     "three dimensions": lambda m, x: F.max_pool3d(F.conv3d(x.unsqueeze(1), m.cube), 2),
@@ -297,6 +336,9 @@ def test_operators(name: str) -> None:
         "w": nn.Parameter(random(32, 32) / 6),
         "b": nn.Parameter(random(32)),
         "kernel": nn.Parameter(random(4, 3, 5) / 4),
+        "up": nn.Parameter(random(3, 4, 4, 4) / 7),
+        "by_group": nn.Parameter(random(6, 2, 4, 4) / 7),
+        "each": nn.Parameter(random(4, 1, 4, 4) / 4),
         "cube": nn.Parameter(random(2, 1, 2, 3, 3) / 4),
     }
     check(Calls(FUNCTIONS[name], parts), images())
@@ -413,13 +455,22 @@ def test_buffers_as_weights_belong_to_no_layer() -> None:
 UNSUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "nobody's operator": (lambda m, x: m.inner(x), "aten.cumsum.default in module 'inner'"),
     "at the root": (lambda m, x: x.cumsum(1), "aten.cumsum.default in the model itself"),
-    "masked": (
-        lambda m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
-        "with a mask",
+    "computed condition": (lambda m, x: torch.where(x > 0, x, 2 * x), "aten.gt.Scalar"),
+    "computed places": (lambda m, x: x[:, x.argmax(1)[0, 0] % 3], "aten.argmax.default"),
+    "places by a mask": (
+        lambda m, x: x[:, :, torch.eye(32) > 0],
+        "with a mask for an index",
     ),
-    "transposed": (lambda m, x: F.conv_transpose2d(x, m.w), "when it is transposed"),
+    "places apart": (
+        lambda m, x: x[torch.arange(2), :, torch.arange(2)],
+        "do not follow one another",
+    ),
+    "variance of one": (lambda m, x: x[:, :1].var(1), "of 1 elements with a correction of 1"),
     "computed weight": (lambda m, x: F.conv2d(x, m.w * 2), "weight that is computed"),
-    "mode": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), "upsample_bilinear"),
+    "mode": (
+        lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear", antialias=True),
+        "upsample_bilinear2d_aa",
+    ),
     "other type": (lambda m, x: x.double(), "torch.float64"),
     "random": (lambda m, x: x + torch.rand(32), "aten.rand"),
 }

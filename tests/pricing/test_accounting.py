@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from operator_cases import TORCH, WAYS, Called, called, operator_of
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from zoo import ZOO
+from zoo import WITH_VIEWS, ZOO
 
 from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
@@ -28,6 +28,8 @@ from costsim.pricing.accounting.sparse_update import (
     scheme_plan,
 )
 from costsim.pricing.accounting.tiny_training import tiny_training_bytes, tiny_training_terms
+
+EVERY = {**ZOO, **WITH_VIEWS}
 
 MCUNET = architecture_graph("mcunet-5fps")
 
@@ -226,9 +228,9 @@ def test_saved_bytes_are_what_autograd_saves(name: str, batch_norm: bool) -> Non
         assert sum(saved_bytes(traced.graph, plan).values()) == measured
 
 
-@pytest.mark.parametrize("name", sorted(ZOO.keys() - {"small_vit"}))
+@pytest.mark.parametrize("name", sorted(EVERY.keys() - {"small_vit"}))
 def test_saved_bytes_of_other_networks(name: str) -> None:
-    model = ZOO[name]()
+    model = EVERY[name]()
     x = torch.zeros(2, 3, 64, 64)
     traced = capture(model, x)
     for plan in plans(traced.graph):
@@ -261,7 +263,7 @@ def test_saved_bytes_of_what_is_centred_and_normed() -> None:
 def test_every_operator_is_measured() -> None:
     """By itself or in a network: most are taken to save what our gradients read."""
     x = torch.zeros(2, 4, 5, 6)
-    graphs = [capture(make(), torch.zeros(2, 3, 32, 32)).graph for make in ZOO.values()]
+    graphs = [capture(make(), torch.zeros(2, 3, 32, 32)).graph for make in EVERY.values()]
     graphs.append(capture(Called(centred_and_normed, (2, 4, 5, 6)), x).graph)
     seen = {call.operator.kind for graph in graphs for call in graph.calls}
     assert OPERATORS.keys() - seen - {operator_of(name).kind for name in TORCH} == set()

@@ -17,7 +17,7 @@ from running import live_bytes
 from settled import settled_images
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from zoo import ZOO, tiny
+from zoo import WITH_VIEWS, ZOO, tiny
 
 import costsim
 from costsim.base.errors import InputError
@@ -34,6 +34,7 @@ from costsim.models.tracing import capture, trace
 from costsim.planning import PlanRequest, make_plan
 from costsim.run.execution.executor import Executor
 from costsim.run.sparse import SparseModule, sparsify
+from costsim.run.sparse.compact import path_of
 from costsim.solving.planfile import PlanFile, write_plan
 
 BATCH = 4
@@ -51,7 +52,7 @@ OPTIMIZERS = {
 def model_of(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """A network of the zoo with statistics and affine weights that are not the initial ones."""
     torch.manual_seed(0)
-    model = ZOO[name]()
+    model = {**ZOO, **WITH_VIEWS}[name]()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -91,12 +92,17 @@ def some(graph: LayerGraph, seed: int = 0, last: int | None = None) -> UpdatePla
     return UpdatePlan(tuple(subsets), frozenset(biases))
 
 
+def as_torch_has_it(name: str, tensor: Tensor) -> Tensor:
+    """A view of `tensor` with the first two dimensions exchanged where a name says it is one."""
+    return tensor.transpose(0, 1) if name.endswith(".T") else tensor
+
+
 def masks(graph: LayerGraph, plan: UpdatePlan, model: nn.Module) -> dict[str, Tensor]:
     """For each parameter of `model`, true where `plan` updates it."""
     found = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters()}
     for subset in plan.subsets:
         layer = graph.layers[subset.layer]
-        mask = found[layer.weight.name]
+        mask = as_torch_has_it(layer.weight.name, found[layer.weight.name.removesuffix(".T")])
         operator = graph[layer.calls[0]].operator
         groups = operator.groups if isinstance(operator, Convolution) else 1
         for channel in subset.channels:
@@ -130,8 +136,8 @@ def dense_gradients(net: SparseModule) -> dict[str, Tensor]:
     for (kind, layer), selection in executor.selections.items():
         owner = graph.layers[layer].bias if kind == "bias" else graph.layers[layer].weight
         whole = torch.zeros(owner.shape, dtype=torch.float64)
-        selection.write(whole, parameters[f"selected.{owner.name}"].grad.double())
-        found[owner.name] = whole
+        selection.write(whole, parameters[f"selected.{path_of(owner.name)}"].grad.double())
+        found[owner.name.removesuffix(".T")] = as_torch_has_it(owner.name, whole)
     return found
 
 
@@ -158,7 +164,7 @@ def largest(gradients: dict[str, Tensor]) -> float:
     return max(float(tensor.abs().max()) for tensor in gradients.values())
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*ZOO, *WITH_VIEWS])
 def test_gradients_are_those_of_dense_autograd_where_the_plan_selects(name):
     found, expected, _ = both_gradients(name, torch.float64, images(), seed=0)
     for parameter, wanted in expected.items():

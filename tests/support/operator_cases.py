@@ -53,7 +53,8 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
-from costsim.ir.operators.elementwise import Divide
+from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -63,7 +64,8 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
-from costsim.ir.operators.pooling import Norm
+from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
+from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
 
 SPATIAL = (2, 4, 5, 6)
 TOKENS = (2, 5, 8)
@@ -115,6 +117,24 @@ UNARY: Mapping[str, tuple[Operator, tuple[int, ...]]] = {
     "mean_of_channels": (Mean((1,), True), SPATIAL),
     "norm": (Norm((2, 3)), SPATIAL),
     "norm_of_channels": (Norm((1,), True), SPATIAL),
+    "variance": (Variance((2, 3)), SPATIAL),
+    "variance_of_channels": (Variance((1,), True, 0.0), SPATIAL),
+    "largest": (Extremum((2, 3)), SPATIAL),
+    "smallest_of_channels": (Extremum((1,), True, smallest=True), SPATIAL),
+    "log_sum_exp": (LogSumExp((2,)), TOKENS),
+    "log_sum_exp_of_channels": (LogSumExp((1, 3), True), SPATIAL),
+    "resize_bilinear": (Resize((9, 4), "linear"), SPATIAL),
+    "resize_corners": (Resize((7, 11), "linear", True), SPATIAL),
+    "resize_scaled": (Resize((8, 9), "linear", False, (1.7, 1.6)), SPATIAL),
+    "resize_bicubic": (Resize((9, 4), "cubic"), SPATIAL),
+    "resize_nearest": (Resize((7, 4), "nearest"), SPATIAL),
+    "resize_nearest_exact": (Resize((7, 4), "nearest-exact"), SPATIAL),
+    "resize_1d": (Resize((13,), "linear"), TOKENS),
+    "resize_3d": (Resize((2, 5, 7), "linear"), (2, 3, 4, 5, 6)),
+    "lookup": (Lookup(1, (3, 0, 0, 2, 3)), SPATIAL),
+    "lookup_of_samples": (Lookup(0, (1, 1, 0)), TOKENS),
+    "unfold": (Unfold((3, 2), (2, 1), (1, 0), (1, 2)), SPATIAL),
+    "fold": (Fold((2, 2), (2, 1), (1, 0), (1, 2), (2, 6)), (2, 8, 8)),
     "reshape": (Reshape((2, 120)), SPATIAL),
     "permute": (Permute((0, 3, 1, 2)), SPATIAL),
     "permute_nothing": (Permute((0, 1, 2)), TOKENS),
@@ -146,6 +166,10 @@ BINARY: Mapping[str, tuple[Operator, tuple[int, ...], tuple[int, ...]]] = {
     "divide": (Divide(), SPATIAL, SPATIAL),
     "divide_broadcast": (Divide(), (2, 4, 1, 6), (4, 5, 1)),
     "divide_by_few": (Divide(), SPATIAL, (2, 4, 1, 1)),
+    "larger": (Larger(), SPATIAL, SPATIAL),
+    "smaller_broadcast": (Larger(smallest=True), (2, 4, 1, 6), (4, 5, 1)),
+    "where": (Where((5, 6)), SPATIAL, SPATIAL),
+    "where_broadcast": (Where((2, 4, 5, 6)), (2, 4, 1, 6), ()),
     "concatenate": (Concatenate(1), SPATIAL, (2, 3, 5, 6)),
     "concatenate_samples": (Concatenate(0), TOKENS, (1, 5, 8)),
     "matmul": (MatMul(), (2, 3, 4, 5), (2, 3, 5, 6)),
@@ -167,6 +191,22 @@ WEIGHTED: Mapping[str, tuple[Operator, tuple[int, ...], tuple[int, ...]]] = {
     "depthwise_of_one": (Convolution((1, 1), (1, 1), (1, 1), 1), (2, 1, 5, 6), (1, 1, 3, 3)),
     "multiplied_depthwise": (Convolution((1, 1), (1, 1), (1, 1), 4), SPATIAL, (8, 1, 3, 3)),
     "grouped": (Convolution((1, 2), (1, 0), (1, 1), 2), SPATIAL, (6, 2, 3, 3)),
+    "transposed": (
+        TransposedConvolution((2, 1), (1, 0), (1, 0), (1, 2)),
+        SPATIAL,
+        (6, 4, 3, 2),
+    ),
+    "transposed_1d": (TransposedConvolution((3,), (1,), (2,), (1,)), (2, 4, 5), (6, 4, 3)),
+    "transposed_3d": (
+        TransposedConvolution((1, 2, 2), (0, 1, 0), (0, 1, 0), (1, 1, 1)),
+        (2, 3, 2, 3, 4),
+        (4, 3, 2, 3, 2),
+    ),
+    "transposed_depthwise": (
+        TransposedConvolution((2, 2), (1, 1), (0, 1), (1, 1), 4),
+        SPATIAL,
+        (4, 1, 3, 3),
+    ),
     "linear": (Linear(), TOKENS, (7, 8)),
     "linear_flat": (Linear(), (4, 8), (7, 8)),
     "linear_spatial": (Linear(), SPATIAL, (3, 6)),
@@ -264,6 +304,30 @@ TORCH: Mapping[str, tuple[Function, ...]] = {
     "mean": (lambda x: x.mean((2, 3)),),
     "norm": (lambda x: torch.linalg.vector_norm(x, dim=(2, 3)),),
     "norm_of_channels": (lambda x: x.norm(dim=1, keepdim=True),),
+    "variance": (lambda x: x.var((2, 3)),),
+    "variance_of_channels": (lambda x: torch.var(x, 1, keepdim=True, correction=0),),
+    "largest": (lambda x: x.amax((2, 3)),),
+    "smallest_of_channels": (lambda x: x.amin(1, keepdim=True),),
+    "log_sum_exp": (lambda x: torch.logsumexp(x, -1),),
+    "resize_bilinear": (
+        lambda x: F.interpolate(x, (9, 4), mode="bilinear"),
+        nn.Upsample((9, 4), mode="bilinear"),
+    ),
+    "resize_corners": (lambda x: F.interpolate(x, (7, 11), mode="bilinear", align_corners=True),),
+    "resize_scaled": (lambda x: F.interpolate(x, scale_factor=(1.7, 1.6), mode="bilinear"),),
+    "resize_bicubic": (lambda x: F.interpolate(x, (9, 4), mode="bicubic"),),
+    "resize_nearest": (lambda x: F.interpolate(x, (7, 4)),),
+    "resize_nearest_exact": (lambda x: F.interpolate(x, (7, 4), mode="nearest-exact"),),
+    "resize_1d": (lambda x: F.interpolate(x, 13, mode="linear"),),
+    "resize_3d": (lambda x: F.interpolate(x, (2, 5, 7), mode="trilinear"),),
+    "lookup": (
+        lambda x: x[:, [3, 0, 0, 2, 3]],
+        lambda x: x.index_select(1, torch.tensor([3, 0, 0, 2, 3])),
+    ),
+    "unfold": (nn.Unfold((3, 2), (1, 2), (1, 0), (2, 1)),),
+    "fold": (nn.Fold((2, 6), (2, 2), (1, 2), (1, 0), (2, 1)),),
+    "larger": (lambda x: torch.maximum(x, x.sigmoid()),),
+    "where": (lambda x: torch.where(torch.ones(5, 6).tril() > 0, x, x.sigmoid()),),
     "reshape": (lambda x: x.flatten(1),),
     "permute": (lambda x: x.permute(0, 3, 1, 2),),
     "slice": (lambda x: x[:, 1:4:2],),

@@ -13,6 +13,7 @@ from costsim.ir.operators import (
     BatchNorm,
     LayerNorm,
 )
+from costsim.ir.operators.elementwise import Where
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import (
     Category,
@@ -29,7 +30,7 @@ from costsim.run.execution.mac_counter import MacCounter
 
 
 def with_statistics(graph: LayerGraph) -> LayerGraph:
-    """Batch norms given the two buffers they need to run, layer norms a bias that fits."""
+    """Calls given what they need to run: batch norms two buffers, layer norms a bias that fits."""
     return LayerGraph(
         replace(
             call,
@@ -41,6 +42,8 @@ def with_statistics(graph: LayerGraph) -> LayerGraph:
         if isinstance(call.operator, BatchNorm) and call.weight
         else replace(call, bias=Parameter(call.bias.name, call.weight.shape))
         if isinstance(call.operator, LayerNorm) and call.bias and call.weight
+        else replace(call, buffers=(Parameter(f"{call.name}.condition", call.operator.condition),))
+        if isinstance(call.operator, Where)
         else call
         for call in graph.calls
     )
@@ -244,7 +247,7 @@ class Measured:
         for op in program.operations:
             expected[op.direction] += program.times(op) * op.macs
         assert {d: self.counter.by_direction[d] for d in Direction} == expected
-        unknown = re.compile(r"conv|mm|mv|linear|dot|attention|einsum")
+        unknown = re.compile(r"conv|mm|mv|(?<!upsample_)(?<!bi)(?<!tri)linear|dot|attention|einsum")
         assert not [name for name in self.counter.others if unknown.search(name)]
 
 

@@ -228,6 +228,35 @@ def classic(width: int = 4, classes: int = 10) -> nn.Module:
     return Classic(width, classes).eval()
 
 
+class UNet(nn.Module):
+    """Down and up again, by a transposed convolution and by bilinear resizing, joined on the way.
+
+    What a segmentation network answers for each pixel is averaged for the class of an image.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.deep = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(2 * width, 2 * width, 4, stride=2, padding=1)
+        self.each = nn.ConvTranspose2d(4 * width, 4 * width, 2, stride=2, groups=4 * width)
+        self.resize = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.leave = nn.Conv2d(5 * width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        entered = F.relu(self.enter(x))
+        down = F.relu(self.down(entered))
+        joined = torch.cat([down, F.relu(self.up(F.relu(self.deep(down))))], 1)
+        upper = torch.cat([entered, F.relu(self.each(joined))], 1)
+        return self.leave(self.resize(upper)).mean((2, 3))
+
+
+def small_unet(width: int = 3, classes: int = 10) -> nn.Module:
+    """A segmentation network of a few layers."""
+    return UNet(width, classes).eval()
+
+
 ZOO: Mapping[str, Callable[[], nn.Module]] = {
     "resnet18": resnet18,
     "mobilenet_v3_like": mobilenet_v3_like,
@@ -236,3 +265,6 @@ ZOO: Mapping[str, Callable[[], nn.Module]] = {
     "classic": classic,
 }
 """Every network at its small size, for 3x32x32 images."""
+
+WITH_VIEWS: Mapping[str, Callable[[], nn.Module]] = {"small_unet": small_unet}
+"""Networks whose weights are read through views: a transposed convolution's is `<name>.T`."""

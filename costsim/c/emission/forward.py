@@ -65,7 +65,8 @@ from costsim.ir.operators import (
     elements,
 )
 from costsim.ir.operators.activation import Activation, LogSigmoid, Mish, Normalised, Softplus
-from costsim.ir.operators.elementwise import Divide
+from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -75,8 +76,9 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
-from costsim.ir.operators.pooling import Norm, Pool
+from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Pool, Variance
 from costsim.ir.operators.reading import Reading
+from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,16 @@ C is optional: a plan with such an operator is priced and executed, and refused 
     Power,
     Divide,
     Norm,
+    Extremum,
+    Variance,
+    LogSumExp,
+    Larger,
+    Where,
+    Resize,
+    Lookup,
+    Unfold,
+    Fold,
+    TransposedConvolution,
 )
 def _seldom(o: Operator) -> str:
     return "networks for microcontrollers seldom have it"

@@ -25,7 +25,9 @@ from costsim.ir.program.layer_of import operation_owner
 from costsim.run.execution.executor import Executor, Feed
 from costsim.run.execution.mac_counter import MacCounter
 
-_MULTIPLIES = re.compile(r"conv|mm|mv|linear|\bdot\b|attention|einsum|bilinear|addr\b")
+_MULTIPLIES = re.compile(
+    r"conv|mm|mv|(?<!upsample_)(?<!upsample_bi)(?<!upsample_tri)linear|\bdot\b|attention|einsum|addr\b"
+)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from costsim.ir.operators import (
     matmul,
     normalization,
     pooling,
+    sampling,
     source,
 )
 from costsim.ir.operators.activation import (
@@ -67,6 +68,7 @@ _FILES = (
     elementwise,
     function,
     pooling,
+    sampling,
     layout,
 )
 

@@ -132,6 +132,88 @@ class Convolution(Operator):
         return 0 if self.is_depthwise(shapes) else shapes.inputs[0][1]
 
 
+@dataclass(frozen=True, slots=True)
+class TransposedConvolution(Operator):
+    """The transpose of a convolution, which makes images larger.
+
+    Its weight is `[C_out, C_in/groups, *kernel]`, as that of a convolution (torch keeps
+    `[C_in, C_out/groups, *kernel]`, of which it is a view). MACs are those of the convolution that
+    it is the transpose of, `N * C_in * C_out/groups * prod(kernel) * prod(input spatial)`.
+    """
+
+    kind = "transposed_convolution"
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        (x,) = inputs
+        if weight is None or len(x) != len(weight) or x[1] != weight[1] * self.groups:
+            raise ShapeError(f"a weight {weight} with {self.groups} groups does not fit input {x}")
+        spatial = tuple(
+            (size - 1) * stride - 2 * pad + dilation * (kernel - 1) + rest + 1
+            for size, kernel, stride, pad, rest, dilation in zip(
+                x[2:], weight[2:], self.stride, self.padding, self.output_padding, self.dilation,
+                strict=True,
+            )
+        )  # fmt: skip
+        if min(spatial, default=1) < 1:
+            raise ShapeError(f"padding {self.padding} leaves nothing of input {x}")
+        return (x[0], weight[0], *spatial)
+
+    @property
+    def weight_groups(self) -> int:
+        return self.groups
+
+    def is_depthwise(self, shapes: Shapes) -> bool:
+        return self.groups > 1 and self.groups == shapes.inputs[0][1] == shapes.output[1]
+
+    def work_kind(self, shapes: Shapes) -> str:
+        return "depthwise_convolution" if self.is_depthwise(shapes) else "convolution"
+
+    def label(self, shapes: Shapes) -> str:
+        assert shapes.weight is not None
+        kernel = "×".join(map(str, shapes.weight[2:]))
+        if self.is_depthwise(shapes):
+            return f"transposed depthwise {kernel}"
+        return f"transposed conv {kernel} {shapes.inputs[0][1]}→{shapes.output[1]}"
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return 0 if dimension == 0 else None
+
+    def forward_macs(self, shapes: Shapes) -> int:
+        assert shapes.weight is not None
+        outputs, _, *kernel = shapes.weight
+        return elements(shapes.inputs[0]) * outputs // self.groups * prod(kernel)
+
+    def input_gradient_macs(self, shapes: Shapes, index: int) -> int:
+        return self.forward_macs(shapes)
+
+    def weight_gradient_macs(self, shapes: Shapes) -> int:
+        return self.forward_macs(shapes)
+
+    def unpadded_share(self, shapes: Shapes) -> tuple[int, int]:
+        assert shapes.weight is not None
+        taps_inside = 1
+        for size, inputs, kernel, stride, pad, dilation in zip(
+            shapes.output[2:], shapes.inputs[0][2:], shapes.weight[2:],
+            self.stride, self.padding, self.dilation, strict=True,
+        ):  # fmt: skip
+            taps_inside *= _taps_inside(size, inputs, kernel, stride, pad, dilation)
+        return taps_inside, prod(shapes.inputs[0][2:]) * prod(shapes.weight[2:])
+
+    def weight_gradient_needs(self, shapes: Shapes, axis: Axis) -> tuple[Need, ...]:
+        return (Need("input", selected_only=axis == "input" or self.is_depthwise(shapes)),)
+
+    def selectable_channels(self, shapes: Shapes, axis: Axis) -> int:
+        if axis == "output":
+            return shapes.output[1]
+        return 0 if self.is_depthwise(shapes) else shapes.inputs[0][1]
+
+
 @cache
 def _taps_inside(size: int, outputs: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
     """Of all positions along one dimension, how many taps of the kernel fall on the image.

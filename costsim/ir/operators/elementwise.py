@@ -80,6 +80,40 @@ class Divide(Operator):
 
 
 @dataclass(frozen=True, slots=True)
+class Larger(Operator):
+    """The larger (or smaller) of `a` and `b`; equal ones share the gradient."""
+
+    kind = "larger"
+    any_memory_format = True
+    operands = 2
+
+    smallest: bool = False
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return broadcast(inputs)
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input", 0), Need("input", 1))
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "Larger":
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class Where(Operator):
+    """`a` where a condition holds, else `b`: a constant of the model, of the shape `condition`."""
+
+    kind = "where"
+    operands = 2
+
+    condition: Shape
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        return broadcast((*inputs, self.condition))
+
+
+@dataclass(frozen=True, slots=True)
 class Scale(Operator):
     """`factor * x + offset` with two constants."""
 

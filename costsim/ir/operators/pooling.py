@@ -175,3 +175,49 @@ class Norm(Reduction):
     @classmethod
     def usual(cls, shape: Shape) -> "Norm":
         return cls((1,), keep_dimensions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Extremum(Reduction):
+    """Largest (or smallest) value over the dimensions; values that are equal share the gradient."""
+
+    kind = "extremum"
+
+    smallest: bool = False
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input"), Need("output"))
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "Extremum":
+        return cls((1,), keep_dimensions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Variance(Reduction):
+    """Mean of the squares of what is left without the mean, of `correction` elements fewer."""
+
+    kind = "variance"
+
+    correction: float = 1.0
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input"),)
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "Variance":
+        return cls((1,), keep_dimensions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSumExp(Reduction):
+    """Logarithm of the sum of exponentials over the dimensions."""
+
+    kind = "log_sum_exp"
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input"), Need("output"))
+
+    @classmethod
+    def usual(cls, shape: Shape) -> "LogSumExp":
+        return cls((1,), keep_dimensions=True)

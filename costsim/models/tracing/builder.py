@@ -187,11 +187,15 @@ class Builder:
         return value if value.shape == shape else self.emit(Reshape(shape), value)
 
     def transposed(self, matrix: Stored) -> Stored:
-        """The transpose of a stored matrix, named `<name>.T`: a view of the same memory."""
+        """A stored matrix, or kernels, with its first two dimensions exchanged, as `<name>.T`.
+
+        It is a view of the same memory.
+        """
         if matrix.origin is not None and isinstance(matrix.origin[0], Permute):
             return matrix.origin[1]
-        own = self.tensors[matrix.parameter.name].detach().t()
-        return self._view(f"{matrix.parameter.name}.T", own, Permute((1, 0)), matrix)
+        own = self.tensors[matrix.parameter.name].detach().transpose(0, 1)
+        order = (1, 0, *range(2, own.ndim))
+        return self._view(f"{matrix.parameter.name}.T", own, Permute(order), matrix)
 
     def part(self, whole: Stored, start: int, stop: int) -> Stored:
         """Rows `start` to `stop`, named `<name>[start:stop]`: a view of the same memory."""

@@ -31,7 +31,10 @@ from costsim.ir.operators import (
     elements,
 )
 from costsim.ir.operators.activation import LogSigmoid, Masked
+from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.elementwise import Where
 from costsim.ir.operators.reading import Reading
+from costsim.ir.operators.sampling import Lookup
 from costsim.ir.plan import UpdatePlan
 
 ELEMENT_BYTES = 4
@@ -160,7 +163,7 @@ def _read_by_gradients(o: Operator, s: Crossing) -> Saved:
             yield s.call.name if need.source == "output" else s.call.inputs[need.index]
 
 
-@SAVED.of(Convolution, BatchNorm, Masked, AveragePool)
+@SAVED.of(Convolution, TransposedConvolution, BatchNorm, Masked, AveragePool)
 def _input(o: Operator, s: Crossing) -> Saved:
     yield s.call.inputs[0]
 
@@ -195,6 +198,16 @@ def _input_and_exponentials(o: LogSigmoid, s: Crossing) -> Saved:
 def _input_and_indices(o: MaxPool, s: Crossing) -> Saved:
     yield s.call.inputs[0]
     yield INDEX_BYTES * elements(s.call.shape)
+
+
+@SAVED.of(Lookup)
+def _indices(o: Lookup, s: Crossing) -> Saved:
+    yield INDEX_BYTES * len(o.places)
+
+
+@SAVED.of(Where)
+def _condition(o: Where, s: Crossing) -> Saved:
+    yield elements(o.condition)
 
 
 @SAVED.of(AdaptiveAveragePool)

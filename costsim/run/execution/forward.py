@@ -47,7 +47,8 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
-from costsim.ir.operators.elementwise import Divide
+from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -57,8 +58,10 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
-from costsim.ir.operators.pooling import Norm
+from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
 from costsim.ir.operators.reading import Reading
+from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.run.execution.resizing import folded, resized
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,10 @@ FORWARD: Reading[[Operands], Tensor] = Reading("forward function")
 CONVOLUTIONS: Mapping[int, Any] = MappingProxyType({1: F.conv1d, 2: F.conv2d, 3: F.conv3d})
 """By the number of spatial dimensions."""
 
+TRANSPOSED_CONVOLUTIONS: Mapping[int, Any] = MappingProxyType(
+    {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+)
+
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _ADAPTIVE_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -96,6 +103,22 @@ def _constant(o: Constant, t: Operands) -> Tensor:
 def _convolution(o: Convolution, t: Operands) -> Tensor:
     function: Any = CONVOLUTIONS[len(o.stride)]
     result: Tensor = function(t.x, t.weight, t.bias, o.stride, o.padding, o.dilation, o.groups)
+    return result
+
+
+def torch_weight(o: TransposedConvolution, weight: Tensor) -> Tensor:
+    """The weight of a transposed convolution as torch has it, `[C_in, C_out/groups, *kernel]`."""
+    return weight if o.groups > 1 else weight.transpose(0, 1)
+
+
+@FORWARD.of(TransposedConvolution)
+def _transposed_convolution(o: TransposedConvolution, t: Operands) -> Tensor:
+    assert t.weight is not None
+    function: Any = TRANSPOSED_CONVOLUTIONS[len(o.stride)]
+    weight = torch_weight(o, t.weight)
+    result: Tensor = function(
+        t.x, weight, t.bias, o.stride, o.padding, o.output_padding, o.groups, o.dilation
+    )
     return result
 
 
@@ -162,6 +185,16 @@ def _adaptive_average_pool(o: AdaptiveAveragePool, t: Operands) -> Tensor:
     return result
 
 
+@FORWARD.of(Where)
+def _where(o: Where, t: Operands) -> Tensor:
+    return torch.where(t.buffers[0] > 0, t.inputs[0], t.inputs[1])
+
+
+@FORWARD.of(Lookup)
+def _lookup(o: Lookup, t: Operands) -> Tensor:
+    return t.x.index_select(o.dimension, torch.tensor(o.places, device=t.x.device))
+
+
 @FORWARD.of(Slice)
 def _slice(o: Slice, t: Operands) -> Tensor:
     where = (slice(None),) * o.dimension
@@ -204,6 +237,19 @@ FORWARD.of(Mean)(lambda o, t: t.x.mean(o.dimensions, keepdim=o.keep_dimensions))
 FORWARD.of(Norm)(
     lambda o, t: torch.linalg.vector_norm(t.x, 2, o.dimensions, keepdim=o.keep_dimensions)
 )
+FORWARD.of(Variance)(
+    lambda o, t: torch.var(t.x, o.dimensions, correction=o.correction, keepdim=o.keep_dimensions)
+)
+FORWARD.of(Extremum)(
+    lambda o, t: (torch.amin if o.smallest else torch.amax)(
+        t.x, o.dimensions, keepdim=o.keep_dimensions
+    )
+)
+FORWARD.of(LogSumExp)(lambda o, t: torch.logsumexp(t.x, o.dimensions, keepdim=o.keep_dimensions))
+FORWARD.of(Larger)(lambda o, t: (torch.minimum if o.smallest else torch.maximum)(*t.inputs))
+FORWARD.of(Resize)(lambda o, t: resized(o, t.x))
+FORWARD.of(Unfold)(lambda o, t: F.unfold(t.x, o.kernel, o.dilation, o.padding, o.stride))
+FORWARD.of(Fold)(lambda o, t: folded(o, t.x, o.size))
 FORWARD.of(Reshape)(lambda o, t: t.x.reshape(o.shape))
 FORWARD.of(Permute)(lambda o, t: t.x.permute(o.dimensions))
 FORWARD.of(Concatenate)(lambda o, t: torch.cat(t.inputs, o.dimension))

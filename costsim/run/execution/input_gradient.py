@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from costsim.ir.operators import (
     ELU,
@@ -43,7 +44,8 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
-from costsim.ir.operators.elementwise import Divide
+from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -53,10 +55,12 @@ from costsim.ir.operators.function import (
     ReciprocalSquareRoot,
     SquareRoot,
 )
-from costsim.ir.operators.pooling import Norm
+from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
 from costsim.ir.operators.reading import Reading
-from costsim.run.execution.forward import Operands
+from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.run.execution.forward import CONVOLUTIONS, Operands, torch_weight
 from costsim.run.execution.in_place import by_channel, normalising_factor
+from costsim.run.execution.resizing import folded, gradient_of_resized
 from costsim.run.execution.saved_values import from_window_offsets, in_statistics_type
 
 aten: Any = torch.ops.aten
@@ -104,6 +108,15 @@ bit an element (`costsim.run.execution.masks`). A view's gradient is its output'
 def _linear(o: Linear, t: Backward) -> Tensor:
     assert t.own.weight is not None
     return t.dy @ t.own.weight
+
+
+@INPUT_GRADIENT.of(TransposedConvolution)
+def _transposed_convolution(o: TransposedConvolution, t: Backward) -> Tensor:
+    assert t.own.weight is not None
+    convolve: Any = CONVOLUTIONS[len(o.stride)]
+    weight = torch_weight(o, t.own.weight)
+    result: Tensor = convolve(t.dy, weight, None, o.stride, o.padding, o.dilation, o.groups)
+    return result
 
 
 @INPUT_GRADIENT.of(MatMul)
@@ -356,6 +369,70 @@ def _expand(o: Expand, t: Backward) -> Tensor:
 def _pad(o: Pad, t: Backward) -> Tensor:
     borders = [-size for pair in reversed(o.padding) for size in pair]
     return torch.constant_pad_nd(t.dy, borders)
+
+
+def _kept_sizes(value: Tensor, o: Extremum | Variance | LogSumExp) -> Tensor:
+    """The result of a reduction with the dimensions that it dropped as sizes of one."""
+    if o.keep_dimensions:
+        return value
+    for dimension in sorted(o.dimensions):
+        value = value.unsqueeze(dimension)
+    return value
+
+
+@INPUT_GRADIENT.of(Extremum)
+def _extremum(o: Extremum, t: Backward) -> Tensor:
+    share = (t.kept[0] == _kept_sizes(t.output, o)).to(t.dy.dtype)
+    share /= share.sum(o.dimensions, keepdim=True)
+    return share.mul_(_kept_sizes(t.dy, o))
+
+
+@INPUT_GRADIENT.of(Variance)
+def _variance(o: Variance, t: Backward) -> Tensor:
+    x, dy = t.kept[0], _kept_sizes(t.dy, o)
+    count = x.numel() // dy.numel() - o.correction
+    return (x - x.mean(o.dimensions, keepdim=True)).mul_(dy * (2 / count))
+
+
+@INPUT_GRADIENT.of(LogSumExp)
+def _log_sum_exp(o: LogSumExp, t: Backward) -> Tensor:
+    share = (t.kept[0] - _kept_sizes(t.output, o)).exp_()
+    return share.mul_(_kept_sizes(t.dy, o))
+
+
+@INPUT_GRADIENT.of(Larger)
+def _larger(o: Larger, t: Backward) -> Tensor:
+    own, other = t.kept[t.index], t.kept[1 - t.index]
+    wins = own < other if o.smallest else own > other
+    share = wins.to(t.dy.dtype).add_(own == other, alpha=0.5)
+    return _summed(share.mul_(t.dy), t.shape)
+
+
+@INPUT_GRADIENT.of(Where)
+def _where(o: Where, t: Backward) -> Tensor:
+    holds = (t.own.buffers[0] > 0) == (t.index == 0)
+    return _summed(t.dy * holds, t.shape)
+
+
+@INPUT_GRADIENT.of(Lookup)
+def _lookup(o: Lookup, t: Backward) -> Tensor:
+    places = torch.tensor(o.places, device=t.dy.device)
+    return t.dy.new_zeros(t.shape).index_add_(o.dimension, places, t.dy)
+
+
+@INPUT_GRADIENT.of(Resize)
+def _resize(o: Resize, t: Backward) -> Tensor:
+    return gradient_of_resized(o, t.dy, t.shape)
+
+
+@INPUT_GRADIENT.of(Unfold)
+def _unfold(o: Unfold, t: Backward) -> Tensor:
+    return folded(o, t.dy, t.shape[2:])
+
+
+@INPUT_GRADIENT.of(Fold)
+def _fold(o: Fold, t: Backward) -> Tensor:
+    return F.unfold(t.dy, o.kernel, o.dilation, o.padding, o.stride)
 
 
 INPUT_GRADIENT.of(Add)(lambda o, t: _summed(t.dy, t.shape))

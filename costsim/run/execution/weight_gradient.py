@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from costsim.ir.operators import BatchNorm, GroupNorm, LayerNorm, Linear, Shapes
+from costsim.ir.operators.convolution import TransposedConvolution
 from costsim.ir.operators.reading import Reading
 from costsim.run.execution.forward import Operands
 from costsim.run.execution.selection import Channels, Selection
@@ -49,6 +50,20 @@ def _linear(o: Linear, t: WeightBackward) -> Tensor:
     if t.selection.axis == "output":
         dy = t.channels.of(dy, dy.ndim - 1)
     return dy.reshape(-1, dy.shape[-1]).t() @ t.x.reshape(-1, t.x.shape[-1])
+
+
+@WEIGHT_GRADIENT.of(TransposedConvolution)
+def _transposed_convolution(o: TransposedConvolution, t: WeightBackward) -> Tensor:
+    """That of the convolution which it is the transpose of: input and gradient change places."""
+    assert t.own.weight is not None
+    dy = t.channels.of(t.dy, 1) if t.selection.axis == "output" else t.dy
+    kernel, depthwise = t.own.weight.shape[2:], o.is_depthwise(t.shapes)
+    shape = (t.x.shape[1], 1 if depthwise else dy.shape[1], *kernel)
+    result: Tensor = aten.convolution_backward(
+        t.x, dy, dy.new_empty(shape), None, o.stride, o.padding, o.dilation, False,
+        (0,) * len(o.stride), t.x.shape[1] if depthwise else 1, (False, True, False),
+    )[1]  # fmt: skip
+    return result if depthwise else result.transpose(0, 1)
 
 
 @WEIGHT_GRADIENT.of(BatchNorm)

@@ -12,6 +12,7 @@ from costsim.models.tracing.aten import (
     passing,
     pooling,
     products,
+    sampling,
 )
 from costsim.models.tracing.aten.common import Handler
 from costsim.models.tracing.aten.passing import PASSED_THROUGH
@@ -23,6 +24,7 @@ HANDLERS: Mapping[str, Handler] = {
     **elementwise.HANDLERS,
     **pooling.HANDLERS,
     **layout.HANDLERS,
+    **sampling.HANDLERS,
 }
 """By the name of the operator's overload, as `str(node.target)` writes it."""
 

@@ -25,7 +25,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
-from costsim.ir.operators.elementwise import Divide
+from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
     Exp,
@@ -180,6 +180,29 @@ def prelu(b: Builder, x: Handle, slope: Handle) -> Result:
     return b.emit(Add(), b.emit(ReLU(), x), b.emit(Multiply(), below, slopes))
 
 
+def _larger(smallest: bool) -> Handler:
+    def handler(b: Builder, left: Handle, right: Handle) -> Result:
+        return b.emit(Larger(smallest), left, right)
+
+    return handler
+
+
+def _constant(b: Builder, x: Any) -> Handle:
+    """`x` as a handle: a number becomes a constant of no dimensions."""
+    return x if isinstance(x, Value | Stored) else b.lift(torch.tensor(float(x), dtype=b.dtype))
+
+
+def where(b: Builder, condition: Handle, left: Any, right: Any) -> Result:
+    if not isinstance(condition, Stored) or condition.trainable:
+        b.unsupported("with a condition that is computed from activations; a constant one is")
+    operator = Where(condition.shape)
+    return b.emit(operator, _constant(b, left), _constant(b, right), buffers=(condition,))
+
+
+def masked_fill(b: Builder, x: Handle, mask: Handle, value: Any) -> Result:
+    return where(b, mask, value, x)
+
+
 def negate(b: Builder, x: Handle) -> Result:
     return b.emit(Scale(factor=-1.0), x)
 
@@ -222,6 +245,13 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.mul.Scalar": multiply,
     "aten.div.Tensor": divide,
     "aten.div.Scalar": divide,
+    "aten.maximum.default": _larger(smallest=False),
+    "aten.minimum.default": _larger(smallest=True),
+    "aten.where.self": where,
+    "aten.where.ScalarSelf": where,
+    "aten.where.ScalarOther": where,
+    "aten.masked_fill.Scalar": masked_fill,
+    "aten.masked_fill.Tensor": masked_fill,
     "aten.neg.default": negate,
     "aten.pow.Tensor_Scalar": power,
     "aten.square.default": lambda b, x: power(b, x, 2),

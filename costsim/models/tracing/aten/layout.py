@@ -13,6 +13,7 @@ from costsim.ir.operators import (
     Shape,
     Slice,
 )
+from costsim.ir.operators.sampling import Lookup
 from costsim.models.tracing.aten.common import Handler, Result, dimension_of
 from costsim.models.tracing.builder import Builder, Handle, Stored
 
@@ -124,14 +125,14 @@ def repeat(b: Builder, x: Handle, times: Sequence[int]) -> Result:
 
 
 MOST_RUNS = 64
-"""Slices that one operator may become."""
+"""Slices that one operator may become; more are looked up."""
 
 
 def taken(b: Builder, x: Handle, dimension: int, places: Sequence[int]) -> Handle:
     """Elements of `x` at `places` along a dimension, as slices one after another."""
     starts = [i for i, place in enumerate(places) if i == 0 or place != places[i - 1] + 1]
     if len(starts) > MOST_RUNS:
-        b.unsupported(f"that takes {x.shape[dimension]} elements in {len(starts)} separate runs")
+        return b.emit(Lookup(dimension, tuple(places)), x)
     runs = [places[start:stop] for start, stop in pairwise([*starts, len(places)])]
     value = b.value(x)
     parts = [_sliced(b, value, dimension, run[0], run[-1] + 1) for run in runs]
@@ -170,11 +171,9 @@ def pixel_shuffle(b: Builder, x: Handle, factor: int) -> Result:
 
 
 def upsample_nearest(b: Builder, x: Handle, *_: Any) -> Result:
-    """Every pixel repeated: a view with sizes of one, expanded."""
+    """Every pixel repeated, by whole factors: a view with sizes of one, expanded."""
     shape = b.output_shape()
     factors = [new // old for new, old in zip(shape[2:], x.shape[2:], strict=True)]
-    if any(new % old for new, old in zip(shape[2:], x.shape[2:], strict=True)):
-        b.unsupported(f"from {x.shape[2:]} to {shape[2:]}; only by whole factors is")
     between = [size for pair in zip(x.shape[2:], (1,) * len(factors), strict=True) for size in pair]
     repeated = [size for pair in zip(x.shape[2:], factors, strict=True) for size in pair]
     spread = b.reshape(x, (*x.shape[:2], *between))
@@ -244,10 +243,4 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.roll.default": roll,
     "aten.flip.default": flip,
     "aten.pixel_shuffle.default": pixel_shuffle,
-    "aten.upsample_nearest1d.vec": upsample_nearest,
-    "aten.upsample_nearest2d.vec": upsample_nearest,
-    "aten.upsample_nearest3d.vec": upsample_nearest,
-    "aten.upsample_nearest1d.default": upsample_nearest,
-    "aten.upsample_nearest2d.default": upsample_nearest,
-    "aten.upsample_nearest3d.default": upsample_nearest,
 }

@@ -12,7 +12,8 @@ from costsim.ir.operators import (
     Permute,
     Scale,
 )
-from costsim.ir.operators.pooling import Norm
+from costsim.ir.operators.function import SquareRoot
+from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Reduction, Variance
 from costsim.models.tracing.aten.common import Handler, Result, as_tuple, dimension_of
 from costsim.models.tracing.builder import Builder, Handle, Value
 
@@ -118,6 +119,40 @@ def vector_norm(
     return b.emit(Norm(tuple(sorted(dimension_of(d, rank) for d in every)), bool(keep)), x)
 
 
+def _over(x: Handle, dimensions: Sequence[int] | int | None) -> tuple[int, ...]:
+    """The dimensions that are reduced, from the front: all of them where none are told."""
+    rank = len(x.shape)
+    several = [dimensions] if isinstance(dimensions, int) else dimensions
+    return tuple(sorted(dimension_of(d, rank) for d in (several or range(rank))))
+
+
+def variance(b: Builder, x: Handle, dimensions: Any, correction: float | None, keep: bool) -> Value:
+    less = 1.0 if correction is None else float(correction)
+    over = _over(x, dimensions)
+    count = math.prod(x.shape[d] for d in over)
+    if count <= less:
+        b.unsupported(f"of {count} elements with a correction of {less:g}: it is not defined")
+    return b.emit(Variance(over, bool(keep), less), x)
+
+
+def deviation(b: Builder, x: Handle, *told: Any) -> Result:
+    return b.emit(SquareRoot(), variance(b, x, *told))
+
+
+def variance_and_mean(
+    b: Builder, x: Handle, dimensions: Any, correction: float | None, keep: bool
+) -> Result:
+    average = b.emit(Mean(_over(x, dimensions), bool(keep)), x)
+    return [variance(b, x, dimensions, correction, keep), average]
+
+
+def _reduced(kind: type[Reduction], **told: bool) -> Handler:
+    def handler(b: Builder, x: Handle, dimensions: Any = None, keep: bool = False) -> Result:
+        return b.emit(kind(_over(x, dimensions), bool(keep), **told), x)
+
+    return handler
+
+
 HANDLERS: Mapping[str, Handler] = {
     "aten.max_pool1d.default": max_pool,
     "aten.max_pool2d.default": max_pool,
@@ -138,6 +173,14 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.sum.dim_IntList": total,
     "aten.sum.default": lambda b, x, dtype: total(b, x, None, dtype=dtype),
     "aten.linalg_vector_norm.default": vector_norm,
+    "aten.amax.default": _reduced(Extremum),
+    "aten.amin.default": _reduced(Extremum, smallest=True),
+    "aten.max.default": _reduced(Extremum),
+    "aten.min.default": _reduced(Extremum, smallest=True),
+    "aten.logsumexp.default": _reduced(LogSumExp),
+    "aten.var.correction": variance,
+    "aten.std.correction": deviation,
+    "aten.var_mean.correction": variance_and_mean,
     "aten.mean.dim": mean,
     "aten.mean.default": mean_of_all,
 }

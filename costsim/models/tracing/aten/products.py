@@ -2,16 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
 
 from costsim.ir.operators import (
     Add,
+    Concatenate,
     Convolution,
+    Expand,
     Linear,
     MatMul,
     Pad,
     Permute,
+    Slice,
     Softmax,
 )
+from costsim.ir.operators.convolution import TransposedConvolution
 from costsim.models.tracing.aten.common import Handler, Result, as_tuple
 from costsim.models.tracing.aten.elementwise import scaled
 from costsim.models.tracing.builder import Builder, Handle, Stored, Value
@@ -56,12 +63,58 @@ def general_convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
-    _output_padding: Sequence[int],
+    output_padding: Sequence[int],
     groups: int,
 ) -> Result:
     if transposed:
-        b.unsupported("when it is transposed")
+        return transposed_convolution(
+            b, x, weight, bias, stride, padding, output_padding, groups, dilation
+        )
     return convolution(b, x, weight, bias, stride, padding, dilation, groups)
+
+
+def transposed_convolution(
+    b: Builder,
+    x: Handle,
+    weight: Handle,
+    bias: Handle | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> Result:
+    """Its weight is torch's with the first two dimensions exchanged: a view.
+
+    Groups are layers of their own, side by side, but where each has one channel in and out.
+    """
+    rank = len(weight.shape) - 2
+    own = b.required(weight, "weight")
+    inputs, a_group, *_ = own.shape
+    alone = TransposedConvolution(
+        as_tuple(stride, rank),
+        as_tuple(padding, rank),
+        as_tuple(output_padding, rank),
+        as_tuple(dilation, rank),
+    )
+    if groups == 1:
+        return b.emit(alone, x, weight=b.transposed(own), bias=bias)
+    if groups == inputs and a_group == 1:
+        return b.emit(replace(alone, groups=groups), x, weight=own, bias=bias)
+    whole, parts = b.value(x), []
+    biases = b.stored(bias, "bias")
+    for group in range(groups):
+        first, last = inputs // groups * group, inputs // groups * (group + 1)
+        outputs = (a_group * group, a_group * (group + 1))
+        parts.append(
+            b.emit(
+                alone,
+                b.emit(Slice(1, first, last), whole),
+                weight=b.transposed(b.part(own, first, last)),
+                bias=None if biases is None else b.part(biases, *outputs),
+            )
+        )
+    return b.emit(Concatenate(1), *parts)
 
 
 def linear(b: Builder, x: Handle, weight: Handle, bias: Handle | None) -> Result:
@@ -113,18 +166,44 @@ def attention(
     scale: float | None,
     enable_gqa: bool,
 ) -> Result:
-    if mask is not None or is_causal:
-        b.unsupported("with a mask")
-    if enable_gqa:
-        b.unsupported("with grouped queries")
     if dropout_p:
         b.unsupported(
             "with dropout; dropout_p must be 0 in evaluation mode (an exported program needs "
             "model.eval() before exporting)"
         )
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    if enable_gqa:
+        key, value = _for_each_head(b, query, key), _for_each_head(b, query, value)
     scores = b.emit(MatMul(transpose_b=True, scale=factor), query, key)
+    if is_causal:
+        lower = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = b.emit(Add(), scores, b.lift(_added(lower, b.dtype)))
+    if mask is not None:
+        scores = b.emit(Add(), scores, _additive(b, mask))
     return b.emit(MatMul(), b.emit(Softmax(len(scores.shape) - 1), scores), value)
+
+
+def _for_each_head(b: Builder, query: Handle, shared: Handle) -> Handle:
+    """Keys or values `[..., groups, L, D]` that several heads of the queries share, for each."""
+    *ahead, groups, length, depth = shared.shape
+    heads = query.shape[-3]
+    if heads == groups:
+        return shared
+    apart = b.reshape(shared, (*ahead, groups, 1, length, depth))
+    spread = b.emit(Expand((*ahead, groups, heads // groups, length, depth)), apart)
+    return b.reshape(spread, (*ahead, heads, length, depth))
+
+
+def _added(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores so that only those that are allowed count."""
+    return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, -math.inf)
+
+
+def _additive(b: Builder, mask: Handle) -> Handle:
+    if not isinstance(mask, Stored) or mask.trainable:
+        return mask
+    tensor = b.tensors[mask.parameter.name]
+    return b.lift(_added(tensor, b.dtype)) if tensor.dtype == torch.bool else mask
 
 
 HANDLERS: Mapping[str, Handler] = {
@@ -135,6 +214,9 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.conv2d.padding": convolution,
     "aten.conv3d.padding": convolution,
     "aten.convolution.default": general_convolution,
+    "aten.conv_transpose1d.default": transposed_convolution,
+    "aten.conv_transpose2d.input": transposed_convolution,
+    "aten.conv_transpose3d.input": transposed_convolution,
     "aten.linear.default": linear,
     "aten.mm.default": matmul,
     "aten.bmm.default": matmul,
