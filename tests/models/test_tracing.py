@@ -316,6 +316,18 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
         + F.conv_transpose2d(torch.cat([x, x], 1), m.by_group, m.b[4:8], 2, 1, groups=2)
         + F.conv_transpose2d(torch.cat([x, x[:, :1]], 1), m.each, None, 2, 1, groups=4)
     ),
+    "computed weight": lambda m, x: F.conv2d(x, m.up.transpose(0, 1) * 2, m.b[:4], padding=1),
+    "standardised weight": lambda m, x: F.conv2d(
+        x,
+        F.batch_norm(
+            m.up.reshape(1, 3, -1), None, None, weight=m.b[:3] * 0.5, training=True, eps=1e-6
+        )
+        .reshape(m.up.shape)
+        .transpose(0, 1),
+    ),
+    "computed linear": lambda m, x: F.linear(x, m.w / m.w.norm(dim=1, keepdim=True), m.b),
+    "normed by its largest singular value": lambda m, x: x @ (m.w / torch.dot(m.b, m.w.mv(m.b))),
+    "sliding windows": lambda m, x: x.unfold(2, 5, 3).unfold(-2, 4, 4),
     "dtype": lambda m, x: x.to(torch.float32).float(),
     "one dimension": lambda m, x: F.avg_pool1d(F.conv1d(x.flatten(2), m.kernel), 2),
     "three dimensions": lambda m, x: F.max_pool3d(F.conv3d(x.unsqueeze(1), m.cube), 2),
@@ -466,7 +478,14 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
         "do not follow one another",
     ),
     "variance of one": (lambda m, x: x[:, :1].var(1), "of 1 elements with a correction of 1"),
-    "computed weight": (lambda m, x: F.conv2d(x, m.w * 2), "weight that is computed"),
+    "computed statistics": (
+        lambda m, x: F.batch_norm(x, x.mean((0, 2, 3)), x.var((0, 2, 3))),
+        "statistics that is computed",
+    ),
+    "statistics of a batch": (
+        lambda m, x: F.batch_norm(x, None, None, training=True),
+        "without statistics of its own",
+    ),
     "mode": (
         lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear", antialias=True),
         "upsample_bilinear2d_aa",

@@ -53,7 +53,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
-from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
@@ -166,6 +166,12 @@ BINARY: Mapping[str, tuple[Operator, tuple[int, ...], tuple[int, ...]]] = {
     "divide": (Divide(), SPATIAL, SPATIAL),
     "divide_broadcast": (Divide(), (2, 4, 1, 6), (4, 5, 1)),
     "divide_by_few": (Divide(), SPATIAL, (2, 4, 1, 1)),
+    "dynamic_convolution": (
+        DynamicConvolution((2, 1), (1, 2), (1, 2), 2),
+        SPATIAL,
+        (6, 2, 3, 2),
+    ),
+    "dynamic_depthwise": (DynamicConvolution((1, 1), (1, 1), (1, 1), 4), SPATIAL, (4, 1, 3, 3)),
     "larger": (Larger(), SPATIAL, SPATIAL),
     "smaller_broadcast": (Larger(smallest=True), (2, 4, 1, 6), (4, 5, 1)),
     "where": (Where((5, 6)), SPATIAL, SPATIAL),
@@ -326,6 +332,11 @@ TORCH: Mapping[str, tuple[Function, ...]] = {
     ),
     "unfold": (nn.Unfold((3, 2), (1, 2), (1, 0), (2, 1)),),
     "fold": (nn.Fold((2, 6), (2, 2), (1, 2), (1, 0), (2, 1)),),
+    "dynamic_depthwise": (
+        lambda x: F.conv2d(
+            x, x.mean((0, 2, 3))[:, None, None, None].expand(4, 1, 3, 3), None, 1, 1, 1, 4
+        ),
+    ),
     "larger": (lambda x: torch.maximum(x, x.sigmoid()),),
     "where": (lambda x: torch.where(torch.ones(5, 6).tril() > 0, x, x.sigmoid()),),
     "reshape": (lambda x: x.flatten(1),),

@@ -65,7 +65,7 @@ from costsim.ir.operators import (
     elements,
 )
 from costsim.ir.operators.activation import Activation, LogSigmoid, Mish, Normalised, Softplus
-from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
@@ -153,6 +153,7 @@ C is optional: a plan with such an operator is priced and executed, and refused 
     Unfold,
     Fold,
     TransposedConvolution,
+    DynamicConvolution,
 )
 def _seldom(o: Operator) -> str:
     return "networks for microcontrollers seldom have it"

@@ -133,6 +133,59 @@ class Convolution(Operator):
 
 
 @dataclass(frozen=True, slots=True)
+class DynamicConvolution(Operator):
+    """A convolution whose weight is computed: the second input, `[C_out, C_in/groups, *kernel]`.
+
+    As of weights that are standardised or normed in every pass. What is updated is what makes the
+    weight; the gradient of the weight is that of an input.
+    """
+
+    kind = "dynamic_convolution"
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def plain(self) -> Convolution:
+        """The convolution by a weight of the model that computes the same."""
+        return Convolution(self.stride, self.padding, self.dilation, self.groups)
+
+    @staticmethod
+    def _weighted(shapes: Shapes) -> Shapes:
+        return Shapes(shapes.inputs[:1], shapes.output, shapes.inputs[1])
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        x, values = inputs
+        return self.plain.output_shape([x], values)
+
+    def is_depthwise(self, shapes: Shapes) -> bool:
+        return self.plain.is_depthwise(self._weighted(shapes))
+
+    def work_kind(self, shapes: Shapes) -> str:
+        return self.plain.work_kind(self._weighted(shapes))
+
+    def label(self, shapes: Shapes) -> str:
+        return f"dynamic {self.plain.label(self._weighted(shapes))}"
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return 0 if index == 0 and dimension == 0 else None
+
+    def forward_macs(self, shapes: Shapes) -> int:
+        return self.plain.forward_macs(self._weighted(shapes))
+
+    def input_gradient_macs(self, shapes: Shapes, index: int) -> int:
+        return self.forward_macs(shapes)
+
+    def unpadded_share(self, shapes: Shapes) -> tuple[int, int]:
+        return self.plain.unpadded_share(self._weighted(shapes))
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input", 1 - index),)
+
+
+@dataclass(frozen=True, slots=True)
 class TransposedConvolution(Operator):
     """The transpose of a convolution, which makes images larger.
 

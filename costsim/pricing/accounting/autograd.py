@@ -31,7 +31,7 @@ from costsim.ir.operators import (
     elements,
 )
 from costsim.ir.operators.activation import LogSigmoid, Masked
-from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.ir.operators.elementwise import Where
 from costsim.ir.operators.reading import Reading
 from costsim.ir.operators.sampling import Lookup
@@ -166,6 +166,11 @@ def _read_by_gradients(o: Operator, s: Crossing) -> Saved:
 @SAVED.of(Convolution, TransposedConvolution, BatchNorm, Masked, AveragePool)
 def _input(o: Operator, s: Crossing) -> Saved:
     yield s.call.inputs[0]
+
+
+@SAVED.of(DynamicConvolution)
+def _input_and_weight(o: DynamicConvolution, s: Crossing) -> Saved:
+    yield from s.call.inputs
 
 
 @SAVED.of(ReLU)

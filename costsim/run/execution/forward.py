@@ -47,7 +47,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
-from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
@@ -103,6 +103,14 @@ def _constant(o: Constant, t: Operands) -> Tensor:
 def _convolution(o: Convolution, t: Operands) -> Tensor:
     function: Any = CONVOLUTIONS[len(o.stride)]
     result: Tensor = function(t.x, t.weight, t.bias, o.stride, o.padding, o.dilation, o.groups)
+    return result
+
+
+@FORWARD.of(DynamicConvolution)
+def _dynamic_convolution(o: DynamicConvolution, t: Operands) -> Tensor:
+    x, weight = t.inputs
+    function: Any = CONVOLUTIONS[len(o.stride)]
+    result: Tensor = function(x, weight, None, o.stride, o.padding, o.dilation, o.groups)
     return result
 
 

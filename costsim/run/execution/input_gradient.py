@@ -44,7 +44,7 @@ from costsim.ir.operators import (
     Tanh,
 )
 from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
-from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.ir.operators.elementwise import Divide, Larger, Where
 from costsim.ir.operators.function import (
     Absolute,
@@ -108,6 +108,20 @@ bit an element (`costsim.run.execution.masks`). A view's gradient is its output'
 def _linear(o: Linear, t: Backward) -> Tensor:
     assert t.own.weight is not None
     return t.dy @ t.own.weight
+
+
+@INPUT_GRADIENT.of(DynamicConvolution)
+def _dynamic_convolution(o: DynamicConvolution, t: Backward) -> Tensor:
+    """Of what is not wanted torch looks at the shape alone."""
+    x, weight = (
+        t.kept[i] if i in t.kept else t.dy.new_empty(()).expand(shape)
+        for i, shape in enumerate(t.shapes.inputs)
+    )
+    result: Tensor = aten.convolution_backward(
+        t.dy, x, weight, None, o.stride, o.padding, o.dilation, False, (0,) * len(o.stride),
+        o.groups, (t.index == 0, t.index == 1, False),
+    )[t.index]  # fmt: skip
+    return result
 
 
 @INPUT_GRADIENT.of(TransposedConvolution)

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from costsim.ir.operators import (
+    Add,
     BatchNorm,
     GroupNorm,
     LayerNorm,
+    Multiply,
 )
 from costsim.models.tracing.aten.common import Handler, Result
-from costsim.models.tracing.builder import Builder, Handle
+from costsim.models.tracing.builder import Builder, Handle, Value
 
 
 def batch_norm(
@@ -36,12 +38,43 @@ def whole_batch_norm(
     training: bool,
     momentum: float,
     eps: float,
-    _cudnn: bool,
+    _cudnn: bool = True,
 ) -> Result:
-    """As it is before `torch.export` takes it apart."""
+    """As it is before `torch.export` takes it apart.
+
+    Over one sample alone it is a norm of each channel, as weights are standardised by it.
+    """
     if training or mean is None or variance is None:
-        b.unsupported("without statistics of its own")
+        if x.shape[0] != 1 or mean is not None:
+            b.unsupported("without statistics of its own")
+        return _each_channel(b, x, weight, bias, eps)
     return b.emit(BatchNorm(eps), x, weight=weight, bias=bias, buffers=(mean, variance))
+
+
+def batch_norm_without_statistics(
+    b: Builder,
+    x: Handle,
+    weight: Handle | None,
+    bias: Handle | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Result:
+    return [whole_batch_norm(b, x, weight, bias, None, None, training, momentum, eps), None, None]  # type: ignore[list-item]
+
+
+def _each_channel(
+    b: Builder, x: Handle, weight: Handle | None, bias: Handle | None, eps: float
+) -> Result:
+    operator = GroupNorm(x.shape[1], eps)
+    if not isinstance(weight, Value) and not isinstance(bias, Value):
+        return b.emit(operator, x, weight=weight, bias=bias)
+    result, around = b.emit(operator, x), (1,) * (len(x.shape) - 2)
+    if weight is not None:
+        result = b.emit(Multiply(), result, b.reshape(weight, (*weight.shape, *around)))
+    if bias is not None:
+        result = b.emit(Add(), result, b.reshape(bias, (*bias.shape, *around)))
+    return result
 
 
 def layer_norm(
@@ -108,6 +141,7 @@ def instance_norm(
 
 HANDLERS: Mapping[str, Handler] = {
     "aten._native_batch_norm_legit_no_training.default": batch_norm,
+    "aten._native_batch_norm_legit.no_stats": batch_norm_without_statistics,
     "aten.batch_norm.default": whole_batch_norm,
     "aten.layer_norm.default": layer_norm,
     "aten.native_layer_norm.default": native_layer_norm,

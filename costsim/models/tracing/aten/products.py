@@ -18,7 +18,7 @@ from costsim.ir.operators import (
     Slice,
     Softmax,
 )
-from costsim.ir.operators.convolution import TransposedConvolution
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.models.tracing.aten.common import Handler, Result, as_tuple
 from costsim.models.tracing.aten.elementwise import scaled
 from costsim.models.tracing.builder import Builder, Handle, Stored, Value
@@ -50,8 +50,18 @@ def convolution(
             paddings = tuple(reach // 2 for reach in reaches)
     else:
         paddings = as_tuple(padding, rank)
+    if isinstance(weight, Value):
+        computed = DynamicConvolution(strides, paddings, dilations, groups)
+        return _shifted(b, b.emit(computed, x, weight), bias, rank)
     operator = Convolution(strides, paddings, dilations, groups)
     return b.emit(operator, x, weight=weight, bias=bias)
+
+
+def _shifted(b: Builder, product: Value, bias: Handle | None, behind: int) -> Value:
+    """With a bias along the dimension before `behind` others."""
+    if bias is None:
+        return product
+    return b.emit(Add(), product, b.reshape(bias, (*bias.shape, *(1,) * behind)))
 
 
 def general_convolution(
@@ -118,6 +128,8 @@ def transposed_convolution(
 
 
 def linear(b: Builder, x: Handle, weight: Handle, bias: Handle | None) -> Result:
+    if isinstance(weight, Value):
+        return _shifted(b, b.emit(MatMul(transpose_b=True), x, weight), bias, 0)
     return b.emit(Linear(), x, weight=weight, bias=bias)
 
 
@@ -143,6 +155,16 @@ def _product(
 def _swaps_last_two(dimensions: tuple[int, ...]) -> bool:
     rank = len(dimensions)
     return dimensions == (*range(rank - 2), rank - 1, rank - 2)
+
+
+def matrix_by_vector(b: Builder, matrix: Handle, vector: Handle) -> Result:
+    column = b.reshape(vector, (*vector.shape, 1))
+    return b.reshape(b.emit(MatMul(), matrix, column), matrix.shape[:1])
+
+
+def dot(b: Builder, left: Handle, right: Handle) -> Result:
+    row, column = b.reshape(left, (1, *left.shape)), b.reshape(right, (*right.shape, 1))
+    return b.reshape(b.emit(MatMul(), row, column), ())
 
 
 def addmm(
@@ -221,6 +243,9 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.mm.default": matmul,
     "aten.bmm.default": matmul,
     "aten.matmul.default": matmul,
+    "aten.mv.default": matrix_by_vector,
+    "aten.dot.default": dot,
+    "aten.vdot.default": dot,
     "aten.addmm.default": addmm,
     "aten.baddbmm.default": addmm,
     "aten.scaled_dot_product_attention.default": attention,

@@ -8,7 +8,7 @@ import torch
 
 from costsim.ir.operators.sampling import Fold, Interpolation, Lookup, Resize, Unfold
 from costsim.models.tracing.aten.common import Handler, Result, as_tuple, dimension_of
-from costsim.models.tracing.aten.layout import upsample_nearest
+from costsim.models.tracing.aten.layout import permute, upsample_nearest
 from costsim.models.tracing.builder import Builder, Handle, Stored
 
 
@@ -117,6 +117,15 @@ def fold(
     return b.emit(operator, x)
 
 
+def sliding(b: Builder, x: Handle, dimension: int, size: int, step: int) -> Result:
+    """Windows of one dimension, as `Tensor.unfold` has them: inside them is the last dimension."""
+    d, rank = dimension_of(dimension, len(x.shape)), len(x.shape)
+    starts = torch.arange(0, x.shape[d] - size + 1, step)
+    windows = _looked_up(b, x, d, starts[:, None] + torch.arange(size))
+    order = [*range(d + 1), *range(d + 2, rank + 1), d + 1]
+    return permute(b, windows, order)
+
+
 def repeat_interleave(
     b: Builder, x: Handle, times: int, dimension: int | None, _size: Any = None
 ) -> Result:
@@ -157,5 +166,6 @@ HANDLERS: Mapping[str, Handler] = {
     "aten.embedding.default": embedding,
     "aten.im2col.default": unfold,
     "aten.col2im.default": fold,
+    "aten.unfold.default": sliding,
     "aten.repeat_interleave.self_int": repeat_interleave,
 }
