@@ -17,6 +17,7 @@ from typing import Any
 
 import networkx as nx
 import pytest
+from fork_server import run
 from packaging.requirements import Requirement
 
 from costsim.cli import COMMANDS
@@ -466,18 +467,16 @@ def test_the_readme_opens_with_the_two_commands_that_ci_runs() -> None:
 
 @pytest.mark.parametrize("example", blocks("python"))
 def test_the_readmes_examples_run(example: str) -> None:
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT)
+    done = run(["-c", example], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 def test_the_readmes_sample_is_what_the_main_job_prints() -> None:
     (sample,) = (block for block in blocks("text") if block.startswith("Update"))
-    command = [sys.executable, "-m", "costsim", "plan", "--device", "devices/jetson-nano.yaml"]
-    done = subprocess.run(
-        command, capture_output=True, check=True, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}
-    )
-    printed = [line.rstrip() for line in done.stdout.decode().splitlines()]
+    command = ["-m", "costsim", "plan", "--device", "devices/jetson-nano.yaml"]
+    done = run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "80"})
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
     # Scores may round differently elsewhere and move a channel; figures may move that little.
     number = re.compile(r"\d[\d,.]*\d|\d")
     for line in sample.splitlines():

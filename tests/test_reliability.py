@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from campaign.__main__ import experiments
+from campaign.commands import Warm
 from campaign.experiment import Experiment, Unavailable
 from campaign.stage import Stage
-from campaign.warm import Warm
 from campaign.workloads import MODEL, WORKLOADS
 
 ROOT = Path(__file__).parents[1]

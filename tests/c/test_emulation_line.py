@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from emulating import (
     scales_of,
     trial_of,
 )
+from fork_server import DEVNULL, PIPE, start
 from graphs import chain, inverted_bottleneck
 from running import random_tensors
 from training import MODEL, write_network
@@ -82,11 +82,8 @@ def running_board(folder: Path, firmware, memory=None):
     """A process that is an emulated board; gives the name of its terminal and the process."""
     place = folder / "map.json"
     place.write_text(json.dumps(map_to_json(memory or firmware.memory)))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "costsim.c.emulation.board", str(firmware.elf), str(place)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+    process = start(
+        ["-m", "costsim.c.emulation.board", firmware.elf, place], stdout=PIPE, stderr=DEVNULL
     )
     try:
         yield process.stdout.readline().strip(), process

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from .warm import Ended, Running, Warm
+from .commands import Ended, Running, Warm
 from .workloads import Result, Workload
 
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from .bench import Bench
+from .commands import Running
 from .experiment import Experiment
 from .stage import Stage
-from .warm import Running
 from .workloads import WORKLOADS
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from costsim.studies.engine import Cell, Computed, Kind, Study, StudyStore, Workshop, run_study
 
+from .commands import Ended
 from .experiment import Experiment
 from .stage import Stage
-from .warm import Ended
 from .workloads import MODEL, STUDY, network
 
 PATIENCE_S = 1800.0

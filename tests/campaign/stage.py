@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from .bench import Bench
-from .warm import Warm
+from .commands import Warm
 from .workloads import WORKLOADS
 
 

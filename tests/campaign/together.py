@@ -7,10 +7,10 @@ import time
 from functools import partial
 
 from .bench import check_one_line
+from .commands import Running
 from .experiment import Experiment
 from .killed import held
 from .stage import Stage
-from .warm import Running
 from .workloads import WORKLOADS
 
 STILL_S = 10.0

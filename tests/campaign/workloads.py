@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .warm import Warm
+from .commands import Warm
 
 Result: TypeAlias = Mapping[str, Any]
 

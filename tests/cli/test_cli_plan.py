@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from costsim.solvers import SOLVERS
+from fork_server import PIPE, run, start
 from PIL import Image
 from waiting import until
 
@@ -118,14 +119,7 @@ def small(plan: Plan) -> Plan:
 
 def costsim(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "costsim", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        **options,
-    )
+    return run(["-m", "costsim", *arguments], **options)
 
 
 def matches(document: Any, shape: Any, where: str = "plan") -> None:
@@ -827,15 +821,10 @@ def test_json_through_a_pipe_is_one_document(tmp_path: Path) -> None:
 )
 def test_a_reader_that_goes_away_gets_no_traceback(arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "costsim", *arguments],
-        stdout=write,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(["-m", "costsim", *arguments], stdout=write, stderr=PIPE)
     os.close(write)
     os.close(read)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate()
     assert [line for line in err.splitlines() if not line.startswith("costsim: note: ")] == []
     assert process.returncode == 128 + signal.SIGPIPE
 
@@ -844,14 +833,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(arguments: tuple[str, ...]) -
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_a_full_disk_is_told_in_one_line(form: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "costsim", "devices", *form],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = run(["-m", "costsim", "devices", *form], stdout=full)
     assert done.returncode == 2
     assert done.stderr.startswith("costsim: ")
     assert done.stderr.count("\n") == 1
@@ -863,17 +845,14 @@ def test_interrupted_while_planning(tmp_path: Path) -> None:
         "import pathlib, time\n"
         "def make():\n    pathlib.Path('begun').touch()\n    time.sleep(600)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "costsim", "plan", "--device", "jetson-nano",
-         "--model", "slow_models:make", "--out", "plan.json", "--report", "plan.html"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    process = start(
+        ["-m", "costsim", "plan", "--device", "jetson-nano", "--model", "slow_models:make",
+         "--out", "plan.json", "--report", "plan.html"],
+        cwd=tmp_path, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     until((tmp_path / "begun").exists)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(60)
     assert process.returncode == 130
     assert out == ""
     assert err.split("\n")[-2:] == ["costsim: interrupted", ""]
@@ -884,6 +863,7 @@ def test_interrupted_while_planning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delay_s", [1.0, 2.5])
 def test_interrupted_at_any_moment(tmp_path: Path, delay_s: float) -> None:
+    """Also while modules are imported, so in an interpreter that has none of them."""
     process = subprocess.Popen(
         [sys.executable, "-m", "costsim", "plan", "--device", "jetson-nano", "--inspect", "all",
          "--out", "plan.json"],

@@ -4,14 +4,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fork_server import PIPE, Process, start
 from safetensors.torch import load_file, save_file
 from training import MODEL, bits, small_plan, write_network
 
@@ -193,25 +192,17 @@ def test_a_loss_that_is_not_finite_is_the_answer_no(tmp_path, capsys):
     assert not (tmp_path / "patch").exists()
 
 
-def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "costsim", "train", "plan.json", *TASK, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def started(folder: Path, *arguments: str) -> Process:
+    command = ["-m", "costsim", "train", "plan.json", *TASK, *arguments]
+    return start(command, cwd=folder, stdout=PIPE, stderr=PIPE)
 
 
-def wait_for(process: subprocess.Popen[str], start: str) -> None:
+def wait_for(process: Process, beginning: str) -> None:
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith(start):
+        if line.startswith(beginning):
             return
-    pytest.fail(f"ended before {start!r}")
+    pytest.fail(f"ended before {beginning!r}")
 
 
 def test_killed_again_and_again_it_ends_in_the_same_file(made, tmp_path, capsys):

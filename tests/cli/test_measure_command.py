@@ -4,12 +4,11 @@ import json
 import re
 import signal
 import statistics
-import subprocess
-import sys
 import threading
 
 import pytest
 from calibrating import CONDITIONS
+from fork_server import PIPE, start
 from ssh_device import assert_nothing_is_left, device
 from targeting import FOREVER, write_plan
 from waiting import until
@@ -202,13 +201,13 @@ def test_several_devices_at_once_and_what_came_is_kept_when_one_fails(
 def test_an_interrupted_measurement_cleans_up_and_keeps_what_it_has(plan, there, tmp_path, number):
     """As a person does it: a process of its own, interrupted in its second run."""
     out = tmp_path / "measured.json"
-    command = [sys.executable, "-m", "costsim", "measure", str(plan), *on(there)]
-    command += ["--steps", "2", "--repeats", "1000", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["-m", "costsim", "measure", plan, *on(there)]
+    command += ["--steps", "2", "--repeats", "1000", "--out", out]
+    process = start(command, stdout=PIPE, stderr=PIPE)
     until(out.exists)
     assert there.processes("costsim.hardware.targets.worker") or there.files()
     process.send_signal(number)
-    printed, told = process.communicate(timeout=60)
+    printed, told = process.communicate(60)
     assert process.returncode == 130, told
     assert told.strip() == "costsim: interrupted"
     assert printed == ""

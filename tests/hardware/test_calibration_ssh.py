@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 from calibrating import CONDITIONS
 from calibrating import device as made_up
+from fork_server import PIPE, start
 from ssh_device import assert_nothing_is_left, device
 from waiting import until
 
@@ -142,12 +141,12 @@ def test_two_devices_at_once_and_one_that_is_down(there, tmp_path, capsys):
 @pytest.mark.slow
 def test_ended_politely_it_cleans_up_and_keeps_the_readings(there, tmp_path):
     out = tmp_path / "there.yaml"
-    command = [sys.executable, "-m", "costsim", "calibrate", "--on", name_of(there), *keys(there)]
+    command = ["-m", "costsim", "calibrate", "--on", name_of(there), *keys(there)]
     command += ["--time-limit", "60s", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command, stdout=PIPE, stderr=PIPE)
     until(samples_of(out).exists)
     process.send_signal(signal.SIGTERM)
-    printed, told = process.communicate(timeout=60)
+    printed, told = process.communicate(60)
     assert (process.returncode, printed, told.strip()) == (130, "", "costsim: interrupted"), told
     assert read_samples(samples_of(out)).probes
     assert not out.exists()

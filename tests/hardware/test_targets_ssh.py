@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fork_server import PIPE, start
 from ssh_device import assert_nothing_is_left, device
 from targeting import FOREVER, make_job, with_options
 from waiting import until
@@ -250,16 +251,14 @@ job = job_from_json(json.loads(sys.stdin.read()), Path({str(job.weights.parent)!
 with replace(target, poll_s=0.05).session(Watch(lambda *told: print(told, flush=True))) as session:
     session.perform(job)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        process.stdin.write(json.dumps(with_options(job, steps=FOREVER).to_json()))
-        process.stdin.close()
-        for line in process.stdout:
-            if "loading PyTorch" in line:
-                break
-        process.kill()
+    process = start(["-c", code], stdin=PIPE, stdout=PIPE)
+    process.stdin.write(json.dumps(with_options(job, steps=FOREVER).to_json()))
+    process.stdin.close()
+    for line in process.stdout:
+        if "loading PyTorch" in line:
+            break
+    process.kill()
+    process.communicate()
     assert len(there.processes("costsim.hardware.targets.worker")) == 1
     assert there.files()
     assert_nothing_is_left(there)

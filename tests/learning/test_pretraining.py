@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -491,7 +492,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(
         "r.Pretraining.step = dying\n"
         f"main({changed!r})\n"
     )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    killed = fork_server.run(["-c", script])
     assert killed.returncode == -9, killed.stderr
     assert not other.exists()
     assert Path(f"{other}.checkpoint").exists()
@@ -545,7 +546,8 @@ def test_tensorboard_logs_hold_what_was_measured(arguments: list[str], tmp_path:
         "import sys\nfrom costsim.cli import main\n"
         f"sys.exit(main({[*arguments, '--log', str(tmp_path / 'logs')]!r}))\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    done = fork_server.run(["-c", script])
+    assert done.returncode == 0, done.stderr
     (log,) = (tmp_path / "logs").iterdir()
     content = log.read_bytes()
     for tag in (b"training/loss", b"training/learning_rate", b"accuracy/data"):

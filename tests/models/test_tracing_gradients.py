@@ -1,7 +1,5 @@
 """Gradients that a model makes itself: refused where a training program would not have them."""
 
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable
@@ -10,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fork_server import run
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
@@ -337,10 +336,7 @@ def test_the_command_refuses_them_in_one_line(tmp_path: Path) -> None:
         """)
     )
     arguments = ["plan", "--device", "pi-zero-2", "--model", "nets:Domain", "--out", "plan.json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "costsim", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run(["-m", "costsim", *arguments], cwd=tmp_path)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("costsim:")]
     assert "autograd.Function 'Reversed'" in line

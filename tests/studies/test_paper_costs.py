@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from fork_server import run
 
 from costsim.cli import main
 from costsim.device import load_device, shipped_devices
@@ -33,11 +32,11 @@ class Printed(NamedTuple):
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Printed:
     out = tmp_path_factory.mktemp("reproduced") / "costs.json"
-    command = [sys.executable, "-m", "costsim", "reproduce", "paper-costs", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    done = run(["-m", "costsim", "reproduce", "paper-costs", "--out", out], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text(encoding="utf-8"))
     assert (document["schema"], document["name"]) == ("costsim.reproduction/1", "paper-costs")
-    return Printed(done.stdout.decode(), document["rows"], document["notes"])
+    return Printed(done.stdout, document["rows"], document["notes"])
 
 
 def tables(text: str) -> dict[str, list[list[str]]]:

@@ -19,7 +19,8 @@ import pytest
 from costsim.solvers import make_solver
 from counting import Counting, Counts
 from dask_cluster import Cluster
-from waiting import PATIENCE_S, until
+from fork_server import DEVNULL, PIPE, run, start
+from waiting import until
 
 from costsim.base.errors import InputError
 from costsim.cli import main
@@ -62,9 +63,8 @@ class Sample:
         return [{k: v for k, v in row.items() if k not in self.clocks} for row in rows]
 
     def run_command(self, file: Path, store: Path, *options: str) -> list[str]:
-        """The command line in a process of its own."""
-        command = [sys.executable, "-m", "costsim", self.command, str(file), "--store", str(store)]
-        return [*command, *options]
+        """The command line, after the name of the program."""
+        return [self.command, str(file), "--store", str(store), *options]
 
 
 def deadly_solver(name: str, **options: Any) -> Any:
@@ -114,6 +114,8 @@ SAMPLES = {
     ),
 }
 CELLS = 8
+
+COSTSIM = ("-m", "costsim")
 
 
 @pytest.fixture(params=list(SAMPLES.values()), ids=list(SAMPLES))
@@ -229,7 +231,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(
     store = StudyStore(path, sample.kind)
     store.claim(sample.cells()[-1].key, ours)  # it is not over before it is killed
     command = sample.run_command(sample.file(tmp_path), path, "--jobs", "2")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start([*COSTSIM, *command], stdout=DEVNULL, stderr=DEVNULL)
     try:
         until(lambda: len(rows_in(path)) >= 3)
     finally:
@@ -239,7 +241,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_cell(
     assert store.claimed() == frozenset()  # its claims ended with it
     before = rows_in(path)
     assert 3 <= len(before) < CELLS
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    done = run([*COSTSIM, *command, "--json"])
     assert done.returncode == 0, done.stderr
     assert f"{CELLS - len(before)} of {CELLS} cells computed" in done.stderr
     after = rows_in(path)
@@ -282,12 +284,9 @@ def test_two_commands_at_once_share_the_cells(
             "END"
         )
     command = sample.run_command(file, path, "--jobs", "1", "--json")
-    runs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    told = [run.communicate(timeout=PATIENCE_S) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], told
+    runs = [start([*COSTSIM, *command], stdout=PIPE, stderr=PIPE) for _ in range(2)]
+    told = [one.communicate() for one in runs]
+    assert [one.returncode for one in runs] == [0, 0], told
     counts = [re.search(rf"(\d+) of {CELLS} cells computed", err) for _, err in told]
     assert sum(int(found[1]) for found in counts if found) == CELLS
     assert told[0][0] == told[1][0]  # both show everything
@@ -305,19 +304,18 @@ def test_an_interrupted_run_leaves_a_store_to_go_on_with(
     path, ours = tmp_path / "s.sqlite", Owner.of(os.getpid())
     store = StudyStore(path, sample.kind)
     store.claim(sample.cells()[-1].key, ours)  # it is not over before it is interrupted
-    process = subprocess.Popen(
-        sample.run_command(sample.file(tmp_path), path, "--jobs", "2"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    process = start(
+        [*COSTSIM, *sample.run_command(sample.file(tmp_path), path, "--jobs", "2")],
+        stdout=DEVNULL,
+        stderr=PIPE,
         start_new_session=True,
     )
     until(lambda: rows_in(path))
     if how is signal.SIGINT:
         os.killpg(process.pid, how)  # as a terminal does
     else:
-        process.terminate()
-    _, told = process.communicate(timeout=PATIENCE_S)
+        process.send_signal(how)
+    _, told = process.communicate()
     assert process.returncode == 130, told
     *progress, line = told.splitlines()
     assert line == "costsim: interrupted"
@@ -382,7 +380,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def test_without_workers_there_is_one_clear_line(
     sample: Sample, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = sample.run_command(sample.file(tmp_path), tmp_path / "s.sqlite")[3:]
+    command = sample.run_command(sample.file(tmp_path), tmp_path / "s.sqlite")
     assert main([*command, "--scheduler", cluster.address]) == 2
     assert capsys.readouterr().err == f"costsim: --scheduler {cluster.address}: has no workers\n"
 
@@ -400,7 +398,7 @@ def test_a_cluster_gives_the_rows_of_local_processes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     path = tmp_path / "s.sqlite"
-    command = sample.run_command(sample.file(tmp_path), path)[3:]
+    command = sample.run_command(sample.file(tmp_path), path)
     assert main([*command, "--scheduler", staffed.address, "--json"]) == 0
     out, err = capsys.readouterr()
     assert isinstance(json.loads(out), dict)
@@ -438,16 +436,14 @@ def test_a_scheduler_that_dies_is_one_line_and_costs_nothing_finished(
     try:
         cluster.add_worker()
         command = sample.run_command(sample.file(tmp_path), path, "--scheduler", cluster.address)
-        run = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        process = start([*COSTSIM, *command], stdout=DEVNULL, stderr=PIPE)
         until(lambda: len(store.finished()) >= 3)
         cluster.processes[0].kill()
-        _, err = run.communicate(timeout=PATIENCE_S)
+        _, err = process.communicate()
     finally:
         cluster.stop()
     *progress, line = err.splitlines()
-    assert run.returncode == 2
+    assert process.returncode == 2
     assert [told for told in progress if f"{sample.kind.doing}: " not in told] == []
     assert line.startswith(f"costsim: --scheduler {cluster.address}: is gone")
     assert 3 <= len(store.finished()) < CELLS
