@@ -336,7 +336,7 @@ def test_c_is_optional_and_its_lack_is_said_with_the_reason(
     with pytest.raises(UnsupportedOperator, match="'desktop' has no C kernel; there are kernels"):
         check_emitted(with_desktop())
     reason: Reading[[], str] = Reading("reason")
-    reason.of(Desktop)(lambda o: "no board has room for it")
+    reason.of(Desktop)(lambda _o: "no board has room for it")
     monkeypatch.setattr("costsim.c.emission.support.NO_KERNEL", reason)
     with pytest.raises(UnsupportedOperator, match=r"'y'.*'desktop'.*\(no board has room for it\)"):
         check_emitted(with_desktop())
@@ -360,12 +360,12 @@ def test_a_reading_gives_the_function_of_the_class() -> None:
 
 def test_a_reading_has_a_function_for_all_of_a_class_but_those_with_their_own() -> None:
     table: Reading[[], str] = Reading("word")
-    table.of(Masked)(lambda o: "masked")
-    table.of(ReLU)(lambda o: "its own")
+    table.of(Masked)(lambda _o: "masked")
+    table.of(ReLU)(lambda _o: "its own")
     assert (table[ReLU()](), table[LeakyReLU(0.1)]()) == ("its own", "masked")
     assert Desktop() not in table
     assert table.keys() == MASKED
-    table.of(Activation)(lambda o: "any")
+    table.of(Activation)(lambda _o: "any")
     assert (table[Desktop()](), table[LeakyReLU(0.1)](), table[ReLU()]()) == (
         "any", "masked", "its own"
     )  # fmt: skip

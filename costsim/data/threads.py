@@ -26,7 +26,7 @@ def threaded_map(
     function: Callable[[From], To],
     items: Iterable[From],
     *,
-    size_of: Callable[[From], int] = lambda item: 0,
+    size_of: Callable[[From], int] = lambda _item: 0,
     most: int = 0,
 ) -> Iterator[To]:
     """`map`, in order, with the work on as many threads as there are cores.

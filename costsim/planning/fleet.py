@@ -81,7 +81,7 @@ def make_fleet_plan(requests: Sequence[PlanRequest], progress: Progress | None =
     device that is asked twice, for steps that differ (their bit widths do), and for memory budgets
     that cannot be put together.
     """
-    report = progress or (lambda what, done, total: None)
+    report = progress or (lambda _what, _done, _total: None)
     check_alike(requests)
     first = prepare(requests[0], progress)
     prepared = [first, *(prepare(request, None, first.scored) for request in requests[1:])]

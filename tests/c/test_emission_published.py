@@ -162,7 +162,7 @@ def test_the_file_is_taken_by_whoever_needs_scales(tmp_path: Path) -> None:
     assert other.values[graph.output].scale == pytest.approx((max(high, 0) - min(low, 0)) / 255)
 
 
-def write_published(path: Path, change=lambda document: None) -> Path:
+def write_published(path: Path, change=lambda _document: None) -> Path:
     """A file like the published ones, whose scales fit together."""
     document = int8_document("mcunet-5fps")
     previous = (0.02, 0)

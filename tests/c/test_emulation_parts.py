@@ -312,8 +312,8 @@ def test_every_file_of_a_firmware_ships() -> None:
 
 
 def test_a_compiler_that_is_missing_is_named_with_its_packages(monkeypatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r'pip install "costsim\[emulator\]".*gcc-arm-none-eabi'):
         find_compiler()
     with pytest.raises(InputError, match="allowed are zig, gcc"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fork_server import Process, serve
+from fork_server import Process, server
 
 TESTS = Path(__file__).parents[1]
 MARK = "COSTSIM_CAMPAIGN_RUN"
@@ -141,7 +141,7 @@ class Warm:
         self.folder, self.commands = folder, 0
 
     def __enter__(self) -> Self:
-        self.server = serve()
+        self.server = server()
         return self
 
     def __exit__(
@@ -150,7 +150,7 @@ class Warm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.server.stop()
+        """Nothing: the server is the process's own, and others may use it."""
 
     def start(
         self,

@@ -759,8 +759,8 @@ def test_a_device_without_a_name_is_told_with_the_option(plan: Plan) -> None:
         (lambda text: text.replace("memory:", "memmory:", 1), "memmory"),
         (lambda text: re.sub(r"value: [0-9.]+ ?MB", "value: 3 parsec", text, count=1), "parsec"),
         (lambda text: re.sub(r"value: ([0-9.]+) ?MB", r"value: -\1 MB", text, count=1), "value"),
-        (lambda text: "- a\n- b\n", "mapping"),
-        (lambda text: "", "mapping"),
+        (lambda _text: "- a\n- b\n", "mapping"),
+        (lambda _text: "", "mapping"),
         (lambda text: text + "\nname: [", "board.yaml"),
     ],
 )

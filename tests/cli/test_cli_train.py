@@ -300,7 +300,7 @@ def test_training_traffic_signs_helps(shared):
             seed=seed,
         )
         run = prepare(TrainRequest(make_plan(request).file, data=data, ways=5, queries=25))
-        assert run.train(lambda: False, lambda run, loss: None)
+        assert run.train(lambda: False, lambda _run, _loss: None)
         trained = run.finish()
         assert trained.accuracy_before is not None
         assert trained.accuracy_after is not None

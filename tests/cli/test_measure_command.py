@@ -10,7 +10,7 @@ import pytest
 from calibrating import CONDITIONS
 from fork_server import PIPE, start
 from ssh_device import assert_nothing_is_left, device
-from targeting import FOREVER, write_plan
+from targeting import FOREVER, fork_jobs, write_plan
 from waiting import until
 
 from costsim.base.errors import InputError
@@ -28,6 +28,11 @@ from costsim.solving.planfile import read_plan
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     return write_plan(tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    fork_jobs(monkeypatch)
 
 
 @pytest.fixture

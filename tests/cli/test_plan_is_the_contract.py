@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from targeting import fork_jobs
 from training import MODEL, write_network
 
 from costsim.cli import main
@@ -22,6 +23,11 @@ from costsim.solving.planfile import read_plan
 
 SIZE = ["--resolution", "32", "--iterations", "2"]
 PI = ["--device", "pi-zero-2"]
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    fork_jobs(monkeypatch)
 
 
 def write_tracks(folder: Path, seed: int = 0, classes: int = 3, tracks: int = 5) -> None:

@@ -405,7 +405,7 @@ def test_of_two_members_of_one_name_the_later_is_read_alone(tmp_path: Path) -> N
 def test_large_items_wait_one_by_one() -> None:
     made: list[int] = []
     items = (made.append(i) or i for i in range(50))  # type: ignore[func-returns-value]
-    for done, _ in enumerate(threaded_map(lambda i: i, items, size_of=lambda i: 10, most=25)):
+    for done, _ in enumerate(threaded_map(lambda i: i, items, size_of=lambda _i: 10, most=25)):
         assert len(made) - done <= 4
 
 

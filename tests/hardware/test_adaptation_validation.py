@@ -159,7 +159,7 @@ def test_all_of_it_trains_what_train_trains(way, plan_of):
     plan = read_plan(path)
     run = prepare(TrainRequest(plan, str(path), queries=0))
     before = {name: tensor.detach().clone() for name, tensor in run.subject.tensors.items()}
-    assert run.train(lambda: False, lambda run, loss: None)
+    assert run.train(lambda: False, lambda _run, _loss: None)
 
     request = ValidationRequest(plan, str(path))
     subject, _ = load_request(request)

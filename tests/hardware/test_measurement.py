@@ -107,7 +107,7 @@ def test_the_allocators_hold_the_programs_buffers_and_nothing_else(name):
     held = [0] * len(program.operations)
 
     with record_allocations() as recorder:
-        executor.observer = lambda op, position, buffers: recorder.mark(str(position))
+        executor.observer = lambda _op, position, _buffers: recorder.mark(str(position))
         executor.step_from(feed)
     total = price(program).memory.updated_weight_bytes
     for piece in recorder.pieces:

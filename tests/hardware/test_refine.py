@@ -14,7 +14,7 @@ import pytest
 from calibrating import CONDITIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from targeting import write_plan
+from targeting import fork_jobs, write_plan
 
 from costsim.base.errors import InputError
 from costsim.cli import main
@@ -80,7 +80,7 @@ def other(device: DeviceSpec, whole: float, **apart: float) -> DeviceSpec:
     factors = {part.replace("__", " "): factor for part, factor in apart.items()}
     return rescaled(
         device, device.default_target, whole=whole, apart=factors,
-        deviation=lambda part, before: before, common=0.0, told="made up",
+        deviation=lambda _part, before: before, common=0.0, told="made up",
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_a_rescaled_calibrated_device_takes_exactly_that_much(
     spec = laws()
     changed = rescaled(
         spec, spec.default_target, whole=whole, apart=factors,
-        deviation=lambda part, before: before, common=0.05, told="made up",
+        deviation=lambda _part, before: before, common=0.05, told="made up",
     )  # fmt: skip
     for number in (0, 4):
         parts = step_parts(work_of(program(number)), spec.target())
@@ -260,7 +260,7 @@ def test_telling_apart_is_never_worse_than_one_factor_beyond_noise(
     rng = random.Random(seed)
     true = rescaled(
         PI, PI.default_target, whole=whole, apart=factors,
-        deviation=lambda part, before: before, common=0.0, told="made up",
+        deviation=lambda _part, before: before, common=0.0, told="made up",
     )  # fmt: skip
     seen = rng.sample(range(36), count)
     steps = measured(seen, PI, true, noise=noise, seed=seed)
@@ -448,7 +448,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     folder = tmp_path_factory.mktemp("files")
     plan = write_plan(folder)
     out = folder / "m.json"
-    assert main(["measure", str(plan), "--steps", "4", "--repeats", "2", "--out", str(out)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        fork_jobs(patch)
+        asked = ["measure", str(plan), "--steps", "4", "--repeats", "2", "--out", str(out)]
+        assert main(asked) == 0
     found = folder / "v.json"
     assert main(["validate", str(plan), "--steps", "4", "--measurement", str(found)]) in (0, 1)
     return plan, out, found

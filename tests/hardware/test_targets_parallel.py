@@ -32,7 +32,7 @@ def test_what_each_finds_comes_in_the_calling_thread_in_its_order() -> None:
 
 def test_they_run_at_once() -> None:
     together = threading.Barrier(3, timeout=20)
-    in_parallel([lambda found: found(together.wait())] * 3, Watch(), lambda item: None)
+    in_parallel([lambda found: found(together.wait())] * 3, Watch(), lambda _item: None)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

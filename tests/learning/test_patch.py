@@ -159,7 +159,7 @@ def test_values_that_were_altered_are_not_left_in_the_model(example, patch):
     assert bits(tensors) == bits(base)
 
 
-def altered(data: bytes, tensors=None, header=lambda document: None) -> bytes:
+def altered(data: bytes, tensors=None, header=lambda _document: None) -> bytes:
     """A patch file with other tensors, without those that are None, or another header."""
 
     def exchanged(found):
@@ -178,9 +178,9 @@ def change(key, value):
         (lambda d: d[:-1], "is cut short, damaged"),
         (lambda d: d[: len(d) // 2], "is cut short, damaged"),
         (lambda d: d[:5], "is cut short, damaged"),
-        (lambda d: b"", "is cut short, damaged"),
-        (lambda d: b"\x80\x04" + b"hello" * 9, "is cut short, damaged"),
-        (lambda d: save({"a": torch.zeros(1)}), "has no header of this program"),
+        (lambda _d: b"", "is cut short, damaged"),
+        (lambda _d: b"\x80\x04" + b"hello" * 9, "is cut short, damaged"),
+        (lambda _d: save({"a": torch.zeros(1)}), "has no header of this program"),
         (lambda d: altered(d, header=lambda h: h.update(schema="x/2")), "schema 'x/2'; 'costsim"),
         (lambda d: altered(d, header=lambda h: h.pop("model")), "model: field required"),
         (lambda d: altered(d, header=lambda h: h.update(more=1)), "more: extra inputs"),

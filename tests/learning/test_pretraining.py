@@ -408,8 +408,8 @@ def test_training_stops_when_asked_and_keeps_its_place(pool: Pool) -> None:
     done = train(
         training,
         stop=lambda: training.steps_done >= 2,
-        watch=lambda result: None,
-        measured=lambda record: None,
+        watch=lambda _result: None,
+        measured=lambda _record: None,
         save=lambda: saved.append(training.steps_done),
         measure_every=0,
         save_every=0,

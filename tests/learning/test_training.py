@@ -70,7 +70,7 @@ def go(run, stop_after: int | None = None):
             left[0] -= 1
         return left[0] == 0
 
-    run.train(stop, lambda run, loss: None)
+    run.train(stop, lambda _run, _loss: None)
     return bits(run.subject.tensors)
 
 
@@ -408,8 +408,8 @@ def cut(data: bytes) -> bytes:
     [
         (lambda d: d[:-3], "is cut short, damaged"),
         (lambda d: d[:100], "is cut short, damaged"),
-        (lambda d: b"", "is cut short, damaged"),
-        (lambda d: save({"a": torch.zeros(2)}), "has no header of this program"),
+        (lambda _d: b"", "is cut short, damaged"),
+        (lambda _d: save({"a": torch.zeros(2)}), "has no header of this program"),
         (lambda d: d.replace(b"checkpoint/1", b"checkpoint/2"), "schema 'costsim.checkpoint/2'"),
         (lambda d: without(d, "weights"), "is missing"),
         (lambda d: without(d, "optimizer"), "is missing"),

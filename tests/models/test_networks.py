@@ -103,7 +103,7 @@ def test_initialised_features_are_of_order_one_and_tell_images_apart(name: str) 
     for spec, convolution, _ in network.convolutions():
         if spec.activation:
             convolution.register_forward_hook(
-                lambda module, inputs, output: active.append(
+                lambda _module, _inputs, output: active.append(
                     ((output > 0) & (output < 6)).float().mean().item()
                 )
             )
@@ -192,7 +192,7 @@ def test_calibrate_gives_each_channel_mean_zero_and_variance_one() -> None:
     calibrate(network, x)
     outputs = []
     network.blocks[5].project_norm.register_forward_hook(  # type: ignore[union-attr]
-        lambda module, inputs, output: outputs.append(output)
+        lambda _module, _inputs, output: outputs.append(output)
     )
     with torch.no_grad():
         network(x)

@@ -247,28 +247,28 @@ def test_random_networks_evaluate_as_torch_does(drawn: tuple[nn.Module, Tensor])
 # One operator at a time.
 
 FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "scalars": lambda m, x: (2 * x + 1 - x / 4 - 0.5) * -1,
-    "reversed": lambda m, x: 1 - x,
-    "alpha": lambda m, x: torch.add(x, x.relu(), alpha=3) - torch.sub(x, x.tanh(), alpha=2),
-    "clamps": lambda m, x: x.clamp(min=-0.5).clamp(max=0.5) + x.clamp(-1, 1) + x.clamp_min(0.1),
-    "relu6": lambda m, x: F.relu6(x) + F.hardtanh(x),
-    "in place": lambda m, x: x.clone().mul_(2).add_(x).relu_(),
-    "slices": lambda m, x: x[:, 1:, ::2, -3:],
-    "select": lambda m, x: x[:, -1] + x.select(1, 0),
-    "chunks": lambda m, x: torch.cat(torch.chunk(x, 2, dim=2)[::-1], 2),
-    "splits": lambda m, x: torch.cat(torch.split(x, [10, 22], 3)[::-1], -1),
-    "unbound": lambda m, x: torch.stack(list(x.unbind(1))[::-1], 1),
-    "flat": lambda m, x: x.flatten(1).unsqueeze(0).squeeze(0).view(x.shape[0], -1, 8),
-    "orders": lambda m, x: x.permute(0, 2, 3, 1).transpose(1, 2).contiguous(),
-    "shuffle": lambda m, x: x.view(2, 3, 1, 32, 32).transpose(1, 2).reshape(2, 3, 32, 32),
-    "expanded": lambda m, x: x.mean((2, 3), keepdim=True).expand(-1, -1, 4, 4),
-    "padded": lambda m, x: F.pad(x, (1, 2, 3, 0), value=0.5),
-    "means": lambda m, x: x.mean(-1) + x.mean((1, 3)).unsqueeze(1),
-    "softmax": lambda m, x: x.softmax(-1) + F.softmax(x, dim=1),
-    "log_softmax": lambda m, x: x.log_softmax(-1) + F.log_softmax(x, dim=1) + nn.LogSoftmax(2)(x),
-    "products": lambda m, x: x @ x.transpose(-1, -2) + torch.matmul(x, x),
-    "batched": lambda m, x: torch.bmm(x[:, 0], x[:, 1]),
-    "constant": lambda m, x: x + torch.linspace(0, 1, 32) * torch.tensor(2.0) - torch.arange(32),
+    "scalars": lambda _m, x: (2 * x + 1 - x / 4 - 0.5) * -1,
+    "reversed": lambda _m, x: 1 - x,
+    "alpha": lambda _m, x: torch.add(x, x.relu(), alpha=3) - torch.sub(x, x.tanh(), alpha=2),
+    "clamps": lambda _m, x: x.clamp(min=-0.5).clamp(max=0.5) + x.clamp(-1, 1) + x.clamp_min(0.1),
+    "relu6": lambda _m, x: F.relu6(x) + F.hardtanh(x),
+    "in place": lambda _m, x: x.clone().mul_(2).add_(x).relu_(),
+    "slices": lambda _m, x: x[:, 1:, ::2, -3:],
+    "select": lambda _m, x: x[:, -1] + x.select(1, 0),
+    "chunks": lambda _m, x: torch.cat(torch.chunk(x, 2, dim=2)[::-1], 2),
+    "splits": lambda _m, x: torch.cat(torch.split(x, [10, 22], 3)[::-1], -1),
+    "unbound": lambda _m, x: torch.stack(list(x.unbind(1))[::-1], 1),
+    "flat": lambda _m, x: x.flatten(1).unsqueeze(0).squeeze(0).view(x.shape[0], -1, 8),
+    "orders": lambda _m, x: x.permute(0, 2, 3, 1).transpose(1, 2).contiguous(),
+    "shuffle": lambda _m, x: x.view(2, 3, 1, 32, 32).transpose(1, 2).reshape(2, 3, 32, 32),
+    "expanded": lambda _m, x: x.mean((2, 3), keepdim=True).expand(-1, -1, 4, 4),
+    "padded": lambda _m, x: F.pad(x, (1, 2, 3, 0), value=0.5),
+    "means": lambda _m, x: x.mean(-1) + x.mean((1, 3)).unsqueeze(1),
+    "softmax": lambda _m, x: x.softmax(-1) + F.softmax(x, dim=1),
+    "log_softmax": lambda _m, x: x.log_softmax(-1) + F.log_softmax(x, dim=1) + nn.LogSoftmax(2)(x),
+    "products": lambda _m, x: x @ x.transpose(-1, -2) + torch.matmul(x, x),
+    "batched": lambda _m, x: torch.bmm(x[:, 0], x[:, 1]),
+    "constant": lambda _m, x: x + torch.linspace(0, 1, 32) * torch.tensor(2.0) - torch.arange(32),
     "normalised": lambda m, x: (x - m.mean) / m.deviation,
     "scaled by a parameter": lambda m, x: x * m.gamma + m.gamma,
     "right product": lambda m, x: x @ m.w,
@@ -276,39 +276,39 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "addmm": lambda m, x: torch.addmm(m.b, x.flatten(0, 2), m.w),
     "part of a parameter": lambda m, x: x * m.gamma[0] + m.gamma[1:][:1] + m.w[:1] + m.w.t(),
     "functional": lambda m, x: F.linear(x, m.w, m.b),
-    "attention": lambda m, x: F.scaled_dot_product_attention(x, x, 2 * x),
-    "causal attention": lambda m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
-    "masked attention": lambda m, x: F.scaled_dot_product_attention(
+    "attention": lambda _m, x: F.scaled_dot_product_attention(x, x, 2 * x),
+    "causal attention": lambda _m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "masked attention": lambda _m, x: F.scaled_dot_product_attention(
         x, 2 * x, x, attn_mask=(torch.arange(32) % 3 > 0)[None]
     ),
     "biased attention": lambda m, x: F.scaled_dot_product_attention(x, x, x, attn_mask=m.w),
-    "grouped queries": lambda m, x: F.scaled_dot_product_attention(
+    "grouped queries": lambda _m, x: F.scaled_dot_product_attention(
         torch.cat([x, 2 * x], 1), x, x, enable_gqa=True
     ),
-    "places": lambda m, x: x[:, :, [3, 0, 3, -1]] + x.index_select(2, torch.tensor([1, 2, 0, 5])),
-    "two places": lambda m, x: x[:, :, torch.tensor([[1], [-2]]), torch.tensor([4, 0, 9])],
+    "places": lambda _m, x: x[:, :, [3, 0, 3, -1]] + x.index_select(2, torch.tensor([1, 2, 0, 5])),
+    "two places": lambda _m, x: x[:, :, torch.tensor([[1], [-2]]), torch.tensor([4, 0, 9])],
     "table of positions": lambda m, x: x + m.w[torch.arange(32) % 7],
     "embedding": lambda m, x: x + F.embedding(torch.tensor([0, 3, 3, 1]).repeat(8), m.w),
-    "repeated elements": lambda m, x: x.repeat_interleave(2, 1) + x.repeat_interleave(2, dim=-3),
-    "repeated everything": lambda m, x: x.flatten().repeat_interleave(2),
-    "tiles": lambda m, x: torch.tile(x, (2, 1)),
-    "many places": lambda m, x: x.flatten(2).flip(-1),
-    "moments": lambda m, x: torch.stack([*torch.var_mean(x, 1), x.std(1)]),
-    "extremes": lambda m, x: torch.stack([x.amax((1, 3)), x.amin((1, 3))]) + x.max() - x.min(),
-    "masked": lambda m, x: (
+    "repeated elements": lambda _m, x: x.repeat_interleave(2, 1) + x.repeat_interleave(2, dim=-3),
+    "repeated everything": lambda _m, x: x.flatten().repeat_interleave(2),
+    "tiles": lambda _m, x: torch.tile(x, (2, 1)),
+    "many places": lambda _m, x: x.flatten(2).flip(-1),
+    "moments": lambda _m, x: torch.stack([*torch.var_mean(x, 1), x.std(1)]),
+    "extremes": lambda _m, x: torch.stack([x.amax((1, 3)), x.amin((1, 3))]) + x.max() - x.min(),
+    "masked": lambda _m, x: (
         x.masked_fill(torch.eye(32) > 0, -2.0) + torch.where(torch.arange(32) > 4, x, 0.5)
     ),
     "larger and smaller": lambda m, x: torch.maximum(x, m.b) + torch.minimum(x, x.mean()),
-    "log_sum_exp": lambda m, x: torch.logsumexp(x, (1, 2)),
-    "resized": lambda m, x: (
+    "log_sum_exp": lambda _m, x: torch.logsumexp(x, (1, 2)),
+    "resized": lambda _m, x: (
         F.interpolate(x, scale_factor=1.3, mode="bilinear")
         + F.interpolate(x, (41, 41), mode="bicubic", align_corners=True)
     ),
-    "resized to the same": lambda m, x: F.interpolate(x, (32, 32), mode="bilinear"),
-    "pixels, by no whole factor": lambda m, x: (
+    "resized to the same": lambda _m, x: F.interpolate(x, (32, 32), mode="bilinear"),
+    "pixels, by no whole factor": lambda _m, x: (
         F.interpolate(x, scale_factor=0.6) + F.interpolate(x, (19, 19), mode="nearest-exact")
     ),
-    "windows and back": lambda m, x: F.fold(
+    "windows and back": lambda _m, x: F.fold(
         F.unfold(x, 3, stride=2, padding=1), (32, 32), 3, stride=2, padding=1
     ),
     "transposed convolutions": lambda m, x: (
@@ -327,8 +327,8 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     ),
     "computed linear": lambda m, x: F.linear(x, m.w / m.w.norm(dim=1, keepdim=True), m.b),
     "normed by its largest singular value": lambda m, x: x @ (m.w / torch.dot(m.b, m.w.mv(m.b))),
-    "sliding windows": lambda m, x: x.unfold(2, 5, 3).unfold(-2, 4, 4),
-    "dtype": lambda m, x: x.to(torch.float32).float(),
+    "sliding windows": lambda _m, x: x.unfold(2, 5, 3).unfold(-2, 4, 4),
+    "dtype": lambda _m, x: x.to(torch.float32).float(),
     "one dimension": lambda m, x: F.avg_pool1d(F.conv1d(x.flatten(2), m.kernel), 2),
     "three dimensions": lambda m, x: F.max_pool3d(F.conv3d(x.unsqueeze(1), m.cube), 2),
 }
@@ -396,7 +396,7 @@ def test_right_product_is_a_linear_layer_on_the_transposed_weight() -> None:
 
 
 def test_gradient_at_the_bounds_is_that_of_the_function() -> None:
-    graph = trace(Calls(lambda m, x: F.relu6(x) + x.clamp(0, 6)), images())
+    graph = trace(Calls(lambda _m, x: F.relu6(x) + x.clamp(0, 6)), images())
     clamps = [call.operator for call in graph.calls if isinstance(call.operator, Clamp)]
     assert clamps == [Clamp(0.0, 6.0, False), Clamp(0.0, 6.0, True)]
 
@@ -407,7 +407,7 @@ def test_pooling_to_one_pixel_is_a_mean() -> None:
 
 
 def test_attention_scale_and_transpose_are_in_the_product() -> None:
-    graph = trace(Calls(lambda m, x: F.scaled_dot_product_attention(x, x, x)), images())
+    graph = trace(Calls(lambda _m, x: F.scaled_dot_product_attention(x, x, x)), images())
     assert graph.calls[1].operator == MatMul(transpose_b=True, scale=1 / math.sqrt(32))
 
 
@@ -449,9 +449,9 @@ def test_dead_code_is_left_out() -> None:
 
 
 def test_constants_fold() -> None:
-    graph = trace(Calls(lambda m, x: x * torch.tensor(2.0)), images())
+    graph = trace(Calls(lambda _m, x: x * torch.tensor(2.0)), images())
     assert graph.calls[-1].operator == Scale(factor=2.0)
-    graph = trace(Calls(lambda m, x: x + torch.arange(32).float().sqrt()), images())
+    graph = trace(Calls(lambda _m, x: x + torch.arange(32).float().sqrt()), images())
     assert [call.operator.kind for call in graph.calls] == ["input", "constant", "add"]
 
 
@@ -466,32 +466,32 @@ def test_buffers_as_weights_belong_to_no_layer() -> None:
 
 UNSUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "nobody's operator": (lambda m, x: m.inner(x), "aten.cumsum.default in module 'inner'"),
-    "at the root": (lambda m, x: x.cumsum(1), "aten.cumsum.default in the model itself"),
-    "computed condition": (lambda m, x: torch.where(x > 0, x, 2 * x), "aten.gt.Scalar"),
-    "computed places": (lambda m, x: x[:, x.argmax(1)[0, 0] % 3], "aten.argmax.default"),
+    "at the root": (lambda _m, x: x.cumsum(1), "aten.cumsum.default in the model itself"),
+    "computed condition": (lambda _m, x: torch.where(x > 0, x, 2 * x), "aten.gt.Scalar"),
+    "computed places": (lambda _m, x: x[:, x.argmax(1)[0, 0] % 3], "aten.argmax.default"),
     "places by a mask": (
-        lambda m, x: x[:, :, torch.eye(32) > 0],
+        lambda _m, x: x[:, :, torch.eye(32) > 0],
         "with a mask for an index",
     ),
     "places apart": (
-        lambda m, x: x[torch.arange(2), :, torch.arange(2)],
+        lambda _m, x: x[torch.arange(2), :, torch.arange(2)],
         "do not follow one another",
     ),
-    "variance of one": (lambda m, x: x[:, :1].var(1), "of 1 elements with a correction of 1"),
+    "variance of one": (lambda _m, x: x[:, :1].var(1), "of 1 elements with a correction of 1"),
     "computed statistics": (
-        lambda m, x: F.batch_norm(x, x.mean((0, 2, 3)), x.var((0, 2, 3))),
+        lambda _m, x: F.batch_norm(x, x.mean((0, 2, 3)), x.var((0, 2, 3))),
         "statistics that is computed",
     ),
     "statistics of a batch": (
-        lambda m, x: F.batch_norm(x, None, None, training=True),
+        lambda _m, x: F.batch_norm(x, None, None, training=True),
         "without statistics of its own",
     ),
     "mode": (
-        lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear", antialias=True),
+        lambda _m, x: F.interpolate(x, scale_factor=2, mode="bilinear", antialias=True),
         "upsample_bilinear2d_aa",
     ),
-    "other type": (lambda m, x: x.double(), "torch.float64"),
-    "random": (lambda m, x: x + torch.rand(32), "aten.rand"),
+    "other type": (lambda _m, x: x.double(), "torch.float64"),
+    "random": (lambda _m, x: x + torch.rand(32), "aten.rand"),
 }
 
 
@@ -499,7 +499,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
 def test_unsupported_operators_are_named_with_their_module(name: str) -> None:
     function, message = UNSUPPORTED[name]
     parts = {
-        "inner": Calls(lambda m, x: x.cumsum(1)),
+        "inner": Calls(lambda _m, x: x.cumsum(1)),
         "w": nn.Parameter(torch.randn(3, 3, 1, 1)),
     }
     with pytest.raises(UnsupportedOperator) as caught:
@@ -518,13 +518,13 @@ class TwoInputs(nn.Module):
 
 
 BAD: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "tuple": (lambda: Calls(lambda m, x: (x, x)), "returns a tuple; one tensor is needed"),
-    "dict": (lambda: Calls(lambda m, x: {"y": x}), "returns a dict"),
-    "one in a list": (lambda: Calls(lambda m, x: [x.relu()]), "returns a list"),
-    "number": (lambda: Calls(lambda m, x: 1.0), "returns no tensor"),
-    "integers": (lambda: Calls(lambda m, x: x.argmax(1)), "floating point is needed"),
+    "tuple": (lambda: Calls(lambda _m, x: (x, x)), "returns a tuple; one tensor is needed"),
+    "dict": (lambda: Calls(lambda _m, x: {"y": x}), "returns a dict"),
+    "one in a list": (lambda: Calls(lambda _m, x: [x.relu()]), "returns a list"),
+    "number": (lambda: Calls(lambda _m, _x: 1.0), "returns no tensor"),
+    "integers": (lambda: Calls(lambda _m, x: x.argmax(1)), "floating point is needed"),
     "two inputs": (lambda: TwoInputs().eval(), "must take one tensor"),
-    "constant": (lambda: Calls(lambda m, x: m.p, {"p": nn.Parameter(torch.ones(2))}), "depend"),
+    "constant": (lambda: Calls(lambda m, _x: m.p, {"p": nn.Parameter(torch.ones(2))}), "depend"),
     "data": (lambda: Calls(data_dependent), "cannot be traced"),
     "shape": (lambda: nn.Linear(5, 5).eval(), "(2, 3, 32, 32)"),
 }

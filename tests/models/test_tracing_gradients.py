@@ -166,7 +166,7 @@ def parameter_hook(model: Net) -> Any:
 
 
 def accumulated(model: Net) -> Any:
-    return model.first.weight.register_post_accumulate_grad_hook(lambda p: None)
+    return model.first.weight.register_post_accumulate_grad_hook(lambda _p: None)
 
 
 def doubled(_: nn.Module, gradients: Any, __: Any) -> Any:
@@ -185,7 +185,7 @@ BEFORE: dict[str, tuple[Callable[[Net], Any], str]] = {
         "gradients of itself",
     ),
     "every module": (
-        lambda m: register_module_full_backward_hook(lambda *_: None),
+        lambda _m: register_module_full_backward_hook(lambda *_: None),
         "every module",
     ),
 }

@@ -150,7 +150,7 @@ def test_every_phase_of_an_adaptation_runs_in_the_predicted_bytes(cache_in):
             learning_rate=0.0,
             loss=mean_square,
             observer=measured,
-            scorer=lambda call, read: seen.append(call.layer),
+            scorer=lambda call, _read: seen.append(call.layer),
         )
         images = random_images(program.graph, program.step)
         targets = targets_for(program.graph, program.step)

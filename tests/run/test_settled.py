@@ -88,7 +88,7 @@ def test_jumps_are_where_derivatives_jump():
             step = 1e-7
             line = x.abs() + 0.5 if name in POSITIVE else x
             found = line[(slope(line + step) - slope(line - step)).abs() > 1e-3]
-            jumps = JUMPS.get(kind, lambda o: ())(call.operator)
+            jumps = JUMPS.get(kind, lambda _o: ())(call.operator)
             assert torch.allclose(found, torch.tensor(sorted(jumps), dtype=torch.float64)), name
             seen.add(kind)
     assert seen > set(JUMPS)

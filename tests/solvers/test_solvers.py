@@ -209,7 +209,7 @@ def test_permuting_channels_permutes_the_plan(problem, random):
 @settings(max_examples=40)
 @given(problems(), st.integers(-40, 40))
 def test_scaling_all_scores_changes_nothing(problem, power):
-    scaled = rescored(problem, lambda i, c, score: score * 2.0**power)
+    scaled = rescored(problem, lambda _i, _c, score: score * 2.0**power)
     for solver in (Exact(), Greedy()):
         ours, theirs = solve(scaled, solver), solve(problem, solver)
         assert (ours.plan, ours.status) == (theirs.plan, theirs.status)
@@ -218,7 +218,7 @@ def test_scaling_all_scores_changes_nothing(problem, power):
 @settings(max_examples=40)
 @given(problems())
 def test_scaling_by_any_factor_scales_the_optimum(problem):
-    scaled = rescored(problem, lambda i, c, score: score * 0.3)
+    scaled = rescored(problem, lambda _i, _c, score: score * 0.3)
     ours, theirs = solve(scaled, Exact()), solve(problem, Exact())
     assert ours.status == theirs.status
     if theirs.plan is not None:

@@ -65,7 +65,7 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch):
         def available(self):
             return False
 
-    monkeypatch.setattr(pulp, "getSolver", lambda *names, **options: Missing())
+    monkeypatch.setattr(pulp, "getSolver", lambda *_names, **_options: Missing())
     graph, layers = two_readers_of_one_tensor()
     with pytest.raises(InputError, match="CBC is not installed"):
         solve(problem_of(graph, layers, Budget()), make_solver("ilp-cbc"))

@@ -308,7 +308,7 @@ class Breaking(Refusing):
 
 def test_a_refusal_is_an_answer_and_an_error_is_a_row() -> None:
     made = iter([Refusing(), Breaking(), make_method("None")])
-    here, cell = shop(lambda name: next(made)), study().cells()[0]
+    here, cell = shop(lambda _name: next(made)), study().cells()[0]
     refused, broken, done = (here.computed(cell).row for _ in range(3))
     assert (refused["status"], refused["reason"]) == ("refused", "nothing fits")
     assert (broken["status"], broken["reason"]) == ("failed", "ZeroDivisionError: oh no")
@@ -320,7 +320,7 @@ def test_a_refusal_is_an_answer_and_an_error_is_a_row() -> None:
 def test_failures_are_tried_again_and_answers_stay(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s.sqlite")
     cell = study().cells()[0]
-    store.write(shop(lambda name: Breaking()).computed(cell).row)
+    store.write(shop(lambda _name: Breaking()).computed(cell).row)
     assert store.finished() == frozenset()
     answer = shop().computed(cell).row
     store.write(answer)
@@ -354,7 +354,7 @@ def test_the_source_is_looked_at_once_for_a_model() -> None:
     cells = study(
         models=models, methods=["SparseUpdate (search)"], source={"data": "digits", "tasks": 2}
     ).cells()
-    here = shop(lambda name: Informed())
+    here = shop(lambda _name: Informed())
     rows = [here.computed(cell).row for cell in cells]
     assert [row["status"] for row in rows] == ["done"] * 4
     assert Informed.seen == [(2, 32), (2, 48)]

@@ -2,14 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
+import fork_server
 from waiting import PATIENCE_S, until
 
 
-def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+def begin(module: str, *arguments: str) -> fork_server.Process:
     """A process of Dask that finds the helpers of tests and gives up a cell that has killed one."""
     environment = {
         **os.environ,
@@ -18,10 +18,14 @@ def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
         "DASK_DISTRIBUTED__ADMIN__LOG_LENGTH": "0",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", f"distributed.cli.{module}", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    code = (
+        "import sys, dask; dask.config.refresh()\n"  # which is loaded: its environment anew
+        f"from distributed.cli.{module} import main\nmain(sys.argv[1:])"
+    )
+    return fork_server.start(
+        ["-c", code, *arguments],
+        stdout=fork_server.DEVNULL,
+        stderr=fork_server.DEVNULL,
         env=environment,
     )
 
@@ -33,7 +37,7 @@ class Cluster:
         self.file = folder / "scheduler.json"
         self.folder = folder
         self.processes = [
-            start("dask_scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard",
+            begin("dask_scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard",
                   "--scheduler-file", str(self.file))
         ]  # fmt: skip
         try:
@@ -49,12 +53,12 @@ class Cluster:
         assert status is None, f"the scheduler has ended with status {status}"
         return self.file.exists() and self.file.read_text().endswith("}")
 
-    def add_worker(self, *, nanny: bool = False) -> "subprocess.Popen[bytes]":
+    def add_worker(self, *, nanny: bool = False) -> fork_server.Process:
         """One more; with a nanny there is a new one when it dies."""
         from distributed import Client
 
         before = len(self.processes)
-        worker = start(
+        worker = begin(
             "dask_worker", self.address, "--nthreads", "1", "--no-dashboard",
             "--nanny" if nanny else "--no-nanny",
             "--local-directory", str(self.folder), "--host", "127.0.0.1",
@@ -69,10 +73,10 @@ class Cluster:
     def stop(self) -> None:
         """Ends every process, the scheduler last."""
         for process in reversed(self.processes):
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
         for process in self.processes:
             try:
                 process.wait(10)
-            except subprocess.TimeoutExpired:
+            except TimeoutError:
                 process.kill()
                 process.wait()

@@ -11,6 +11,7 @@ command line in the list of processes is the server's; a test of any of that sta
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -20,13 +21,14 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from waiting import PATIENCE_S
 
@@ -254,18 +256,20 @@ class _Forks:
         return (json.loads(data), descriptors) if data else None
 
     def _fork(self, asked: Mapping[str, Any], descriptors: Sequence[int]) -> bool:
-        """Whether this is the fork."""
+        """Whether this is the fork, which says its number once it leads the session it is to."""
         line = socket.socket(fileno=descriptors[3])
         pid = os.fork()
-        if not pid:
-            line.close()
-            for number, descriptor in enumerate(descriptors[:3]):
-                os.dup2(descriptor, number)
-        for descriptor in descriptors[:3]:
-            os.close(descriptor)
         if pid:
             self.lines[pid] = line
-            line.sendall(pid.to_bytes(8, "little"))
+        else:
+            for number, descriptor in enumerate(descriptors[:3]):
+                os.dup2(descriptor, number)
+            if asked["session"]:
+                os.setsid()
+            line.sendall(os.getpid().to_bytes(8, "little"))
+            line.close()
+        for descriptor in descriptors[:3]:
+            os.close(descriptor)
         return not pid
 
     def _reap(self) -> None:
@@ -285,8 +289,6 @@ def _heard(number: int, frame: FrameType | None) -> None:
 
 def _become(asked: Mapping[str, Any]) -> Callable[[], object]:
     """Take on what was asked for; what is returned runs it."""
-    if asked["session"]:
-        os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(asked["folder"])
@@ -330,8 +332,38 @@ def _import_all() -> None:
     torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))  # imports much on its first use
 
 
+def _end(main: Callable[[], object]) -> NoReturn:
+    """Run it and end as Python does, but leave what was imported whole: seconds of work."""
+    status: object = None
+    try:
+        main()
+    except SystemExit as error:
+        status = error.code
+    except BaseException as error:
+        traceback.print_exc()
+        status = 1
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    if not isinstance(status, int | None):
+        print(status, file=sys.stderr)
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            status = status or 120  # as Python has it
+    os._exit(status or 0)
+
+
 if __name__ == "__main__":
     _import_all()
+    gc.collect()
+    gc.freeze()  # what is shared stays so
     _asked = _Forks(socket.socket(fileno=int(sys.argv[1]))).until_forked()
     if _asked is not None:
-        _become(_asked)()
+        _end(_become(_asked))

@@ -10,13 +10,14 @@ import json
 import random
 import resource
 import select
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from fork_server import PIPE, Process, start
 
 TOKENS = (
     *(b"9" * 5000, b"-1", b"1e999", b"10000000000000000000000", b"null", b"true", b"[]", b"{}"),
@@ -93,24 +94,18 @@ class Worker:
 
     folder: Path
     limit_s: float
-    process: "subprocess.Popen[str]" = field(init=False)
+    process: Process = field(init=False)
 
     def __post_init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            cwd=self.folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.process = start([__file__], cwd=self.folder, stdin=PIPE, stdout=PIPE)
 
     def _end(self) -> int:
         self.process.kill()
-        with self.process:  # which closes its pipes
-            return self.process.wait()
+        self.process.communicate()
+        return self.process.wait()
 
     def run(self, arguments: list[str]) -> Answer:
         """The answer to a command line; status None where it did not end, or took the worker."""

@@ -26,13 +26,13 @@ DRAWS = 300
 """So often is a sample drawn again; at worst one in five will do."""
 
 JUMPS: Mapping[str, Callable[[Any], tuple[float, ...]]] = {
-    "relu": lambda o: (0.0,),
-    "leaky_relu": lambda o: (0.0,),
-    "elu": lambda o: (0.0,),
-    "absolute": lambda o: (0.0,),
+    "relu": lambda _o: (0.0,),
+    "leaky_relu": lambda _o: (0.0,),
+    "elu": lambda _o: (0.0,),
+    "absolute": lambda _o: (0.0,),
     "clamp": lambda o: (o.minimum, o.maximum),
-    "hard_sigmoid": lambda o: (-3.0, 3.0),
-    "hard_swish": lambda o: (-3.0, 3.0),
+    "hard_sigmoid": lambda _o: (-3.0, 3.0),
+    "hard_swish": lambda _o: (-3.0, 3.0),
 }
 """Where the derivative of an operator of one element jumps, by kind; `max_pool` does at ties."""
 

@@ -13,7 +13,7 @@ from costsim.learning.training.tensorfile import content_digest
 def altered(
     data: bytes,
     tensors: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] = dict,
-    header: Callable[[dict[str, Any]], Any] = lambda document: None,
+    header: Callable[[dict[str, Any]], Any] = lambda _document: None,
 ) -> bytes:
     """A file with other tensors or another header, whose digest fits them."""
     length = int.from_bytes(data[:8], "little")

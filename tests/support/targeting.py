@@ -1,8 +1,13 @@
 """A small plan as a job, for the tests of targets."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
+from fork_server import PIPE, Process, start
 
 from costsim.cli import main
 from costsim.hardware.ssh.shipment import plan_job
@@ -27,6 +32,19 @@ def make_job(folder: Path, side: int = SIDE, batch: int = 1) -> PlanJob:
     """That plan as a job, with quick options."""
     plan: PlanFile = read_plan(write_plan(folder, side, batch))
     return plan_job(plan, folder, options=RunOptions(steps=2))
+
+
+def fork_jobs(patch: pytest.MonkeyPatch) -> None:
+    """Let the target `local` fork its jobs: for tests of what is made of them, not of how long
+    they take to start or of what a process holds.
+    """
+
+    def begin(command: Sequence[str], **how: Any) -> Process:
+        return start(command[1:], **how)
+
+    patch.setattr(
+        "costsim.hardware.targets.local.subprocess", SimpleNamespace(Popen=begin, PIPE=PIPE)
+    )
 
 
 def with_options(job: PlanJob, **options: Any) -> PlanJob:

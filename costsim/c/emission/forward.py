@@ -236,9 +236,9 @@ def _binary(what: str, s: Site) -> list[str]:
     return [looped(s.tables, what, y, a, b, steps(y), *s.inputs, s.output)]
 
 
-FORWARD.of(Add)(lambda o, s: _binary("COSTSIM_ADD", s))
-FORWARD.of(Subtract)(lambda o, s: _binary("COSTSIM_SUBTRACT", s))
-FORWARD.of(Multiply)(lambda o, s: _binary("COSTSIM_MULTIPLY", s))
+FORWARD.of(Add)(lambda _o, s: _binary("COSTSIM_ADD", s))
+FORWARD.of(Subtract)(lambda _o, s: _binary("COSTSIM_SUBTRACT", s))
+FORWARD.of(Multiply)(lambda _o, s: _binary("COSTSIM_MULTIPLY", s))
 
 
 @FORWARD.of(Scale)

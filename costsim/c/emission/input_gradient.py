@@ -185,9 +185,9 @@ def _masked(s: GradientSite, inside: float = 1.0, outside: float = 0.0) -> list[
     return [call("costsim_mask_input_gradient", s.size, *slopes, mask, s.dy, s.dx)]
 
 
-INPUT_GRADIENT.of(ReLU, Clamp)(lambda o, s: _masked(s))
+INPUT_GRADIENT.of(ReLU, Clamp)(lambda _o, s: _masked(s))
 INPUT_GRADIENT.of(LeakyReLU)(lambda o, s: _masked(s, outside=o.negative_slope))
-INPUT_GRADIENT.of(HardSigmoid)(lambda o, s: _masked(s, 1.0 / 6.0))
+INPUT_GRADIENT.of(HardSigmoid)(lambda _o, s: _masked(s, 1.0 / 6.0))
 
 
 @INPUT_GRADIENT.of(HardSwish, GELU, SiLU, ELU, Sigmoid, Tanh)

@@ -186,7 +186,7 @@ def _of_rows(o: Linear, tables: Tables, shapes: Shapes, inputs: int) -> str:
 
 BOUNDS: Reading[[Affine], tuple[int, int]] = Reading("bounds in 8 bits")
 """The integers that a value is cut off at, which is represented so."""
-BOUNDS.of(ReLU)(lambda o, a: (a.zero, HIGH))
+BOUNDS.of(ReLU)(lambda _o, a: (a.zero, HIGH))
 BOUNDS.of(Clamp)(lambda o, a: (max(a.bound(o.minimum), LOW), min(a.bound(o.maximum), HIGH)))
 
 

@@ -34,7 +34,7 @@ SAME = (ReLU, Clamp, Reshape, MaxPool)
 QUANTISED: Reading[[Shapes], str] = Reading("8-bit kernel")
 """Why there is no 8-bit kernel for an operator in some shapes; empty where there is one."""
 QUANTISED.of(Input, Convolution, Linear, AveragePool, AdaptiveAveragePool, *SAME)(
-    lambda o, shapes: ""
+    lambda _o, _shapes: ""
 )
 
 
@@ -52,7 +52,7 @@ def _mean(o: Mean, shapes: Shapes) -> str:
 
 CLIPPED: Reading[[float, float], tuple[float, float]] = Reading("range in 8 bits")
 """The range of a value, given the range of what it is cut off from."""
-CLIPPED.of(ReLU)(lambda o, low, high: (0.0, high))
+CLIPPED.of(ReLU)(lambda _o, _low, high: (0.0, high))
 CLIPPED.of(Clamp)(lambda o, low, high: (max(low, o.minimum), min(high, o.maximum)))
 
 

@@ -107,7 +107,7 @@ class Link:
     attempts: int = 5
     limit_s: float = math.inf
     check: Callable[[], None] = lambda: None
-    locate: Callable[[int], str] = lambda address: ""
+    locate: Callable[[int], str] = lambda _address: ""
     encode: Callable[[NDArray[Any]], bytes] = field(default_factory=lambda: encoding(None))
     board: Board | None = None
     traffic: Traffic = field(default_factory=Traffic)

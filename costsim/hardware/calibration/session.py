@@ -316,7 +316,7 @@ def local_runner(threads: int) -> Runner:
         return run_batch(
             {"probes": list(names), "seconds_each": seconds_each},
             options,
-            lambda what, done, total: None,
+            lambda _what, _done, _total: None,
         )
 
     return run

@@ -46,8 +46,8 @@ def measure(
     steps: int = 10,
     scratch: ScratchTable | None = None,
     progress: Progress | None = None,
-    begun: Callable[[Measurement], None] = lambda measurement: None,
-    stepped: Callable[[float], None] = lambda seconds: None,
+    begun: Callable[[Measurement], None] = lambda _measurement: None,
+    stepped: Callable[[float], None] = lambda _seconds: None,
 ) -> Measured:
     """Run real steps of `executor`, which must have no observer, and measure them.
 
@@ -163,7 +163,7 @@ def _record_step(executor: Executor, feed: Feed) -> list[Piece]:
     """The allocations of one step; the pieces are named by the position of the operation."""
     with record_allocations() as recorder:
         with _observing(
-            executor, lambda operation, position, buffers: recorder.mark(str(position))
+            executor, lambda _operation, position, _buffers: recorder.mark(str(position))
         ):
             executor.step_from(feed)
         recorder.mark("after")

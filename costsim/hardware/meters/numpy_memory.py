@@ -45,10 +45,10 @@ class _Watch:
         self.libc = _libc()
         functions = _Functions(
             None,
-            _Malloc(lambda context, size: self.made(self.libc.malloc(size), size)),
-            _Calloc(lambda context, n, size: self.made(self.libc.calloc(n, size), n * size)),
-            _Realloc(lambda context, block, size: self.moved(block, size)),
-            _Free(lambda context, block, size: self.freed(block)),
+            _Malloc(lambda _context, size: self.made(self.libc.malloc(size), size)),
+            _Calloc(lambda _context, n, size: self.made(self.libc.calloc(n, size), n * size)),
+            _Realloc(lambda _context, block, size: self.moved(block, size)),
+            _Free(lambda _context, block, _size: self.freed(block)),
         )
         self.handler = _Handler(b"costsim", 1, functions)
 

@@ -1,5 +1,7 @@
 """The layer graph of a built-in network straight from its rows: what tracing it would give."""
 
+from functools import lru_cache
+
 from costsim.ir.graph import Call, LayerGraph, Parameter
 from costsim.ir.operators import Add, BatchNorm, Clamp, Convolution, Input, Mean, Operator
 from costsim.models.networks.architectures import (
@@ -10,6 +12,7 @@ from costsim.models.networks.architectures import (
 )
 
 
+@lru_cache(maxsize=64)
 def architecture_graph(
     network: str | Architecture,
     *,
@@ -20,6 +23,7 @@ def architecture_graph(
     """The graph of `build(network, batch_norm=batch_norm)` over `[batch, 3, side, side]`.
 
     Equal to the traced graph of that module, but for the names of calls that own no parameter.
+    Made once: what is kept of a graph by value is found again without comparing call by call.
     Raises `InputError` for an unknown network.
     """
     architecture = find_architecture(network) if isinstance(network, str) else network

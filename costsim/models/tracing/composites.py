@@ -5,7 +5,7 @@ Those that nobody translates are taken apart, as far as that leads to operators 
 """
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -26,17 +26,19 @@ def taken_apart(program: ExportedProgram) -> ExportedProgram:
     missing = _missing(program)
     if not missing:
         return program
-    whole = _rounds(program, missing)
+    known = torch.export.default_decompositions()  # half a second for torch to list
+    whole = _rounds(program, missing, known)
     if not _missing(whole):
         return whole
-    possible = {one for one in missing if not _missing(_rounds(program, {one})) - missing}
-    return _rounds(program, possible) if possible else program
+    possible = {one for one in missing if not _missing(_rounds(program, {one}, known)) - missing}
+    return _rounds(program, possible, known) if possible else program
 
 
-def _rounds(program: ExportedProgram, chosen: Collection[Any]) -> ExportedProgram:
+def _rounds(
+    program: ExportedProgram, chosen: Collection[Any], known: Mapping[Any, Any]
+) -> ExportedProgram:
     left = _missing(program) - set(chosen)
     for _ in range(_ROUNDS):
-        known = torch.export.default_decompositions()
         table = {one: known[one] for one in _missing(program) - left if one in known}
         if not table:
             break

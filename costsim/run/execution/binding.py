@@ -65,8 +65,8 @@ class Binding:
         if index in self._fixed:
             tensor = self._fixed[index]
             if shape in (None, tuple(tensor.shape)):
-                return lambda buffers: tensor
-            return lambda buffers: tensor.reshape(shape)
+                return lambda _buffers: tensor
+            return lambda _buffers: tensor.reshape(shape)
         if shape is None:
             return lambda buffers: buffers[index]
         if self._shapes[index] == shape:
@@ -77,7 +77,7 @@ class Binding:
         """Looks up the operand in a role; an empty tensor if there is none."""
         nothing = torch.empty(0)
         found = (self.reader(operand) for operand in op.reads if operand.role.startswith(role))
-        return next(found, lambda buffers: nothing)
+        return next(found, lambda _buffers: nothing)
 
     def writes(self, op: Operation, shape: Shape) -> int:
         """The buffer an operation writes first, from now on of this shape."""

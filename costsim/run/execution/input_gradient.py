@@ -244,10 +244,12 @@ def _power(o: Power, t: Backward) -> Tensor:
     return torch.mul(t.dy, slope, out=t.target)
 
 
-INPUT_GRADIENT.of(LogSigmoid)(lambda o, t: torch.mul(t.dy, torch.sigmoid(-t.kept[0]), out=t.target))
-INPUT_GRADIENT.of(Exp)(lambda o, t: torch.mul(t.dy, t.output, out=t.target))
-INPUT_GRADIENT.of(Log)(lambda o, t: torch.div(t.dy, t.kept[0], out=t.target))
-INPUT_GRADIENT.of(Absolute)(lambda o, t: torch.mul(t.dy, t.kept[0].sgn(), out=t.target))
+INPUT_GRADIENT.of(LogSigmoid)(
+    lambda _o, t: torch.mul(t.dy, torch.sigmoid(-t.kept[0]), out=t.target)
+)
+INPUT_GRADIENT.of(Exp)(lambda _o, t: torch.mul(t.dy, t.output, out=t.target))
+INPUT_GRADIENT.of(Log)(lambda _o, t: torch.div(t.dy, t.kept[0], out=t.target))
+INPUT_GRADIENT.of(Absolute)(lambda _o, t: torch.mul(t.dy, t.kept[0].sgn(), out=t.target))
 
 
 @INPUT_GRADIENT.of(Sigmoid)
@@ -449,5 +451,5 @@ def _fold(o: Fold, t: Backward) -> Tensor:
     return F.unfold(t.dy, o.kernel, o.dilation, o.padding, o.stride)
 
 
-INPUT_GRADIENT.of(Add)(lambda o, t: _summed(t.dy, t.shape))
+INPUT_GRADIENT.of(Add)(lambda _o, t: _summed(t.dy, t.shape))
 INPUT_GRADIENT.of(Scale)(lambda o, t: torch.mul(t.dy, o.factor, out=t.target))

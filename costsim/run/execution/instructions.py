@@ -55,7 +55,7 @@ def _instruction(
         case Direction.LOSS:
             for operand in op.writes:
                 bound.takes(operand.buffer, bound.program.graph[bound.program.graph.output].shape)
-            return lambda buffers: None
+            return lambda _buffers: None
         case Direction.INPUT_GRADIENT:
             return input_gradient(bound, op)
         case Direction.WEIGHT_GRADIENT:

@@ -55,7 +55,7 @@ MACS: Mapping[Any, CallMacs] = MappingProxyType(
         aten.baddbmm.default: _product(1),
         aten.linear.default: _product(0),
         aten.mv.default: _product(0),
-        aten.dot.default: lambda arguments, result: int(arguments[0].numel()),
+        aten.dot.default: lambda arguments, _result: int(arguments[0].numel()),
     }
 )
 """The calls that multiply and accumulate; padding taps are counted, groups are not paid twice."""

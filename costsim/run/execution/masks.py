@@ -40,7 +40,7 @@ def _clamp(o: Clamp, x: Any) -> Any:
     return (x > o.minimum) & (x < o.maximum)
 
 
-PASSES.of(HardSigmoid)(lambda o, x: (x > -3) & (x < 3))
+PASSES.of(HardSigmoid)(lambda _o, x: (x > -3) & (x < 3))
 
 FLAT = (1,)
 """The stride of a dense tensor's elements in the order of memory."""
@@ -54,9 +54,9 @@ Slopes: TypeAlias = tuple[float, float]
 
 SLOPES: Reading[[], Slopes] = Reading("pair of slopes")
 """Of the operators in `PASSES`."""
-SLOPES.of(ReLU, Clamp)(lambda o: (0.0, 1.0))
+SLOPES.of(ReLU, Clamp)(lambda _o: (0.0, 1.0))
 SLOPES.of(LeakyReLU)(lambda o: (o.negative_slope, 1.0))
-SLOPES.of(HardSigmoid)(lambda o: (0.0, _SIXTH))
+SLOPES.of(HardSigmoid)(lambda _o: (0.0, _SIXTH))
 
 
 def mask_of(passes: Passes, x: Tensor) -> Tensor:

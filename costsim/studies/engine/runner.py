@@ -42,7 +42,7 @@ def run_study(
     *,
     workers: int | None = None,
     scheduler: str | None = None,
-    watch: Watch = lambda done: None,
+    watch: Watch = lambda _done: None,
 ) -> int:
     """Have all cells in `store`; returns how many of them this run computed.
 

@@ -199,7 +199,7 @@ def by_model(compared: Sequence[Compared]) -> list[Group]:
 
 def overall(compared: Sequence[Compared]) -> list[Group]:
     """Everything together."""
-    return groups(compared, lambda one: "all problems")
+    return groups(compared, lambda _one: "all problems")
 
 
 @dataclass(frozen=True)

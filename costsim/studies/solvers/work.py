@@ -101,7 +101,7 @@ def _trained(
             shots=task.shots,
         )
     )
-    run.train(lambda: False, lambda run, loss: None)
+    run.train(lambda: False, lambda _run, _loss: None)
     trained = run.finish()
     if (told := loss_caveat(trained.losses)) is not None:
         notes.append(told)
