@@ -65,6 +65,9 @@ SOLVERS: "Registry[Solver]" = Registry(
 same whatever the channels are worth; `whole network`: it is of all of it, whatever was inspected.
 """
 
+COMPARED = ("exact", "greedy")
+"""Those that a comparison is of where nobody says which."""
+
 
 def make_solver(
     name: str, *, time_limit_s: float | None = None, clock: "Clock" = "wall"

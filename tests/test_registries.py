@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def test_tags_are_true() -> None:
     for tag in ("no scores", "whole network"):
         for name in SOLVERS.tagged(tag):
             assert SOLVERS[name].name == name, "an instance is found by its name"
+    for entry in SCHEMES.values():
+        assert ("timed" in entry.tags) == entry.load().threaded, "a computer"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -122,27 +125,78 @@ BY_HAND: Mapping[tuple[str, str], str] = {
     ("costsim/c/emission/support.py", "optimizer"): "those that have kernels in narrow bits",
     ("costsim/hardware/calibration/probes.py", "optimizer"): "how often each is drawn",
     ("costsim/run/criteria/step_gain.py", "optimizer"): "directions that there are formulas for",
-    ("costsim/studies/solvers/cells.py", "solver"): "the default of a comparison",
+    ("solvers/__init__.py", "solver"): "the default of a comparison",
+    ("costsim/cli/study.py", "method"): "an example of a file",
+    ("costsim/studies/published/paper_costs.py", "method"): "what is assumed of two of them",
 }
 """Lists that say something of some names that no table does, each with its reason."""
 
 
+Found = tuple[str, tuple[str, ...]]
+"""What names are of, and the names."""
+
+
 def lists_of_names() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Tuples, lists and sets in the code of two names or more that are all of one table."""
+    """Every list in the code of two names or more that are all of one table, and its file."""
     for folder in ("costsim", "solvers"):
         for file in sorted((ROOT / folder).rglob("*.py")):
-            nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-            types = {id(node.slice) for node in nodes if isinstance(node, ast.Subscript)}
-            for node in nodes:
-                if not isinstance(node, ast.Tuple | ast.List | ast.Set) or len(node.elts) < 2:
-                    continue
-                if id(node) in types:
-                    continue
-                constants = [e.value for e in node.elts if isinstance(e, ast.Constant)]
-                words = tuple(value for value in constants if isinstance(value, str))
-                for what, names in TABLES.items():
-                    if len(words) == len(node.elts) and set(words) <= set(names):
-                        yield str(file.relative_to(ROOT)), what, words
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            # A docstring is for who reads the code, but that of a command is its help.
+            told = "costsim/cli/" in file.as_posix()
+            for what, words in (*in_code(tree), *in_strings(tree, docstrings=told)):
+                yield str(file.relative_to(ROOT)), what, words
+
+
+def in_code(tree: ast.Module) -> Iterator[Found]:
+    """Tuples, lists and sets."""
+    nodes = list(ast.walk(tree))
+    types = {id(node.slice) for node in nodes if isinstance(node, ast.Subscript)}
+    for node in nodes:
+        if not isinstance(node, ast.Tuple | ast.List | ast.Set) or len(node.elts) < 2:
+            continue
+        if id(node) in types:
+            continue
+        constants = [e.value for e in node.elts if isinstance(e, ast.Constant)]
+        words = tuple(value for value in constants if isinstance(value, str))
+        for what, names in TABLES.items():
+            if len(words) == len(node.elts) and set(words) <= set(names):
+                yield what, words
+
+
+def in_strings(tree: ast.Module, *, docstrings: bool) -> Iterator[Found]:
+    """Sentences that say one name after another, such as `SGD, Adam or Momentum`."""
+    nodes = list(ast.walk(tree))
+    bare = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if docstrings or id(node) not in bare:
+            yield from in_text(node.value)
+
+
+def in_text(text: str) -> Iterator[Found]:
+    """The lists in one string."""
+    for what, names in TABLES.items():
+        longest_first = sorted(map(re.escape, names), key=len, reverse=True)
+        name = rf"(?<![\w.-])[`'\"]?({'|'.join(longest_first)})[`'\"]?(?![\w-])"
+        between = r"\s*(?:,|\||/|,?\s(?:or|and)\s)\s*"
+        for found in re.finditer(f"{name}(?:{between}(?:or |and )?{name})+", text):
+            yield what, tuple(one[1] for one in re.finditer(name, found[0]))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("by sgd, adam or momentum", [("optimizer", ("sgd", "adam", "momentum"))]),
+        ("[sgd|adam]", [("optimizer", ("sgd", "adam"))]),
+        ("`exact` and `greedy`", [("solver", ("exact", "greedy"))]),
+        ("local, or ssh://user@host", [("target", ("local", "ssh"))]),
+        ("the exact solver, greedy ones apart", []),
+        ("sgd, adamant", []),
+    ],
+)
+def test_a_list_in_a_sentence_is_seen(text: str, found: list[Found]) -> None:
+    assert list(in_text(text)) == found
 
 
 def test_nobody_keeps_a_list_of_names_by_hand() -> None:

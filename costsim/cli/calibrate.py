@@ -32,6 +32,7 @@ from costsim.cli.target_options import (
     target_options,
 )
 from costsim.cli.values import Quantity
+from costsim.hardware.targets.base import TIMED
 
 if TYPE_CHECKING:
     from costsim.base.progress import Progress
@@ -88,7 +89,7 @@ class CalibrateOptions(ReachingOptions):
     "places",
     multiple=True,
     metavar="TARGET",
-    help="Where to measure: local, or ssh://user@host:port; give it again for more, in parallel, "
+    help=f"Where to measure: {', or '.join(TIMED)}; give it again for more, in parallel, "
     "each with an --out of its own.  [default: local]",
 )
 @click.option(

@@ -30,7 +30,7 @@ from costsim.ir.step import OPTIMIZER_STATES
 from costsim.models.networks.shipped import RANDOM
 from costsim.problem.axes import SCORED_AXES
 from costsim.run.criteria import CRITERIA
-from costsim.solvers import SOLVERS
+from costsim.solvers import COMPARED, SOLVERS
 
 if TYPE_CHECKING:
     from costsim.studies.engine import Study
@@ -84,7 +84,7 @@ class CompareOptions:
     "solvers",
     multiple=True,
     metavar="NAME",
-    help="Who chooses: solvers below; give it again for more.  [default: exact, greedy]",
+    help=f"Who chooses: solvers below; give it again for more.  [default: {', '.join(COMPARED)}]",
 )
 @click.option(
     "--model",

@@ -19,7 +19,7 @@ from costsim.hardware.calibration.session import (
     conclude,
     measure_probes,
 )
-from costsim.hardware.targets.base import Session, Target, Watch
+from costsim.hardware.targets.base import TIMED, Session, Target, Watch
 from costsim.hardware.targets.job import KernelJob, RunOptions
 from costsim.hardware.targets.parallel import in_parallel
 
@@ -46,7 +46,7 @@ class Order:
         if self.target.how != "measured":
             raise InputError(
                 f"--on {self.target.name}: an emulator counts, it does not time; allowed are "
-                "local and ssh://user@host:port"
+                f"{' and '.join(TIMED)}"
             )
 
 

@@ -41,15 +41,18 @@ Reason = Literal[
 ]
 
 SCHEMES: Mapping[str, Entry] = {
-    "local": Entry("costsim.hardware.targets.local:LocalTarget", "local"),
-    "ssh": Entry("costsim.hardware.ssh.target:SshTarget", "ssh://user@host:port"),
+    "local": Entry("costsim.hardware.targets.local:LocalTarget", "local", tags={"timed"}),
+    "ssh": Entry("costsim.hardware.ssh.target:SshTarget", "ssh://user@host:port", tags={"timed"}),
     "unicorn": Entry("costsim.hardware.boards.unicorn:UnicornTarget", "unicorn:cortex-m7"),
     "qemu": Entry("costsim.hardware.boards.qemu:QemuTarget", "qemu:mps2-an500"),
     "serial": Entry("costsim.hardware.boards.serial:SerialTarget", "serial:/dev/ttyACM0"),
 }
-"""The class of each kind of target, and how one is written."""
+"""The class of each kind of target, and how one is written. `timed`: it runs kernels of PyTorch,
+so that a device can be calibrated there.
+"""
 
 EXAMPLES = tuple(entry.words for entry in SCHEMES.values())
+TIMED = tuple(entry.words for entry in SCHEMES.values() if "timed" in entry.tags)
 
 
 class TargetError(CostsimError):

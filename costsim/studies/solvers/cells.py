@@ -13,6 +13,7 @@ from costsim.planning import DEFAULT_SHOTS, BudgetRequest, PlanRequest
 from costsim.problem.axes import SCORED_AXES
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.problem.solution import Solver
+from costsim.solvers import COMPARED
 from costsim.studies.engine import (
     Cell,
     ModelChoice,
@@ -211,7 +212,7 @@ class SolverCell(Cell):
 class SolverStudy(Study[SolverCell]):
     """Everything to compare; `cells` is the product of all lists."""
 
-    solvers: tuple[str, ...] = ("exact", "greedy")
+    solvers: tuple[str, ...] = COMPARED
     models: tuple[ModelChoice, ...] = (ModelChoice("mcunet-5fps"),)
     devices: tuple[str, ...] = field(default_factory=lambda: tuple(shipped_devices()))
     budgets: tuple[BudgetChoice, ...] = (BudgetChoice("recommended"),)
