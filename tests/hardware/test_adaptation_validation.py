@@ -110,8 +110,15 @@ def changed(path, tmp_path, change):
     return out
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("extent", ["small", "full"])
+@pytest.mark.parametrize(
+    ("extent", "way"),
+    [
+        *(("full", way) for way in WAYS),
+        ("small", "ram"),
+        # What each phase of the others does alone, it does in the whole of it, above.
+        *(pytest.param("small", way, marks=pytest.mark.slow) for way in WAYS if way != "ram"),
+    ],
+)
 def test_every_phase_is_as_the_plan_says(extent, way, plan_of, tmp_path, capsys):
     path, out = plan_of(way), tmp_path / "adaptation.json"
     steps = ["--steps", "2"] if extent == "small" else []

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from targeting import FOREVER, fork_jobs, make_job, with_options
+from targeting import FOREVER, make_job, with_options
 
 from costsim.hardware.results.measurement_file import Failure, Run
 from costsim.hardware.results.outcome import Outcome
@@ -21,13 +21,6 @@ from costsim.hardware.targets.local import LocalSession
 from costsim.hardware.targets.readings import BEGUN, STEPS, Readings, Recorder
 
 LOCAL = parse_target("local")
-
-
-@pytest.fixture(autouse=True)
-def forked(monkeypatch):
-    fork_jobs(monkeypatch)
-
-
 LOST = TargetError("local", "unreachable", "gone")
 
 

@@ -51,6 +51,7 @@ class Case:
         self.whole = draw(st.booleans())
         self.recompute = recompute
         self.task_budget, self.room = TaskBudget(), None
+        self.sides = {}
         sizes = [candidate.size for candidate in self.side(1).problem.candidates]
         assume(np.prod([size + 1 for size in sizes]) <= MOST_PLANS)
         self.ways = [way for recipe in self.recipes() for way in self.priced(recipe)]
@@ -66,7 +67,13 @@ class Case:
         return TrainingStep(shown, None if shown == passes else passes)
 
     def side(self, image_interval):
-        """The choice of channels for steps of such recipes."""
+        """The choice of channels for steps of such recipes, posed once."""
+        asked = image_interval, self.room, self.task_budget
+        if asked not in self.sides:
+            self.sides[asked] = self.posed(image_interval)
+        return self.sides[asked]
+
+    def posed(self, image_interval):
         step = self.step(image_interval)
         problem = Problem(
             self.graph,
