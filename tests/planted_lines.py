@@ -338,7 +338,7 @@ MUTANTS = (
         ("tests/data/test_readers.py::test_a_zip_does_not_unpack_to_far_more_than_it_is",),
     ),
     Mutant(
-        "costsim/models/trust.py",
+        "costsim/base/trust.py",
         "if kept is not None and kept == _content(spec, files):",
         "if kept is not None:",
         ("tests/data/test_readers.py::test_code_that_changed_is_to_be_named_again",),

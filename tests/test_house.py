@@ -68,9 +68,12 @@ TORCH_LAND = (
     "learning.methods",
     "learning.pretraining",
     "learning.training",
+    "models.folding",
     "models.networks.build",
     "models.networks.tensors",
     "models.networks.weights",
+    "models.outputs",
+    "models.state",
     "models.tracing",
     "run.criteria.passes",
     "run.criteria.slopes",
@@ -79,7 +82,7 @@ TORCH_LAND = (
 )
 
 # The extras for working on costsim; every other one brings a capability.
-TOOLS = ("test", "dev")
+TOOLS = ("test", "dev", "zoo")
 
 # Imported though a declared package brings it.
 COMES_WITH = {"pydantic-core": "pydantic", "markupsafe": "jinja2"}

@@ -13,6 +13,7 @@ from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
     DEVICE,
     IMAGES,
+    MODELS,
     WITHOUT_DATA,
     BudgetOptions,
     augment_option,
@@ -23,6 +24,7 @@ from costsim.cli.options import (
     episode_option,
     json_option,
     model_option,
+    model_spec,
     optimizer_option,
     path_option,
     queries_option,
@@ -56,6 +58,8 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     device: str | None
     target: str | None
     model: str
+    model_args: tuple[str, ...]
+    output: str | None
     weights: Path | None
     resolution: int | None
     data: str | None
@@ -84,7 +88,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
 )
 @click.option("--device", metavar="NAME|FILE", help=DEVICE)
 @target_option
-@model_option("A built-in network, or package.module:factory, that returns features.")
+@model_option(f"{MODELS}, that returns features.")
 @weights_option()
 @resolution_option
 @click.option(
@@ -196,7 +200,8 @@ def command(given: AdaptOptions) -> int:
                 print(f"costsim: note: {given.plan_out}: {told}", file=sys.stderr)
     if told := left_frozen(adapted.situation.graph):
         print(f"costsim: note: {told}, and are not trained", file=sys.stderr)
-    own = data_caveat(given.model, built_in=given.model in NETWORKS, given=given.data is not None)
+    told_model, built_in = model_spec(given), given.model in NETWORKS
+    own = data_caveat(told_model, built_in=built_in, given=given.data is not None)
     for note in (*adapted.notes, *((own,) if own else ())):
         print(f"costsim: note: {note}", file=sys.stderr)
     if given.as_json:
@@ -246,7 +251,7 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
     others = _images(given.source, None, progress) if method.needs_source else None
     progress("loading the model", 0, 0)
     backbone = load_backbone(
-        given.model,
+        model_spec(given),
         weights=given.weights,
         resolution=given.resolution,
         seed=given.seed,

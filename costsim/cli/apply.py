@@ -7,7 +7,14 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.cli.options import check_writable, json_option, naming, path_option, weights_option
+from costsim.cli.options import (
+    MODELS,
+    check_writable,
+    json_option,
+    naming,
+    path_option,
+    weights_option,
+)
 from costsim.cli.signature import taking
 
 
@@ -29,8 +36,7 @@ class ApplyOptions:
     "--model",
     metavar="MODEL",
     callback=naming,
-    help="A built-in network, package.module:factory, or an exported file.pt2.  "
-    "[default: the one that was trained]",
+    help=f"{MODELS}; or an exported file.pt2.  [default: the one that was trained]",
 )
 @weights_option(
     "Weights of the base; with --remove of the patched model.  "
@@ -99,7 +105,7 @@ def _weights(named: str, file: Path) -> Path:
 
 def _default_model(file: Path, spec: str) -> str:
     """The model a patch names. Patches are made to be passed on: code is named each time anew."""
-    from costsim.models.trust import is_code
+    from costsim.base.code import is_code
 
     if is_code(spec):
         raise InputError(f"{file}: was made for {spec}; name it with --model to run it")

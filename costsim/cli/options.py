@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -107,21 +107,73 @@ resolution_option = click.option(
 )
 
 
+MODELS = "A built-in network, or code of yours: net.py:make, package.module:make"
+"""What `--model` takes, whoever asks."""
+
+
 def model_option(kinds: str) -> Callable[[F], F]:
-    """`--model`, of these kinds."""
-    return click.option(
-        "--model",
-        default="mcunet-5fps",
-        show_default=True,
-        metavar="MODEL",
-        callback=naming,
-        help=kinds,
+    """`--model`, of these kinds, `--model-args` and `--output`; `model_spec` puts them together."""
+    return together(
+        click.option(
+            "--model",
+            default="mcunet-5fps",
+            show_default=True,
+            metavar="MODEL",
+            callback=naming,
+            help=kinds,
+        ),
+        click.option(
+            "--model-args",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Arguments of the code that makes the model, each value as YAML; or several as "
+            "'{width: 0.5, classes: 10}'.",
+        ),
+        click.option(
+            "--output",
+            metavar="NAME",
+            help="Which output of a model with several: a name or a number, or a path such as "
+            "heads.1.  [default: logits, else the first]",
+        ),
     )
 
 
+class ModelOptions(Protocol):
+    """What `model_option` read."""
+
+    @property
+    def model(self) -> str:
+        """As it was typed."""
+
+    @property
+    def model_args(self) -> tuple[str, ...]:
+        """Of what makes it."""
+
+    @property
+    def output(self) -> str | None:
+        """Which of several."""
+
+
+def model_spec(given: ModelOptions) -> str:
+    """All that was said of the model as one text, which files may name from now on.
+
+    Raises `InputError` for arguments and outputs of what has none.
+    """
+    from costsim.base.code import is_code, with_arguments
+    from costsim.base.trust import name_from_now_on
+
+    spec = with_arguments(given.model, given.model_args, "--model-args", "model")
+    if given.output is not None:
+        if not is_code(spec):
+            raise InputError(f"--output: {spec} has one; those of code may have several")
+        spec = f"{spec}[{given.output}]"
+    name_from_now_on(spec)
+    return spec
+
+
 def naming(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
-    """The models that were typed, which files may name from now on; see `costsim.models.trust`."""
-    from costsim.models.trust import name_from_now_on
+    """The models that were typed, which files may name from now on; see `costsim.base.trust`."""
+    from costsim.base.trust import name_from_now_on
 
     for spec in given if isinstance(given, tuple) else (given,):
         if spec is not None:
@@ -135,8 +187,8 @@ named_models_option = click.option(
     multiple=True,
     metavar="MODEL",
     callback=naming,
-    help="Run this package.module:factory where a file names it.  [default: those that you named "
-    "before and whose module has not changed since, as kept in costsim/named-models in "
+    help="Run this code (net.py:make) where a file names it.  [default: those that you named "
+    "before and whose module has not changed since, as kept in costsim/named-code in "
     "$XDG_STATE_HOME, ~/.local/state]",
 )
 

@@ -118,7 +118,7 @@ def command(given: ParetoOptions) -> int:
         click.echo(to_json_text(document))
     elif found.points:
         _print(prepared, found)
-    for note in (*model_notes(request.model, prepared.problem.graph), *_notes(prepared, found)):
+    for note in (*model_notes(prepared.loaded, prepared.problem.graph), *_notes(prepared, found)):
         print(f"costsim: note: {note}", file=sys.stderr)
     if not found.points:
         from costsim.solving.solve import infeasibility

@@ -15,6 +15,7 @@ from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
     IMAGES,
+    MODELS,
     checkpoint_file,
     checkpoint_option,
     episode_option,
@@ -78,7 +79,7 @@ class PretrainOptions:
     required=True,
     metavar="NAME",
     callback=naming,
-    help="A built-in network, or package.module:factory of a module that returns features.",
+    help=f"{MODELS}, that returns features.",
 )
 @weights_option("Start from these weights.  [default: from scratch]")
 @click.option(

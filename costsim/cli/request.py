@@ -11,6 +11,7 @@ from costsim.base.errors import InputError
 from costsim.base.units import parse_seconds
 from costsim.cli.options import (
     DEVICE,
+    MODELS,
     BudgetOptions,
     F,
     budget_options,
@@ -20,6 +21,7 @@ from costsim.cli.options import (
     data_option,
     loss_option,
     model_option,
+    model_spec,
     optimizer_option,
     resolution_option,
     shots_option,
@@ -136,7 +138,7 @@ def device_option(more: str = "") -> Callable[[F], F]:
 
 request_options = together(
     target_option,
-    model_option("A built-in network, package.module:factory, or an exported file.pt2."),
+    model_option(f"{MODELS}; or an exported file.pt2."),
     weights_option(),
     resolution_option,
     data_option(),
@@ -156,6 +158,8 @@ class RequestOptions(BudgetOptions):
     devices: tuple[str, ...]
     target: str | None
     model: str
+    model_args: tuple[str, ...]
+    output: str | None
     weights: Path | None
     resolution: int | None
     data: Path | None
@@ -220,7 +224,7 @@ def plan_request(
         device=spec,
         target=given.target,
         solver=chooser,
-        model=given.model,
+        model=model_spec(given),
         weights=given.weights,
         resolution=given.resolution,
         data=given.data,

@@ -3,31 +3,35 @@
 torch is imported when a model is loaded, not with this file.
 """
 
-import contextlib
-import functools
-import importlib
+import copy
 import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from costsim.base.errors import InputError, shown
+from costsim.base.code import (
+    EXPORTED,
+    CodeName,
+    find_code,
+    folder_of,
+    importable_from,
+    is_code,
+    parse_code_name,
+    sentence,
+)
+from costsim.base.errors import InputError
 from costsim.base.units import format_bytes
+from costsim.models.inputs import IMAGE_CHANNELS, input_shape_of
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM, shipped_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
-DEFAULT_RESOLUTION = 128
-"""Side of the square images for a model that does not say what it takes."""
-
-IMAGE_CHANNELS = (3, 1)
-"""Of images in colour and in grey."""
+    from costsim.models.folding import Folded
 
 LARGEST_INPUT_BYTES = 2**30
 """Of the example a model is traced with."""
@@ -46,15 +50,20 @@ SMALLEST_RESOLUTION = 32
 class LoadedModel:
     """A model ready to be traced.
 
-    `module` is in evaluation mode; `example_input` is float32 `[N, C, H, W]`, noise in [-1, 1],
-    with 3 channels or, where the model says so, 1;
-    `provenance` says in a few words where the weights come from.
+    `module` is in evaluation mode and returns one tensor; `example_input` is float32
+    `[N, C, H, W]`, noise in [-1, 1], with 3 channels or, where the model says so, 1;
+    `provenance` says in a few words where the weights come from. `spec` names the model again, or
+    says in angle brackets what a program gave. `fixed_batch`: it takes batches of one size alone.
+    `folded`: what was done to its batch norms, None if nothing.
     """
 
     name: str
     module: "nn.Module"
     example_input: "Tensor"
     provenance: str
+    spec: str
+    fixed_batch: bool = False
+    folded: "Folded | None" = None
 
 
 def load_model(
@@ -64,35 +73,72 @@ def load_model(
     seed: int = 0,
     resolution: int | None = None,
     batch: int = 1,
+    fold: bool = False,
 ) -> LoadedModel:
     """The model that `spec` names, for `batch` images of `resolution` x `resolution` pixels.
 
-    `spec` is a built-in network; or `package.module:factory`, imported with the current folder on
-    the path, whose factory returns a module (it receives `resolution` if it has such a parameter
-    and one is given); or the path of a program exported with fixed sizes (`.pt2`). Without
-    `resolution` a module's own integer attribute `resolution` counts, else 128. A module whose
-    images are grey or not square says so by an attribute `input_shape`: (channels, height, width).
+    `spec` is a built-in network; or code (`costsim.base.code`): `net.py:make` or
+    `package.module:make`, a function or class that gives a module, with the arguments that stand
+    behind it (and `resolution` if it has such a parameter and one is given), or a module itself,
+    which is copied; or the path of a program exported with fixed sizes (`.pt2`). What images it
+    takes: see `input_shape_of`. Of a model that returns several tensors one is taken, see
+    `costsim.models.outputs`.
 
     `weights`: for a built-in network any file `costsim.models.networks` reads, by default the
-    weights that come with it if it has any (`random`: initialised from `seed` all the same); for a
-    factory a state dict as safetensors or by `torch.save`, which must fit exactly. Raises
-    `InputError` for anything that cannot be used: an unknown name, a failing import or factory, a
-    file that is missing, damaged or of another architecture, sizes that do not fit.
+    weights that come with it if it has any (`random`: initialised from `seed` all the same); for
+    code a checkpoint as safetensors or by `torch.save`, see `costsim.models.state`. `fold`: take
+    batch norms into the weights before them. Raises `InputError` for anything that cannot be used:
+    an unknown name, a failing import or function, a file that is missing, damaged or of another
+    architecture, sizes that do not fit.
     """
+    _check_sizes(batch, resolution)
+    if spec in NETWORKS:
+        return _built_in(spec, weights, seed, resolution, batch)
+    if spec.endswith(EXPORTED):
+        return _exported(Path(spec), weights, seed, resolution, batch)
+    if is_code(spec):
+        found, origin = _made(spec, seed, resolution)
+        return _given(found, origin, weights, seed, resolution, batch, fold)
+    if spec.startswith("<"):
+        raise InputError(
+            f"the model {spec} was an object of a program: use the plan there, "
+            "costsim.sparsify(model, plan), or plan again with --model file.py:name"
+        )
+    raise InputError(
+        f"model {spec!r} is unknown; give one of {', '.join(NETWORKS)}, file.py:name, "
+        "package.module:name, or a .pt2 file"
+    )
+
+
+def load_given(
+    model: "nn.Module | ExportedProgram",
+    *,
+    output: str | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+    resolution: int | None = None,
+    batch: int = 1,
+    fold: bool = False,
+) -> LoadedModel:
+    """The same of an object: a module, which is not changed, or an exported program.
+
+    `output` names which of several tensors that it returns is meant. Raises `InputError`.
+    """
+    _check_sizes(batch, resolution)
+    kind = type(model).__name__
+    name = CodeName("", kind, output=output)
+    part = "" if output is None else f"[{output}]"
+    origin = _Origin(f"<{kind} in a program>{part}", name, f"as given, a {kind}")
+    if weights is not None:
+        model = copy.deepcopy(model)
+    return _given(model, origin, weights, seed, resolution, batch, fold)
+
+
+def _check_sizes(batch: int, resolution: int | None) -> None:
     if batch < 1:
         raise InputError(f"batch is {batch}; at least 1 is needed")
     if resolution is not None and resolution < 1:
         raise InputError(f"resolution is {resolution}; at least 1 is needed")
-    if spec in NETWORKS:
-        return _built_in(spec, weights, seed, resolution, batch)
-    if spec.endswith(".pt2"):
-        return _exported(Path(spec), weights, seed, resolution, batch)
-    if ":" in spec:
-        return _from_factory(spec, weights, seed, resolution, batch)
-    raise InputError(
-        f"model {spec!r} is unknown; give one of {', '.join(NETWORKS)}, "
-        "package.module:factory, or a .pt2 file"
-    )
 
 
 def _noise(seed: int, *shape: int) -> "Tensor":
@@ -132,19 +178,33 @@ def _built_in(
         module, provenance = load_weights(name, weights)
     # Its graph is written down, not traced: the batch may be of any size.
     example = _noise(seed, 1, 3, side, side).expand(batch, -1, -1, -1)
-    return LoadedModel(name, module.eval(), example, provenance)
+    return LoadedModel(name, module.eval(), example, provenance, name)
 
 
 def _exported(
     path: Path, weights: Path | None, seed: int, resolution: int | None, batch: int
 ) -> LoadedModel:
-    from torch.export.graph_signature import InputKind
-
     from costsim.models.tracing.archive import load_program
 
     if weights is not None:
         raise InputError(f"{path}: an exported program has its weights inside; leave --weights out")
     program = load_program(path)
+    loaded = _of_program(program, str(path), None, seed, resolution, batch)
+    return replace(loaded, name=path.stem, provenance=f"weights inside {path.name}")
+
+
+def _of_program(
+    program: "ExportedProgram",
+    spec: str,
+    output: str | None,
+    seed: int,
+    resolution: int | None,
+    batch: int,
+) -> LoadedModel:
+    from torch.export.graph_signature import InputKind
+
+    from costsim.models.outputs import one_output
+
     nodes = {node.name: node for node in program.graph.nodes}
     shapes = [
         tuple(getattr(nodes[getattr(item.arg, "name", "")].meta.get("val"), "shape", ()))
@@ -152,138 +212,117 @@ def _exported(
         if item.kind == InputKind.USER_INPUT
     ]
     if len(shapes) != 1:
-        raise InputError(f"{path}: takes {len(shapes)} inputs; one tensor is needed")
+        raise InputError(f"{spec}: takes {len(shapes)} inputs; one tensor is needed")
     shape = shapes[0]
     if len(shape) != 4 or shape[1] not in IMAGE_CHANNELS:
         raise InputError(
-            f"{path}: takes input of shape {shape}; images [N, 3, H, W] or [N, 1, H, W] are needed"
+            f"{spec}: takes input of shape {shape}; images [N, 3, H, W] or [N, 1, H, W] are needed"
         )
     if shape[0] != batch:
         raise InputError(
-            f"{path}: was exported for batch {shape[0]}, not {batch}; "
+            f"{spec}: was exported for batch {shape[0]}, not {batch}; "
             "use that batch or export it again"
         )
     if resolution not in (None, shape[3]):
         raise InputError(
-            f"{path}: was exported for images of {shape[2]}x{shape[3]}, not "
+            f"{spec}: was exported for images of {shape[2]}x{shape[3]}, not "
             f"{resolution}x{resolution}; use those or export it again"
         )
     module: nn.Module = program.module()
     for part in module.modules():  # its own eval() only raises: what it does is fixed
         part.training = False
-    return LoadedModel(path.stem, module, _noise(seed, *shape), f"weights inside {path.name}")
+    example = _noise(seed, *shape)
+    module = one_output(module, example, output)
+    return LoadedModel(spec, module, example, "weights inside it", spec, fixed_batch=True)
 
 
-def _from_factory(
-    spec: str, weights: Path | None, seed: int, resolution: int | None, batch: int
-) -> LoadedModel:
+@dataclass(frozen=True)
+class _Origin:
+    """Where a module comes from: the text that names it, its parts, and how it was made.
+
+    `side` of its square images in pixels, where what made it says that.
+    """
+
+    spec: str
+    name: CodeName
+    how: str
+    side: int | None = None
+
+
+def _made(spec: str, seed: int, resolution: int | None) -> tuple[Any, _Origin]:
+    """What code gives: the module that it is or makes, and where that comes from."""
     import torch
     from torch import nn
+    from torch.export import ExportedProgram
 
-    with _importable_from_here(), torch.random.fork_rng(devices=[]):
+    name = parse_code_name(spec, "model")
+    with importable_from(folder_of(name)), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        factory = _find(spec)
-        takes = _parameters(factory)
-        arguments = {"resolution": resolution} if resolution and "resolution" in takes else {}
+        found = find_code(name, "model")
+        if isinstance(found, nn.Module | ExportedProgram):
+            if name.arguments:
+                raise InputError(f"model {spec!r}: is a model already, which takes no arguments")
+            return copy.deepcopy(found), _Origin(spec, name, f"as it stands in {name.place}")
+        if not callable(found):
+            raise InputError(
+                f"model {spec!r}: {name.attribute!r} is neither a function nor a model"
+            )
+        takes = _parameters(found)
+        sized = {"resolution": resolution} if resolution and "resolution" in takes else {}
         try:
-            module = factory(**arguments)
+            made = found(**{**sized, **name.arguments})
         except (Exception, SystemExit) as error:
-            raise InputError(f"model {spec!r}: the factory fails: {_sentence(error)}") from error
-    if not isinstance(module, nn.Module):
+            raise InputError(
+                f"model {spec!r}: the factory fails: {sentence(error)}{_remedy(error)}"
+            ) from error
+    if not isinstance(made, nn.Module | ExportedProgram):
         raise InputError(
-            f"model {spec!r}: the factory returns {type(module).__name__}, not a torch.nn.Module"
+            f"model {spec!r}: the factory returns {type(made).__name__}, not a torch.nn.Module"
         )
-    provenance = f"as {spec} made it, seed {seed}"
-    if weights is not None:
-        _load_state(module, weights)
-        provenance = f"weights from {weights.name}"
-    own = getattr(module, "resolution", None)
     default = takes["resolution"].default if "resolution" in takes else None
-    side = next(
-        size for size in (resolution, own, default, DEFAULT_RESOLUTION) if isinstance(size, int)
-    )
-    shape = own_input_shape(module, resolution) or (3, side, side)
-    example = _noise(seed, batch, *shape)
-    return LoadedModel(spec.partition(":")[2], module.eval(), example, provenance)
+    usual = name.arguments.get("resolution", default)
+    side = usual if isinstance(usual, int) else None
+    return made, _Origin(spec, name, f"as {spec} made it, seed {seed}", side)
 
 
-def own_input_shape(module: "nn.Module", resolution: int | None) -> tuple[int, int, int] | None:
-    """(channels, height, width) that a module's attribute `input_shape` says; None without one.
-
-    At another `resolution`, the width of the images, if they are square. Raises `InputError` for
-    anything but images, and for another width of images that are not square.
-    """
-    given: Any = getattr(module, "input_shape", None)
-    if given is None:
-        return None
-    sizes = tuple(given) if isinstance(given, tuple | list) else (given,)
-    plain = all(isinstance(size, int) and size > 0 for size in sizes)
-    if len(sizes) != 3 or not plain or sizes[0] not in IMAGE_CHANNELS:
-        raise InputError(
-            f"the model's input_shape is {given!r}; images are needed, (channels, height, width) "
-            "with 3 channels or 1"
-        )
-    channels, height, width = sizes
-    if resolution in (None, width):
-        return channels, height, width
-    if height != width:
-        raise InputError(
-            f"resolution is {resolution}; the model says that its images are {height}x{width}"
-        )
-    assert resolution is not None
-    return channels, resolution, resolution
+def _remedy(error: BaseException) -> str:
+    missing = isinstance(error, TypeError) and "missing" in str(error)
+    return "; give them with --model-args name=value" if missing else ""
 
 
-@contextlib.contextmanager
-def _importable_from_here() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+def _given(
+    model: "nn.Module | ExportedProgram",
+    origin: _Origin,
+    weights: Path | None,
+    seed: int,
+    resolution: int | None,
+    batch: int,
+    fold: bool,
+) -> LoadedModel:
+    from torch import nn
 
+    from costsim.models.outputs import one_output
 
-def _find(spec: str) -> Callable[..., Any]:
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise InputError(f"model {spec!r}: write it as package.module:factory")
-    if _is_pythons_own(module_name):
-        raise InputError(f"model {spec!r}: Python's own modules have no models")
-    importlib.invalidate_caches()
-    try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"model {spec!r}: {module_name} cannot be imported: {_sentence(error)}"
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise InputError(f"model {spec!r}: {module_name} has no {attribute!r}")
-        found = getattr(found, part)
-        # Through an attribute too, such as `package:os.abort`, or under another name.
-        if _is_pythons_own(_home(found)):
-            raise InputError(f"model {spec!r}: Python's own modules have no models")
-    if not callable(found):
-        raise InputError(f"model {spec!r}: {attribute!r} is not a function")
-    factory: Callable[..., Any] = found
-    return factory
+    name, spec, output = origin.name.attribute, origin.spec, origin.name.output
+    if not isinstance(model, nn.Module):
+        loaded = _of_program(model, spec, output, seed, resolution, batch)
+        return replace(loaded, name=name, provenance=origin.how)
+    provenance = origin.how
+    if weights is not None:
+        from costsim.models.state import load_state
 
+        left_out = load_state(model, weights)
+        provenance = f"weights from {weights.name} {left_out}".rstrip()
+    example = _noise(seed, batch, *input_shape_of(model, resolution, origin.side))
+    module = one_output(model.eval(), example, output)
+    folded = None
+    if fold:
+        from costsim.models.folding import fold_batch_norm
 
-def _is_pythons_own(module_name: str) -> bool:
-    return module_name.partition(".")[0] in sys.stdlib_module_names
-
-
-def _home(found: object) -> str:
-    """The module that it is, or that it was made in; empty for what is neither."""
-    while isinstance(found, functools.partial):
-        found = found.func
-    if isinstance(found, ModuleType):
-        return found.__name__
-    if inspect.isroutine(found) or inspect.isclass(found):
-        return str(getattr(found, "__module__", None) or "")
-    return ""
+        folded = fold_batch_norm(module, example[:1])
+        module = folded.module
+    pairs = folded is not None and folded.pairs
+    return LoadedModel(name, module, example, provenance, spec, folded=folded if pairs else None)
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -291,55 +330,3 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(factory).parameters
     except ValueError:  # some compiled functions have none
         return {}
-
-
-def _sentence(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _load_state(module: "nn.Module", path: Path) -> None:
-    """Load a state dict that fits exactly; raises `InputError` naming a key that does not.
-
-    A parameter under several names (tied weights) may be there under one of them, as safetensors
-    keeps it; several must agree. Tensors of whole numbers are no weights: of a quantised network
-    they mean nothing without their scales.
-    """
-    import torch
-
-    from costsim.models.networks.tensors import read_state
-
-    state = dict(read_state(path))
-    wanted = module.state_dict(keep_vars=True)
-    for key in state:
-        if key not in wanted:
-            raise InputError(f"{path}: {shown(key)} does not belong to the model")
-    tied: dict[int, list[str]] = {}
-    for key, tensor in wanted.items():
-        tied.setdefault(id(tensor), []).append(key)
-    for key, tensor in wanted.items():
-        names = [name for name in tied[id(tensor)] if name in state]
-        if not names:
-            raise InputError(f"{path}: {key!r} of the model is missing")
-        found = state.setdefault(key, state[names[0]])
-        if found.shape != tensor.shape:
-            raise InputError(
-                f"{path}: {key!r} has shape {tuple(found.shape)}; "
-                f"the model needs {tuple(tensor.shape)}"
-            )
-        if tensor.is_floating_point() != found.is_floating_point() or found.is_complex():
-            raise InputError(
-                f"{path}: {key!r} is of {found.dtype}; the model needs {tensor.dtype}"
-                + (
-                    ""
-                    if found.is_floating_point()
-                    else " (weights of an int8 network? its scales are needed too)"
-                )
-            )
-        if not torch.isfinite(found.float()).all():
-            raise InputError(f"{path}: {key!r} has values that are NaN or infinite")
-        if not torch.equal(found.float(), state[names[0]].float()):
-            raise InputError(
-                f"{path}: {names[0]!r} and {key!r} are one parameter of the model and differ"
-            )
-    module.load_state_dict(state)

@@ -12,7 +12,6 @@ from costsim.ir.program.adaptation import Phase
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
-from costsim.models.networks import NETWORKS
 from costsim.planning.alternatives import Alternative, alternatives
 from costsim.planning.freedom import Freedom
 from costsim.planning.preparation import Prepared, parameters_digest
@@ -85,12 +84,13 @@ def conclude(
     file = plan_file(
         model=ModelRecord(
             name=loaded.name,
-            spec=request.model,
+            spec=loaded.spec,
             weights=None if request.weights is None else str(request.weights),
             weights_sha256=None if request.weights is None else file_sha256(request.weights),
             resolution=int(loaded.example_input.shape[-1]),
             provenance=loaded.provenance,
             parameters_sha256=parameters_digest(prepared.tensors),
+            batch_norm=None if loaded.folded is None else "folded",
         ),
         graph=problem.graph,
         step=problem.step,
@@ -112,7 +112,7 @@ def conclude(
         ways=ways_of_training(prepared, solution),
     )
     warnings = (
-        *model_notes(request.model, problem.graph),
+        *model_notes(loaded, problem.graph),
         *_filled(file.recipe, problem.step, prepared.scored.task.samples),
         *_warnings(request, loaded, solution, problem, priced),
     )
@@ -126,13 +126,16 @@ def chosen_by_loss(solver: str, samples: int) -> bool:
     return samples > 0 and solver not in SOLVERS.tagged("no scores")
 
 
-def model_notes(spec: str, graph: LayerGraph) -> tuple[str, ...]:
+def model_notes(loaded: LoadedModel, graph: LayerGraph) -> tuple[str, ...]:
     """What a person should know of the model itself, before any plan."""
     found = []
     if told := left_frozen(graph):
         found.append(f"{told}, and no candidates")
-    if spec.endswith(".pt2"):
-        found.append(f"{spec}: {UNSEEN_GRADIENTS}")
+    if loaded.fixed_batch:
+        found.append(f"{loaded.spec}: {UNSEEN_GRADIENTS}")
+    if loaded.folded is not None:
+        norms = counted(len(loaded.folded.pairs), "batch norm")
+        found.append(f"{norms} folded into the weights before; costsim apply gives the model as is")
     return tuple(found)
 
 
@@ -187,10 +190,10 @@ def caveats(
     found = [score_caveat(importance), weights_caveat(loaded.name, loaded.provenance)]
     if importance.samples:
         given = request.data is not None
-        built_in = request.model in NETWORKS
+        built_in = request.built_in
         found += [
             output_caveat(graph, request.loss, request.ways or DEFAULT_WAYS),
-            data_caveat(request.model, built_in=built_in, given=given),
+            data_caveat(loaded.spec, built_in=built_in, given=given),
         ]
     return tuple(told for told in found if told is not None)
 

@@ -1,8 +1,13 @@
 """Everything that `costsim plan` does for one device."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
+from costsim.base.errors import InputError, shown
 from costsim.base.progress import Progress
+from costsim.device import load_device
 from costsim.planning.conclusion import Planned, conclude
 from costsim.planning.joint import choose_jointly
 from costsim.planning.preparation import prepare
@@ -10,15 +15,36 @@ from costsim.planning.question import joint_question
 from costsim.planning.request import PlanRequest
 
 
-def make_plan(request: PlanRequest, progress: Progress | None = None) -> Planned:
+def make_plan(
+    request: PlanRequest | None = None, progress: Progress | None = None, **asked: Any
+) -> Planned:
     """Choose what to update of a model within the budgets, and price it.
 
-    `progress` is called with what is being done, how much of it is done and how much there is.
-    Raises `InputError` for anything in the request that cannot be used.
+    What is asked is a `PlanRequest`, or its fields by name, of which the device may be a name or a
+    path: `make_plan(model=net, device="jetson-nano", data=Path("faces.zip"))`. `progress` is called
+    with what is being done, how much of it is done and how much there is. Raises `InputError` for
+    anything in the request that cannot be used.
     """
+    request = asked_for(request, asked)
     if request.explain_with is not None:
         request.check_of_a_step("an explanation (--explain)")
     prepared = prepare(request, progress)
     answer = choose_jointly(joint_question(prepared), request.solver, progress)
     chosen = replace(prepared, problem=answer.problem)
     return conclude(chosen, answer.solution, progress, priced=answer.priced)
+
+
+def asked_for(request: PlanRequest | None, asked: Mapping[str, Any]) -> PlanRequest:
+    """A request with these fields; raises `InputError` for one that a request has not."""
+    known = [field.name for field in fields(PlanRequest)]
+    for name in asked:
+        if name not in known:
+            raise InputError(f"make_plan: {shown(name)} is unknown; known are {', '.join(known)}")
+    given = dict(asked)
+    if isinstance(given.get("device"), str | Path):
+        given["device"] = load_device(str(given["device"]))
+    if request is not None:
+        return replace(request, **given)
+    if "device" not in given:
+        raise InputError("make_plan: device is missing; a name, a path or a DeviceSpec is needed")
+    return PlanRequest(**given)

@@ -1,19 +1,20 @@
 """From a model, a device and a few samples to the problem that a solver is asked."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
+from costsim.base.trust import name_from_now_on
 from costsim.c.emission.support import check_kernels
 from costsim.data import ImageSource, Task, classes_of, digits, open_source, sample_task
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import even_cuts
 from costsim.ir.step import TrainingStep
-from costsim.models.loading import LoadedModel, load_model
-from costsim.models.trust import name_from_now_on
+from costsim.models.loading import LoadedModel, load_given, load_model
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.named_layers import NamedLayers
@@ -66,14 +67,7 @@ def prepare(
             digits() if request.data is None else open_source(request.data, request.split, progress)
         )
     report("loading the model", 0, 0)
-    name_from_now_on(request.model)
-    loaded = load_model(
-        request.model,
-        weights=request.weights,
-        seed=request.seed,
-        resolution=request.resolution,
-        batch=request.samples_a_pass,
-    )
+    loaded = load(request)
     report("tracing the model", 0, 0)
     graph, scoring_graph, tensors = _graphs(request, loaded)
     if request.needs_kernels and request.device.is_microcontroller:
@@ -90,6 +84,24 @@ def prepare(
     step = replace(step, recompute=even_cuts(graph, request.segments))
     problem = pose(request, graph, step, scored)
     return Prepared(request, loaded, tensors, scored, problem)
+
+
+def load(request: PlanRequest) -> LoadedModel:
+    """The model that is asked about, its batch norms folded where the device wants that."""
+    output = request.output
+    if isinstance(request.model, str):
+        spec = request.model if output is None else f"{request.model}[{output}]"
+        name_from_now_on(spec)
+        make: Callable[..., LoadedModel] = partial(load_model, spec)
+    else:
+        make = partial(load_given, request.model, output=output)
+    return make(
+        weights=request.weights,
+        seed=request.seed,
+        resolution=request.resolution,
+        batch=request.samples_a_pass,
+        fold=request.folds_batch_norm,
+    )
 
 
 def pose(request: PlanRequest, graph: LayerGraph, step: TrainingStep, scored: Scored) -> Problem:
@@ -201,7 +213,7 @@ def _graphs(
         ]
         return graphs[0], graphs[1], dict(loaded.module.state_dict())
     traced = capture(loaded.module, loaded.example_input)
-    if passed == 1 or request.model.endswith(".pt2"):
+    if passed == 1 or loaded.fixed_batch:
         return traced.graph, traced.graph, traced.tensors
     alone = capture(loaded.module, loaded.example_input[:1])
     return traced.graph, alone.graph, alone.tensors

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from costsim.base.errors import InputError
 from costsim.device import DeviceSpec
@@ -10,6 +10,7 @@ from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
 from costsim.ir.recipe import CACHES, CacheIn, Loss, Recipe
 from costsim.ir.step import BitWidths, TrainingStep
+from costsim.models.networks import NETWORKS
 from costsim.pricing.cost import full_backward_macs
 from costsim.pricing.swap import room_bytes
 from costsim.problem.budget import Budget
@@ -17,11 +18,18 @@ from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS
 from costsim.problem.solution import Solver
 from costsim.problem.task_budget import TaskBudget
 
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
 DEFAULT_MODEL = "mcunet-5fps"
 DEFAULT_WAYS = 10
 DEFAULT_SHOTS = 5
 DEFAULT_ITERATIONS = 40
 """Passes over the support set when adapting, as in the paper."""
+
+FULL_BITS = 32
+"""Of a floating-point number; fewer are whole numbers with a scale."""
 
 DEFAULT_SOURCE_TASKS = 10
 """So many tasks of other images a method that needs them chooses by."""
@@ -101,6 +109,9 @@ class PlanRequest:
     `step`: one optimizer step; None is that of the `recipe`, at `bits` an element (None: what is
     usual on the device). `recipe` None is what is usual on the device, `usual_recipe`.
 
+    `model` is what a person types, or a module or an exported program itself, of whose outputs
+    `output` names the one that is meant, see `costsim.models.outputs`.
+
     `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
     a solver that proves its answers, if the plan is to be explained. `needs_kernels`: refuse an
     operator without a C kernel on a microcontroller, where nothing else could run it. `layers` and
@@ -113,7 +124,8 @@ class PlanRequest:
     device: DeviceSpec
     solver: Solver = field(default_factory=default_solver)
     target: str | None = None
-    model: str = DEFAULT_MODEL
+    model: "str | nn.Module | ExportedProgram" = DEFAULT_MODEL
+    output: str | None = None
     weights: Path | None = None
     resolution: int | None = None
     data: Path | None = None
@@ -138,6 +150,19 @@ class PlanRequest:
     seed: int = 0
     explain_with: Solver | None = None
     needs_kernels: bool = True
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the model is one of costsim's own."""
+        return isinstance(self.model, str) and self.model in NETWORKS
+
+    @property
+    def folds_batch_norm(self) -> bool:
+        """Whether batch norms are to be taken into the weights: microcontrollers and narrow
+        widths have no operator for them."""
+        bits = self.step_bits
+        narrow = min(bits.weights, bits.activations) < FULL_BITS
+        return self.device.is_microcontroller or narrow
 
     @property
     def planned_recipe(self) -> Recipe:

@@ -48,7 +48,7 @@ def _graph_at(prepared: Prepared) -> GraphAt | None:
         return lambda batch: architecture_graph(
             architecture, batch=batch, resolution=side
         ).with_frozen(frozen)
-    if prepared.request.model.endswith(".pt2"):
+    if prepared.loaded.fixed_batch:
         return None
     one = example[:1]  # the example has as many as a pass of the plan, which may be fewer
     return lambda batch: capture(module, one.repeat(batch, *(1,) * (one.ndim - 1))).graph

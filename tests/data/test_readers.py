@@ -26,6 +26,8 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 from training import MODEL, small_plan, write_network
 
+from costsim.base import trust
+from costsim.base.code import _home
 from costsim.base.errors import InputError, Note, shown
 from costsim.base.files import parse_json, read_file, write_atomically
 from costsim.base.yaml_text import MAXIMUM_ALIASED, MAXIMUM_DEPTH, _check_size, parse_yaml
@@ -36,8 +38,7 @@ from costsim.data.task import classes_of, sample_task
 from costsim.data.threads import threaded_map
 from costsim.device import load_device
 from costsim.learning.training.base_model import load_subject_of
-from costsim.models import trust
-from costsim.models.loading import _home, load_model
+from costsim.models.loading import load_model
 from costsim.models.networks.restricted_pickle import _Resolver, loads_restricted
 from costsim.models.networks.tensors import read_state
 from costsim.studies.engine import CellStore
@@ -255,7 +256,7 @@ def test_a_study_does_not_have_code_run(command: str, capsys: pytest.CaptureFixt
     ],
 )
 def test_pythons_own_modules_have_no_models(spec: str) -> None:
-    with pytest.raises(InputError, match="Python's own modules have no models"):
+    with pytest.raises(InputError, match="Python's own modules have none"):
         load_model(spec)
 
 
@@ -422,24 +423,24 @@ class Tied(nn.Module):
 
 
 def test_tied_weights_are_there_once(tmp_path: Path) -> None:
-    from costsim.models.loading import _load_state
+    from costsim.models.state import load_state
 
     save_model(Tied(), str(tmp_path / "w"))
-    _load_state(Tied(), tmp_path / "w")
+    load_state(Tied(), tmp_path / "w")
     save_file({"a.weight": torch.ones(4, 4), "b.weight": torch.zeros(4, 4)}, tmp_path / "w")
     with pytest.raises(InputError, match="are one parameter of the model and differ"):
-        _load_state(Tied(), tmp_path / "w")
+        load_state(Tied(), tmp_path / "w")
     for odd in (torch.int8, torch.uint8, torch.bool, torch.complex64):
         save = {"weight": torch.ones(2, 2).to(odd), "bias": torch.ones(2)}
         torch.save(save, tmp_path / "w")
         with pytest.raises(InputError, match="'weight' is of torch"):
-            _load_state(nn.Linear(2, 2), tmp_path / "w")
+            load_state(nn.Linear(2, 2), tmp_path / "w")
     for fine in (torch.float64, torch.float16, torch.bfloat16):
         torch.save({"weight": torch.ones(2, 2).to(fine), "bias": torch.ones(2)}, tmp_path / "w")
-        _load_state(nn.Linear(2, 2), tmp_path / "w")
+        load_state(nn.Linear(2, 2), tmp_path / "w")
     torch.save({"weight": torch.full((2, 2), torch.nan), "bias": torch.ones(2)}, tmp_path / "w")
     with pytest.raises(InputError, match="NaN or infinite"):
-        _load_state(nn.Linear(2, 2), tmp_path / "w")
+        load_state(nn.Linear(2, 2), tmp_path / "w")
 
 
 @pytest.mark.parametrize("name", ["w.SafeTensors", "w.bin", "w.pth", "w.ckpt", "w"])

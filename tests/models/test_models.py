@@ -12,7 +12,8 @@ from zoo import tiny
 
 from costsim.base.errors import InputError
 from costsim.learning.training.backbone import load_backbone
-from costsim.models.loading import DEFAULT_RESOLUTION, load_model
+from costsim.models.inputs import DEFAULT_RESOLUTION
+from costsim.models.loading import load_model
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM, shipped_weights
 from costsim.models.tracing import capture, trace
@@ -231,7 +232,7 @@ def test_exported_programs_may_be_for_grey_images_that_are_not_square(tmp_path: 
         assert loaded.example_input.shape == (1, 1, 20, 30)
     with pytest.raises(InputError, match="exported for images of 20x30, not 20x20"):
         load_model(str(path), resolution=20)
-    with pytest.raises(InputError, match=r"grey.pt2: .*batches of one size.*factory"):
+    with pytest.raises(InputError, match=r"grey.pt2: .*batches of one size.*function"):
         load_backbone(str(path))
 
 
@@ -265,11 +266,11 @@ def test_exported_program_has_its_own_sizes(exported: Path, tmp_path: Path) -> N
         ("resnet18", "model 'resnet18' is unknown; give one of mcunet-5fps"),
         ("missing.pt2", "missing.pt2: cannot be read: No such file"),
         ("nowhere:factory", "nowhere cannot be imported: ModuleNotFoundError"),
-        (":factory", "write it as package.module:factory"),
-        ("{}:", "write it as package.module:factory"),
+        (":factory", "write it as package.module:name or file.py:name"),
+        ("{}:", "write it as package.module:name or file.py:name"),
         ("{}:absent", "has no 'absent'"),
-        ("{}:constant", "'constant' is not a function"),
-        ("os:abort", "Python's own modules have no models"),
+        ("{}:constant", "'constant' is neither a function nor a model"),
+        ("os:abort", "Python's own modules have none"),
         ("{}:broken", "the factory fails: RuntimeError: no such layer"),
         ("{}:nothing", "the factory returns int, not a torch.nn.Module"),
     ],

@@ -200,8 +200,8 @@ class _Programs:
 
     def of(self, path: Path, plan: PlanFile, *, own_bits: bool = False) -> TrainingProgram:
         """The step of `plan`, which stands in the file `path`: in 32 bits, or in the plan's own."""
+        from costsim.base.trust import check_named
         from costsim.learning.training.base_model import check_input, load_subject
-        from costsim.models.trust import check_named
         from costsim.solving.planfile import model_found_again
 
         key = json.dumps(plan.to_json(), sort_keys=True), own_bits
@@ -214,6 +214,7 @@ class _Programs:
                     resolution=plan.model.resolution,
                     seed=plan.seed,
                     batch=plan.step.samples_a_pass,
+                    fold=plan.model.folds_batch_norm,
                 )
                 step = plan.step if own_bits else replace(plan.step, bits=BitWidths())
                 self._known[key] = compile_program(subject.graph, plan.plan, step)

@@ -17,7 +17,7 @@ from costsim.learning.pretraining.run import Pretraining, StepResult
 from costsim.learning.pretraining.settings import PretrainSettings
 from costsim.learning.pretraining.state import Record
 from costsim.learning.training.tensorfile import write_tensors
-from costsim.models.loading import DEFAULT_RESOLUTION
+from costsim.models.inputs import DEFAULT_RESOLUTION
 from costsim.models.networks import NETWORKS
 
 TRANSFER_IMAGES = 40

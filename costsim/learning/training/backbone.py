@@ -133,7 +133,7 @@ def load_backbone(
     if spec.endswith(".pt2"):
         raise InputError(
             f"{spec}: an exported program takes batches of one size, and adapting needs several; "
-            "give the function that makes the model, as package.module:factory"
+            "give the function that makes the model, as file.py:name"
         )
     loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution)
     shape = tuple(loaded.example_input.shape[1:])

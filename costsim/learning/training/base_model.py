@@ -10,18 +10,20 @@ from torch import Tensor, nn
 
 from costsim.base.errors import InputError, shown
 from costsim.base.files import file_sha256
+from costsim.base.trust import check_named
 from costsim.base.units import format_bytes
 from costsim.ir.cuts import cuts, updated_layers
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
 from costsim.learning.training.backbone import Backbone
 from costsim.learning.training.network import OneBatch, Trainable
-from costsim.models.loading import IMAGE_CHANNELS, load_model
+from costsim.models.folding import Folded
+from costsim.models.inputs import IMAGE_CHANNELS
+from costsim.models.loading import load_model
 from costsim.models.networks.build import Network
 from costsim.models.networks.graph import architecture_graph
 from costsim.models.networks.shipped import RANDOM
 from costsim.models.tracing import capture
-from costsim.models.trust import check_named
 from costsim.planning import parameters_digest
 from costsim.pricing.cost import mac_cost
 from costsim.solving.planfile import (
@@ -44,7 +46,8 @@ PREDICTION_BATCH = 16
 class Subject:
     """A model with its layer graph; `tensors` are the module's own, by the graph's names.
 
-    `weights` is the file that they were read from, None where none was given.
+    `weights` is the file that they were read from, None where none was given; `folded` what was
+    done to its batch norms, None if nothing.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Subject:
     tensors: Mapping[str, Tensor]
     fixed_batch: bool
     weights: Path | None = None
+    folded: Folded | None = None
 
     @cached_property
     def input_shape(self) -> tuple[int, ...]:
@@ -85,18 +89,33 @@ class Subject:
 
 
 def load_subject(
-    spec: str, *, weights: Path | None, resolution: int, seed: int, batch: int = 1
+    spec: str,
+    *,
+    weights: Path | None,
+    resolution: int,
+    seed: int,
+    batch: int = 1,
+    fold: bool = False,
 ) -> Subject:
     """The model that `spec` names, as `costsim plan` loads it; see `models.loading.load_model`."""
-    loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution, batch=batch)
+    loaded = load_model(
+        spec, weights=weights, seed=seed, resolution=resolution, batch=batch, fold=fold
+    )
     module = loaded.module
     if isinstance(module, Network):
         graph = architecture_graph(module.architecture, batch=batch, resolution=resolution)
         graph = graph.with_frozen(module.frozen)
         return Subject(loaded.name, module, graph, dict(module.state_dict()), False, weights)
     traced = capture(module, loaded.example_input)
-    fixed = spec.endswith(".pt2")
-    return Subject(loaded.name, module, traced.graph, traced.tensors, fixed, weights)
+    return Subject(
+        loaded.name,
+        module,
+        traced.graph,
+        traced.tensors,
+        loaded.fixed_batch,
+        weights,
+        loaded.folded,
+    )
 
 
 def weights_found_again(model: ModelRecord, named_in: str) -> Path | None:
@@ -126,6 +145,7 @@ def load_named(file: PlanFile, source: str = "plan", weights: Path | None = None
         resolution=file.model.resolution,
         seed=file.seed,
         batch=file.step.samples_a_pass,
+        fold=file.model.folds_batch_norm,
     )
     _check_cut(file, source, subject.graph)
     return subject
@@ -144,6 +164,16 @@ def load_subject_of(file: PlanFile, source: str = "plan", weights: Path | None =
     except InputError as error:
         raise InputError(f"{source}: layers: {error}") from error
     return subject
+
+
+def load_unfolded(file: PlanFile, source: str, weights: Path | None) -> Subject:
+    """The model that a plan names as it was before batch norms were folded, batch 1."""
+    return load_subject(
+        model_found_again(check_named(file.model.spec, source), source),
+        weights=weights,
+        resolution=file.model.resolution,
+        seed=file.seed,
+    )
 
 
 def _check_cut(file: PlanFile, source: str, graph: LayerGraph) -> None:

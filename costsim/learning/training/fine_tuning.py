@@ -15,11 +15,18 @@ from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
 from costsim.data import Task
 from costsim.ir.recipe import Recipe
-from costsim.learning.training.base_model import Subject, load_planned
+from costsim.learning.training.base_model import Subject, load_planned, load_unfolded
 from costsim.learning.training.checkpoint import RunKey, read_checkpoint, write_checkpoint
 from costsim.learning.training.copies import Copies
 from costsim.learning.training.frozen_values import CACHE_BYTES, FrozenValues
-from costsim.learning.training.patch import Origin, Patch, make_patch, plan_digest, write_patch
+from costsim.learning.training.patch import (
+    Origin,
+    Patch,
+    make_patch,
+    plan_digest,
+    unfolded_patch,
+    write_patch,
+)
 from costsim.learning.training.planned_task import draw_task
 from costsim.learning.training.train_request import TrainRequest
 from costsim.learning.training.trainer import Diverged, Support, Trainer
@@ -129,6 +136,9 @@ class Run:
             ),
             plan_sha256=plan_digest(file),
         )
+        if self.subject.folded is not None:
+            whole = load_unfolded(file, self.request.source, weights)
+            patch = unfolded_patch(patch, self.subject.folded, whole.graph, whole.tensors)
         return Trained(
             patch=patch,
             losses=tuple(self.trainer.losses),

@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +25,7 @@ from costsim.base.errors import InputError
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import Atom
 from costsim.learning.training.tensorfile import Header, check_names, read_tensors, write_tensors
+from costsim.models.folding import Folded, folded_weight, moved, unfolded
 from costsim.planning import parameters_digest
 from costsim.run.execution.selection import Selection
 from costsim.solving.planfile import PlanFile
@@ -165,6 +166,50 @@ def _write(patch: Patch, tensors: Mapping[str, Tensor], source: str, *, remove: 
         for change, values in zip(patch.changes, kept, strict=True):
             change.selection.write(tensors[change.parameter], values)
         raise InputError(f"{source}: the patch is damaged: its values are not those it was made of")
+
+
+def unfolded_patch(
+    patch: Patch, folded: Folded, graph: LayerGraph, base: Mapping[str, Tensor]
+) -> Patch:
+    """The same changes of the model as it was before its batch norms were folded.
+
+    `graph` and `base` are that model's. Weights are divided by the scale of their batch norm, and
+    what a folded bias moved by, its batch norm's bias moves by; see `costsim.models.folding`. So
+    the patch goes on the checkpoint that people have.
+    """
+    changes, trained = [], dict(base)
+    for change in patch.changes:
+        pair = folded.norm_of(change.layer)
+        if pair is None:
+            changes.append(change)
+            trained[change.parameter] = _written(base[change.parameter], change)
+            continue
+        if change.selection.channels is None:
+            name, layer = f"{pair.norm}.bias", pair.norm
+            value = moved(change.new, change.base, base[name])
+        else:
+            name, layer = change.parameter, change.layer
+            whole = _written(folded_weight(base[name], pair), change)
+            value = unfolded(pair, whole, base[name])
+        before = change.selection.read(base[name].detach()).clone()
+        one = Change(name, layer, change.selection, before, change.selection.read(value).clone())
+        changes.append(one)
+        trained[name] = _written(base[name], one)
+    places = {parameter.name: place for place, parameter in enumerate(graph.parameters)}
+    changes.sort(key=lambda change: places[change.parameter])
+    return replace(
+        patch,
+        changes=tuple(changes),
+        base_sha256=parameters_digest(base),
+        patched_sha256=parameters_digest(trained),
+    )
+
+
+def _written(tensor: Tensor, change: Change) -> Tensor:
+    """`tensor` with a change put on it, as a copy."""
+    found = tensor.detach().clone()
+    change.selection.write(found, change.new)
+    return found
 
 
 class _ChangeHeader(Header):

@@ -68,7 +68,7 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     _check_finite({**parameters, **buffers})
-    with quiet(), plain_attention(), torch.enable_grad(), own_gradients_refused(model):
+    with quiet(), plain_attention(model), torch.enable_grad(), own_gradients_refused(model):
         try:
             exported = torch.export.export(model, (example_input,))
         except CostsimError:

@@ -13,7 +13,9 @@ from costsim.base.units import counted
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import TrainingProgram, compile_program, plan_atoms
 from costsim.ir.step import BitWidths, TrainingStep
-from costsim.models.loading import own_input_shape
+from costsim.models.folding import fold_batch_norm
+from costsim.models.inputs import input_shape_of, says_its_images
+from costsim.models.outputs import one_output, output_of, whole_output
 from costsim.models.tracing import capture, check_example
 from costsim.run.sparse.compact import Branch, CompactParameter, path_of, synchronise
 from costsim.run.sparse.function import ProgramFunction, ProgramPass
@@ -27,15 +29,18 @@ def sparsify(
     example_input: Tensor | None = None,
     *,
     recompute: tuple[str, ...] | None = None,
+    output: str | None = None,
 ) -> "SparseModule":
     """A module that computes what `model` does and trains only what `plan` selects.
 
     `plan` is a plan, a plan file or the path of one. `example_input` is a batch `[N, ...]`; a plan
-    file, or an attribute `resolution` of the model, stands in for it (images `[N, 3, H, W]`), or
-    one `input_shape` (channels, height, width).
+    file, or what the model says of its images itself, stands in for it
+    (`costsim.models.inputs`). `output` names which of several tensors that the model returns is
+    trained, see `costsim.models.outputs`: the module returns that one alone.
     `recompute` names the calls that end segments of the forward pass to be computed again rather
     than kept, as `TrainingStep` has it; None is what the plan file says. `model` is not copied:
-    training writes to its selected weights.
+    training writes to its selected weights; but for a plan whose batch norms were folded into the
+    weights before them, which is of such a copy: `dense()` gives it.
 
     Raises `InputError` for a model in training mode or one that cannot be traced, for one that
     makes gradients of its own (an `autograd.Function`, a hook on a gradient), and for a plan that
@@ -43,9 +48,9 @@ def sparsify(
     made for another architecture or input size.
     """
     if not isinstance(plan, str | Path):
-        return _sparsify(model, plan, example_input, recompute)
+        return _sparsify(model, plan, example_input, recompute, output)
     try:
-        return _sparsify(model, read_plan(Path(plan)), example_input, recompute)
+        return _sparsify(model, read_plan(Path(plan)), example_input, recompute, output)
     except InputError as error:
         named = str(error).startswith(str(plan))
         raise error if named else InputError(f"{plan}: {error}") from error
@@ -56,6 +61,7 @@ def _sparsify(
     given: UpdatePlan | PlanFile,
     example_input: Tensor | None,
     recompute: tuple[str, ...] | None,
+    output: str | None,
 ) -> "SparseModule":
     file = given if isinstance(given, PlanFile) else None
     plan = given.plan if isinstance(given, PlanFile) else given
@@ -66,17 +72,19 @@ def _sparsify(
         check_example(example_input)
         shape = tuple(example_input.shape)
     else:
-        side = file.model.resolution if file else getattr(model, "resolution", None)
-        own = own_input_shape(model, file.model.resolution if file else None)
-        if own is not None:
-            shape = (1, *own)
-        elif isinstance(side, int):
-            shape = (1, 3, side, side)
-        else:
+        said = says_its_images(model)
+        if file is None and not said:
             raise InputError("an example_input is needed: nothing says what the model takes")
+        shape = (1, *input_shape_of(model, file.model.resolution if file else None))
     if file is not None:
         shape = (file.step.samples_a_pass, *shape[1:])
         recompute = file.step.recompute if recompute is None else recompute
+    like = next((t for t in model.parameters() if t.is_floating_point()), torch.empty(0))
+    if output is None and file is not None:
+        output = output_of(file.model.spec)
+    model = one_output(model, like.new_zeros((1, *shape[1:])), output)
+    if file is not None and file.model.folds_batch_norm:
+        model = fold_batch_norm(model, like.new_zeros((1, *shape[1:]))).module
     module = SparseModule(model, plan, shape, recompute or ())
     if file is not None:
         check_planned(file, module.program().graph)
@@ -158,7 +166,7 @@ class SparseModule(nn.Module):
     def dense(self) -> nn.Module:
         """The model itself, with the weights as trained so far."""
         self.sync()
-        return self._model
+        return whole_output(self._model)
 
     def program(self, input_shape: tuple[int, ...] | None = None) -> TrainingProgram:
         """The program that runs for inputs of a shape: that of the example without one."""

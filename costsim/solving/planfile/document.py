@@ -130,7 +130,7 @@ class PlanFile:
         }
         return {
             "schema": SCHEMA,
-            "model": _dump(self.model),
+            "model": self.model.to_json(),
             "device": _dump(self.device),
             "step": self.step.to_json(),
             "task": _dump(self.task),

@@ -40,6 +40,8 @@ class ModelRecord(Record):
 
     `spec` and `weights` are what was typed, `weights_sha256` is of the bytes of that file and
     `parameters_sha256` of what was read from it; `provenance` says in words what the weights are.
+    `batch_norm` says that batch norms were folded into the weights before them, absent where the
+    model is as it came.
     """
 
     name: Name
@@ -49,6 +51,17 @@ class ModelRecord(Record):
     resolution: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     provenance: Name
     parameters_sha256: str | None = None
+    batch_norm: Literal["folded"] | None = None
+
+    @property
+    def folds_batch_norm(self) -> bool:
+        """Whether the model is to be loaded with its batch norms folded."""
+        return self.batch_norm == "folded"
+
+    def to_json(self) -> dict[str, Any]:
+        """Its keys; nothing is said of batch norm where nothing was done to it."""
+        left_out = {"batch_norm"} if self.batch_norm is None else set()
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class DeviceRecord(Record):

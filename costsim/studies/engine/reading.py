@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from costsim.base.code import is_code
 from costsim.base.errors import InputError, shortened, shown
 from costsim.base.files import is_there, read_file, told_path, user_path
+from costsim.base.trust import check_named
 from costsim.base.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
 from costsim.base.yaml_text import parse_yaml
 from costsim.data import is_of_hub, open_source
 from costsim.device import load_device
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM
-from costsim.models.trust import check_named
 from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.studies.engine.cell import ModelChoice
 
@@ -158,12 +159,18 @@ class FileReader:
         name = self.text(given, key)
         if name.endswith(".pt2"):
             return str(self.path(name, key))
-        if name not in NETWORKS and ":" not in name:
+        if name not in NETWORKS and not is_code(name):
             raise InputError(
                 f"{self.where(key)}: {shown(name)} is unknown; give one of {', '.join(NETWORKS)}, "
-                "package.module:factory, or a .pt2 file"
+                "file.py:name, package.module:name, or a .pt2 file"
             )
-        return check_named(name, self.where(key))
+        return check_named(self.code(name), self.where(key))
+
+    def code(self, name: str) -> str:
+        """A name of code; its script is relative to the folder where it is there."""
+        place, _, rest = name.partition(":")
+        beside = self.folder / place
+        return f"{beside}:{rest}" if place.endswith(".py") and beside.is_file() else name
 
     def model_choice(self, given: object, key: str) -> ModelChoice:
         """A model with what is said of it; a plain text is its name."""

@@ -1,11 +1,11 @@
-"""Which models that are code may be run: those a person named, never what a file alone names.
+"""Which code may be run: what a person named, never what a file alone names.
 
-`package.module:factory` is called to make a model, and plans and studies name it so that it need
-not be typed again. A file may come from anybody. So the name in it counts only where a person has
-named the same: on this command line, or on an earlier one of theirs, such as that of the plan,
-which is kept in their own folder together with where the code lay then and a digest of the module
-itself. Code that has changed is to be named again: whoever can write to a folder must not have run
-there what they like. What the module imports in turn is not looked at.
+`net.py:make` is called to make a model, a solver, a criterion or a method, and plans and studies
+name it so that it need not be typed again. A file may come from anybody. So the name in it counts
+only where a person has named the same: on this command line, or on an earlier one of theirs, such
+as that of the plan, which is kept in their own folder together with where the code lay then and a
+digest of the module itself. Code that has changed is to be named again: whoever can write to a
+folder must not have run there what they like. What the module imports in turn is not looked at.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from costsim.base.code import is_code
 from costsim.base.errors import InputError, shortened
 from costsim.base.files import read_file, told_path, user_path, write_atomically
-from costsim.models.networks import NETWORKS
 
 MOST_BYTES = 2**28
 """Of a module or a record; more is no code."""
@@ -26,15 +26,10 @@ NAMED_HERE: set[str] = set()
 """Names that came from the person or program that runs this process."""
 
 
-def is_code(spec: str) -> bool:
-    """Whether a model's name is one of code that is called."""
-    return ":" in spec and spec not in NETWORKS and not spec.endswith(".pt2")
-
-
 def record_folder() -> Path:
     """Where a person's names are kept, each in a file of its own, so that none is ever lost."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return user_path(base) / "costsim" / "named-models"
+    return user_path(base) / "costsim" / "named-code"
 
 
 def name_from_now_on(spec: str) -> None:
@@ -53,8 +48,10 @@ def name_from_now_on(spec: str) -> None:
             write_atomically(record, content)
 
 
-def check_named(spec: str, source: str) -> str:
+def check_named(spec: str, source: str, option: str = "--model") -> str:
     """`spec`, which the file `source` names; raises `InputError` where it is code nobody named.
+
+    `option` is where a person may name it.
 
     Code that has changed since counts as code that nobody named.
     """
@@ -68,7 +65,7 @@ def check_named(spec: str, source: str) -> str:
             return spec
         if kept is not None:
             why = f", whose code ({told_path(files[-1])}) is not what it was when you named it"
-    raise InputError(f"{source}: is for {shortened(spec)}{why}; name it with --model to run it")
+    raise InputError(f"{source}: is for {shortened(spec)}{why}; name it with {option} to run it")
 
 
 def _record(spec: str, files: Sequence[str]) -> Path:
@@ -91,12 +88,16 @@ def _content(spec: str, files: Sequence[str]) -> bytes:
 
 
 def _files(spec: str) -> list[str]:
-    """The files that importing a module's name runs, packages first; nothing is imported.
+    """The files that importing a name runs, packages first; nothing is imported.
 
     A package without a file of its own stands as its folder. Empty where the name leads nowhere.
     """
     found: list[str] = []
-    parts = spec.partition(":")[0].split(".")
+    place = spec.partition(":")[0]
+    if place.endswith(".py"):
+        script = user_path(place)
+        return [os.path.realpath(script)] if script.is_file() else []
+    parts = place.split(".")
     places: Iterable[str] | None = None
     with contextlib.suppress(ImportError, ValueError, OSError):
         for name in parts:  # by its last part, as files are called: no parent is imported

@@ -1,0 +1,92 @@
+"""What a model takes, as far as it says so itself; torch is not needed to ask."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from costsim.base.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_RESOLUTION = 128
+"""Side of the square images for a model that does not say what it takes."""
+
+IMAGE_CHANNELS = (3, 1)
+"""Of images in colour and in grey."""
+
+Images = tuple[int, int, int]
+"""(channels, height, width)."""
+
+
+def input_shape_of(module: "nn.Module", resolution: int | None, usual: int | None = None) -> Images:
+    """The images that a module takes, square ones of `resolution` where one is given.
+
+    What it says itself counts, in this order: its attribute `input_shape`; its integer attribute
+    `resolution`, or the `usual` one of what made it; what timm (`pretrained_cfg`) and Hugging Face
+    (`config`) keep of a model; else 3 channels of 128 x 128. Raises `InputError` as
+    `own_input_shape` does.
+    """
+    own = own_input_shape(module, resolution)
+    if own is not None:
+        return own
+    channels, height, width = _of_libraries(module) or (3, DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
+    for side in (resolution, getattr(module, "resolution", None), usual):
+        if isinstance(side, int):
+            return channels, side, side
+    return channels, height, width
+
+
+def says_its_images(module: "nn.Module") -> bool:
+    """Whether a module says anything of the images that it takes."""
+    sized = isinstance(getattr(module, "resolution", None), int)
+    return sized or hasattr(module, "input_shape") or _of_libraries(module) is not None
+
+
+def own_input_shape(module: "nn.Module", resolution: int | None) -> Images | None:
+    """(channels, height, width) that a module's attribute `input_shape` says; None without one.
+
+    At another `resolution`, the width of the images, if they are square. Raises `InputError` for
+    anything but images, and for another width of images that are not square.
+    """
+    given: Any = getattr(module, "input_shape", None)
+    if given is None:
+        return None
+    sizes = tuple(given) if isinstance(given, tuple | list) else (given,)
+    if not _are_images(sizes):
+        raise InputError(
+            f"the model's input_shape is {given!r}; images are needed, (channels, height, width) "
+            "with 3 channels or 1"
+        )
+    channels, height, width = sizes
+    if resolution in (None, width):
+        return channels, height, width
+    if height != width:
+        raise InputError(
+            f"resolution is {resolution}; the model says that its images are {height}x{width}"
+        )
+    assert resolution is not None
+    return channels, resolution, resolution
+
+
+def _are_images(sizes: tuple[Any, ...]) -> bool:
+    plain = all(isinstance(size, int) and size > 0 for size in sizes)
+    return len(sizes) == 3 and plain and sizes[0] in IMAGE_CHANNELS
+
+
+def _of_libraries(module: "nn.Module") -> Images | None:
+    """What timm and Hugging Face say of a model of theirs; None of any other, or of no images."""
+    for said in _said(module):
+        if _are_images(said):
+            return said
+    return None
+
+
+def _said(module: "nn.Module") -> Iterable[tuple[Any, ...]]:
+    timm = getattr(module, "pretrained_cfg", None)
+    if isinstance(timm, Mapping) and isinstance(timm.get("input_size"), tuple | list):
+        yield tuple(timm["input_size"])
+    config = getattr(module, "config", None)
+    side = getattr(config, "image_size", None)
+    if side is not None:
+        sides = tuple(side) if isinstance(side, tuple | list) else (side, side)
+        yield (getattr(config, "num_channels", 3), *sides)
