@@ -60,6 +60,8 @@ SOLVERS: "Registry[Solver]" = Registry(
             tags={"no scores", "whole network"},
         ),
     },
+    group="costsim.solvers",
+    kind="costsim.problem.solution:Solver",
 )
 """`proves`: it proves its plan the best there is, given the time; `no scores`: the choice is the
 same whatever the channels are worth; `whole network`: it is of all of it, whatever was inspected.

@@ -3,13 +3,27 @@
 A registry says of each name where its class is and, in a few words, what it is; the class is
 imported when it is asked for. So help lists every name at no cost, and to add one takes its own
 file and an entry.
+
+Others add theirs without a change here: a package by an entry point in the registry's `group`, a
+person by naming code, `my.py:Mine` (`costsim.base.code`; whether a file may name it is
+`costsim.base.trust`'s to say).
 """
 
 import importlib
+import inspect
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
+from costsim.base.code import (
+    find_code,
+    folder_of,
+    importable_from,
+    is_code,
+    parse_code_name,
+    sentence,
+)
 from costsim.base.errors import InputError, shown
 
 T = TypeVar("T")
@@ -30,8 +44,7 @@ class Entry:
 
     def load(self) -> Any:
         """The class itself."""
-        module, _, name = self.place.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return _load(self.place)
 
     def make(self) -> Any:
         """One of the class."""
@@ -39,18 +52,81 @@ class Entry:
         return self.load()(**made)
 
 
+def _load(place: str) -> Any:
+    """What stands at `package.module:name`."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 class Registry(Mapping[str, T]):
     """Names to what is made of them, anew each time; `what` is what messages call one.
 
-    A test imports every entry and holds that it is a `T`.
+    A test imports every entry and holds that it is a `T`. Of what comes from others, `kind` is the
+    class (`package.module:Class`) that it must be of, `group` that of packages' entry points, and
+    `of_function` the class that makes one of a plain function.
     """
 
-    def __init__(self, what: str, entries: Mapping[str, Entry]) -> None:
-        self.what = what
-        self.entries = entries
+    def __init__(
+        self,
+        what: str,
+        entries: Mapping[str, Entry],
+        *,
+        group: str | None = None,
+        kind: str | None = None,
+        of_function: str | None = None,
+    ) -> None:
+        self.what, self.entries = what, entries
+        self.group, self.kind, self.of_function = group, kind, of_function
 
     def __getitem__(self, name: str) -> T:
-        made: T = self.entries[name].make()
+        made: T
+        if name in self.entries:
+            made = self.entries[name].make()
+            return made
+        if self.kind is None:
+            raise KeyError(name)
+        if is_code(name):
+            return self._of_code(name)
+        if plugin := self.plugins.get(name):
+            return self._of_plugin(plugin)
+        raise KeyError(name)
+
+    @property
+    def plugins(self) -> Mapping[str, EntryPoint]:
+        """What installed packages add, by name; a name that is here already stays what it is."""
+        found = () if self.group is None else entry_points(group=self.group)
+        return {one.name: one for one in found if one.name not in self.entries}
+
+    def _of_plugin(self, plugin: EntryPoint) -> T:
+        try:
+            found = plugin.load()
+        except Exception as error:  # foreign code: whatever it raises is its own fault
+            raise InputError(
+                f"{self.what} {plugin.name!r}: {plugin.value} cannot be loaded: {sentence(error)}"
+            ) from error
+        return self._one(found, plugin.name, {})
+
+    def _of_code(self, spec: str) -> T:
+        name = parse_code_name(spec, self.what)
+        with importable_from(folder_of(name)):
+            return self._one(find_code(name, self.what), spec, name.arguments)
+
+    def _one(self, found: Any, told: str, options: Mapping[str, object]) -> T:
+        """What others' code gives: a class is made, a function wrapped, one of the kind is it."""
+        kind = _load(self.kind or "builtins:object")
+        try:
+            if inspect.isclass(found):
+                found = found(**options)
+            elif self.of_function is not None and inspect.isfunction(found):
+                found = _load(self.of_function)(found, dict(options))
+        except Exception as error:
+            raise InputError(f"{self.what} {told!r}: fails: {sentence(error)}") from error
+        if not isinstance(found, kind):
+            raise InputError(
+                f"{self.what} {told!r}: is a {type(found).__name__}; one of {kind.__module__}."
+                f"{kind.__name__} is needed"
+            )
+        made: T = found
         return made
 
     def __iter__(self) -> Iterator[str]:
@@ -60,12 +136,20 @@ class Registry(Mapping[str, T]):
         return len(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.entries
+        if name in self.entries:
+            return True
+        return (
+            self.kind is not None
+            and isinstance(name, str)
+            and (is_code(name) or name in self.plugins)
+        )
 
     @property
     def known(self) -> str:
         """All names, for a message."""
-        return ("; " if any("," in name for name in self) else ", ").join(self)
+        names = [*self, *self.plugins]
+        listed = ("; " if any("," in name for name in names) else ", ").join(names)
+        return listed if self.kind is None else f"{listed}, and code of yours, file.py:name"
 
     def check(self, name: str) -> None:
         """Raise `InputError` for a name that is none of these."""

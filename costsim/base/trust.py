@@ -39,6 +39,7 @@ def name_from_now_on(spec: str) -> None:
     """
     if not is_code(spec):
         return
+    spec = _canonical(spec)
     NAMED_HERE.add(spec)
     with contextlib.suppress(InputError, OSError):
         files = _files(spec)
@@ -55,17 +56,32 @@ def check_named(spec: str, source: str, option: str = "--model") -> str:
 
     Code that has changed since counts as code that nobody named.
     """
-    if not is_code(spec) or spec in NAMED_HERE:
+    if not is_code(spec) or (known := _canonical(spec)) in NAMED_HERE:
         return spec
     why = ""
     with contextlib.suppress(InputError, OSError):
-        files = _files(spec)
-        kept = _kept(spec, files) if files else None
-        if kept is not None and kept == _content(spec, files):
+        files = _files(known)
+        kept = _kept(known, files) if files else None
+        if kept is not None and kept == _content(known, files):
             return spec
         if kept is not None:
             why = f", whose code ({told_path(files[-1])}) is not what it was when you named it"
     raise InputError(f"{source}: is for {shortened(spec)}{why}; name it with {option} to run it")
+
+
+def code_digest(spec: str) -> str:
+    """Of the files that a name of code leads through; empty of what is no code."""
+    if not is_code(spec):
+        return ""
+    with contextlib.suppress(InputError, OSError):
+        return hashlib.sha256(_content(spec, _files(spec))).hexdigest()
+    return ""
+
+
+def _canonical(spec: str) -> str:
+    """The same name however a person came to the script."""
+    place, _, rest = spec.partition(":")
+    return f"{os.path.realpath(user_path(place))}:{rest}" if place.endswith(".py") else spec
 
 
 def _record(spec: str, files: Sequence[str]) -> Path:

@@ -25,6 +25,7 @@ from costsim.cli.options import (
     json_option,
     model_option,
     model_spec,
+    naming,
     optimizer_option,
     path_option,
     queries_option,
@@ -113,7 +114,8 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     default="TinyTrain (exact)",
     show_default=True,
     metavar="NAME",
-    help="What is trained: one of the methods below, in any case of letters.",
+    callback=naming,
+    help="What is trained: one of the methods below, in any case of letters, or my.py:Mine.",
 )
 @click.option(
     "--source",

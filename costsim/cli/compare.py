@@ -21,6 +21,7 @@ from costsim.cli.options import (
     path_option,
     rows_option,
     scheduler_option,
+    trust_option,
     ways_option,
 )
 from costsim.cli.progress import lines_on_stderr
@@ -61,6 +62,7 @@ class CompareOptions:
     optimizer: str | None
     accuracy: bool | None
     time_limit: str | None
+    trusted: tuple[str, ...]
     jobs: int | None
     scheduler: str | None
     table: Path | None
@@ -84,7 +86,9 @@ class CompareOptions:
     "solvers",
     multiple=True,
     metavar="NAME",
-    help=f"Who chooses: solvers below; give it again for more.  [default: {', '.join(COMPARED)}]",
+    callback=naming,
+    help="Who chooses: solvers below, or my.py:Mine; give it again for more.  "
+    f"[default: {', '.join(COMPARED)}]",
 )
 @click.option(
     "--model",
@@ -134,7 +138,8 @@ class CompareOptions:
 @click.option(
     "--criterion",
     metavar="NAME",
-    help="What a channel is worth: one of the criteria below.  [default: fisher]",
+    callback=naming,
+    help="What a channel is worth: a criterion below, or my.py:mine.  [default: fisher]",
 )
 @click.option(
     "--axis",
@@ -174,6 +179,7 @@ class CompareOptions:
     metavar="TIME",
     help="For the solvers that take one.  [default: the solver's own]",
 )
+@trust_option
 @jobs_option
 @scheduler_option
 @rows_option

@@ -193,6 +193,17 @@ named_models_option = click.option(
 )
 
 
+trust_option = click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="CODE",
+    callback=naming,
+    help="Run this code (my.py:Mine) where the file names it; may be repeated.  [default: what you "
+    "named before and has not changed since]",
+)
+
+
 def check_named_models(named_models: Sequence[str], spec: str, file: Path) -> None:
     """Raise `InputError` if others were named than the model `spec` of a plan."""
     for named in named_models:

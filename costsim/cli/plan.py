@@ -13,6 +13,7 @@ from costsim.cli.listed import ListingCommand
 from costsim.cli.options import (
     check_writable,
     json_option,
+    naming,
     page_option,
     path_option,
     seed_option,
@@ -57,7 +58,8 @@ class PlanOptions(SoughtOptions, RecipeOptions):
     default="exact",
     show_default=True,
     metavar="NAME",
-    help="Who chooses: one of the solvers below.",
+    callback=naming,
+    help="Who chooses: one of the solvers below, or my.py:Mine.",
 )
 @time_limit_option
 @click.option(

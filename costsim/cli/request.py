@@ -22,6 +22,7 @@ from costsim.cli.options import (
     loss_option,
     model_option,
     model_spec,
+    naming,
     optimizer_option,
     resolution_option,
     shots_option,
@@ -88,7 +89,8 @@ choice_options = together(
         default="fisher",
         show_default=True,
         metavar="NAME",
-        help="What a channel is worth: one of the criteria below.",
+        callback=naming,
+        help="What a channel is worth: one of the criteria below, or my.py:mine.",
     ),
     loss_option("Loss whose gradients are used."),
     click.option(

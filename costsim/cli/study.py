@@ -19,6 +19,7 @@ from costsim.cli.options import (
     path_option,
     rows_option,
     scheduler_option,
+    trust_option,
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr
@@ -41,6 +42,7 @@ class StudyOptions:
     file: Path
     store: Path | None
     named_models: tuple[str, ...]
+    trusted: tuple[str, ...]
     jobs: int | None
     scheduler: str | None
     show: bool
@@ -62,6 +64,7 @@ class StudyOptions:
     "[default: FILE.sqlite]",
 )
 @named_models_option
+@trust_option
 @jobs_option
 @scheduler_option
 @click.option("--show", is_flag=True, help="Show what is there; compute nothing.")

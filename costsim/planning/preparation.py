@@ -19,7 +19,7 @@ from costsim.planning.request import DEFAULT_WAYS, PlanRequest
 from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
-from costsim.run.criteria import CRITERIA
+from costsim.run.criteria import make_criterion
 from costsim.solvers import SOLVERS
 from costsim.solving.planfile import TaskRecord
 
@@ -128,10 +128,12 @@ def _score(
     progress: Progress | None,
 ) -> Scored:
     task = _sample(request, source, loaded, progress)
-    (progress or silent)(f"scoring channels: {request.criterion}", 0, 0)
+    criterion = make_criterion(request.criterion)
+    named_by = request.criterion if isinstance(request.criterion, str) else criterion.name
+    (progress or silent)(f"scoring channels: {named_by}", 0, 0)
     named = NamedLayers(request.layers, request.exclude)
     layers = inspected_layers(graph, request.inspect, axes=request.axes, named=named)
-    importance = CRITERIA[request.criterion].score(
+    importance = criterion.score(
         graph,
         tensors,
         task.images,
@@ -154,7 +156,8 @@ def _score(
         seed=request.seed,
         images_sha256=task.digest,
     )
-    return Scored(replace(importance, channels=meant), layers, len(task.labels), drawn)
+    importance = replace(importance, criterion=named_by, channels=meant)
+    return Scored(importance, layers, len(task.labels), drawn)
 
 
 def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
@@ -171,7 +174,7 @@ def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
 
 
 def _check(request: PlanRequest) -> None:
-    CRITERIA.check(request.criterion)
+    make_criterion(request.criterion)
     if request.with_bias and "bias" in request.axes:
         raise InputError(
             "biases either come with the chosen layers (--bias) or are chosen themselves "

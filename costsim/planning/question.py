@@ -12,7 +12,7 @@ from costsim.planning.joint import JointQuestion
 from costsim.planning.preparation import Prepared, pose
 from costsim.planning.recipes import Asked
 from costsim.planning.ways import Side
-from costsim.run.criteria import CRITERIA
+from costsim.run.criteria import make_criterion
 
 
 def joint_question(prepared: Prepared) -> JointQuestion:
@@ -73,7 +73,7 @@ def planned_recipe(prepared: Prepared) -> Recipe:
 def asked_of(prepared: Prepared, plan: UpdatePlan | None = None) -> Asked:
     """All else that prices the whole adaptation by `plan`."""
     request, problem, scored = prepared.request, prepared.problem, prepared.scored
-    criterion = CRITERIA[request.criterion]
+    criterion = make_criterion(request.criterion)
     looked_at = None
     if criterion.uses_samples:
         looked_at = ScoredLayers(scored.layers, request.axes, criterion.work)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+    from costsim.run.criteria.base import Criterion
+
 DEFAULT_MODEL = "mcunet-5fps"
 DEFAULT_WAYS = 10
 DEFAULT_SHOTS = 5
@@ -132,7 +134,7 @@ class PlanRequest:
     split: str | None = None
     ways: int | None = None
     shots: int = DEFAULT_SHOTS
-    criterion: str = "fisher"
+    criterion: "str | Criterion" = "fisher"
     loss: Loss = "prototype"
     axes: tuple[UpdateKind, ...] = ("output",)
     inspect: int | None = DEFAULT_INSPECTED_LAYERS

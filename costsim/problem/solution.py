@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from costsim.ir.plan import UpdatePlan
 from costsim.pricing.cost import Cost
@@ -87,6 +87,7 @@ class Answer:
     reason: str = ""
 
 
+@runtime_checkable
 class Solver(Protocol):
     """An algorithm; its options are fields of the instance, `name` its textbook name."""
 

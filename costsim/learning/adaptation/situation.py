@@ -29,7 +29,7 @@ from costsim.learning.training.trainer import Support
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance, inspected_layers
 from costsim.problem.problem import Problem
-from costsim.run.criteria import CRITERIA
+from costsim.run.criteria import make_criterion
 from costsim.run.criteria.base import Criterion
 from costsim.run.criteria.loss import PrototypeLoss, prototypes
 
@@ -171,7 +171,7 @@ class Situation:
         Computed from the last cut before those layers on: what lies before it is computed once
         and is needed for training too.
         """
-        chosen = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+        chosen = make_criterion(criterion)
         start = last_frozen_cut(self.backbone.graph(1), layers)
         graph = between(self.backbone.graph(self.backbone.pass_size(self.samples)), start)
         calls = [graph[name] for layer in layers for name in graph.layers[layer].calls]

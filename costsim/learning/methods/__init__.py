@@ -84,6 +84,8 @@ METHODS: "Registry[Method]" = Registry(
             {"source"},
         ),
     },
+    group="costsim.methods",
+    kind="costsim.learning.adaptation.method:Method",
 )
 """`source`: the method chooses by tasks of other images, which must be given."""
 

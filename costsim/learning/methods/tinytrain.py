@@ -12,7 +12,7 @@ from costsim.learning.methods.static import no_source, static_importance
 from costsim.planning.joint import choose_jointly
 from costsim.problem.importance import DEFAULT_INSPECTED_LAYERS, Importance, inspected_layers
 from costsim.problem.solution import Solver
-from costsim.run.criteria import CRITERIA
+from costsim.run.criteria import make_criterion
 from costsim.run.criteria.base import Criterion
 from costsim.solvers.greedy import Greedy
 from costsim.solving.solve import solve_uninterrupted
@@ -85,9 +85,7 @@ class TinyTrain(Method):
         """
         if self.needs_source:
             raise no_source(self.name)
-        criterion = self.criterion
-        if isinstance(criterion, str):
-            criterion = CRITERIA[criterion]
+        criterion = make_criterion(self.criterion)
         importance = self.importance
         scored: tuple[str, ...] = ()
         if importance is None:

@@ -39,4 +39,15 @@ CRITERIA: "Registry[Criterion]" = Registry(
         ),
         "random": Entry("costsim.run.criteria.random:Random", "by lot, from the seed"),
     },
+    group="costsim.criteria",
+    kind="costsim.run.criteria.base:Criterion",
+    of_function="costsim.run.criteria.base:FunctionCriterion",
 )
+
+
+def make_criterion(given: "str | Criterion") -> "Criterion":
+    """The criterion of a name, or the one that is given itself.
+
+    Raises `InputError` for an unknown name.
+    """
+    return CRITERIA.make(given) if isinstance(given, str) else given

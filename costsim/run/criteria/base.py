@@ -1,7 +1,7 @@
 """The interface of a criterion."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
@@ -129,6 +129,24 @@ class Criterion(ABC):
         )
         importance.check(graph)
         return importance
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionCriterion(Criterion):
+    """A plain function as a criterion: from a `Request`, and `options` by name, to the scores of
+    its targets. It is called by the function's name."""
+
+    function: Callable[..., Mapping[Target, NDArray[np.float64]]]
+    options: Mapping[str, object]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The function's."""
+        return self.function.__name__
+
+    def channel_scores(self, request: Request) -> Mapping[Target, NDArray[np.float64]]:
+        """What the function says."""
+        return self.function(request, **self.options)
 
 
 def _of_target(axis: UpdateKind, scores: NDArray[np.float64]) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from costsim.studies.engine.cell_store import CellStore, Claim
 from costsim.studies.engine.claimant import Owner
 from costsim.studies.engine.claims import Claims
 from costsim.studies.engine.digests import (
+    dated,
     device_digest,
     digest,
     images_digest,
@@ -42,6 +43,7 @@ __all__ = [
     "Study",
     "StudyStore",
     "Workshop",
+    "dated",
     "device_digest",
     "digest",
     "failed",

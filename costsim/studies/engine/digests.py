@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from costsim.base.errors import InputError
+from costsim.base.trust import code_digest
 from costsim.data import is_of_hub
 from costsim.device import DeviceSpec, load_device
 from costsim.models.networks.shipped import RANDOM, shipped_weights
@@ -38,14 +39,23 @@ def unchanged_device(name: str, told: str) -> DeviceSpec:
     return device
 
 
+def dated(name: str) -> str:
+    """`name`; of code with a digest of what it is, so that code that changed is computed anew."""
+    found = code_digest(name)
+    return f"{name} {found[:16]}" if found else name
+
+
 def model_digest(model: str, weights: Path | None) -> str:
-    """Of a model's weights: those given, else those it comes with, else its program; else empty."""
+    """Of a model's weights: those given, else those it comes with, else its program or the code
+    that makes it; else empty."""
     if weights == RANDOM:
         return str(RANDOM)
     found = shipped_weights(model) if weights is None else weights
     if found is not None:
         return file_digest(found)
     path = Path(model)
+    if found := code_digest(model):
+        return found[:LENGTH]
     return file_digest(path) if model.endswith(".pt2") and path.is_file() else ""
 
 

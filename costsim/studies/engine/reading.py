@@ -164,13 +164,18 @@ class FileReader:
                 f"{self.where(key)}: {shown(name)} is unknown; give one of {', '.join(NETWORKS)}, "
                 "file.py:name, package.module:name, or a .pt2 file"
             )
-        return check_named(self.code(name), self.where(key))
+        return self.code(name, key, "--model")
 
-    def code(self, name: str) -> str:
-        """A name of code; its script is relative to the folder where it is there."""
+    def code(self, name: str, key: str, option: str = "--trust") -> str:
+        """A name, be it of code that a person named too, by this option or before.
+
+        A script is relative to the folder where it is there.
+        """
         place, _, rest = name.partition(":")
         beside = self.folder / place
-        return f"{beside}:{rest}" if place.endswith(".py") and beside.is_file() else name
+        if place.endswith(".py") and beside.is_file():
+            name = f"{beside}:{rest}"
+        return check_named(name, self.where(key), option)
 
     def model_choice(self, given: object, key: str) -> ModelChoice:
         """A model with what is said of it; a plain text is its name."""

@@ -16,6 +16,7 @@ from costsim.studies.engine import (
     Cell,
     ModelChoice,
     Study,
+    dated,
     device_digest,
     digest,
     images_digest,
@@ -135,14 +136,14 @@ class MethodCell(Cell):
                 "episode": self._task["episode"],
                 "model": self._model,
                 "settings": self._settings,
-                "method": self.method.method,
+                "method": dated(self.method.method),
             }
         )
 
     @cached_property
     def key(self) -> str:
         """Digest of what the answer depends on."""
-        method: list[Any] = [self.method.method, self.method.learning_rate]
+        method: list[Any] = [dated(self.method.method), self.method.learning_rate]
         if self.method.guard is not None:
             method.append(self.method.guard)
         found = {"situation": self._situation, "method": method}

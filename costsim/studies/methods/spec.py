@@ -91,10 +91,10 @@ class MethodStudyReader(FileReader):
         if given is None:  # `None` is a string in YAML, but `null` and `~` are not
             given = "None"
         entry = self.entry(given, key, "method", ("learning-rate", "guard", "name"))
-        name = self.text(entry["method"], f"{key}.method")
+        name = self.code(self.text(entry["method"], f"{key}.method"), f"{key}.method")
         with self.at(f"{key}.method"):
-            METHODS.check(name)
-        label = self.text(entry.get("name", name), f"{key}.name")
+            METHODS.make(name)
+        label = self.text(entry.get("name", entry["method"]), f"{key}.name")
         rates = entry.get("learning-rate")
         for rate in rates if isinstance(rates, list) and rates else [rates]:
             if rates is not None and (

@@ -18,6 +18,7 @@ from costsim.studies.engine import (
     Cell,
     ModelChoice,
     Study,
+    dated,
     device_digest,
     digest,
     images_digest,
@@ -122,7 +123,8 @@ class SolverCell(Cell):
             "weights": self.model_digest,
             "data": self.data_digest,
             "task": [self.task.split, self.task.seed, self.task.ways, self.task.shots],
-            "settings": {name: settings[name] for name in names},
+            "settings": {name: settings[name] for name in names}
+            | {"criterion": dated(self.settings.criterion)},
             "version": __version__,
         }
 
@@ -154,7 +156,7 @@ class SolverCell(Cell):
     def key(self) -> str:
         """Digest of what the answer depends on."""
         limit = self.settings.time_limit_s
-        asked = {"problem": self.problem_key, "solver": self.solver, "time_limit": limit}
+        asked = {"problem": self.problem_key, "solver": dated(self.solver), "time_limit": limit}
         return digest(asked | ({"accuracy": True} if self.settings.accuracy else {}))
 
     @property

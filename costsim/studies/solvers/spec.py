@@ -64,7 +64,7 @@ class SolverStudyReader(FileReader):
 
     def solver(self, given: object, key: str) -> str:
         """The name of a solver that there is, its options included."""
-        name = self.text(given, key)
+        name = self.code(self.text(given, key), key)
         with self.at(key):
             self.make_solver(name)
         return name
@@ -130,7 +130,9 @@ class SolverStudyReader(FileReader):
             key = f"settings.{name}"
             match name:
                 case "criterion":
-                    found[name] = self.one_of(value, key, tuple(CRITERIA))
+                    found[name] = self.code(self.text(value, key), key)
+                    with self.at(key):
+                        CRITERIA.make(found[name])
                 case "loss":
                     found[name] = self.one_of(value, key, tuple(LOSSES))
                 case "axis":

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from costsim.base.errors import InputError
+from costsim.base.trust import check_named
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program.adaptation import (
     AdaptationProgram,
@@ -93,5 +94,5 @@ def planned_scoring(plan: PlanFile, graph: LayerGraph, source: str) -> Scored | 
     return Scored(
         tuple(name for name in graph.layers if name in names and layer_macs(graph, name)),
         tuple(dict.fromkeys(entry.axis for entry in entries)),
-        CRITERIA[criterion].work,
+        CRITERIA.make(check_named(criterion, source, "--criterion")).work,
     )
