@@ -40,14 +40,10 @@ class LastLayer:
     name: ClassVar[str] = "last-layer"
 
     def __call__(self, problem: Problem) -> Answer:
-        graph = problem.graph
-        layers = [name for name in graph.layers if _does_macs(graph, name)]
-        if not layers:
+        plan = last_layer_plan(problem.graph)
+        if plan is None:
             return Answer(None, Status.INFEASIBLE, reason="no layer with MACs can be updated")
-        layer = layers[-1]
-        channels = tuple(range(graph.selectable_channels(layer, "output")))
-        biases = frozenset({layer} if graph.selectable(layer, "bias") else ())
-        return _answer(problem, UpdatePlan((ChannelSubset(layer, "output", channels),), biases))
+        return _answer(problem, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +78,17 @@ class Full:
             told = "nothing to update: no layer has a weight or a bias that can be"
             return Answer(None, Status.INFEASIBLE, reason=told)
         return _answer(problem, plan)
+
+
+def last_layer_plan(graph: LayerGraph) -> UpdatePlan | None:
+    """All of the last layer that has MACs and is not frozen, its bias with it; None without one."""
+    layers = [name for name in graph.layers if _does_macs(graph, name)]
+    if not layers:
+        return None
+    layer = layers[-1]
+    channels = tuple(range(graph.selectable_channels(layer, "output")))
+    biases = frozenset({layer} if graph.selectable(layer, "bias") else ())
+    return UpdatePlan((ChannelSubset(layer, "output", channels),), biases)
 
 
 def _does_macs(graph: LayerGraph, layer: str) -> bool:

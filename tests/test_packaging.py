@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-OUTSIDE = {"costsim.solvers": ROOT / "solvers", "costsim.devices": ROOT / "devices"}
+IMPORTED = {"costsim.solvers": ROOT / "solvers", "costsim.devices": ROOT / "devices"}
+OUTSIDE = {**IMPORTED, "costsim.examples": ROOT / "examples"}
 
 
 def expected() -> set[str]:
@@ -48,7 +49,7 @@ def test_the_list_of_packages_is_that_of_the_folders() -> None:
     }
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", IMPORTED)
 def test_an_editable_install_reaches_the_folders_beside_the_library(name: str) -> None:
     module = importlib.import_module(name)
     folder = Path(str(module.__file__)).parent

@@ -25,6 +25,7 @@ from costsim.base.code import (
     sentence,
 )
 from costsim.base.errors import InputError, shown
+from costsim.base.nearness import hint
 
 T = TypeVar("T")
 
@@ -154,7 +155,9 @@ class Registry(Mapping[str, T]):
     def check(self, name: str) -> None:
         """Raise `InputError` for a name that is none of these."""
         if name not in self:
-            raise InputError(f"{self.what} {shown(name)} is unknown; known are {self.known}")
+            raise InputError(
+                f"{self.what} {shown(name)} is unknown; {hint(name, self)}known are {self.known}"
+            )
 
     def make(self, name: str) -> T:
         """What is called `name`; raises `InputError` for any other name."""

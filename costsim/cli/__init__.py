@@ -11,33 +11,55 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from costsim import __version__
 from costsim.base.errors import CostsimError, Note, one_line, shortened
+from costsim.base.nearness import hint
 from costsim.base.units import parse_count
+from costsim.cli.command import write_sections
+from costsim.cli.completion import begun
 
-COMMANDS = {
-    "adapt": "Adapt a network to one task by any method, priced on a device.",
-    "apply": "Put a patch on the model it was made for, or take it off again.",
-    "calibrate": "Measure a device and fit its spec, refine it, or follow how far off it is.",
-    "compare": "Compare solvers over models, devices, budgets and tasks, resumably.",
-    "devices": "List the shipped devices, or show one with the source of every number.",
-    "diff": "Say in what two plans differ.",
-    "export": "Write the training step of a plan as C for a microcontroller.",
-    "measure": "Run a plan's step on real devices, predicted beside measured.",
-    "models": "List the built-in networks.",
-    "pareto": "Draw the proven frontier of gain against a budget, other methods beside it.",
-    "plan": "Choose what to update within a device's budgets, and price it.",
-    "pretrain": "Meta-train a backbone on few-shot episodes of images.",
-    "reproduce": "Put costs that a paper prints beside the predicted ones.",
-    "show": "Show a plan that was made before, or its page.",
-    "study": "Run methods on models, domains, seeds and devices, resumably.",
-    "train": "Fine-tune what a plan chose, and write the outcome as a patch.",
-    "validate": "Run a plan's training step and put measured beside predicted.",
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
+    "Plan": {
+        "plan": "Choose what to update within a device's budgets, and price it.",
+        "pareto": "Draw the proven frontier of gain against a budget, other methods beside it.",
+        "inspect": "Price a network's inference and training, layer by layer, without data.",
+    },
+    "Look": {
+        "show": "Show a plan that was made before, or its page.",
+        "diff": "Say in what two plans differ.",
+        "devices": "List the shipped devices, or show one with the source of every number.",
+        "models": "List the built-in networks.",
+        "examples": "List the examples and templates that come along, or write one.",
+    },
+    "Train": {
+        "train": "Fine-tune what a plan chose, and write the outcome as a patch.",
+        "apply": "Put a patch on the model it was made for, or take it off again.",
+        "adapt": "Adapt a network to one task by any method, priced on a device.",
+        "pretrain": "Meta-train a backbone on few-shot episodes of images.",
+    },
+    "Prove on a machine": {
+        "validate": "Run a plan's training step and put measured beside predicted.",
+        "measure": "Run a plan's step on real devices, predicted beside measured.",
+        "calibrate": "Measure a device and fit its spec, refine it, or follow how far off it is.",
+        "export": "Write the training step of a plan as C for a microcontroller.",
+    },
+    "Study": {
+        "study": "Run methods on models, domains, seeds and devices, resumably.",
+        "compare": "Compare solvers over models, devices, budgets and tasks, resumably.",
+        "reproduce": "Put costs that a paper prints beside the predicted ones.",
+    },
 }
+"""The commands by what one wants, with what each does."""
+
+COMMANDS = {name: words for group in COMMAND_GROUPS.values() for name, words in group.items()}
 
 INTERRUPTED = 130
 NOBODY_READS = 141
@@ -59,7 +81,7 @@ class _LazyGroup(click.Group):
     """A group whose commands live in `costsim.cli.<name>` as `command`, loaded on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -67,16 +89,22 @@ class _LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"costsim.cli.{cmd_name}").command
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """The commands with their words; none of them is loaded."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return begun(COMMANDS.items(), incomplete)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"no command {args[0]!r}; there are {', '.join(self.list_commands(ctx))}")
+            told = hint(args[0], COMMANDS)
+            ctx.fail(f"no command {args[0]!r}; {told}there are {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+        write_sections(formatter, {name: [*of.items()] for name, of in COMMAND_GROUPS.items()})
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,12 +136,15 @@ def _run(argv: Sequence[str] | None) -> int:
         _tell(str(error))
         return 2
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
+        click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
         _tell(error.format_message())
         return 2
-    except SystemExit as error:  # what click and rich make of a broken pipe
+    except SystemExit as error:
+        if error.code == 0:  # what a shell asked to complete a line is answered
+            return 0
+        # What click and rich make of a broken pipe.
         raise BrokenPipeError from error
     except BrokenPipeError:
         raise

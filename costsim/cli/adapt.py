@@ -9,7 +9,9 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
-from costsim.cli.listed import ListingCommand
+from costsim.cli import completion
+from costsim.cli.command import Command, typed_words
+from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     DEVICE,
     IMAGES,
@@ -84,10 +86,8 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     as_json: bool
 
 
-@click.command(
-    "adapt", cls=ListingCommand, listed={"Methods": METHODS.entries, "Guards": GUARDS.entries}
-)
-@click.option("--device", metavar="NAME|FILE", help=DEVICE)
+@click.command("adapt", cls=Command, listed={"Methods": METHODS.entries, "Guards": GUARDS.entries})
+@click.option("--device", metavar="NAME|FILE", shell_complete=completion.devices, help=DEVICE)
 @target_option
 @model_option(f"{MODELS}, that returns features.")
 @weights_option()
@@ -115,6 +115,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     show_default=True,
     metavar="NAME",
     callback=naming,
+    shell_complete=completion.of_registry(METHODS),
     help="What is trained: one of the methods below, in any case of letters, or my.py:Mine.",
 )
 @click.option(
@@ -128,6 +129,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     "--guard",
     default=None,
     metavar="NAME",
+    shell_complete=completion.of_registry(GUARDS),
     help="How much of the change is kept, so that it does no harm: one of the guards below.  "
     "[default: shrink for GainTrain, else none]",
 )
@@ -221,7 +223,18 @@ def command(given: AdaptOptions) -> int:
             file=sys.stderr,
         )
         return 1
+    tell_next(*_next(given, adapted), as_json=given.as_json)
     return 0
+
+
+def _next(given: AdaptOptions, adapted: "Adapted") -> list[tuple[str | Path, ...]]:
+    """What to do with what was learnt; first of all to keep it."""
+    out = given.out
+    if out is None:
+        trains = bool(adapted.losses)
+        return [(*typed_words(), "--out", "patch.safetensors")] if trains else []
+    adapted_file = out.with_name(f"{out.stem}-adapted.safetensors")
+    return [] if adapted.patch is None else [("apply", out, "--out", adapted_file)]
 
 
 def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":

@@ -7,6 +7,8 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
+from costsim.cli import completion
+from costsim.cli.command import Command
 from costsim.cli.options import (
     MODELS,
     check_writable,
@@ -30,12 +32,13 @@ class ApplyOptions:
     as_json: bool
 
 
-@click.command("apply")
+@click.command("apply", cls=Command)
 @click.argument("patch", type=click.Path(path_type=Path))
 @click.option(
     "--model",
     metavar="MODEL",
     callback=naming,
+    shell_complete=completion.models,
     help=f"{MODELS}; or an exported file.pt2.  [default: the one that was trained]",
 )
 @weights_option(

@@ -12,6 +12,9 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.base.units import counted, format_percent, parse_seconds
+from costsim.cli import completion
+from costsim.cli.command import Command
+from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -66,7 +69,7 @@ class CalibrateOptions(ReachingOptions):
     as_json: bool
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Command)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--from",
@@ -97,6 +100,7 @@ class CalibrateOptions(ReachingOptions):
     "devices",
     multiple=True,
     metavar="NAME|FILE",
+    shell_complete=completion.devices,
     help="The spec to start from, a shipped one or a YAML file; for several --on one each, or one "
     "for all.  [default: a guess from what the machine says of itself]",
 )
@@ -227,6 +231,8 @@ def _measure(given: CalibrateOptions) -> int:
         else:
             results, failed = _there(given, places, outs, bases or [None] * len(places), progress)
     _tell(results, as_json=given.as_json, several=len(places) > 1)
+    steps = [("plan", "--device", out, "--out", "plan.json") for _, out, _ in results]
+    tell_next(*steps, as_json=given.as_json)
     return 2 if failed else 0
 
 

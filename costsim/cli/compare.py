@@ -10,8 +10,9 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import resolved, to_json_text, write_atomically
 from costsim.base.units import parse_count
+from costsim.cli import completion
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
-from costsim.cli.listed import ListingCommand
+from costsim.cli.command import Command
 from costsim.cli.options import (
     check_writable,
     jobs_option,
@@ -43,7 +44,7 @@ class CompareOptions:
     """What was typed of `costsim compare`; None: not given."""
 
     study: Path | None
-    store: Path
+    store: Path | None
     solvers: tuple[str, ...]
     models: tuple[str, ...]
     weights: tuple[str, ...]
@@ -72,14 +73,14 @@ class CompareOptions:
 
 @click.command(
     "compare",
-    cls=ListingCommand,
+    cls=Command,
     listed={"Solvers": SOLVERS.entries, "Criteria": CRITERIA.entries},
 )
 @click.argument("study", required=False, type=click.Path(path_type=Path), metavar="[STUDY.yaml]")
 @path_option(
     "--store",
-    required=True,
-    help="SQLite file with a row for each finished cell; what it has is not computed again.",
+    help="SQLite file with a row for each finished cell; what it has is not computed again.  "
+    "[default: STUDY.sqlite]",
 )
 @click.option(
     "--solver",
@@ -87,6 +88,7 @@ class CompareOptions:
     multiple=True,
     metavar="NAME",
     callback=naming,
+    shell_complete=completion.of_registry(SOLVERS),
     help="Who chooses: solvers below, or my.py:Mine; give it again for more.  "
     f"[default: {', '.join(COMPARED)}]",
 )
@@ -96,6 +98,7 @@ class CompareOptions:
     multiple=True,
     metavar="MODEL",
     callback=naming,
+    shell_complete=completion.models,
     help="As of costsim plan; give it again for more.  [default: mcunet-5fps]",
 )
 @click.option(
@@ -109,6 +112,7 @@ class CompareOptions:
     "devices",
     multiple=True,
     metavar="NAME|FILE",
+    shell_complete=completion.devices,
     help="As of costsim plan; give it again for more.  [default: all that ship]",
 )
 @click.option(
@@ -139,6 +143,7 @@ class CompareOptions:
     "--criterion",
     metavar="NAME",
     callback=naming,
+    shell_complete=completion.of_registry(CRITERIA),
     help="What a channel is worth: a criterion below, or my.py:mine.  [default: fisher]",
 )
 @click.option(
@@ -196,10 +201,15 @@ def command(given: CompareOptions) -> int:
     \b
     Examples
       costsim compare --store study.sqlite --solver exact --solver greedy --seed 0 --seed 1
-      costsim compare study.yaml --store study.sqlite --report study.html --csv study.csv
+      costsim compare examples/compare.yaml --report compare.html --csv compare.csv
     """
+    store_path = given.store
+    if store_path is None:
+        if given.study is None:
+            raise InputError("--store is missing: the SQLite file that finished cells are kept in")
+        store_path = given.study.with_suffix(".sqlite")
     for path, option in (
-        (given.store, "--store"),
+        (store_path, "--store"),
         (given.table, "--csv"),
         (given.report, "--report"),
     ):
@@ -210,7 +220,7 @@ def command(given: CompareOptions) -> int:
 
     kind = SolverStudies()
     cells = _study(given, kind).cells()
-    store = StudyStore(given.store, kind)
+    store = StudyStore(store_path, kind)
     begun = time.monotonic()
     with lines_on_stderr() as say, ended_like_interrupted():
         computed = run_study(

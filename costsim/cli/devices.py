@@ -8,14 +8,16 @@ from rich.console import Console
 from rich.table import Table
 
 from costsim.base.units import format_bytes
+from costsim.cli import completion
+from costsim.cli.command import Command
 from costsim.cli.options import json_option
 from costsim.device import DeviceSpec, Quantity, load_device, shipped_devices
 
 LIST_SCHEMA = "costsim.devices/1"
 
 
-@click.command(name="devices")
-@click.argument("device", required=False, metavar="[NAME|FILE]")
+@click.command("devices", cls=Command)
+@click.argument("device", required=False, metavar="[NAME|FILE]", shell_complete=completion.devices)
 @json_option()
 def command(device: str | None, as_json: bool) -> None:
     """List the shipped devices, or show NAME with the source of every number.

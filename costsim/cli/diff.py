@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from costsim.base.files import to_json_text
+from costsim.cli.command import Command
 from costsim.cli.options import json_option
 from costsim.cli.signature import taking
 
@@ -21,7 +22,7 @@ class DiffOptions:
     as_json: bool
 
 
-@click.command("diff")
+@click.command("diff", cls=Command)
 @click.argument("left", type=click.Path(path_type=Path), metavar="PLAN")
 @click.argument("right", type=click.Path(path_type=Path), metavar="PLAN")
 @json_option()

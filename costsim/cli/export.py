@@ -10,6 +10,9 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.base.units import format_bytes
+from costsim.cli import completion
+from costsim.cli.command import Command
+from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     WITHOUT_DATA,
     data_option,
@@ -54,7 +57,7 @@ class ExportOptions:
     as_json: bool
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @plan_argument
 @click.option(
     "--target",
@@ -83,6 +86,7 @@ class ExportOptions:
 @click.option(
     "--device",
     metavar="NAME|FILE",
+    shell_complete=completion.devices,
     help="Whose flash it must fit in, a shipped device or a YAML file.  [default: the plan's]",
 )
 @json_option()
@@ -163,6 +167,7 @@ def command(given: ExportOptions) -> int:
     else:
         click.echo(f"{plan.model.name}: {len(files)} files in {out}")
         _show(sizes)
+    tell_next(("validate", given.plan, "--on", "unicorn:cortex-m7"), as_json=given.as_json)
     return 0
 
 

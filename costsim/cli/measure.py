@@ -11,6 +11,8 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import scratch_folder, to_json_text
 from costsim.base.units import parse_bytes, parse_seconds
+from costsim.cli import completion
+from costsim.cli.command import Command
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -58,7 +60,7 @@ class MeasureOptions(ReachingOptions):
     as_json: bool
 
 
-@click.command("measure")
+@click.command("measure", cls=Command)
 @plan_argument
 @click.option(
     "--on",
@@ -71,6 +73,7 @@ class MeasureOptions(ReachingOptions):
 @click.option(
     "--device",
     metavar="NAME|FILE",
+    shell_complete=completion.devices,
     help="Predict for this device, a shipped one or a YAML file.  [default: as the plan says]",
 )
 @compute_target_option

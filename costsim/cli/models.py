@@ -4,6 +4,7 @@ import json
 
 import click
 
+from costsim.cli.command import Command
 from costsim.cli.options import json_option
 from costsim.models.networks import NETWORKS, Architecture
 
@@ -24,7 +25,7 @@ def describe(architecture: Architecture) -> dict[str, str | int]:
     }
 
 
-@click.command("models")
+@click.command("models", cls=Command)
 @json_option()
 def command(as_json: bool) -> None:
     """List the built-in networks, counted without classifier and for one image.

@@ -17,6 +17,7 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import mode_of, resolved, told_path, why
 from costsim.base.units import parse_bytes, parse_joules, parse_seconds
+from costsim.cli import completion
 from costsim.cli.values import Quantity, parse_macs_or_share
 from costsim.ir.step import OPTIMIZER_STATES
 from costsim.learning.pretraining.settings import EPISODES
@@ -120,6 +121,7 @@ def model_option(kinds: str) -> Callable[[F], F]:
             show_default=True,
             metavar="MODEL",
             callback=naming,
+            shell_complete=completion.models,
             help=kinds,
         ),
         click.option(

@@ -9,7 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
-from costsim.cli.listed import ListingCommand
+from costsim.cli.command import Command
 from costsim.cli.options import check_writable, json_option, path_option, seed_option
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.request import (
@@ -47,7 +47,7 @@ class ParetoOptions(RequestOptions):
 
 @click.command(
     "pareto",
-    cls=ListingCommand,
+    cls=Command,
     listed={"Criteria": CRITERIA.entries, "Losses": LOSSES.entries},
 )
 @device_option()

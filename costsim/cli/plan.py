@@ -9,7 +9,9 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
-from costsim.cli.listed import ListingCommand
+from costsim.cli import completion
+from costsim.cli.command import Command, typed_words
+from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     check_writable,
     json_option,
@@ -33,7 +35,7 @@ from costsim.run.criteria.loss import LOSSES
 from costsim.solvers import SOLVERS
 
 if TYPE_CHECKING:
-    from costsim.planning import PlanRequest
+    from costsim.planning import Planned, PlanRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class PlanOptions(SoughtOptions, RecipeOptions):
 
 @click.command(
     "plan",
-    cls=ListingCommand,
+    cls=Command,
     listed={"Solvers": SOLVERS.entries, "Criteria": CRITERIA.entries, "Losses": LOSSES.entries},
 )
 @device_option(" Given several times: one plan that fits them all.")
@@ -59,6 +61,7 @@ class PlanOptions(SoughtOptions, RecipeOptions):
     show_default=True,
     metavar="NAME",
     callback=naming,
+    shell_complete=completion.of_registry(SOLVERS),
     help="Who chooses: one of the solvers below, or my.py:Mine.",
 )
 @time_limit_option
@@ -137,7 +140,19 @@ def command(given: PlanOptions) -> int:
         told = reason if given.as_json else reason.partition(";")[0]
         print(f"costsim: {told}", file=sys.stderr)
         return 1
+    tell_next(*_next(given, planned), as_json=given.as_json)
     return 0
+
+
+def _next(given: PlanOptions, planned: "Planned") -> "list[tuple[str | Path, ...]]":
+    """What to do with the plan; first of all to keep it."""
+    out = given.out
+    if out is None:
+        return [(*typed_words(), "--out", "plan.json")]
+    device = planned.file.device_spec
+    if device is not None and device.is_microcontroller and given.loss == "cross_entropy":
+        return [("export", out, "--out", out.with_suffix(""))]
+    return [("validate", out), ("train", out, "--out", out.with_suffix(".safetensors"))]
 
 
 def _requests(given: PlanOptions) -> "list[PlanRequest]":

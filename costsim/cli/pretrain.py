@@ -11,6 +11,8 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.base.units import counted, format_percent, format_seconds
+from costsim.cli import completion
+from costsim.cli.command import Command
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.options import (
@@ -73,12 +75,13 @@ class PretrainOptions:
     as_json: bool
 
 
-@click.command("pretrain")
+@click.command("pretrain", cls=Command)
 @click.option(
     "--model",
     required=True,
     metavar="NAME",
     callback=naming,
+    shell_complete=completion.models,
     help=f"{MODELS}, that returns features.",
 )
 @weights_option("Start from these weights.  [default: from scratch]")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from costsim.base.files import to_json_text, write_atomically
-from costsim.cli.listed import ListingCommand
+from costsim.cli.command import Command
 from costsim.cli.options import check_writable, json_option, path_option
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
@@ -22,7 +22,7 @@ class ReproduceOptions:
     as_json: bool
 
 
-@click.command("reproduce", cls=ListingCommand, listed={"Reproductions": REPRODUCTIONS.entries})
+@click.command("reproduce", cls=Command, listed={"Reproductions": REPRODUCTIONS.entries})
 @click.argument("name", metavar="NAME")
 @path_option("--out", help="Write all rows with their sources as JSON.")
 @json_option()

@@ -9,6 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.units import parse_seconds
+from costsim.cli import completion
 from costsim.cli.options import (
     DEVICE,
     MODELS,
@@ -39,6 +40,7 @@ from costsim.ir.recipe import Loss, Recipe
 from costsim.ir.step import Optimizer
 from costsim.problem.axes import SCORED_AXES
 from costsim.problem.task_budget import TaskBudget
+from costsim.run.criteria import CRITERIA
 
 if TYPE_CHECKING:
     from costsim.device import DeviceSpec
@@ -90,6 +92,7 @@ choice_options = together(
         show_default=True,
         metavar="NAME",
         callback=naming,
+        shell_complete=completion.of_registry(CRITERIA),
         help="What a channel is worth: one of the criteria below, or my.py:mine.",
     ),
     loss_option("Loss whose gradients are used."),
@@ -134,7 +137,12 @@ choice_options = together(
 def device_option(more: str = "") -> Callable[[F], F]:
     """`--device`, which may be given several times; `more` says what that means."""
     return click.option(
-        "--device", "devices", multiple=True, metavar="NAME|FILE", help=f"{DEVICE}{more}"
+        "--device",
+        "devices",
+        multiple=True,
+        metavar="NAME|FILE",
+        shell_complete=completion.devices,
+        help=f"{DEVICE}{more}",
     )
 
 

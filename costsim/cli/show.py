@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from costsim.base.files import to_json_text, write_atomically
+from costsim.cli.command import Command
 from costsim.cli.options import (
     check_writable,
     json_option,
@@ -34,7 +35,7 @@ class ShowOptions:
     report: Path | None
 
 
-@click.command("show")
+@click.command("show", cls=Command)
 @plan_argument
 @moved_weights_option
 @named_models_option

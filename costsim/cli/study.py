@@ -10,7 +10,7 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
-from costsim.cli.listed import ListingCommand
+from costsim.cli.command import Command
 from costsim.cli.options import (
     jobs_option,
     json_option,
@@ -54,9 +54,7 @@ class StudyOptions:
     as_json: bool
 
 
-@click.command(
-    "study", cls=ListingCommand, listed={"Methods": METHODS.entries, "Guards": GUARDS.entries}
-)
+@click.command("study", cls=Command, listed={"Methods": METHODS.entries, "Guards": GUARDS.entries})
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
 @path_option(
     "--store",

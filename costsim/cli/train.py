@@ -12,8 +12,10 @@ import click
 
 from costsim.base.files import to_json_text
 from costsim.base.units import counted, format_bytes, format_percent, format_seconds
+from costsim.cli.command import Command, typed_words
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
+from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     check_seed,
     checkpoint_file,
@@ -66,7 +68,7 @@ class TrainOptions:
     as_json: bool
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @plan_argument
 @data_option()
 @split_option
@@ -191,6 +193,12 @@ def command(given: TrainOptions) -> int:
     _show(run, trained, out, given.as_json)
     if (told := loss_caveat(trained.losses)) is not None:
         print(f"costsim: note: {told}", file=sys.stderr)
+    tell_next(
+        (*typed_words(), "--out", given.plan.with_suffix(".safetensors"))
+        if out is None
+        else ("apply", out, "--out", out.with_name(f"{out.stem}-adapted.safetensors")),
+        as_json=given.as_json,
+    )
     return 0
 
 

@@ -11,6 +11,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
+from costsim.cli.command import Command
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -55,7 +56,7 @@ class ValidateOptions:
     as_json: bool
 
 
-@click.command("validate")
+@click.command("validate", cls=Command)
 @plan_argument
 @data_option()
 @split_option

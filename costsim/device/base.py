@@ -1,6 +1,5 @@
 """What all parts of a device file share: strict, frozen, and errors that say what is allowed."""
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -14,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from costsim.base.nearness import hint
 
 V = TypeVar("V")
 
@@ -65,9 +66,8 @@ class Part(BaseModel):
             raise refuse(f"{data!r} is not a mapping; one with {', '.join(allowed)} is needed")
         for key in data:
             if key not in allowed:
-                near = difflib.get_close_matches(str(key), allowed, 1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise refuse(f"unknown key; {hint}allowed are {', '.join(allowed)}", str(key))
+                near = hint(key, allowed)
+                raise refuse(f"unknown key; {near}allowed are {', '.join(allowed)}", str(key))
         return data
 
 

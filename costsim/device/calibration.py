@@ -15,7 +15,6 @@ has the relative variance
 and its 90 % interval is T exp(-z r) to T exp(z r), r the root of that, z = 1.645.
 """
 
-import difflib
 import math
 import statistics
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from costsim.base.nearness import nearest
 from costsim.device.base import Named, Part, refuse
 from costsim.device.interval import Interval
 from costsim.ir.operators import OPERATORS, WORK_KINDS
@@ -185,8 +185,8 @@ class Calibration(_Numbers):
             raise refuse("empty; at least one kernel is needed", "kernels")
         for name in self.kernels:
             if name.partition(",")[0] not in FAMILIES:
-                near = difflib.get_close_matches(name.partition(",")[0], FAMILIES, 1)
-                told = f"did you mean {near[0]!r}?" if near else "one is called 'linear forward'"
+                near = nearest(name.partition(",")[0], FAMILIES)
+                told = f"did you mean {near!r}?" if near else "one is called 'linear forward'"
                 raise refuse(f"{name!r} is no kernel; {told}", "kernels")
         return self
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from costsim.base.errors import InputError, shown
 from costsim.base.files import is_there, read_file
+from costsim.base.nearness import hint
 from costsim.base.yaml_text import parse_yaml
 from costsim.device.spec import DeviceSpec
 
@@ -31,8 +32,8 @@ def load_device(spec: str | Path) -> DeviceSpec:
     if given.removesuffix(SUFFIX) in shipped:
         return _load_shipped(given.removesuffix(SUFFIX))
     raise InputError(
-        f"device {shown(given)}: neither a file nor a shipped device; shipped are "
-        f"{', '.join(shipped)}"
+        f"device {shown(given)}: neither a file nor a shipped device; "
+        f"{hint(given.removesuffix(SUFFIX), shipped)}shipped are {', '.join(shipped)}"
     )
 
 

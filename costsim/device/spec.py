@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from costsim.base.errors import InputError, shown
+from costsim.base.nearness import hint
 from costsim.base.units import format_bytes
 from costsim.device.base import Named, Part, first_mistake, refuse
 from costsim.device.interval import Interval
@@ -200,7 +201,7 @@ class DeviceSpec(Part):
         if chosen not in self.targets:
             raise InputError(
                 f"device {self.name} has no target {chosen!r}; "
-                f"allowed are {', '.join(self.targets)}"
+                f"{hint(chosen, self.targets)}allowed are {', '.join(self.targets)}"
             )
         return self.targets[chosen]
 

@@ -22,6 +22,7 @@ from costsim.base.code import (
     sentence,
 )
 from costsim.base.errors import InputError
+from costsim.base.nearness import hint
 from costsim.base.units import format_bytes
 from costsim.models.inputs import IMAGE_CHANNELS, input_shape_of
 from costsim.models.networks import NETWORKS
@@ -105,7 +106,8 @@ def load_model(
             "costsim.sparsify(model, plan), or plan again with --model file.py:name"
         )
     raise InputError(
-        f"model {spec!r} is unknown; give one of {', '.join(NETWORKS)}, file.py:name, "
+        f"model {spec!r} is unknown; {hint(spec, NETWORKS)}give one of "
+        f"{', '.join(NETWORKS)}, file.py:name, "
         "package.module:name, or a .pt2 file"
     )
 

@@ -33,7 +33,7 @@ def render_plan(console: Console, plan: PlanFile, graph: LayerGraph) -> None:
         console.print()
 
 
-class _Dotted:
+class Dotted:
     """A dotted name, which is broken after its dots where it must be."""
 
     def __init__(self, name: Text) -> None:
@@ -149,7 +149,7 @@ class _Writer:
         table = self.table(*headings, numbers=tuple(range(2, len(headings))))
         for row in summary.chosen:
             table.add_row(
-                _Dotted(self.text(row.name)),
+                Dotted(self.text(row.name)),
                 self.text(row.kind),
                 _channels(row, with_axis=axis is None),
                 *(("yes" if row.bias else "-",) if biased else ()),

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 import pytest
 
-from costsim.cli import COMMANDS
+from costsim.cli import COMMAND_GROUPS, COMMANDS, main
+from costsim.cli.command import OPTION_GROUPS, group_of
 from costsim.cli.values import Quantity
 
 
@@ -99,3 +100,37 @@ def test_what_a_command_takes_is_what_its_options_give(name: str) -> None:
 def test_a_misspelt_option_is_no_attribute() -> None:
     kinds = [given_of(name) for name in COMMANDS]
     assert all("Any" not in str(kind) for given in kinds for kind in given.values())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_stands_below_a_heading(name: str) -> None:
+    """`OPTION_GROUPS` says below which; what it lacks would stand below `Other`."""
+    groups = {option.opts[0]: group_of(name, option) for option in options_of(name)}
+    assert {*groups.values()} <= {*OPTION_GROUPS}, groups
+    context = click.Context(command_of(name), info_name=name)
+    shown = click.unstyle(command_of(name).get_help(context))
+    headings = [line[:-1] for line in shown.splitlines() if re.fullmatch(r"[A-Z].*:", line)]
+    wanted = [head for head in OPTION_GROUPS if head in groups.values() or head == "Output"]
+    assert headings[: len(wanted)] == wanted
+
+
+def test_no_option_stands_below_two_headings_and_none_is_told_that_nobody_has() -> None:
+    told = [key for names in OPTION_GROUPS.values() for key in names]
+    assert len(told) == len(set(told))
+    there = {name for one in COMMANDS for option in options_of(one) for name in option.opts}
+    assert {f"--{key}" for key in told} - there == {"--help"}
+
+
+def test_commands_are_told_by_what_one_wants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    headings = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    assert headings == ["Options", *COMMAND_GROUPS]
+    assert all(re.search(rf"^  {name} +[A-Z]", shown, re.MULTILINE) for name in COMMANDS)
+
+
+def test_a_command_that_was_misspelt_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["valdate"]) == 2
+    assert "no command 'valdate'; did you mean 'validate'? there are " in capsys.readouterr().err
+    assert main(["plan", "--devise", "jetson-nano"]) == 2
+    assert "'--device'" in capsys.readouterr().err

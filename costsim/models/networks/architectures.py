@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from costsim.base.errors import InputError
+from costsim.base.nearness import hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,7 @@ NETWORKS: Mapping[str, Architecture] = {
 def find_architecture(name: str, *, feature_mix: bool = True) -> Architecture:
     """The built-in network `name`, perhaps without its final 1x1 mix; raises `InputError`."""
     if name not in NETWORKS:
-        raise InputError(f"network {name!r} is unknown; built in are {', '.join(NETWORKS)}")
+        near = hint(name, NETWORKS)
+        raise InputError(f"network {name!r} is unknown; {near}built in are {', '.join(NETWORKS)}")
     architecture = NETWORKS[name]
     return architecture if feature_mix else architecture.without_feature_mix()

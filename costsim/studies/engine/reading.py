@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from costsim.base.code import is_code
 from costsim.base.errors import InputError, shortened, shown
 from costsim.base.files import is_there, read_file, told_path, user_path
+from costsim.base.nearness import hint
 from costsim.base.trust import check_named
 from costsim.base.units import parse_bytes, parse_joules, parse_macs, parse_percent, parse_seconds
 from costsim.base.yaml_text import parse_yaml
@@ -79,8 +80,8 @@ class FileReader:
         for name in given:
             if name not in allowed:
                 raise InputError(
-                    f"{self.where(key)}: {shortened(str(name))}: unknown key; allowed are "
-                    f"{', '.join(allowed)}"
+                    f"{self.where(key)}: {shortened(str(name))}: unknown key; "
+                    f"{hint(name, allowed)}allowed are {', '.join(allowed)}"
                 )
         return dict(given)
 
@@ -123,7 +124,8 @@ class FileReader:
         """One of these texts."""
         if given not in allowed:
             raise InputError(
-                f"{self.where(key)}: is {shown(given)}; allowed are {', '.join(allowed)}"
+                f"{self.where(key)}: is {shown(given)}; {hint(given, allowed)}allowed are "
+                f"{', '.join(allowed)}"
             )
         return str(given)
 
@@ -161,8 +163,8 @@ class FileReader:
             return str(self.path(name, key))
         if name not in NETWORKS and not is_code(name):
             raise InputError(
-                f"{self.where(key)}: {shown(name)} is unknown; give one of {', '.join(NETWORKS)}, "
-                "file.py:name, package.module:name, or a .pt2 file"
+                f"{self.where(key)}: {shown(name)} is unknown; {hint(name, NETWORKS)}give one of "
+                f"{', '.join(NETWORKS)}, file.py:name, package.module:name, or a .pt2 file"
             )
         return self.code(name, key, "--model")
 

@@ -1,0 +1,76 @@
+"""What a shell is told when a person presses the tab key, each time by a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from costsim.solvers import SOLVERS
+
+from costsim.cli import COMMANDS
+from costsim.device import shipped_devices
+from costsim.learning.adaptation.guard import GUARDS
+from costsim.learning.methods import METHODS
+from costsim.models.networks import NETWORKS
+from costsim.run.criteria import CRITERIA
+
+
+def offered(line: str, watch: str = "") -> list[str]:
+    """The plain words that bash is given for the last word of `line`; none may load `watch`."""
+    words = line.split(" ")
+    code = (
+        "import sys; from costsim.cli import main; code = main(); "
+        f"sys.exit(99 if {watch!r} in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "_COSTSIM_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words) - 1),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return [value for kind, value in (row.split(",", 1) for row in done.stdout.splitlines())
+            if kind == "plain"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "known"),
+    [
+        ("costsim ", COMMANDS),
+        ("costsim plan --device ", shipped_devices()),
+        ("costsim inspect ", NETWORKS),
+        ("costsim plan --model ", NETWORKS),
+        ("costsim plan --solver ", SOLVERS),
+        ("costsim pareto --criterion ", CRITERIA),
+        ("costsim compare --solver ", SOLVERS),
+        ("costsim adapt --method ", METHODS),
+        ("costsim adapt --guard ", GUARDS),
+        ("costsim calibrate --device ", shipped_devices()),
+        ("costsim devices ", shipped_devices()),
+    ],
+)
+def test_every_name_is_offered(line: str, known: object) -> None:
+    assert offered(line, watch="torch") == list(known)  # type: ignore[call-overload]
+
+
+def test_only_names_that_begin_so_are_offered() -> None:
+    assert offered("costsim plan --device STM") == ["stm32f746", "stm32h743"]
+    assert offered("costsim ca") == ["calibrate"]
+    assert offered("costsim plan --device ./b") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_is_written(shell: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "costsim"],
+        env={**os.environ, "_COSTSIM_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "_COSTSIM_COMPLETE" in done.stdout
