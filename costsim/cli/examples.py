@@ -40,17 +40,44 @@ def folder() -> Path:
 
 
 def examples() -> dict[str, Path]:
-    """Every example by the name that a person types: scripts and studies, then device files."""
+    """Every example by the name that a person types: scripts, studies, images, device files."""
     from importlib import resources
 
     there = [*folder().glob("*.py"), *folder().glob("*.yaml")]
     devices = Path(str(resources.files("costsim.devices"))).glob("*.yaml")
     found = {file.name: file for file in sorted(there) if file.name != "__init__.py"}
-    return found | {file.name: file for file in sorted(devices)}
+    return found | {DIGITS: Path(DIGITS)} | {file.name: file for file in sorted(devices)}
+
+
+DIGITS = "digits.zip"
+DIGITS_SIDE = 32
+"""Pixels; they have 8, shown four times as large."""
+
+
+def digits_zip() -> bytes:
+    """The handwritten digits inside scikit-learn as PNG images in one folder a class."""
+    import io
+    import zipfile
+
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for number, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+            file = io.BytesIO()
+            picture = Image.fromarray((image * 255 / 16).astype("uint8"))
+            picture.resize((DIGITS_SIDE, DIGITS_SIDE), Image.Resampling.NEAREST).save(file, "PNG")
+            entry = zipfile.ZipInfo(f"{label}/{number:04}.png")  # of 1980: the same bytes each time
+            archive.writestr(entry, file.getvalue())
+    return written.getvalue()
 
 
 def words_of(file: Path) -> str:
     """What an example is: the first sentence of its docstring, its first comment, or its title."""
+    if file.name == DIGITS:
+        return "Images to plan and train with: handwritten digits, one folder a class."
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         told = ast.get_docstring(ast.parse(text)) or ""
@@ -101,7 +128,8 @@ def command(given: ExamplesOptions) -> int:
     if out.exists():
         raise InputError(f"{told_path(out)} is there already; give another name with --out")
     try:
-        write_atomically(out, found[given.name].read_bytes())
+        content = digits_zip() if given.name == DIGITS else found[given.name].read_bytes()
+        write_atomically(out, content)
     except OSError as error:
         raise InputError(f"{told_path(out)}: {why(error)}") from error
     click.echo(f"{out}: {words_of(found[given.name])}")

@@ -178,7 +178,7 @@ def test_solvers_share_a_problem_and_devices_share_scores():
 
 
 BAD = {
-    "solver: [exact]": "solver: unknown key; allowed are solvers, models",
+    "solver: [exact]": "solver: unknown key; did you mean 'solvers'? allowed are solvers, models",
     "solvers: exact": "solvers: a list of at least one is needed",
     "solvers: []": "solvers: a list of at least one is needed",
     "solvers: [magic]": "solvers[0]: solver 'magic' is unknown; known are greedy",

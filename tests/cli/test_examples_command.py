@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from costsim.cli import main
-from costsim.cli.examples import examples
+from costsim.cli.examples import DIGITS, digits_zip, examples
+from costsim.data import open_source
 from costsim.device import load_device
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +17,7 @@ def test_everything_in_the_folder_is_listed(capsys: pytest.CaptureFixture[str]) 
     assert main(["examples", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["examples"]
     files = [*(ROOT / "examples").glob("*.*"), *(ROOT / "devices").glob("*.yaml")]
-    assert {row["name"] for row in rows} == {file.name for file in files}
+    assert {row["name"] for row in rows} == {DIGITS, *(file.name for file in files)}
     assert all(row["words"][0].isupper() and row["words"].endswith(".") for row in rows)
 
 
@@ -29,7 +30,8 @@ def test_an_example_is_written_as_it_is_and_never_over_another(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["examples", name]) == 0
-    assert (tmp_path / name).read_bytes() == examples()[name].read_bytes()
+    whole = digits_zip() if name == DIGITS else examples()[name].read_bytes()
+    assert (tmp_path / name).read_bytes() == whole
     assert main(["examples", name]) == 2
     assert capsys.readouterr().err == (
         f"costsim: {name} is there already; give another name with --out\n"
@@ -43,6 +45,15 @@ def test_a_device_file_that_was_written_is_a_device(
     monkeypatch.chdir(tmp_path)
     assert main(["examples", "stm32f746.yaml", "--out", "my-board.yaml"]) == 0
     assert load_device("my-board.yaml").name == "stm32f746"
+
+
+def test_the_digits_that_were_written_are_images_in_ten_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["examples", DIGITS]) == 0
+    source = open_source(tmp_path / DIGITS)
+    assert sorted(source.classes) == [str(digit) for digit in range(10)]
 
 
 @pytest.mark.parametrize(
