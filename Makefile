@@ -1,7 +1,7 @@
 # What CI does, in pieces. Everything runs in .venv, made from constraints.txt.
 BIN := .venv/bin
 
-.PHONY: setup test slow mutants reliability lint types ci bench plan
+.PHONY: setup test slow mutants reliability lint types ci bench plan docs pictures
 
 setup:
 	python3 -m venv .venv
@@ -35,5 +35,13 @@ ci:
 bench:
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
+# The documentation as static pages in build/docs: open build/docs/index.html.
+docs:
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The pictures of README and documentation; needs Chromium.
+pictures:
+	$(BIN)/python docs/pictures/make.py
+
 plan:
-	$(BIN)/costsim plan --device devices/jetson-nano.yaml
+	$(BIN)/costsim plan --device jetson-nano

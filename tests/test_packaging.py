@@ -80,8 +80,19 @@ def test_the_wheel_and_the_source_archive_are_whole(tmp_path: Path) -> None:
         names = set(opened.namelist())
         (entry_points,) = (n for n in names if n.endswith(".dist-info/entry_points.txt"))
         assert "costsim = costsim.cli:main" in opened.read(entry_points).decode()
+        metadata = opened.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == expected()
+    shown = (ROOT / "docs" / "package.md").read_text(encoding="utf-8")
+    assert metadata.endswith(shown)  # what an index shows, which has no way into the repository
+    for needed in (
+        "Keywords: ",
+        "Author: ",
+        "Description-Content-Type: text/markdown",
+        "Summary: ",
+    ):
+        assert f"\n{needed}" in metadata
+    assert {f"costsim/examples/{f.name}" for f in (ROOT / "examples").glob("*.*")} <= packaged
     assert {"costsim/py.typed", "costsim/solvers/__init__.py"} <= packaged
     assert {f"costsim/devices/{f.name}" for f in (ROOT / "devices").glob("*.yaml")} <= packaged
     assert any(name.endswith("licenses/LICENSE") for name in names)
