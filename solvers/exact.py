@@ -41,7 +41,7 @@ from typing import ClassVar
 
 from costsim.pricing.table import Integers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Clock, Deadline
+from costsim.problem.solution import ANY_GAIN, Aim, Answer, Clock, Deadline
 
 from .enumeration import Enumeration
 from .lagrangian import Bound, Relaxation
@@ -59,9 +59,11 @@ class Exact:
 
     time_limit_s: float = 60.0
     clock: Clock = "processor"
+    aim: Aim = ANY_GAIN
 
     def __call__(self, problem: Problem) -> Answer:
-        return Search(problem, Deadline.after(self.time_limit_s, self.clock), _enumerate).run()
+        deadline = Deadline.after(self.time_limit_s, self.clock)
+        return Search(problem, deadline, _enumerate, self.aim).run()
 
 
 def _enumerate(

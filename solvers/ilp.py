@@ -44,7 +44,7 @@ import pulp
 from costsim.base.errors import InputError
 from costsim.pricing.table import Floats, Integers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Clock, Deadline, Status
+from costsim.problem.solution import ANY_GAIN, Aim, Answer, Clock, Deadline, Status
 
 from .combined import Level
 from .dominance import undominated
@@ -77,13 +77,14 @@ class IntegerProgram:
     clock: Clock = "processor"
     by_case: bool = True
     combine: int = 2000
+    aim: Aim = ANY_GAIN
 
     def __call__(self, problem: Problem) -> Answer:
         deadline = Deadline.after(self.time_limit_s, self.clock)
         _backend(self, 1.0)
         if not self.by_case:
             return _Model(problem).solve(self, deadline)
-        return Search(problem, deadline, _Decider(self, deadline)).run()
+        return Search(problem, deadline, _Decider(self, deadline), self.aim).run()
 
 
 class _Decider:

@@ -31,6 +31,9 @@ from costsim.problem.problem import ROUNDING, Problem
 
 Booleans = NDArray[np.bool_]
 
+PEAKS = "positions of peaks"
+"""Under this name a problem keeps the positions at which a plan can have its peak."""
+
 SECONDS = "seconds"
 """The name of the row of the seconds."""
 
@@ -154,7 +157,6 @@ class _Collector:
         ]
         self.sizes = np.array([candidate.size for candidate in problem.candidates])
         self.able = self.members.any(axis=1)
-        self.costly = np.zeros(len(self.members), dtype=bool)
         self.rows: list[str] = []
         self.room: list[Floats] = []
         self.clause_costs: list[Floats] = []
@@ -163,6 +165,12 @@ class _Collector:
         self.pair_costs: list[Floats] = []
         self.keep_slopes: list[Floats] = []
         self.seconds_row: int | None = None
+        width = len(self.columns)
+        self.excludes = np.zeros((width, width), dtype=bool)
+        for group in problem.exclusive:
+            self.excludes[np.ix_(group, group)] = True
+        np.fill_diagonal(self.excludes, False)
+        self.classes = _classes(self.excludes)
 
     def collect(self) -> Resources:
         limits = dict(self.problem.limits())
@@ -184,12 +192,6 @@ class _Collector:
         if self.problem.seconds_limit is not None:
             assert self.table.seconds is not None
             self._seconds(self.problem.seconds_limit, self.table.seconds)
-        width = len(self.columns)
-        self.excludes = np.zeros((width, width), dtype=bool)
-        for group in self.problem.exclusive:
-            self.excludes[np.ix_(group, group)] = True
-        np.fill_diagonal(self.excludes, False)
-        self.classes = _classes(self.excludes)
         class_of = {i: row for row, members in enumerate(self.classes) for i in members}
         for group in self.problem.exclusive:
             if len({class_of[index] for index in group}) > 1:
@@ -243,7 +245,6 @@ class _Collector:
         if name == SECONDS:
             self.seconds_row = len(self.rows)
             matter[:] = True
-        self.costly |= clauses.any(axis=1)
         self.rows += [name] * int(matter.sum())
         self.room.append(room[matter])
         self.clause_costs.append(clauses[:, matter])
@@ -267,7 +268,23 @@ class _Collector:
             for clause, span in keep.segments:
                 if self.table.membership[clause, self.columns[index]]:
                     keeps[row] += keep.channel_bytes * span
-        self._add_linear("peak", limit, memory, pairs.reshape(-1, len(memory.constant)), keeps)
+        pairs = pairs.reshape(-1, len(memory.constant))
+        if PEAKS not in self.problem.derived:
+            self.problem.derived[PEAKS] = self._possible_peaks(memory, pairs, keeps)
+        at = self.problem.derived[PEAKS]
+        here = Linear(memory.constant[at], memory.clauses[:, at], memory.channels[:, at])
+        self._add_linear("peak", limit, here, pairs[:, at], keeps[:, at])
+
+    def _possible_peaks(self, memory: Linear, pairs: Floats, keeps: Floats) -> Integers:
+        """The positions at which a plan of these candidates can have its peak."""
+        opening = np.zeros((len(self.columns), len(memory.constant)))
+        opening[self.biased] = memory.channels[self.biases]
+        members, costs = self._merged_clauses(memory.clauses)
+        _, costs = self._of_several(members, costs, opening)
+        slopes = memory.channels[self.columns]
+        return undominated_columns(
+            np.vstack([memory.constant[None], costs, opening, slopes, pairs, keeps])
+        )
 
     def _paper(self, limit: float) -> None:
         table = self.table
@@ -300,7 +317,8 @@ class _Collector:
                 (self.keep_slopes, len(self.keeps)),
             )
         )
-        members, costs = self._merged_clauses()
+        empty = np.zeros((len(self.members), 0))
+        members, costs = self._merged_clauses(np.hstack([empty, *self.clause_costs]))
         members, costs = self._of_several(members, costs, opening)
         room = np.concatenate(self.room)[None] if self.rows else np.zeros((1, 0))
         parts = [room, costs, opening, slopes, pair_costs, keep_slopes]
@@ -337,15 +355,15 @@ class _Collector:
             rank=tuple(rank.tolist()),
         )
 
-    def _merged_clauses(self) -> tuple[Booleans, Floats]:
+    def _merged_clauses(self, clauses: Floats) -> tuple[Booleans, Floats]:
         """The clauses that can be met and cost something, those with the same candidates as one."""
-        able = np.flatnonzero(self.able & self.costly)
+        able = np.flatnonzero(self.able & clauses.any(axis=1))
         if not len(able):
-            return np.zeros((0, len(self.columns)), dtype=bool), np.zeros((0, len(self.rows)))
+            return np.zeros((0, len(self.columns)), dtype=bool), np.zeros((0, clauses.shape[1]))
         members, which = np.unique(self.members[able], axis=0, return_inverse=True)
         in_order = np.argsort(which.reshape(-1), kind="stable")
         starts = np.searchsorted(which.reshape(-1)[in_order], range(len(members)))
-        costs = np.hstack(self.clause_costs)[able[in_order]]
+        costs = clauses[able[in_order]]
         return members, np.add.reduceat(costs, starts, axis=0)
 
     def _of_several(

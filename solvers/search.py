@@ -22,7 +22,7 @@ import numpy as np
 from costsim.ir.plan import UpdatePlan
 from costsim.pricing.table import Floats, Integers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Deadline, Status
+from costsim.problem.solution import ANY_GAIN, Aim, Answer, Deadline, Status
 
 from .cases import Case, Cases
 from .greedy import Greedy
@@ -91,8 +91,10 @@ def _quick(problem: Problem) -> UpdatePlan | None:
 class Search:
     """Best-first search over the cases of a problem; `look` decides those that are decided."""
 
-    def __init__(self, problem: Problem, deadline: Deadline, look: Look) -> None:
-        self.problem, self.look, self.deadline = problem, look, deadline
+    def __init__(
+        self, problem: Problem, deadline: Deadline, look: Look, aim: Aim = ANY_GAIN
+    ) -> None:
+        self.problem, self.look, self.deadline, self.aim = problem, look, deadline, aim
         self.options = Options.of(problem)
         self.resources = resources(problem)
         self.cases = Cases(self.resources)
@@ -100,20 +102,25 @@ class Search:
         self.queue = [_Node(-1.0, 0, self.cases.root())]
         self.number = 0
         self.best: Integers | None = None
-        self.gain = -np.inf
+        self.gain = aim.above * self.options.scale
+        self.enough = aim.enough * self.options.scale
         self.multipliers: list[Floats] = [np.zeros(len(self.resources.room))]
 
     def run(self) -> Answer:
         """The proven optimum, or the best plan when time ran out or the user had enough."""
         try:
-            while self.queue and not self._settled(-self.queue[0].key):
+            while self.queue and not self._settled(-self.queue[0].key) and not self._enough():
                 self._tick()
                 self._work(self.queue[0])
         except (KeyboardInterrupt, OutOfTime) as stop:
             return self._stopped(stop)
         if self.best is None:
-            return Answer(None, Status.INFEASIBLE)
+            above = self.aim.above
+            return Answer(None, Status.INFEASIBLE, None if above == -math.inf else above)
         objective = float(self.problem.gains(self.best[None])[0])
+        if self.queue and -self.queue[0].key > self._tie():
+            bound = max(objective, -self.queue[0].key / self.options.scale)
+            return Answer(self.problem.plan(self.best), Status.FEASIBLE, bound)
         return Answer(self.problem.plan(self.best), Status.OPTIMAL, objective)
 
     def _stopped(self, stop: BaseException) -> Answer:
@@ -133,6 +140,9 @@ class Search:
 
     def _settled(self, bound: float) -> bool:
         return bound <= self._tie()
+
+    def _enough(self) -> bool:
+        return self.best is not None and self.gain >= self.enough
 
     def _tie(self) -> float:
         """Gains up to this are no better than the best."""

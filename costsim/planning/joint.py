@@ -59,16 +59,18 @@ def choose_jointly(
     side = question.sides(question.recipe.image_interval)
     report(f"solving: {solver.name}", 0, 0)
     search = SideSearch(side, question.caches, solver, report)
-    alone = search.alone
+    alone = search.alone()
     if alone.plan is None:
         return JointAnswer(side.problem, alone, None)
     report("pricing the whole adaptation", 0, 0)
     priced = choose_cache(replace(side.asked, plan=alone.plan), question.recipe, question.caches)
     if not side.asked.exceeded(priced.cost):
+        known = Answer(alone.plan, alone.status, alone.bound, alone.reason)
+        alone = replace(search.priced(KnownAnswer(alone.solver, known)), seconds=alone.seconds)
         return JointAnswer(side.problem, alone, priced)
     if alone.reason == INTERRUPTED:  # what there is so far is not within the budgets
         raise KeyboardInterrupt
-    return _Search(question, solver, report, {question.recipe.image_interval: search}).answer()
+    return _Search(question, solver, report, search, alone).answer()
 
 
 class _Search:
@@ -79,10 +81,12 @@ class _Search:
         question: JointQuestion,
         solver: Solver,
         report: Progress,
-        searches: dict[int, SideSearch],
+        first: SideSearch,
+        alone: Solution,
     ) -> None:
         self.question, self.solver, self.report = question, solver, report
-        self.searches = searches
+        self.alone = alone
+        self.searches = {question.recipe.image_interval: first}
 
     def of(self, recipe: Recipe) -> SideSearch:
         """The search among steps as the recipe does them."""
@@ -101,14 +105,14 @@ class _Search:
         tried = list(search.best(most))
         best = max(tried, key=lambda found: found.gain, default=None)
         if best is None or best.solution.plan is None:
-            return JointAnswer(search.side.problem, search.nothing(most), None)
+            return JointAnswer(search.side.problem, search.nothing(most, self.alone), None)
         bound = max(found.bound for found in tried)
         able = {found.way.layers for found in tried if found.bound >= best.gain * (1 - TIE)}
         found = self._least_sparing(best, able)
         recipe = replace(found.way.recipe, cut=None, cache_in="nothing")
         side = self.of(recipe).side
         stopped = any(one.solution.status is Status.TIME_LIMIT for one in tried)
-        solution = search.judged(found.solution, bound, stopped=stopped)
+        solution = self._judged(found.solution, bound, stopped=stopped)
         known = Answer(solution.plan, solution.status, solution.bound, solution.reason)
         priced_again = self.of(recipe).priced(KnownAnswer(solution.solver, known))
         seconds = sum(one.seconds for one in self.searches.values())
@@ -116,6 +120,17 @@ class _Search:
         assert solution.plan is not None
         priced = choose_cache(replace(side.asked, plan=solution.plan), recipe, self.question.caches)
         return JointAnswer(side.problem, solution, priced)
+
+    def _judged(self, solution: Solution, bound: float, *, stopped: bool) -> Solution:
+        """With the status of the whole search, of which nothing gains more than `bound`."""
+        assert solution.objective is not None
+        if self.alone.bound is None:
+            return replace(solution, status=Status.FEASIBLE, bound=None)
+        bound = max(bound, solution.objective)
+        if bound <= solution.objective * (1 + TIE):
+            return replace(solution, status=Status.OPTIMAL, bound=solution.objective)
+        status = Status.TIME_LIMIT if stopped else Status.FEASIBLE
+        return replace(solution, status=status, bound=bound)
 
     def _least_sparing(self, best: Found, able: set[frozenset[str]]) -> Found:
         """Of the recipes that reach the gain of `best`, the first by preference.
@@ -128,11 +143,11 @@ class _Search:
 
         @cache
         def reaching(recipe: Recipe) -> Found | None:
-            asked = replace(self.of(recipe).asked, plan=plan)
-            priced = choose_cache(asked, recipe, self.question.caches)
-            if not asked.exceeded(priced.cost) and self.of(recipe).problem.exceeded(plan) == {}:
-                return replace(best, way=replace(best.way, recipe=priced.recipe))
-            tried = self.of(recipe).best(recipe, able, best.gain)
+            search = self.of(recipe)
+            way = search.keeping(recipe, plan, able)
+            if way is not None:
+                return replace(best, way=way)
+            tried = search.best(recipe, able, best.gain)
             return next((found for found in tried if found.gain >= best.gain * (1 - TIE)), None)
 
         for rows in self.question.freedom.by_preference(self.question.recipe):

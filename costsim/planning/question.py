@@ -12,6 +12,7 @@ from costsim.planning.joint import JointQuestion
 from costsim.planning.preparation import Prepared, pose
 from costsim.planning.recipes import Asked
 from costsim.planning.ways import Side
+from costsim.problem.problem import Problem
 from costsim.run.criteria import make_criterion
 
 
@@ -25,7 +26,7 @@ def joint_question(prepared: Prepared) -> JointQuestion:
         step = step_showing(prepared, image_interval)
         if step == prepared.problem.step:
             return Side(prepared.problem, asked_of(prepared))
-        problem = pose(request, prepared.problem.graph, step, prepared.scored)
+        problem = posed(prepared, step)
         return Side(problem, asked_of(replace(prepared, problem=problem)))
 
     return JointQuestion(
@@ -34,6 +35,17 @@ def joint_question(prepared: Prepared) -> JointQuestion:
         Freedom.within_evidence(recipe, pinned=request.pinned),
         request.caches,
     )
+
+
+def posed(prepared: Prepared, step: TrainingStep) -> Problem:
+    """What a solver is asked of another step over as many samples a pass.
+
+    Where both are of several passes they share a schedule and a cost table.
+    """
+    request, before = prepared.request, prepared.problem
+    if min(step.passes, before.step.passes) < 2:
+        return pose(request, before.graph, step, prepared.scored)
+    return before.of_step(step, request.budget.resolve(request.device, before.graph, step))
 
 
 def step_showing(prepared: Prepared, image_interval: int) -> TrainingStep:

@@ -15,18 +15,21 @@ from functools import cached_property
 import numpy as np
 
 from costsim.base.progress import Progress
-from costsim.ir.cuts import cuts, last_frozen_cut
+from costsim.ir.cuts import cuts, last_frozen_cut, updated_layers
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.planning.recipes import Asked, choose_cache, recomputes
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Solution, Solver, Status
+from costsim.problem.solution import ANY_GAIN, Aim, Solution, Solver, Status, aiming
 from costsim.problem.task_budget import TaskBudget, described, enough
 from costsim.solving.arena_budget import INTERRUPTED
 from costsim.solving.pareto import TIE
 from costsim.solving.solve import ask, solve
+
+BELOW = 1.5 * TIE
+"""How far below a gain plans are still looked for that gain as much, as a share of all gains."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,7 @@ class Found:
 
 
 class SideSearch:
-    """Over the ways of one recipe: the best plan of each.
-
-    `alone` is the best plan without budgets of the whole: no way gains more.
-    """
+    """Over the ways of one recipe: the best plan of each."""
 
     def __init__(
         self, side: Side, caches: tuple[CacheIn, ...], solver: Solver, report: Progress
@@ -79,41 +79,57 @@ class SideSearch:
         self.side, self.caches, self.solver, self.report = side, caches, solver, report
         self.problem, self.asked = side.problem, side.asked
         self._by_layers: dict[frozenset[str], Problem] = {}
-        self.alone = self.priced(solver)
-        self.seconds = self.alone.seconds
-        self.ceiling = float("inf") if self.alone.bound is None else self.alone.bound
+        self.seconds = 0.0
+        self.ceiling = float("inf")
         self.solved = 0
+
+    def alone(self) -> Solution:
+        """The best plan without budgets of the whole; from then on no way is held to gain more."""
+        found = self._solve(self.problem)
+        if found.bound is not None:
+            self.ceiling = found.bound
+        return found
 
     def best(
         self, recipe: Recipe, able: Collection[frozenset[str]] | None = None, floor: float = -1.0
     ) -> Iterator[Found]:
-        """The best plan of each way that may gain more than `floor` and what was found so far.
+        """The best plan of each way that may gain as much as `floor` and what was found so far.
 
-        `able`: of ways that train among one of these sets of layers alone.
+        `able`: of ways that train among one of these sets of layers alone. Where one gains
+        `floor`, or all that can be gained at all, that is enough. Ways that can train most come
+        first: where they are able to, no other is looked at.
         """
         greatest = floor
-        for way in self._ways(recipe, able):
-            most = min(self.ceiling, self._restricted(way.layers).importance.full_gain)
-            if most < greatest * (1 - TIE):
+        enough = self.ceiling if floor < 0 else floor
+        for layers, names in self._groups(recipe):
+            most = min(self.ceiling, self._restricted(layers).importance.full_gain)
+            if able is not None and layers not in able:
                 continue
-            found = self._found(way, most)
-            greatest = max(greatest, found.gain)
-            yield found
+            for way in self._of_group(recipe, layers, names):
+                if most < greatest * (1 - TIE):
+                    break
+                found = self._found(way, most, Aim(self._below(greatest), enough * (1 - TIE)))
+                greatest = max(greatest, found.gain)
+                yield found
 
-    def _found(self, way: Way, most: float) -> Found:
+    def _below(self, gain: float) -> float:
+        """A gain so little below that plans which gain as much are still looked for."""
+        everything = self.problem.importance.full_gain
+        return gain - BELOW * everything if everything else -1.0
+
+    def _found(self, way: Way, most: float, aim: Aim) -> Found:
         self.solved += 1
         self.report("solving: channels and recipe together", self.solved, 0)
         problem = self._restricted(way.layers)
-        solution = self._solve(problem.within(way.budget))
-        # What is computed again may begin at the cut: then updates add less than the table says.
-        sure = not (way.recipe.cut is not None and recomputes(self.problem.step))
+        solution = self._solve(problem.within(way.budget), aim)
+        sure = self._is_priced(way)
         bound = min(most, solution.bound) if sure and solution.bound is not None else most
         if solution.plan is None:
-            proven = sure and solution.status is Status.INFEASIBLE
-            return Found(way, solution, -1.0 if proven else bound)
+            none = sure and solution.status is Status.INFEASIBLE and solution.bound is None
+            return Found(way, solution, -1.0 if none else bound)
         if not self._holds(way, solution.plan):
             # What lies beside a step has no room: a plan whose step leaves it is safe.
-            solution = self._solve(problem.within(way.tight))
+            solution = self._solve(problem.within(way.tight), aim)
             if solution.plan is not None and not self._holds(way, solution.plan):
                 solution = replace(solution, plan=None, cost=None, objective=None)
         return Found(way, solution, bound)
@@ -123,10 +139,10 @@ class SideSearch:
         asked = self.asked
         return solve(self.problem, solver, device=asked.device, target=asked.target)
 
-    def _solve(self, problem: Problem) -> Solution:
+    def _solve(self, problem: Problem, aim: Aim = ANY_GAIN) -> Solution:
         """An answer that is not priced: of many, one is kept."""
         started = time.perf_counter()
-        answer = ask(problem, self.solver)
+        answer = ask(problem, aiming(self.solver, aim))
         if answer.reason == INTERRUPTED:
             raise KeyboardInterrupt  # one Ctrl-C ends all questions
         seconds = time.perf_counter() - started
@@ -137,7 +153,30 @@ class SideSearch:
             answer.reason,
         )  # fmt: skip
 
+    def keeping(
+        self, recipe: Recipe, plan: UpdatePlan, able: Collection[frozenset[str]]
+    ) -> Way | None:
+        """A way of the recipe, training among one of these sets, that `plan` keeps to."""
+        trained = updated_layers(plan)
+        for layers, names in self._groups(recipe):
+            if layers not in able or not trained <= layers:
+                continue
+            for way in self._of_group(recipe, layers, names):
+                if not self.problem.within(way.budget).exceeded(plan) and self._holds(way, plan):
+                    return way
+        return None
+
+    def _is_priced(self, way: Way) -> bool:
+        """Whether the table says what updates add to a step.
+
+        What is computed again may begin at the cut: then they add less.
+        """
+        return way.recipe.cut is None or not recomputes(self.problem.step)
+
     def _holds(self, way: Way, plan: UpdatePlan) -> bool:
+        """Whether the whole is within its budgets by a plan that is within the way's."""
+        if self._is_priced(way) and way.recipe.cache_in != "ram":
+            return True
         asked = replace(self.asked, plan=plan)
         cost = asked.cost(way.recipe)
         return not asked.exceeded(cost) and asked.has_room(cost, way.recipe.cache_in)
@@ -145,39 +184,30 @@ class SideSearch:
     def _restricted(self, layers: frozenset[str]) -> Problem:
         """The choice among these layers alone."""
         if layers not in self._by_layers:
-            self._by_layers[layers] = self._among(layers)
+            self._by_layers[layers] = self.problem.among(layers)
         return self._by_layers[layers]
-
-    def _among(self, layers: frozenset[str]) -> Problem:
-        importance = self.problem.importance
-        channels = tuple(entry for entry in importance.channels if entry.layer in layers)
-        if len(channels) == len(importance.channels):
-            return self.problem
-        return self.problem.rescored(replace(importance, channels=channels))
 
     # Ways.
 
-    def _ways(self, recipe: Recipe, able: Collection[frozenset[str]] | None) -> Iterator[Way]:
-        """Without a cut, and cut at each value before what can be chosen, from the last on."""
-        everything = frozenset(self._last_cuts)
-        if able is None or everything in able:
-            yield from self._of_group(recipe, everything, (None,))
-        if recipe.augment and not recipe.copies:
-            return
-        for layers, names in self._groups.items():
-            if able is None or layers in able:
-                yield from self._of_group(recipe, layers, names)
+    def _groups(self, recipe: Recipe) -> Iterator[tuple[frozenset[str], tuple[str | None, ...]]]:
+        """Sets of layers, those that contain others first, and the cuts before each of them.
+
+        At last all layers with None for no cut: that leaves most to compute in every iteration.
+        """
+        if not recipe.augment or recipe.copies:
+            yield from self._cuts.items()
+        yield frozenset(self._last_cuts), (None,)
 
     @cached_property
-    def _groups(self) -> Mapping[frozenset[str], tuple[str, ...]]:
-        """Cuts, from the last on, by the layers behind them that can be chosen."""
+    def _cuts(self) -> Mapping[frozenset[str], tuple[str, ...]]:
+        """Cuts, from the last on, by the layers behind them that can be chosen, most first."""
         order = cuts(self.problem.graph)
         found: dict[frozenset[str], tuple[str, ...]] = {}
         for number in range(len(order) - 1, 0, -1):
             layers = frozenset(name for name, last in self._last_cuts.items() if last >= number)
             if layers:
                 found[layers] = (*found.get(layers, ()), order[number])
-        return found
+        return dict(reversed(found.items()))
 
     def _of_group(
         self, recipe: Recipe, layers: frozenset[str], names: tuple[str | None, ...]
@@ -269,21 +299,13 @@ class SideSearch:
 
     # What is said.
 
-    def judged(self, solution: Solution, bound: float, *, stopped: bool) -> Solution:
-        """With the status of the whole search, of which nothing gains more than `bound`."""
-        assert solution.objective is not None
-        if self.alone.bound is None:
-            return replace(solution, status=Status.FEASIBLE, bound=None)
-        bound = max(bound, solution.objective)
-        if bound <= solution.objective * (1 + TIE):
-            return replace(solution, status=Status.OPTIMAL, bound=solution.objective)
-        status = Status.TIME_LIMIT if stopped else Status.FEASIBLE
-        return replace(solution, status=status, bound=bound)
+    def nothing(self, recipe: Recipe, alone: Solution) -> Solution:
+        """That there is no plan by any recipe, of which this is the most sparing.
 
-    def nothing(self, recipe: Recipe) -> Solution:
-        """That there is no plan by any recipe, of which this is the most sparing."""
+        `alone` is the plan without budgets of the whole.
+        """
         return replace(
-            self.alone,
+            alone,
             plan=None,
             cost=None,
             status=Status.INFEASIBLE,

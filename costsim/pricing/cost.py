@@ -1,7 +1,7 @@
 """The price of a program: memory in every accounting, MACs, bytes moved, time and energy."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from itertools import repeat
 from typing import Any
@@ -199,15 +199,19 @@ def mac_cost(program: TrainingProgram) -> MacCost:
     )
 
 
-@lru_cache(maxsize=64)
 def full_backward_macs(graph: LayerGraph, step: TrainingStep) -> int:
     """MACs of the backward pass that updates everything: what a share of MACs is of.
 
-    Nothing is computed a second time in it, whatever the step does. Kept by value, because every
-    task of a model asks for it again.
+    Nothing is computed a second time in it, whatever the step does.
     """
-    plain = replace(step, recompute=())
-    return mac_cost(compile_program(graph, UpdatePlan.full(graph), plain)).backward
+    return step.passes * _full_backward_macs_a_pass(graph, step.samples_a_pass)
+
+
+@lru_cache(maxsize=64)
+def _full_backward_macs_a_pass(graph: LayerGraph, samples: int) -> int:
+    """Kept by value, because every task of a model asks for it again."""
+    program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(samples))
+    return mac_cost(program).backward
 
 
 def moved_bytes(program: TrainingProgram) -> int:

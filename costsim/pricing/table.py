@@ -11,7 +11,7 @@ and to the MAC, what compiling the plan and reading the program gives; a solver 
 coefficients into constraints, and thousands of plans are priced in one matrix product.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -60,6 +60,14 @@ class Linear:
         """Values [plans, positions] of `met` [plans, clauses] and `counts` [plans, atoms]."""
         values: Floats = self.constant + met @ self.clauses + counts @ self.channels
         return values
+
+    def with_each(self, made: Callable[[Floats, Floats], Floats], other: "Linear") -> "Linear":
+        """Of each part that which is `made` of it and of the same part of `other`."""
+        return Linear(
+            made(self.constant, other.constant),
+            made(self.clauses, other.clauses),
+            made(self.channels, other.channels),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ class CostTable:
 
     `orders` gives, for each atom, its channels in the order in which they are taken: a count of
     k stands for the first k. `count_seconds[atom]` are the seconds that depend on the atom's
-    count, for 0 to all of its channels.
+    count, for 0 to all of its channels. `update_seconds` and `count_update_seconds` are the part
+    of those seconds that is spent once a step, however many passes it has.
     """
 
     atoms: tuple[Atom, ...]
@@ -143,6 +152,8 @@ class CostTable:
     seconds: Linear | None
     count_seconds: tuple[Floats, ...]
     keep_seconds: Mapping[str, Floats]
+    update_seconds: Linear
+    count_update_seconds: tuple[Floats, ...]
 
     def index(self, atom: Atom) -> int:
         """Column of an atom; raises `KeyError`."""
@@ -164,24 +175,27 @@ class CostTable:
         return np.array(rows).reshape(len(rows), len(self.atoms))
 
     def repeated(self, before: int, after: int) -> "CostTable":
-        """Of a step of `after` passes, where this one is of `before`, both several, no seconds.
+        """Of a step of `after` passes, where this one is of `before`, both several.
 
-        MACs are exact: they are integers, and `before` divides each.
+        MACs are exact: they are integers, and `before` divides each. Seconds are, but for rounding.
         """
 
-        def scaled(macs: Linear) -> Linear:
-            return Linear(
-                macs.constant / before * after,
-                macs.clauses / before * after,
-                macs.channels / before * after,
-            )
+        def scaled(each: Linear) -> Linear:
+            return each.with_each(lambda part, _: part / before * after, each)
 
+        def timed(all_of_it: Floats, updates: Floats) -> Floats:
+            return (all_of_it - updates) / before * after + updates
+
+        seconds = self.seconds
         return replace(
             self,
             recompute=scaled(self.recompute),
             input_gradient=scaled(self.input_gradient),
             weight_gradient=scaled(self.weight_gradient),
             forward_macs=self.forward_macs // before * after,
+            seconds=None if seconds is None else seconds.with_each(timed, self.update_seconds),
+            count_seconds=tuple(map(timed, self.count_seconds, self.count_update_seconds)),
+            keep_seconds={name: each / before * after for name, each in self.keep_seconds.items()},
         )
 
     def price(self, counts: Integers) -> PlanCosts:

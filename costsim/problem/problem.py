@@ -1,6 +1,6 @@
 """What a solver is asked: which channels to update so that the gain is greatest within budgets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -66,7 +66,8 @@ class Problem:
 
     `table` prices any plan; `selections` are rows of counts, one column a candidate. Of the
     candidates in one of `exclusive`, at most one may be opened: the two axes of a layer. `seed` is
-    for solvers that draw.
+    for solvers that draw. What they derive of all but the budget, the number of passes and seconds
+    they may leave in `derived` for the next question.
 
     Biases are updated in one of three ways. They are not, if nothing asks for it. With
     `with_bias`, opening a candidate also updates its layer's bias, which gains nothing by itself.
@@ -93,6 +94,7 @@ class Problem:
         self.graph, self.step, self.importance = graph, step, importance
         self.budget, self.with_bias, self.seed = budget, with_bias, seed
         self.compute_w = compute_w
+        self.derived: dict[str, Any] = {}
         if timer is None and (budget.latency_s is not None or budget.energy_j is not None):
             raise InputError("a latency or energy budget needs a device")
         self.schedule: Schedule = build_schedule(graph, step)
@@ -114,6 +116,20 @@ class Problem:
         other.__dict__.pop("seconds_limit", None)
         return other
 
+    def among(self, layers: Collection[str]) -> "Problem":
+        """The same choice among the channels of these layers alone.
+
+        What was derived of the positions at which plans can have their peak is kept: of fewer plans
+        there are no others.
+        """
+        scored = self.importance.channels
+        channels = tuple(entry for entry in scored if entry.layer in layers)
+        if len(channels) == len(scored):
+            return self
+        other = self.rescored(replace(self.importance, channels=channels))
+        other.derived = dict(self.derived)
+        return other
+
     def rescored(self, importance: Importance) -> "Problem":
         """The same choice by other scores, of any layers; graph and cost table are shared.
 
@@ -123,7 +139,7 @@ class Problem:
         other.candidates = _candidates(importance, self.graph, self.with_bias)
         for name in ("columns", "bias_columns", "exclusive", "restricted"):
             other.__dict__.pop(name, None)
-        other.importance = importance
+        other.importance, other.derived = importance, {}
         orders: dict[Atom, Sequence[int]] = {(c.axis, c.layer): c.order for c in other.candidates}
         other.table = replace(
             self.table,
@@ -137,16 +153,16 @@ class Problem:
     def of_step(self, step: TrainingStep, budget: Budget) -> "Problem":
         """The same choice for a step of more or fewer passes; the schedule is shared.
 
-        Each of several passes does the same, so that MACs are in proportion and no byte changes.
-        Raises `InputError` where that is not so: one pass, another step, or seconds, in which an
-        update takes what it takes however many passes there were.
+        Each of several passes does the same, so that MACs are in proportion, as are the seconds of
+        all but the updates, and no byte changes. Raises `InputError` where that is not so: one
+        pass, or another step.
         """
         before = self.step
         same = replace(step, batch=before.batch, micro_batch=before.micro_batch) == before
         if not same or step.samples_a_pass != before.samples_a_pass:
             raise InputError("the steps differ in more than their number of passes")
-        if min(step.passes, before.passes) < 2 or self.table.seconds is not None:
-            raise InputError("several passes and no seconds are needed to share a cost table")
+        if min(step.passes, before.passes) < 2:
+            raise InputError("several passes are needed to share a cost table")
         other = self.within(budget)
         other.step = step
         other.table = self.table.repeated(before.passes, step.passes)

@@ -1,8 +1,9 @@
 """What a solver answers, and what `solve` makes of it."""
 
+import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -87,6 +88,21 @@ class Answer:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Which gains are of interest to a search over many problems.
+
+    A plan that gains no more than `above` is not: that there is none but such is an answer too,
+    infeasible, whose bound is `above`. One that gains `enough` ends the search, proven best or not.
+    """
+
+    above: float = -math.inf
+    enough: float = math.inf
+
+
+ANY_GAIN = Aim()
+
+
 @runtime_checkable
 class Solver(Protocol):
     """An algorithm; its options are fields of the instance, `name` its textbook name."""
@@ -97,6 +113,14 @@ class Solver(Protocol):
 
     def __call__(self, problem: Problem) -> Answer:
         """The plan chosen for `problem`, and what is proven of it."""
+
+
+def aiming(solver: Solver, aim: Aim) -> Solver:
+    """`solver` with an `aim`; one that can have none is as it is, slower and no less right."""
+    if not hasattr(solver, "aim"):
+        return solver
+    aimed: Solver = replace(solver, aim=aim)  # type: ignore[type-var]
+    return aimed
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 from graphs import GraphBuilder, graphs, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import RooflineTimer
 from tabulating import check_table_against_program
 
 from costsim.ir.operators import Add, Axis, MatMul, ReLU, Reshape, Softmax
@@ -47,6 +48,22 @@ def test_a_table_of_other_passes_is_that_of_the_step_with_so_many(data, few, man
     for field in fields(wanted):
         one, other = getattr(found, field.name), getattr(wanted, field.name)
         assert _plain(one) == _plain(other), field.name
+
+
+@given(st.data(), st.integers(2, 60), st.integers(2, 60))
+def test_seconds_of_other_passes_are_those_of_the_step_with_so_many(data, few, many):
+    """Updates are done once a step, all else in every pass."""
+    graph = data.draw(graphs())
+    step = data.draw(steps(graph))
+    timer = RooflineTimer()
+
+    def passes(count):
+        return replace(step, batch=graph.batch * count, micro_batch=graph.batch)
+
+    found = build_table(graph, passes(few), timer=timer).repeated(few, many)
+    wanted = build_table(graph, passes(many), timer=timer)
+    counts = np.array([[data.draw(st.integers(0, size)) for size in wanted.sizes]])
+    assert found.price(counts).step_s == pytest.approx(wanted.price(counts).step_s, rel=1e-12)
 
 
 def _plain(value):

@@ -28,7 +28,7 @@ from costsim.pricing.cost import price
 from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Deadline, Status
+from costsim.problem.solution import Aim, Deadline, Status, aiming
 from costsim.solving.solve import infeasibility, joint_relaxation, relaxations, solve
 
 ORACLE = BruteForce(most=100_000)
@@ -271,6 +271,55 @@ def test_out_of_time_before_the_first_look_the_answer_is_the_papers():
     problem = chain_problem(Budget(memory_bytes=4000))
     for solver in (Exact(time_limit_s=0.0), IntegerProgram(time_limit_s=0.0)):
         assert solve(problem, solver).plan == solve(problem, Greedy()).plan is not None
+
+
+@settings(max_examples=40)
+@given(
+    problems(max_layers=6, max_calls=9),
+    st.sampled_from(["exact", "ilp"]),
+    st.sampled_from([0.0, 0.5, 1 - 1e-6, 1 - 1e-9, 1 + 1e-9, 1.5]),
+    st.sampled_from([0.0, 0.9, 1.0, 2.0]),
+)
+def test_of_an_aim_nothing_is_lost_but_what_is_of_no_interest(problem, name, above, enough):
+    solver = make_solver(name)
+    optimum = solve(problem, Exact()).objective
+    assume(optimum)
+    aim = Aim(above * optimum, max(above, enough) * optimum)
+    answer = aiming(solver, aim)(problem)
+    if above >= 1:
+        assert (answer.plan, answer.status) == (None, Status.INFEASIBLE)
+        assert answer.bound == aim.above
+        return
+    gain = problem.gain(answer.plan)
+    assert aim.above < gain <= answer.bound
+    assert answer.bound >= optimum * (1 - 1e-9)
+    if gain < optimum * (1 - 1e-9):
+        assert gain >= aim.enough * (1 - 1e-9)
+        assert answer.status is Status.FEASIBLE
+
+
+def test_a_solver_without_an_aim_is_asked_as_it_is():
+    assert aiming(Greedy(), Aim(1.0, 2.0)) == Greedy()
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_what_is_kept_for_the_next_question_changes_no_answer(data):
+    """Of a problem among fewer layers, and within other budgets, after others were asked."""
+    problem = data.draw(problems(max_layers=6, max_calls=9))
+    solve(problem, Exact())
+    layers = sorted({candidate.layer for candidate in problem.candidates})
+    few = data.draw(st.sets(st.sampled_from(layers), min_size=1))
+    budget = problem.budget
+    if budget.memory_bytes is not None:
+        share = data.draw(st.sampled_from([0.8, 1.0, 1.3]))
+        budget = replace(budget, memory_bytes=int(budget.memory_bytes * share))
+    kept = problem.among(few).within(budget)
+    scored = tuple(entry for entry in problem.importance.channels if entry.layer in few)
+    anew = problem.rescored(replace(problem.importance, channels=scored)).within(budget)
+    agree(kept, Exact(), Exact())
+    one, other = solve(kept, Exact()), solve(anew, Exact())
+    assert (one.status, one.objective) == (other.status, other.objective)
 
 
 @settings(max_examples=30)

@@ -38,8 +38,10 @@ def build_table(
     timed = Seconds(of, timer)
     seconds: Coefficients | None = None
     count_seconds: tuple[Floats, ...] = ()
+    updates, count_updates = Coefficients(clauses), tuple[Floats, ...]()
     if timer is not None:
         seconds, count_seconds = timed.rows(clauses, [keep.value for keep in rows.shared])
+        updates, count_updates = timed.of_updates(clauses)
     membership = np.zeros((len(clauses.numbers), len(of.atoms)), dtype=bool)
     for guard, row in clauses.numbers.items():
         membership[row, list(map(of.index.__getitem__, guard))] = True
@@ -72,4 +74,6 @@ def build_table(
         seconds=None if seconds is None else linear(seconds),
         count_seconds=count_seconds,
         keep_seconds=timed.of_keeps(),
+        update_seconds=linear(updates),
+        count_update_seconds=count_updates,
     )

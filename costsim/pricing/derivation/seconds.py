@@ -1,6 +1,6 @@
 """The seconds of a table, where there is a timer."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,28 @@ class Seconds:
 
         `shared` are the values whose kept channels several atoms share: those are not in it.
         """
+        kept = Direction.KEEP
+        total, by_count = self._of(
+            (step for step in self.of.schedule.steps if step.direction is not kept), clauses
+        )
+        for value, seconds_by_count in self.of_keeps().items():
+            if value not in shared:
+                (atom,) = {atom for _, atom in self.of.part_readers(value)}
+                by_count[self.of.index[atom]] += seconds_by_count
+        return total, tuple(by_count)
+
+    def of_updates(self, clauses: Clauses) -> tuple[Coefficients, tuple[Floats, ...]]:
+        """Of `rows`, what updates take: that is done once a step, all else in every pass."""
+        update = Direction.UPDATE
+        total, by_count = self._of(
+            (step for step in self.of.schedule.steps if step.direction is update), clauses
+        )
+        return total, tuple(by_count)
+
+    def _of(self, steps: Iterable[Step], clauses: Clauses) -> tuple[Coefficients, list[Floats]]:
         total = Coefficients(clauses)
         by_count = [np.zeros(size + 1) for size in self.of.sizes]
-        for step in self.of.schedule.steps:
-            if step.direction is Direction.KEEP:
-                continue
+        for step in steps:
             times = 1 if step.direction is Direction.UPDATE else self.of.step.passes
             if step.channels_of is not None:
                 index = self.of.index[step.channels_of]
@@ -47,11 +64,7 @@ class Seconds:
                 assert access.guard is not None
                 (more,) = times * self._step_seconds(step, np.zeros(1), met=access.guard)
                 total.add_clause(access.guard, float(more - seconds))
-        for value, seconds_by_count in self.of_keeps().items():
-            if value not in shared:
-                (atom,) = {atom for _, atom in self.of.part_readers(value)}
-                by_count[self.of.index[atom]] += seconds_by_count
-        return total, tuple(by_count)
+        return total, by_count
 
     def _step_seconds(self, step: Step, counts: Floats, met: Guard = frozenset()) -> Floats:
         """Seconds of one step; of a step restricted to channels, for each of `counts`."""
