@@ -78,6 +78,9 @@ TORCH_LAND = (
     "run.criteria.passes",
     "run.criteria.slopes",
     "run.execution",
+    "run.native.arena_views",
+    "run.native.buffer_shapes",
+    "run.native.executor",
     "run.sparse",
 )
 

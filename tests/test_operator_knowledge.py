@@ -260,6 +260,8 @@ IN_C = frozenset(ALL - SAMPLE - emitted.NO_KERNEL.keys())
 POOLS = {"max_pool", "average_pool", "adaptive_average_pool"}
 NARROW = frozenset({"input", "convolution", "linear", "relu", "clamp", "reshape", "add", "mean"})
 NARROW |= POOLS
+IN_NATIVE = frozenset({"convolution", "linear", "relu", "clamp", "mean"})
+"""What has native kernels; torch runs the others in the same arena."""
 
 READINGS: Mapping[str, frozenset[str]] = {
     "costsim.pricing.accounting.autograd.SAVED": ALL,
@@ -277,6 +279,9 @@ READINGS: Mapping[str, frozenset[str]] = {
     "costsim.c.emission.weight_gradient.WEIGHT_GRADIENT": IN_C & WEIGHTED,
     "costsim.c.emission.arguments.ACTIVATION": IN_C
     & kinds(lambda o: issubclass(o, Activation)) - {"softmax", "log_softmax"},
+    "costsim.c.native.forward.FORWARD": IN_NATIVE | frozenset({"add"}),
+    "costsim.c.native.input_gradient.INPUT_GRADIENT": IN_NATIVE,
+    "costsim.c.native.weight_gradient.WEIGHT_GRADIENT": frozenset({"convolution", "linear"}),
     "costsim.c.emission.quantization.QUANTISED": NARROW,
     "costsim.c.emission.quantization.CLIPPED": frozenset({"relu", "clamp"}),
     "costsim.c.emission.quantised_writer.QUANTISED_FORWARD": NARROW - GIVEN - VIEWS,

@@ -9,10 +9,11 @@ and again: on the networks this was written for, that closes it.
 
 import random
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from costsim.ir.program.program import Buffer, TrainingProgram
+from costsim.ir.program.schedule import Category
 from costsim.ir.program.timeline import working_buffers
 
 ALIGNMENT_BYTES = 4
@@ -45,9 +46,12 @@ class Arena:
     lower_bound_bytes: int
 
 
-def plan_arena(program: TrainingProgram) -> Arena:
-    """Offsets for every buffer but the frozen weights. The size is never less than the peak."""
-    indices = working_buffers(program)
+def plan_arena(program: TrainingProgram, without: Collection[Category] = ()) -> Arena:
+    """Offsets for every buffer but the frozen weights. The size is never less than the peak.
+
+    `without`: the categories that lie elsewhere, such as weights in the model's own memory.
+    """
+    indices = [i for i in working_buffers(program) if program.buffers[i].category not in without]
     buffers = {index: program.buffers[index] for index in indices}
     bound = _peak(buffers.values(), len(program.operations))
     orders = [sorted(indices, key=lambda i: (*key(buffers[i]), i)) for key in _ORDERS]
