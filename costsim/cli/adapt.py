@@ -19,6 +19,7 @@ from costsim.cli.options import (
     WITHOUT_DATA,
     BudgetOptions,
     augment_option,
+    backend_option,
     budget_options,
     budget_request,
     check_seed,
@@ -45,6 +46,7 @@ from costsim.cli.signature import taking
 from costsim.ir.step import Optimizer
 from costsim.learning.adaptation.guard import GUARDS, make_guard
 from costsim.learning.methods import METHODS, make_method
+from costsim.run.native import Backend
 
 if TYPE_CHECKING:
     from costsim.data import EpisodeRule, ImageSource, Progress
@@ -81,6 +83,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     augment: bool
     seed: int
     torch_device: str
+    backend: Backend
     out: Path | None
     plan_out: Path | None
     as_json: bool
@@ -153,6 +156,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
 )
 @path_option("--out", help="Write the patch there.")
 @path_option("--plan-out", help="Write the plan there.")
+@backend_option
 @json_option()
 @taking(AdaptOptions)
 def command(given: AdaptOptions) -> int:
@@ -271,6 +275,7 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
         resolution=given.resolution,
         seed=given.seed,
         device=given.torch_device,
+        backend=given.backend,
     )
     channels, height, width = backbone.input_shape
     drawn = _drawn(given, source)

@@ -23,6 +23,7 @@ from costsim.ir.step import OPTIMIZER_STATES
 from costsim.learning.pretraining.settings import EPISODES
 from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.run.criteria.loss import LOSSES
+from costsim.run.native import BACKENDS
 
 if TYPE_CHECKING:
     from costsim.planning import BudgetRequest
@@ -40,6 +41,16 @@ def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
         return reduce(lambda inner, option: option(inner), reversed(options), command)
 
     return applied
+
+
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default=BACKENDS[0],
+    show_default=True,
+    help="Who computes the steps: PyTorch, or kernels compiled for this machine (native).",
+)
+"""Where kernels cannot be used torch is, and the command says so."""
 
 
 # Files.

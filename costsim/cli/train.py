@@ -17,6 +17,7 @@ from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
 from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
+    backend_option,
     check_seed,
     checkpoint_file,
     checkpoint_option,
@@ -34,6 +35,7 @@ from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
 from costsim.ir.recipe import Loss
+from costsim.run.native import Backend
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +67,7 @@ class TrainOptions:
     checkpoint: Path | None
     checkpoint_every: int
     resume: bool
+    backend: Backend
     as_json: bool
 
 
@@ -126,6 +129,7 @@ class TrainOptions:
     help="Write the checkpoint every N iterations.",
 )
 @resume_option
+@backend_option
 @json_option()
 @taking(TrainOptions)
 def command(given: TrainOptions) -> int:
@@ -169,6 +173,7 @@ def command(given: TrainOptions) -> int:
         checkpoint_every=given.checkpoint_every,
         evaluate_every=given.eval_every,
         resume=given.resume,
+        backend=given.backend,
     )
     with progress_on_stderr() as progress:
         run = prepare(request, progress)

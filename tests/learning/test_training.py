@@ -82,6 +82,8 @@ def traced(batch: int):
 class Copied:
     """A copy of the small network, of another type, in passes of so many samples."""
 
+    backend = "torch"
+
     def __init__(self, dtype, passed):
         self.tensors = {n: t.detach().to(dtype, copy=True) for n, t in traced(1).tensors.items()}
         self.passed = passed

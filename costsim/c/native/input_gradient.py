@@ -77,7 +77,7 @@ def _masked(s: Site) -> Draft:
     )
 
 
-INPUT_GRADIENT.of(ReLU, Clamp)(lambda o, s: _masked(s))
+INPUT_GRADIENT.of(ReLU, Clamp)(lambda _o, s: _masked(s))
 
 
 @INPUT_GRADIENT.of(Mean)

@@ -36,6 +36,11 @@ class Library:
             *(step // matrix.itemsize for step in matrix.strides),
         )
 
+    def interleave(self, source: int, target: int, shape: tuple[int, ...]) -> None:
+        """Images `[N, C, H, W]` at the address `source` to the same with channels last."""
+        sizes = (shape[0], shape[1], shape[2] * shape[3])
+        self._loaded.costsim_native_interleave(source, target, *sizes)
+
     @property
     def run(self) -> Any:
         """`costsim_native_run`: (records, how many, arena, settings)."""
@@ -58,6 +63,7 @@ def load_library(target: InstructionSet | None = None) -> Library:
     for name, arguments, result in (
         ("packed_floats", (size, size), size),
         ("pack", (pointer, pointer, size, size, size, size), None),
+        ("interleave", (pointer, pointer, size, size, size), None),
         ("operation_bytes", (), size),
         ("lanes", (), size),
         ("run", (pointer, size, pointer, ctypes.POINTER(Settings)), None),

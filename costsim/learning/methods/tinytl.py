@@ -144,6 +144,7 @@ class TinyTL(Method):
             backbone.input_shape,
             name=f"{backbone.name} with lite residual modules",
             provenance=backbone.provenance,
+            backend=backbone.backend,
         )
 
     def choose(self, situation: Situation) -> Choice:

@@ -14,6 +14,7 @@ from costsim.models.loading import load_model
 from costsim.models.networks.build import Network
 from costsim.models.networks.graph import architecture_graph
 from costsim.models.tracing import capture
+from costsim.run.native import Backend
 
 T = TypeVar("T")
 
@@ -34,10 +35,11 @@ class Backbone:
 
     def __init__(
         self, module: nn.Module, input_shape: tuple[int, int, int], *, name: str,
-        origin: Origin | None = None, provenance: str = "",
+        origin: Origin | None = None, provenance: str = "", backend: Backend = "torch",
     ) -> None:  # fmt: skip
         self.module, self.name, self.origin = module.eval(), name, origin
         self.input_shape, self.provenance = input_shape, provenance
+        self.backend: Backend = backend
         self._graphs: dict[int, LayerGraph] = {}
         self._variants: dict[Hashable, Backbone] = {}
         self._derived: dict[Hashable, Any] = {}
@@ -123,6 +125,7 @@ def load_backbone(
     resolution: int | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    backend: Backend = "torch",
 ) -> Backbone:
     """The model that `spec` names, as `costsim plan` loads it (see
     `costsim.models.loading.load_model`).
@@ -155,4 +158,5 @@ def load_backbone(
         name=loaded.name,
         origin=origin,
         provenance=loaded.provenance,
+        backend=backend,
     )

@@ -26,6 +26,7 @@ from costsim.models.networks.shipped import RANDOM
 from costsim.models.tracing import capture
 from costsim.planning import parameters_digest
 from costsim.pricing.cost import mac_cost
+from costsim.run.native import Backend
 from costsim.solving.planfile import (
     WEIGHTS,
     ModelRecord,
@@ -63,12 +64,13 @@ class Subject:
         """`[C, H, W]` of an image."""
         return self.graph[self.graph.input].shape[1:]
 
-    def trainable(self) -> Trainable:
+    def trainable(self, backend: Backend = "torch") -> Trainable:
         """The same tensors as what the loop trains: at any batch, but for an exported program."""
         if self.fixed_batch:
-            return OneBatch(self.graph, self.tensors)
+            return OneBatch(self.graph, self.tensors, backend)
         _, height, width = self.input_shape[-3:]
-        return Backbone(self.module, (self.input_shape[0], height, width), name=self.name)
+        shape = (self.input_shape[0], height, width)
+        return Backbone(self.module, shape, name=self.name, backend=backend)
 
     def digest(self) -> str:
         """SHA-256 of the parameters as they are now."""

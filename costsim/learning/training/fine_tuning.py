@@ -186,7 +186,7 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
     recipe = request.recipe
     task = draw_task(request, subject, progress)
     report("computing what frozen layers make of the images", 0, 0)
-    network = subject.trainable()
+    network = subject.trainable(request.backend)
     copies = Copies(_tensor(task.images), recipe)
     support = Support(
         copies, torch.from_numpy(task.labels.copy()), FrozenValues(network, CACHE_BYTES)

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from costsim.ir.graph import LayerGraph
+from costsim.run.native import Backend
 
 
 class Trainable(Protocol):
@@ -15,6 +16,10 @@ class Trainable(Protocol):
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         """Its own, by the names of its graphs."""
+
+    @property
+    def backend(self) -> Backend:
+        """Who computes its steps."""
 
     def graph(self, batch: int) -> LayerGraph:
         """The layer graph over so many samples."""
@@ -29,6 +34,7 @@ class OneBatch:
 
     only: LayerGraph
     tensors: Mapping[str, Tensor]
+    backend: Backend = "torch"
 
     def graph(self, batch: int) -> LayerGraph:
         """The one there is."""

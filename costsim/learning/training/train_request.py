@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from costsim.ir.recipe import Loss, Recipe
+from costsim.run.native import Backend
 from costsim.solving.planfile import PlanFile
 
 
@@ -34,6 +35,7 @@ class TrainRequest:
     checkpoint_every: int = 1
     evaluate_every: int = 0
     resume: bool = False
+    backend: Backend = "torch"
 
     @property
     def recipe(self) -> Recipe:

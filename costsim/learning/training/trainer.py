@@ -26,6 +26,7 @@ from costsim.learning.training.showings import showings
 from costsim.run.criteria.loss import LOSSES, prototypes
 from costsim.run.execution.executor import Executor
 from costsim.run.execution.selection import Selection
+from costsim.run.native.backend import make_executor
 
 _STREAM = 0x5452414E
 """Keeps these random numbers apart from those that drew the task from the same seed."""
@@ -110,9 +111,10 @@ class Trainer:
             optimizer=self.recipe.optimizer,
         )
         graph = between(self.network.graph(self.size), self.cut)
-        return Executor(
+        return make_executor(
             compile_program(graph, self.plan, step),
             self.network.tensors,
+            self.network.backend,
             learning_rate=learning_rate,
             momentum=self.recipe.momentum,
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -71,6 +71,9 @@ class Executor:
     Raises `InputError` for a missing tensor, one of another shape, mixed dtypes or devices, and
     for two updated weights that share memory.
     """
+
+    gives_own_values: ClassVar[bool] = False
+    """Whether outputs and gradients are the caller's, and not buffers of the pass."""
 
     def __init__(  # noqa: PLR0913 - what an optimizer takes in PyTorch, each with a default
         self,

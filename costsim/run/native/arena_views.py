@@ -19,15 +19,17 @@ class ArenaViews:
         start = -block.data_ptr() % ALIGNMENT_BYTES
         self._bytes = block[start:]
         self.address = self._bytes.data_ptr()
-        self._views: dict[tuple[int, Shape, torch.dtype], Tensor] = {}
+        self._views: dict[tuple[int, Shape, torch.dtype, bool], Tensor] = {}
 
-    def view(self, offset_bytes: int, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The buffer at an offset as a tensor of this shape, images with channels last."""
-        key = offset_bytes, shape, dtype
+    def view(
+        self, offset_bytes: int, shape: Shape, dtype: torch.dtype, *, channels_last: bool
+    ) -> Tensor:
+        """The buffer at an offset as a tensor of this shape, images with `channels_last` or not."""
+        key = offset_bytes, shape, dtype, channels_last
         if key not in self._views:
             size = elements(shape) * dtype.itemsize
             flat = self._bytes[offset_bytes : offset_bytes + size].view(dtype)
-            form = memory_format(shape, True)
+            form = memory_format(shape, channels_last)
             like = torch.empty(shape, dtype=dtype, device="meta", memory_format=form)
             self._views[key] = flat.as_strided(shape, like.stride())
         return self._views[key]

@@ -12,11 +12,15 @@ from costsim.run.execution.selection import Selection
 
 @dataclass(frozen=True)
 class Seen:
-    """A buffer as a tensor: its index in the program, shape and type."""
+    """A buffer as a tensor: its index in the program, shape and type.
+
+    Values and their gradients have channels last, gradients of weights lie as weights do.
+    """
 
     buffer: int
     shape: Shape
     dtype: torch.dtype = torch.float32
+    channels_last: bool = True
 
 
 def written_by(
@@ -27,7 +31,13 @@ def written_by(
         return []
     first, *saved = op.writes
     masks = [Seen(operand.buffer, (operand.bytes,), torch.uint8) for operand in saved]
-    return [Seen(first.buffer, _shape(program, op, selections)), *masks]
+    shape = _shape(program, op, selections)
+    return [Seen(first.buffer, shape, channels_last=not of_a_weight(program, op)), *masks]
+
+
+def of_a_weight(program: TrainingProgram, op: Operation) -> bool:
+    """Whether an operation writes the gradient of a weight or a bias."""
+    return program.buffers[op.writes[0].buffer].name.startswith("dweights:")
 
 
 def _shape(program: TrainingProgram, op: Operation, selections: Mapping[Atom, Selection]) -> Shape:

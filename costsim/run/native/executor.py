@@ -7,7 +7,7 @@ a step computes is that of `costsim.run.execution.executor.Executor`, up to roun
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from costsim.ir.program import Atom, Direction, Operation, TrainingProgram
 from costsim.run.execution.dispatch import past_autograd
 from costsim.run.execution.executor import Executor, Pass
 from costsim.run.native.arena_views import ArenaViews
-from costsim.run.native.buffer_shapes import Seen, seen_by_torch, written_by
+from costsim.run.native.buffer_shapes import Seen, of_a_weight, seen_by_torch, written_by
 
 
 class NoNativeKernels(InputError):
@@ -91,7 +91,7 @@ class NativeExecutor(Executor):
     through `.data` into a weight that the plan leaves alone may go unnoticed.
     """
 
-    owns_values = False
+    gives_own_values: ClassVar[bool] = True
 
     def __init__(
         self, program: TrainingProgram, tensors: Mapping[str, Tensor], **options: Any
@@ -111,7 +111,9 @@ class NativeExecutor(Executor):
         self._joined = self._bound(joins=True)
         self._alone: _Bound | None = None
         self._left_to_pack = left_to_pack(program, self._weights)
-        self._versions = self._versions_now()
+        # Tensors made in inference mode have no versions; nor can autograd watch them.
+        self._tracked = {n: t for n, t in self._watched.items() if not t.is_inference()}
+        self._versions = {name: tensor._version for name, tensor in self._tracked.items()}
         drafts = self._joined.lowered.drafts
         self._is_native = [draft is not None for draft in drafts]
         self._seen = seen_by_torch(program, self.selections, self._is_native)
@@ -168,7 +170,9 @@ class NativeExecutor(Executor):
         if self.program.step.passes > 1:
             for (kind, layer), selection in self.selections.items():
                 index = self._index[f"dweights:{kind}:{layer}"]
-                state.buffers[index] = _view(state, Seen(index, selection.shape)).zero_()
+                state.buffers[index] = _view(
+                    state, Seen(index, selection.shape, channels_last=False)
+                ).zero_()
         return state
 
     def load(self, state: Pass, x: Tensor) -> None:
@@ -179,8 +183,11 @@ class NativeExecutor(Executor):
         self._repack_changed()
         state.position = 0
         if self._input is not None:
-            state.buffers[self._input] = _view(state, Seen(self._input, expected))
-            state.buffers[self._input].copy_(x.detach())
+            held = state.buffers[self._input] = _view(state, Seen(self._input, expected))
+            if len(expected) == IMAGES and x.is_contiguous():
+                self.library.interleave(x.data_ptr(), held.data_ptr(), expected)
+            else:
+                held.copy_(x.detach())
 
     def run_loss(self, state: Pass, labels: Any) -> Tensor:
         """The loss of the output, whose gradient becomes a buffer. Raises `LossNotFinite`."""
@@ -209,7 +216,7 @@ class NativeExecutor(Executor):
     def gradients(self, state: Pass) -> dict[Atom, Tensor]:
         """The weight gradients that wait for their update, in compact form, by atom."""
         return {
-            atom: _view(state, Seen(index, selection.shape)).clone()
+            atom: _view(state, Seen(index, selection.shape, channels_last=False)).clone()
             for atom, selection in self.selections.items()
             if (index := self._index.get(f"dweights:{atom[0]}:{atom[1]}")) is not None
             and self.program.step.keeps_gradients
@@ -259,6 +266,9 @@ class NativeExecutor(Executor):
         """Count weights up that kernels have written to; what they packed is packed."""
         for name in names:
             tensor = self._watched[name]
+            if name not in self._tracked:
+                self._weights.refresh([name])
+                continue
             increment_version(tensor)
             if name not in self._left_to_pack:
                 self._versions[name] = tensor._version
@@ -277,7 +287,12 @@ class NativeExecutor(Executor):
                 if offset is None:
                     continue
                 written = buffers[operand.buffer]
-                view = state.arena.view(offset, tuple(written.shape), written.dtype)
+                view = state.arena.view(
+                    offset,
+                    tuple(written.shape),
+                    written.dtype,
+                    channels_last=not of_a_weight(self.program, op),
+                )
                 if view.data_ptr() != written.data_ptr():
                     view.copy_(written)
                 buffers[operand.buffer] = view
@@ -325,26 +340,20 @@ class NativeExecutor(Executor):
 
     # Weights that have changed.
 
-    def _versions_now(self) -> dict[str, int]:
-        return {name: _version(tensor) for name, tensor in self._watched.items()}
-
     def _repack_changed(self) -> None:
-        now = self._versions_now()
-        if now != self._versions:
-            self._weights.refresh(n for n, v in now.items() if v != self._versions[n])
-            self._versions = now
+        now = [tensor._version for tensor in self._tracked.values()]
+        if now != list(self._versions.values()):
+            changed = dict(zip(self._tracked, now, strict=True))
+            self._weights.refresh(n for n, v in changed.items() if v != self._versions[n])
+            self._versions = changed
 
 
 def _view(state: Pass, seen: Seen) -> Tensor:
     """A buffer of a pass, in its arena."""
     assert isinstance(state, NativePass)
     assert state.lowered is not None
-    return state.arena.view(state.lowered.offsets_bytes[seen.buffer], seen.shape, seen.dtype)
-
-
-def _version(tensor: Tensor) -> int:
-    # Tensors made in inference mode have none; nor can autograd watch them.
-    return 0 if tensor.is_inference() else tensor._version
+    offset = state.lowered.offsets_bytes[seen.buffer]
+    return state.arena.view(offset, seen.shape, seen.dtype, channels_last=seen.channels_last)
 
 
 def _names(program: TrainingProgram) -> list[str]:

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from costsim.ir.program import Atom, Category, Direction, TrainingProgram
-from costsim.run.execution.executor import Executor, Pass
+from costsim.run.execution.executor import Pass
+from costsim.run.native import Backend
+from costsim.run.native.backend import make_executor
 
 
 class HeldPass:
@@ -34,11 +36,14 @@ class ProgramPass:
     """
 
     def __init__(
-        self, program: TrainingProgram, tensors: Mapping[str, Tensor], atoms: tuple[Atom, ...]
+        self,
+        program: TrainingProgram,
+        tensors: Mapping[str, Tensor],
+        atoms: tuple[Atom, ...],
+        backend: Backend = "torch",
     ) -> None:
-        self.program, self.executor = program, Executor(program, tensors)
-        index = {buffer.name: i for i, buffer in enumerate(program.buffers)}
-        self._gradients = [index[f"dweights:{kind}:{layer}"] for kind, layer in atoms]
+        self.program, self._atoms = program, atoms
+        self.executor = make_executor(program, tensors, backend)
         loss = program.loss_position
         self._done_after_loss = {
             i
@@ -56,7 +61,8 @@ class ProgramPass:
         state = self.executor.begin()
         output = self.executor.forward(state, x)
         # A tensor of its own: what backward reads must not change with it, nor hold its node.
-        if self._output_is_kept or _share_memory(output, x):
+        kept = self._output_is_kept and not self.executor.gives_own_values
+        if kept or _share_memory(output, x):
             output = output.clone()
         for index in self._done_after_loss & state.buffers.keys():
             del state.buffers[index]
@@ -73,7 +79,8 @@ class ProgramPass:
                     f"pass: it is at version {_version(tensor)}; expected {version}"
                 )
         self.executor.backward(held.state, gradient)
-        return [held.state.buffers[index] for index in self._gradients]
+        gradients = self.executor.gradients(held.state)
+        return [gradients[atom] for atom in self._atoms]
 
 
 class ProgramFunction(torch.autograd.Function):

@@ -17,6 +17,8 @@ from costsim.models.folding import fold_batch_norm
 from costsim.models.inputs import input_shape_of, says_its_images
 from costsim.models.outputs import one_output, output_of, whole_output
 from costsim.models.tracing import capture, check_example
+from costsim.run.native import Backend
+from costsim.run.native.backend import check_backend
 from costsim.run.sparse.compact import Branch, CompactParameter, path_of, synchronise
 from costsim.run.sparse.function import ProgramFunction, ProgramPass
 from costsim.run.sparse.plan_match import check_planned
@@ -30,6 +32,7 @@ def sparsify(
     *,
     recompute: tuple[str, ...] | None = None,
     output: str | None = None,
+    backend: Backend = "torch",
 ) -> "SparseModule":
     """A module that computes what `model` does and trains only what `plan` selects.
 
@@ -40,7 +43,9 @@ def sparsify(
     `recompute` names the calls that end segments of the forward pass to be computed again rather
     than kept, as `TrainingStep` has it; None is what the plan file says. `model` is not copied:
     training writes to its selected weights; but for a plan whose batch norms were folded into the
-    weights before them, which is of such a copy: `dense()` gives it.
+    weights before them, which is of such a copy: `dense()` gives it. With `backend` "native" the
+    program runs by kernels compiled for this machine, where there are some for it; where not, torch
+    runs it and that is said. Between forward and backward the whole arena is held then.
 
     Raises `InputError` for a model in training mode or one that cannot be traced, for one that
     makes gradients of its own (an `autograd.Function`, a hook on a gradient), and for a plan that
@@ -48,9 +53,9 @@ def sparsify(
     made for another architecture or input size.
     """
     if not isinstance(plan, str | Path):
-        return _sparsify(model, plan, example_input, recompute, output)
+        return _sparsify(model, plan, example_input, recompute, output, backend)
     try:
-        return _sparsify(model, read_plan(Path(plan)), example_input, recompute, output)
+        return _sparsify(model, read_plan(Path(plan)), example_input, recompute, output, backend)
     except InputError as error:
         named = str(error).startswith(str(plan))
         raise error if named else InputError(f"{plan}: {error}") from error
@@ -62,7 +67,9 @@ def _sparsify(
     example_input: Tensor | None,
     recompute: tuple[str, ...] | None,
     output: str | None,
+    backend: Backend,
 ) -> "SparseModule":
+    check_backend(backend)
     file = given if isinstance(given, PlanFile) else None
     plan = given.plan if isinstance(given, PlanFile) else given
     if not plan.subsets and not plan.biases:
@@ -85,7 +92,7 @@ def _sparsify(
     model = one_output(model, like.new_zeros((1, *shape[1:])), output)
     if file is not None and file.model.folds_batch_norm:
         model = fold_batch_norm(model, like.new_zeros((1, *shape[1:]))).module
-    module = SparseModule(model, plan, shape, recompute or ())
+    module = SparseModule(model, plan, shape, recompute or (), backend)
     if file is not None:
         check_planned(file, module.program().graph)
     return module
@@ -122,9 +129,11 @@ class SparseModule(nn.Module):
         plan: UpdatePlan,
         input_shape: tuple[int, ...],
         recompute: tuple[str, ...] = (),
+        backend: Backend = "torch",
     ) -> None:
         super().__init__()
         self.plan, self.input_shape, self.recompute = plan, input_shape, recompute
+        self.backend: Backend = backend
         self.selected = Branch()
         # Not a submodule: its parameters are not what is trained.
         self.__dict__["_model"] = model
@@ -274,6 +283,7 @@ class SparseModule(nn.Module):
                 compile_program(traced.graph, self.plan, step),
                 traced.tensors,
                 tuple(plan_atoms(self.plan)),
+                self.backend,
             )
         return self._passes[shape]
 

@@ -27,8 +27,9 @@ INLINE void add_tap(const int R, const int V, vector sums[][MOST_VECTORS],
 }
 
 /* R pixels beside each other, from (y, x) on. */
-INLINE void pixels(const int R, const int V, const struct window *g, const struct finish *f,
-                   const float *image, const float *w, int64_t row, int64_t column)
+INLINE void pixels(const enum how how, const int R, const int V, const struct window *g,
+                   const struct finish *f, const float *image, const float *w, int64_t row,
+                   int64_t column)
 {
     vector sums[MOST_ROWS][MOST_VECTORS];
     UNROLL for (int r = 0; r < R; r++)
@@ -57,41 +58,52 @@ INLINE void pixels(const int R, const int V, const struct window *g, const struc
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++)
-            if (column + v * LANES < f->columns)
-                finish(f, sums[r][v], row + r, column + v * LANES);
+            if (how != ANYHOW || column + v * LANES < f->columns)
+                finish(how, f, sums[r][v], row + r, column + v * LANES);
 }
 
 /* All pixels of a row of the output. */
-INLINE void panel(const int R, const int V, const struct window *g, const struct finish *f,
-                  const float *image, const float *w, int64_t row, int64_t column)
+INLINE void panel(const enum how how, const int R, const int V, const struct window *g,
+                  const struct finish *f, const float *image, const float *w, int64_t row,
+                  int64_t column)
 {
     int64_t x = 0;
     for (; x + R <= g->out_width; x += R)
-        pixels(R, V, g, f, image, w, row + x, column);
+        pixels(how, R, V, g, f, image, w, row + x, column);
     for (; x < g->out_width; x++)
-        pixels(1, V, g, f, image, w, row + x, column);
+        pixels(how, 1, V, g, f, image, w, row + x, column);
+}
+
+/* One row of the output, all columns. */
+INLINE void line(const enum how how, const struct operation *o, const struct finish *f,
+                 const float *image, const float *weights, int64_t row)
+{
+    const struct window *g = &o->window;
+    for (int64_t column = 0; column < o->columns;) {
+        int vectors = panel_vectors(o->columns - column);
+        const float *w = weights + column * o->depth;
+        if (vectors == WIDE)
+            panel(how, WIDE_ROWS, WIDE, g, f, image, w, row, column);
+        else if (vectors == NARROW)
+            panel(how, NARROW_ROWS, NARROW, g, f, image, w, row, column);
+        else
+            panel(how, LAST_ROWS, LAST, g, f, image, w, row, column);
+        column += vectors * LANES;
+    }
 }
 
 void run_convolution(const struct operation *o, const struct context *c)
 {
     const struct window *g = &o->window;
     struct finish f = finish_of(o, c);
+    enum how how = how_of(&f);
     const float *x = place(o, c, X), *weights = place(o, c, WEIGHTS);
     struct span own = own_part(c, (int64_t)g->batch * g->out_height, 1);
-    for (int64_t line = own.begin; line < own.end; line++) {
-        const float *image =
-            x + line / g->out_height * g->height * g->width * g->channels;
-        for (int64_t column = 0; column < o->columns;) {
-            int vectors = panel_vectors(o->columns - column);
-            const float *w = weights + column * o->depth;
-            int64_t row = line * g->out_width;
-            if (vectors == WIDE)
-                panel(WIDE_ROWS, WIDE, g, &f, image, w, row, column);
-            else if (vectors == NARROW)
-                panel(NARROW_ROWS, NARROW, g, &f, image, w, row, column);
-            else
-                panel(LAST_ROWS, LAST, g, &f, image, w, row, column);
-            column += vectors * LANES;
-        }
+    for (int64_t i = own.begin; i < own.end; i++) {
+        const float *image = x + i / g->out_height * g->height * g->width * g->channels;
+        if (how == BIASED_AND_CLAMPED)
+            line(BIASED_AND_CLAMPED, o, &f, image, weights, i * g->out_width);
+        else
+            line(ANYHOW, o, &f, image, weights, i * g->out_width);
     }
 }

@@ -12,7 +12,7 @@ void run_activation(const struct operation *o, const struct context *c)
     f.columns = o->count;
     struct span own = own_part(c, o->count, GRAIN);
     for (int64_t i = own.begin; i < own.end; i += LANES)
-        finish(&f, load(x + i), 0, i);
+        finish(ANYHOW, &f, load(x + i), 0, i);
 }
 
 void run_add(const struct operation *o, const struct context *c)
@@ -47,7 +47,7 @@ void run_mean_spread(const struct operation *o, const struct context *c)
     struct span own = own_part(c, o->rows * o->depth, 1);
     for (int64_t row = own.begin; row < own.end; row++)
         for (int64_t column = 0; column < o->columns; column += LANES)
-            finish(&f, load(dy + row / o->depth * o->columns + column) / every(count), row, column);
+            finish(ANYHOW, &f, load(dy + row / o->depth * o->columns + column) / every(count), row, column);
 }
 
 /* The columns in the list of x [rows, columns], side by side. */

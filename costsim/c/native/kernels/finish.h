@@ -66,22 +66,39 @@ INLINE void write_bits(uint8_t *mask, int64_t element, uint32_t found, int64_t c
     (void)count;
 }
 
+/* How sums are finished: ANYHOW asks for each vector. Kernels are compiled for what inference mostly
+   is besides, on rows of whole vectors. */
+enum how { ANYHOW, BIASED_AND_CLAMPED };
+
+static inline enum how how_of(const struct finish *f)
+{
+    int clamps = CLAMPS_LOW | CLAMPS_HIGH;
+    int plain = f->bias && !f->added && !f->mask_out && !f->mask_in && f->columns % LANES == 0;
+    return plain && (f->flags & clamps) == clamps ? BIASED_AND_CLAMPED : ANYHOW;
+}
+
 /* Store a vector of sums at a row and a column of y; `count` columns are left from there. With
    masks rows have a multiple of 8 columns. Bias and addends may be read beyond their end. */
-INLINE void finish(const struct finish *f, vector value, int64_t row, int64_t column)
+INLINE void finish(const enum how how, const struct finish *f, vector value, int64_t row,
+                   int64_t column)
 {
     int64_t place = row * f->columns + column, count = f->columns - column;
-    if (f->bias)
+    if (how == ANYHOW ? f->bias != 0 : how == BIASED_AND_CLAMPED)
         value += load(f->bias + column);
-    if (f->added)
+    if (how == ANYHOW && f->added)
         value += load(f->added + place);
-    if (f->mask_out)
+    if (how == ANYHOW && f->mask_out)
         write_bits(f->mask_out, place, bits_of(passes(f, value)), count);
-    if (f->flags & (CLAMPS_LOW | CLAMPS_HIGH))
+    if (how == BIASED_AND_CLAMPED)
+        value = at_most(at_least(value, f->low), f->high);
+    else if (how == ANYHOW && f->flags & (CLAMPS_LOW | CLAMPS_HIGH))
         value = clamped(f, value);
-    if (f->mask_in)
+    if (how == ANYHOW && f->mask_in)
         value *= factors_of(read_bits(f->mask_in, place));
-    store_some(f->y + place, value, count);
+    if (how == ANYHOW)
+        store_some(f->y + place, value, count);
+    else
+        store(f->y + place, value);
 }
 
 #endif

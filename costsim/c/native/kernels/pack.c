@@ -36,14 +36,37 @@ void run_repack(const struct operation *o, const struct context *c)
     const int64_t *which = place(o, c, LIST);
     float *to = place(o, c, Y);
     struct span own = own_part(c, o->rows, 1);
-    int64_t column = 0, width = 0;
-    for (int64_t i = own.begin; i < own.end; i++) {
-        while (which[i] >= column + width) {
-            column += width;
-            width = (int64_t)panel_vectors(o->columns - column) * LANES;
-        }
-        float *own_column = to + column * o->depth + which[i] - column;
+    int64_t column = 0, i = own.begin;
+    while (i < own.end) {
+        int64_t width = (int64_t)panel_vectors(o->columns - column) * LANES, last = i;
+        while (last < own.end && which[last] < column + width)
+            last++;
+        /* A row of the panel is a cache line or two: all that changes in it at once. */
         for (int64_t k = 0; k < o->depth; k++)
-            own_column[k * width] = from[which[i] * o->depth + k];
+            for (int64_t j = i; j < last; j++)
+                to[column * o->depth + k * width + which[j] - column] =
+                    from[which[j] * o->depth + k];
+        column += width;
+        i = last;
+    }
+}
+
+/* Images as a model takes them, [batch, channels, pixels], with channels last. */
+void costsim_native_interleave(const float *from, float *to, int64_t batch, int64_t channels,
+                               int64_t pixels)
+{
+    for (int64_t n = 0; n < batch; n++, from += channels * pixels, to += channels * pixels) {
+        if (channels == 3) {
+            const float *red = from, *green = from + pixels, *blue = from + 2 * pixels;
+            for (int64_t p = 0; p < pixels; p++) {
+                to[3 * p] = red[p];
+                to[3 * p + 1] = green[p];
+                to[3 * p + 2] = blue[p];
+            }
+        } else {
+            for (int64_t p = 0; p < pixels; p++)
+                for (int64_t k = 0; k < channels; k++)
+                    to[p * channels + k] = from[k * pixels + p];
+        }
     }
 }

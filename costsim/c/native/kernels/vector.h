@@ -6,6 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
+
 #ifndef LANES
 #error "LANES: floats in a vector, 4, 8 or 16; the build gives it"
 #endif
@@ -37,10 +41,32 @@ INLINE vector chosen(lanes where, vector yes, vector no)
     return (vector)(((lanes)yes & where) | ((lanes)no & ~where));
 }
 
-/* NaN stays NaN: it is neither below nor above. */
-INLINE vector at_least(vector x, float low) { return chosen(x < every(low), every(low), x); }
+/* NaN stays NaN: it is neither below nor above; x86 gives the second operand where one is NaN. */
+INLINE vector at_least(vector x, float low)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (vector)_mm512_max_ps((__m512)every(low), (__m512)x);
+#elif LANES == 8 && defined(__AVX__)
+    return (vector)_mm256_max_ps((__m256)every(low), (__m256)x);
+#elif LANES == 4 && defined(__SSE__)
+    return (vector)_mm_max_ps((__m128)every(low), (__m128)x);
+#else
+    return chosen(x < every(low), every(low), x);
+#endif
+}
 
-INLINE vector at_most(vector x, float high) { return chosen(x > every(high), every(high), x); }
+INLINE vector at_most(vector x, float high)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (vector)_mm512_min_ps((__m512)every(high), (__m512)x);
+#elif LANES == 8 && defined(__AVX__)
+    return (vector)_mm256_min_ps((__m256)every(high), (__m256)x);
+#elif LANES == 4 && defined(__SSE__)
+    return (vector)_mm_min_ps((__m128)every(high), (__m128)x);
+#else
+    return chosen(x > every(high), every(high), x);
+#endif
+}
 
 /* Masks have one bit an element, the first element's is the highest of its byte. */
 

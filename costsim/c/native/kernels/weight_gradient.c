@@ -28,7 +28,7 @@ INLINE void tile(const int R, const int V, const struct finish *f, const float *
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++)
             if (column + v * LANES < f->columns)
-                finish(f, sums[r][v], row + r, column + v * LANES);
+                finish(ANYHOW, f, sums[r][v], row + r, column + v * LANES);
 }
 
 INLINE void panel(const int R, const int V, const struct finish *f, const float *dy,
