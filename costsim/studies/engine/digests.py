@@ -54,8 +54,8 @@ def model_digest(model: str, weights: Path | None) -> str:
     if found is not None:
         return file_digest(found)
     path = Path(model)
-    if found := code_digest(model):
-        return found[:LENGTH]
+    if code := code_digest(model):
+        return code[:LENGTH]
     return file_digest(path) if model.endswith(".pt2") and path.is_file() else ""
 
 
