@@ -134,17 +134,14 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         with ExitStack() as given:  # what is theirs alone is closed here once it was sent
             given.callback(theirs.close)
-            pipes: list[IO[str] | None] = []
-            ends = []
-            for number, stream in enumerate((stdin, stdout, stderr)):
-                end, pipe = _ends(number, stream, given)
-                ends.append(end)
-                pipes.append(pipe)
+            streams = (stdin, stdout, stderr)
+            found = [_ends(number, stream, given) for number, stream in enumerate(streams)]
+            ends, (to, out, err) = [end for end, _ in found], (pipe for _, pipe in found)
             content = json.dumps(asked).encode() + b"\n"
             sent = socket.send_fds(self.line, [content], [*ends, theirs.fileno()])
             self.line.sendall(content[sent:])
         pid = int.from_bytes(ours.recv(8), "little")
-        return Process(pid, ours, *pipes)
+        return Process(pid, ours, to, out, err)
 
     def stop(self) -> None:
         """End it; what it has started goes on."""
@@ -209,7 +206,7 @@ def run(
     process = start(arguments, **{"stdout": PIPE, "stderr": PIPE, **how})
     out, err = process.communicate(timeout)
     assert process.returncode is not None
-    return subprocess.CompletedProcess(list(arguments), process.returncode, out, err)
+    return subprocess.CompletedProcess(list(map(str, arguments)), process.returncode, out, err)
 
 
 # What the server does.
@@ -233,21 +230,21 @@ class _Forks:
             selector.register(self.line, selectors.EVENT_READ)
             selector.register(woken, selectors.EVENT_READ)
             while True:
-                for key, _ in selector.select():
-                    if key.fileobj is woken:
-                        woken.recv(4096)
-                        self._reap()
-                    elif not (data := self._question()):
-                        return None
-                    elif self._fork(*data):
-                        break
-                else:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if woken in ready:
+                    woken.recv(4096)
+                    self._reap()
+                if self.line not in ready:
                     continue
-                break
+                question = self._question()
+                if question is None:
+                    return None
+                if self._fork(*question):
+                    break
         signal.set_wakeup_fd(-1)
         for end in (woken, wakes, self.line, *self.lines.values()):
             end.close()
-        return data[0]
+        return question[0]
 
     def _question(self) -> tuple[dict[str, Any], list[int]] | None:
         data, descriptors, *_ = socket.recv_fds(self.line, 1 << 20, 4)
