@@ -32,6 +32,7 @@ from costsim.learning.training import (
 from costsim.learning.training.augment import AMOUNTS, augment
 from costsim.learning.training.copies import Copies
 from costsim.learning.training.frozen_values import FrozenValues
+from costsim.run.native import Backend
 from costsim.solving.planfile import PlanFile, data_found_again
 
 RUN = {"learning rate": 0.01}
@@ -82,7 +83,7 @@ def traced(batch: int):
 class Copied:
     """A copy of the small network, of another type, in passes of so many samples."""
 
-    backend = "torch"
+    backend: Backend = "torch"
 
     def __init__(self, dtype, passed):
         self.tensors = {n: t.detach().to(dtype, copy=True) for n, t in traced(1).tensors.items()}
