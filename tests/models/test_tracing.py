@@ -455,6 +455,13 @@ def test_constants_fold() -> None:
     assert [call.operator.kind for call in graph.calls] == ["input", "constant", "add"]
 
 
+def test_constants_fold_however_they_lie() -> None:
+    check(
+        Calls(lambda _m, x: x + torch.arange(96.0).view(3, 32).t().contiguous().view(3, 1, 32)),
+        images(),
+    )
+
+
 def test_buffers_as_weights_belong_to_no_layer() -> None:
     blur = torch.ones(3, 1, 3, 3) / 9
     traced = check(Calls(lambda m, x: F.conv2d(x, m.blur, groups=3), {"blur": blur}), images())

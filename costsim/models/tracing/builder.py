@@ -317,6 +317,9 @@ def fold(builder: Builder, node: Node, handles: Mapping[Node, Any]) -> Stored | 
     if torch.Tag.nondeterministic_seeded in target.tags:
         return None
 
+    if target is torch.ops.aten.view.default:  # constants may lie otherwise than in the model
+        target = torch.ops.aten.reshape.default
+
     def tensor(source: Node) -> Tensor:
         return builder.tensors[handles[source].parameter.name]
 
