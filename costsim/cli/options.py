@@ -184,7 +184,7 @@ def model_spec(given: ModelOptions) -> str:
     return spec
 
 
-def naming(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
+def naming(_context: click.Context, _parameter: click.Parameter, given: object) -> object:
     """The models that were typed, which files may name from now on; see `costsim.base.trust`."""
     from costsim.base.trust import name_from_now_on
 

@@ -53,7 +53,7 @@ def differences(left: PlanFile, right: PlanFile) -> list[Difference]:
     return found
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(key: str, value: object) -> Iterator[tuple[str, Any]]:
     """The values inside, each with its dotted key; phases and the like go by their name."""
     if key in CLOCKS | BY_LAYER:
         return

@@ -1,7 +1,6 @@
 """In what two plans differ, as a table."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -58,7 +57,7 @@ def _costs(left: PlanFile, right: PlanFile) -> Iterator[tuple[str, str | None, s
             yield from ((key, one.get(key), other.get(key)) for key in differing)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "-"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)

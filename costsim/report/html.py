@@ -24,7 +24,7 @@ def render_template(
     *,
     filters: Mapping[str, Callable[..., Any]] | None = None,
     version: str = __version__,
-    **values: Any,
+    **values: object,
 ) -> str:
     """The page that the template `name` of this folder makes of `values`.
 

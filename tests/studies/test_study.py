@@ -5,6 +5,8 @@ import json
 import math
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +16,6 @@ from statistics import fmean, stdev
 from typing import Any, ClassVar
 
 import pytest
-from fork_server import run
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
@@ -678,7 +679,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path: Path) -> 
         f"    sys.exit(main(['study', {str(file)!r}, '--jobs', '1']))\n"
     )
     (tmp_path / "run.py").write_text(script)
-    done = run(["run.py"], cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "run.py"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 2, done.stderr
     *progress, line = done.stderr.splitlines()
     assert all("adapting" in told for told in progress)

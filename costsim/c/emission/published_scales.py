@@ -1,6 +1,6 @@
 """The representation of a published int8 network: the scales and zeros of its own file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -76,7 +76,7 @@ def _quantization(graph: LayerGraph, document: Any) -> Quantization:
     return Quantization(values, scales, biases)
 
 
-def _next(found: Any, name: str) -> Mapping[str, Any]:
+def _next(found: Iterator[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     params: Mapping[str, Any] | None = next(found, None)
     if params is None:
         raise InputError(f"holds nothing for {name}")

@@ -130,7 +130,7 @@ def _job(names: Sequence[str], seconds_each: float, threads: int) -> KernelJob:
     return KernelJob(RUNNER, batch, RunOptions(threads=threads))
 
 
-def _samples(session: Session, found: Any) -> dict[str, Any]:
+def _samples(session: Session, found: object) -> dict[str, Any]:
     if not isinstance(found, dict) or "conditions" not in found:
         raise CostsimError(f"{session.target.name}: brought no samples")
     return found

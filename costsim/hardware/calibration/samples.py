@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ Readings = Annotated[
 ]
 
 
-def _rows(given: Any) -> Any:
+def _rows(given: object) -> object:
     if not isinstance(given, list):
         return given
     return tuple(tuple(row) if isinstance(row, list) else row for row in given)

@@ -116,7 +116,7 @@ class Running:
         cost = self.clock.cost_ns
         return [max(after - before - cost, 0) for before, after in pairwise(stamps)]
 
-    def _observe(self, *_: Any) -> None:
+    def _observe(self, *_: object) -> None:
         self.stamps.append(self.clock.now())
 
 

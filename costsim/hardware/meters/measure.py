@@ -150,7 +150,7 @@ class _observing:  # noqa: N801
     def __enter__(self) -> None:
         self.executor.observer = self.observer
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.executor.observer = None
 
 

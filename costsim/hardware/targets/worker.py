@@ -124,7 +124,7 @@ class _Progress:
             _replace(self.path, [what, done, total])
 
 
-def _replace(path: Path, document: Any) -> None:
+def _replace(path: Path, document: object) -> None:
     half = path.with_name(f"{path.name}.half")
     half.write_text(json.dumps(document))
     half.replace(path)

@@ -99,7 +99,7 @@ def operator_from_json(document: Mapping[str, Any]) -> Operator:
         raise InputError(f"operator {kind}: {error}") from error
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from costsim import __version__
@@ -233,7 +235,7 @@ def _key(request: TrainRequest, subject: Subject, task: Task, recipe: Recipe) ->
     }
 
 
-def _tensor(images: Any) -> Tensor:
+def _tensor(images: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(images.copy())  # a copy: what comes in is read-only
 
 

@@ -28,7 +28,7 @@ def changed_device(plan: PlanFile) -> str | None:
     )
 
 
-def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def leaves(key: str, value: object) -> Iterator[tuple[str, Any]]:
     """The values inside a document, each with its dotted key."""
     if isinstance(value, Mapping):
         for name, inside in value.items():
