@@ -1,7 +1,7 @@
 """`costsim plan`: choose what to update within a device's budgets, and price it."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ class PlanOptions(SoughtOptions, RecipeOptions):
     """What was typed of `costsim plan`."""
 
     explain: bool
+    free_passes: bool
     out: Path | None
     as_json: bool
     report: Path | None
@@ -69,6 +70,12 @@ class PlanOptions(SoughtOptions, RecipeOptions):
     "--explain",
     is_flag=True,
     help="Also say what more of each budget would bring, and why layers were left out.",
+)
+@click.option(
+    "--free-passes",
+    is_flag=True,
+    help="Also choose --micro-batch and --recompute, where they are not given: they change no "
+    "result. The greatest gain first, then the fewest seconds.",
 )
 @solve_for_options
 @recipe_options("Passes over the samples.")
@@ -169,7 +176,14 @@ def _requests(given: PlanOptions) -> "list[PlanRequest]":
         devices = tuple(shipped_devices())
     usual = sought is None and given.time_limit is None and not was_typed("solver")
     solver = None if usual else given.solver
-    return [
+    asked = [
         plan_request(given, device, solver, recipe=given, explain=given.explain)
         for device in devices
     ]
+    return [_with_free_passes(one) for one in asked] if given.free_passes else asked
+
+
+def _with_free_passes(request: "PlanRequest") -> "PlanRequest":
+    """With passes that are the planner's, but for what was typed of them."""
+    typed = frozenset(name for name in ("micro_batch", "recompute") if was_typed(name))
+    return replace(request, free_passes=True, pinned=request.pinned | typed)

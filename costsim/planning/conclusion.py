@@ -57,11 +57,12 @@ def conclude(
     progress: Progress | None = None,
     *,
     priced: PricedRecipe | None = None,
+    others: tuple[Alternative, ...] = (),
 ) -> Planned:
     """The plan file of a solution of what was prepared, and what a person should know of it.
 
     `priced`: by which recipe, where that was chosen with it; else where the network is cut and what
-    is kept is chosen here.
+    is kept is chosen here. `others`: what was chosen beside the recipe, at other values.
     """
     request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
     explanation = None
@@ -71,15 +72,17 @@ def conclude(
         (progress or silent)("pricing the whole adaptation", 0, 0)
         asked = asked_of(prepared, solution.plan)
         priced = choose_cache(asked, planned_recipe(prepared), request.caches)
-    others: tuple[Alternative, ...] = ()
     if priced is not None and solution.plan is not None:
         freedom = Freedom.within_evidence(planned_recipe(prepared), pinned=request.pinned)
         asked = asked_of(prepared, solution.plan)
-        others = alternatives(
-            lambda interval: replace(asked, step=step_showing(prepared, interval)),
-            priced,
-            freedom,
-            request.caches,
+        others = (
+            *alternatives(
+                lambda interval: replace(asked, step=step_showing(prepared, interval)),
+                priced,
+                freedom,
+                request.caches,
+            ),
+            *others,
         )
     file = plan_file(
         model=ModelRecord(

@@ -8,10 +8,12 @@ from typing import Any
 from costsim.base.errors import InputError, shown
 from costsim.base.progress import Progress
 from costsim.device import load_device
+from costsim.planning.alternatives import Alternative
 from costsim.planning.conclusion import Planned, conclude
-from costsim.planning.joint import choose_jointly
-from costsim.planning.preparation import prepare
-from costsim.planning.question import joint_question
+from costsim.planning.joint import JointAnswer, choose_jointly
+from costsim.planning.passes import choose_passes
+from costsim.planning.preparation import Prepared, prepare
+from costsim.planning.question import by_passes, choices, joint_question
 from costsim.planning.request import PlanRequest
 
 
@@ -29,9 +31,27 @@ def make_plan(
     if request.explain_with is not None:
         request.check_of_a_step("an explanation (--explain)")
     prepared = prepare(request, progress)
-    answer = choose_jointly(joint_question(prepared), request.solver, progress)
+    if not request.free_passes:
+        answer = choose_jointly(joint_question(prepared), request.solver, progress)
+        return _concluded(prepared, answer, (), progress)
+    found = choose_passes(
+        lambda passes: joint_question(by_passes(prepared, passes)),
+        choices(prepared),
+        request.solver,
+        progress,
+    )
+    there = by_passes(prepared, found.passes)
+    return _concluded(there, found.answer, found.alternatives, progress)
+
+
+def _concluded(
+    prepared: Prepared,
+    answer: JointAnswer,
+    others: tuple[Alternative, ...],
+    progress: Progress | None,
+) -> Planned:
     chosen = replace(prepared, problem=answer.problem)
-    return conclude(chosen, answer.solution, progress, priced=answer.priced)
+    return conclude(chosen, answer.solution, progress, priced=answer.priced, others=others)
 
 
 def asked_for(request: PlanRequest | None, asked: Mapping[str, Any]) -> PlanRequest:

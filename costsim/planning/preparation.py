@@ -16,6 +16,7 @@ from costsim.ir.program import even_cuts
 from costsim.ir.step import TrainingStep
 from costsim.models.loading import LoadedModel, load_given, load_model
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
+from costsim.pricing.micro_batch import GraphAt
 from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
@@ -220,6 +221,24 @@ def _graphs(
         return traced.graph, traced.graph, traced.tensors
     alone = capture(loaded.module, loaded.example_input[:1])
     return traced.graph, alone.graph, alone.tensors
+
+
+def other_graphs(prepared: Prepared) -> GraphAt | None:
+    """The network at any batch; None where it has but one."""
+    from costsim.models.networks.build import Network
+    from costsim.models.networks.graph import architecture_graph
+    from costsim.models.tracing import capture
+
+    module, example = prepared.loaded.module, prepared.loaded.example_input
+    if isinstance(module, Network):
+        architecture, frozen, side = module.architecture, module.frozen, int(example.shape[-1])
+        return lambda batch: architecture_graph(
+            architecture, batch=batch, resolution=side
+        ).with_frozen(frozen)
+    if prepared.loaded.fixed_batch:
+        return None
+    one = example[:1]  # the example has as many as a pass of the plan, which may be fewer
+    return lambda batch: capture(module, one.repeat(batch, *(1,) * (one.ndim - 1))).graph
 
 
 def _sample(

@@ -3,14 +3,17 @@
 from dataclasses import replace
 
 from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import even_cuts
 from costsim.ir.program.adaptation import Scored as ScoredLayers
 from costsim.ir.program.adaptation import Task
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion
-from costsim.planning.preparation import Prepared, pose
+from costsim.planning.passes import SEGMENTS, Choices, Passes
+from costsim.planning.preparation import Prepared, other_graphs, pose
 from costsim.planning.recipes import Asked
+from costsim.planning.request import PlanRequest
 from costsim.planning.ways import Side
 from costsim.problem.problem import Problem
 from costsim.run.criteria import make_criterion
@@ -35,6 +38,45 @@ def joint_question(prepared: Prepared) -> JointQuestion:
         Freedom.within_evidence(recipe, pinned=request.pinned),
         request.caches,
     )
+
+
+def choices(prepared: Prepared) -> Choices:
+    """The ways in which samples may go through the network: those of what was pinned alone.
+
+    Numbers of samples that divide those of a step: what fills up a pass would cost as much. A
+    network that was exported for one number of samples has no other.
+    """
+    request, step = prepared.request, prepared.problem.step
+    graph_at = None if "micro_batch" in request.pinned else other_graphs(prepared)
+    if graph_at is None:
+        return Choices((step.samples_a_pass,), _segments(request), lambda _: prepared.problem.graph)
+    divisors = [count for count in range(1, step.batch + 1) if step.batch % count == 0]
+    return Choices(tuple(divisors), _segments(request), graph_at)
+
+
+def _segments(request: PlanRequest) -> tuple[int, ...]:
+    return (request.segments,) if "recompute" in request.pinned else SEGMENTS
+
+
+def by_passes(prepared: Prepared, passes: Passes) -> Prepared:
+    """The same by steps whose samples go through the network so."""
+    before, problem = prepared.request, prepared.problem
+    recipe = replace(before.planned_recipe, micro_batch=passes.micro_batch)
+    request = replace(before, step=None, recipe=recipe, segments=passes.segments)
+    if before.step is not None:
+        micro = None if passes.micro_batch == before.step.batch else passes.micro_batch
+        request = replace(request, step=replace(before.step, micro_batch=micro))
+    graph = problem.graph
+    if graph.batch != passes.micro_batch:
+        graph_at = other_graphs(prepared)
+        assert graph_at is not None
+        graph = graph_at(passes.micro_batch)
+    step = request.step_for(prepared.scored.task.samples)
+    step = replace(step, recompute=even_cuts(graph, passes.segments))
+    there = replace(prepared, request=request)
+    if step == problem.step:
+        return there
+    return replace(there, problem=pose(request, graph, step, prepared.scored))
 
 
 def posed(prepared: Prepared, step: TrainingStep) -> Problem:

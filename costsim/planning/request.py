@@ -120,7 +120,9 @@ class PlanRequest:
     `exclude`: patterns of the names of layers that alone, or not, are inspected. `recipe` says how
     the task is adapted to; where in the network it is cut, and where what comes before is kept, is
     chosen out of `caches`. `task_budget` limits the whole adaptation; where it leaves less to train
-    the recipe is made sparing, within bounds (`Freedom`), but for its fields in `pinned`.
+    the recipe is made sparing, within bounds (`Freedom`), but for its fields in `pinned`. With
+    `free_passes` samples a pass and segments are chosen too, but for those in `pinned`
+    (`costsim.planning.passes`).
     """
 
     device: DeviceSpec
@@ -149,6 +151,7 @@ class PlanRequest:
     caches: tuple[CacheIn, ...] = CACHES
     task_budget: TaskBudget = field(default_factory=TaskBudget)
     pinned: frozenset[str] = frozenset()
+    free_passes: bool = False
     seed: int = 0
     explain_with: Solver | None = None
     needs_kernels: bool = True
@@ -197,7 +200,9 @@ class PlanRequest:
         )
 
     def check_of_a_step(self, what: str) -> None:
-        """Raise `InputError` where budgets of the whole are given to what looks at steps alone."""
+        """Raise `InputError` where more is asked of what looks at steps as they are given alone."""
+        if self.free_passes:
+            raise InputError(f"{what}: looks at passes as they are given; leave --free-passes out")
         if self.task_budget:
             raise InputError(
                 f"{what}: looks at budgets of a step alone; leave those of the task out "

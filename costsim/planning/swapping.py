@@ -2,8 +2,7 @@
 
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
-from costsim.planning.preparation import Prepared
-from costsim.pricing.micro_batch import GraphAt
+from costsim.planning.preparation import Prepared, other_graphs
 from costsim.pricing.ways import PLANNED, SINGLE, Training, Way
 from costsim.problem.solution import Solution
 
@@ -22,7 +21,7 @@ def ways_of_training(prepared: Prepared, solution: Solution) -> tuple[Way, ...]:
     steps = recipe.steps(prepared.scored.task.samples, step.batch)
     training = Training(solution.plan, step, steps, request.device, request.target)
     ways = [training.at(PLANNED, lambda _: problem.graph, step.samples_a_pass)]
-    graph_at = _graph_at(prepared)
+    graph_at = other_graphs(prepared)
     if graph_at is not None and not step.recompute:
         fitting = training.fitting(graph_at)
         if fitting is not None:
@@ -34,24 +33,6 @@ def ways_of_training(prepared: Prepared, solution: Solution) -> tuple[Way, ...]:
         plan = with_norms(solution.plan, problem.graph, graph)
         ways.append(Training(plan, step, steps, request.device, request.target).stock(graph))
     return tuple(ways)
-
-
-def _graph_at(prepared: Prepared) -> GraphAt | None:
-    """The network at any batch; None where it has but one."""
-    from costsim.models.networks.build import Network
-    from costsim.models.networks.graph import architecture_graph
-    from costsim.models.tracing import capture
-
-    module, example = prepared.loaded.module, prepared.loaded.example_input
-    if isinstance(module, Network):
-        architecture, frozen, side = module.architecture, module.frozen, int(example.shape[-1])
-        return lambda batch: architecture_graph(
-            architecture, batch=batch, resolution=side
-        ).with_frozen(frozen)
-    if prepared.loaded.fixed_batch:
-        return None
-    one = example[:1]  # the example has as many as a pass of the plan, which may be fewer
-    return lambda batch: capture(module, one.repeat(batch, *(1,) * (one.ndim - 1))).graph
 
 
 def _with_norms(prepared: Prepared) -> LayerGraph:

@@ -74,12 +74,16 @@ def _otherwise(part: str, value: int | str) -> str:
         "means_interval": "with class means of each iteration",
         "copies": "with one copy of each image",
         "cache_in": "with nothing kept",
+        "micro_batch": "with one image at a time",
+        "recompute": "with nothing computed a second time",
     }
     some = {
         "image_interval": f"with 1 of {value} images in each",
         "means_interval": f"with class means of 1 in {value}",
         "copies": f"with {value} copies of each image",
         "cache_in": f"with values kept in {value}",
+        "micro_batch": f"with {value} images at a time",
+        "recompute": f"with a forward pass in {value} segments",
     }
     return (every if value in (1, "nothing") else some)[part]
 

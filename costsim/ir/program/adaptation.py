@@ -284,7 +284,7 @@ class _Compiler:
 
     def _step_after(self) -> TrainingStep:
         """The step, of which what is computed a second time lies behind the cut."""
-        left = {call.name for call in self.after.calls}
+        left = {call.name for call in self.after.calls} - {self.after.input}
         return replace(
             self.step, recompute=tuple(name for name in self.step.recompute if name in left)
         )

@@ -179,7 +179,9 @@ class PhaseRecord(Record):
 class AlternativeRecord(Record):
     """What the whole would take if one part of the recipe had another value."""
 
-    part: Literal["image_interval", "means_interval", "copies", "cache_in"]
+    part: Literal[
+        "image_interval", "means_interval", "copies", "cache_in", "micro_batch", "recompute"
+    ]
     value: Count | Name
     latency_s: Range | None
     energy_j: Range | None
