@@ -1,6 +1,8 @@
 """`costsim compare`: solvers on models, devices, budgets and tasks, kept in one file."""
 
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ from costsim.cli.options import (
 from costsim.cli.progress import lines_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
-from costsim.ir.step import OPTIMIZER_STATES
+from costsim.ir.step import OPTIMIZER_STATES, TrainingStep
 from costsim.models.networks.shipped import RANDOM
 from costsim.problem.axes import SCORED_AXES
 from costsim.run.criteria import CRITERIA
@@ -220,6 +222,7 @@ def command(given: CompareOptions) -> int:
 
     kind = SolverStudies()
     cells = _study(given, kind).cells()
+    _tell_step(cells)
     store = StudyStore(store_path, kind)
     begun = time.monotonic()
     with lines_on_stderr() as say, ended_like_interrupted():
@@ -299,6 +302,21 @@ def _study(given: CompareOptions, kind: "SolverStudies") -> "Study[SolverCell]":
         settings = document.get("settings", {})
         document["settings"] = {**settings, **replaced} if isinstance(settings, dict) else replaced
     return parse_study(document, source, kind, folder=folder)
+
+
+def _tell_step(cells: "Sequence[SolverCell]") -> None:
+    """That steps are not those which `costsim plan` plans on the same device unless told."""
+    from costsim.device import load_device
+
+    plain = TrainingStep()
+    steps = {(cell.settings.optimizer, cell.settings.batch) for cell in cells}
+    boards = any(not load_device(d).is_microcontroller for d in {cell.device for cell in cells})
+    if boards and steps == {(plain.optimizer, plain.batch)}:
+        print(
+            "costsim: note: solvers are compared on a step of sgd over 1 sample; costsim plan "
+            "plans one of adam over all samples, but on microcontrollers (--optimizer, --batch)",
+            file=sys.stderr,
+        )
 
 
 def _settings(given: CompareOptions) -> dict[str, Any]:

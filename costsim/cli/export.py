@@ -14,7 +14,6 @@ from costsim.cli import completion
 from costsim.cli.command import Command
 from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
-    WITHOUT_DATA,
     data_option,
     json_option,
     momentum_option,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("c",)
 SHOTS = 2
-"""Images of each class that 8-bit scales are taken from."""
+"""Images of each class that 8-bit scales are taken from, where others than the plan's are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,10 @@ class ExportOptions:
 )
 @moved_weights_option
 @named_models_option
-@data_option(f"Images that 8-bit scales are taken from, in one folder a class. {WITHOUT_DATA}")
+@data_option(
+    "Images that 8-bit scales are taken from, in one folder a class. Without it: those of the "
+    "task that the plan was made for."
+)
 @split_option
 @click.option(
     "--learning-rate",
@@ -143,6 +145,7 @@ def command(given: ExportOptions) -> int:
                     subject.tensors,
                     lambda: _images(given, plan, subject),
                     subject.weights,
+                    f" of {'the task of the plan' if given.data is None else given.data}",
                 )
             progress("writing C", 0, 0)
             files = emit(program, arrays, options=options, quantization=scales)
@@ -184,13 +187,21 @@ def _show(sizes: "Sizes") -> None:
 
 
 def _images(given: ExportOptions, plan: "PlanFile", subject: "Subject") -> "Tensor":
-    """A few images of each class, that 8-bit scales are taken from."""
+    """What 8-bit scales are taken from: the plan's task, or a few images of each class of others.
+
+    Raises `InputError` where the plan's images are not there any more.
+    """
     import torch
 
-    from costsim.data import classes_of, digits, open_source, sample_task
+    from costsim.data import classes_of, open_source, sample_task
+    from costsim.learning.training.planned_task import draw_task
+    from costsim.learning.training.train_request import TrainRequest
     from costsim.planning import DEFAULT_WAYS
 
-    source = digits() if given.data is None else open_source(given.data, given.split)
+    if given.data is None:
+        request = TrainRequest(plan, str(given.plan), split=given.split, queries=0)
+        return torch.tensor(draw_task(request, subject).images)
+    source = open_source(given.data, given.split)
     channels, height, width = subject.input_shape
     task = sample_task(
         source,

@@ -86,7 +86,7 @@ def classes_of(source: ImageSource, shots: int) -> list[str]:
     return names
 
 
-def sample_task(
+def sample_task(  # noqa: PLR0913 - one for each part of a draw
     source: ImageSource,
     *,
     ways: int,
@@ -96,11 +96,13 @@ def sample_task(
     queries: int = 0,
     channels: int = 3,
     progress: Progress | None = None,
+    tracks: bool = False,
 ) -> Task:
     """Draw `ways` classes and `shots` images of each; only those are decoded.
 
     The draw depends on the seed and on the sorted names alone: the same on every machine and
-    for a folder and its archive, and the support images do not depend on `queries`. Classes with
+    for a folder and its archive, and the support images do not depend on `queries`. With `tracks`
+    no query is a frame of a track (`find_tracks`) that support images are of. Classes with
     fewer than `shots` images are left out of the draw, with a `Note`. Images are
     resized to `resolution` (a side, or height and width) bilinearly, aspect ratio not kept.
 
@@ -128,6 +130,7 @@ def sample_task(
             f"{source.description}: has {counted(len(names), 'class', 'classes')}{few}; "
             f"{ways} ways need as many"
         )
+    found = (find_tracks(source.classes) if tracks else None) or {}
     chosen = sorted(names[index] for index in draw_order(rng, len(names))[:ways])
     support: list[tuple[str, ...]] = []
     query: list[tuple[str, ...]] = []
@@ -139,9 +142,17 @@ def sample_task(
                 f"{counted(len(images), 'image')}; {counted(shots, 'shot')} and "
                 f"{counted(queries, 'query', 'queries')} need {shots + queries}"
             )
-        order = draw_order(rng, len(images))
-        support.append(tuple(sorted(images[index] for index in order[:shots])))
-        query.append(tuple(sorted(images[index] for index in order[shots : shots + queries])))
+        drawn = [images[index] for index in draw_order(rng, len(images))]
+        seen = {found[image] for image in drawn[:shots] if image in found}
+        others = [image for image in drawn[shots:] if found.get(image) not in seen]
+        if len(others) < queries:
+            raise InputError(
+                f"{source.description}: class {name!r} has {counted(len(others), 'image')} of "
+                f"other tracks than its {counted(shots, 'shot')}; "
+                f"{counted(queries, 'query', 'queries')} need as many"
+            )
+        support.append(tuple(sorted(drawn[:shots])))
+        query.append(tuple(sorted(others[:queries])))
 
     episode = Episode(tuple(chosen), tuple(support), tuple(query))
     return read_task(

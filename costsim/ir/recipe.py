@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, note
 from costsim.ir.step import OPTIMIZER_STATES, Optimizer, TrainingStep
 
 Loss: TypeAlias = Literal["prototype", "cross_entropy"]
@@ -151,9 +151,17 @@ class Recipe:
         return USUAL_LEARNING_RATES[self.optimizer]
 
     def step(self, samples: int) -> TrainingStep:
-        """The optimizer step that a device does on a task of so many samples."""
+        """The optimizer step that a device does on a task of so many samples.
+
+        A micro-batch that does not divide its images is none: a `Note` says so.
+        """
         batch = self.batch or self.images_a_step(samples)
         micro = self.micro_batch if batch % self.micro_batch == 0 else 1
+        if micro != self.micro_batch:
+            note(
+                f"a micro-batch of {self.micro_batch} does not divide the {batch} images of a "
+                "step: they are taken one at a time"
+            )
         return TrainingStep(
             batch=batch,
             micro_batch=None if micro == batch else micro,

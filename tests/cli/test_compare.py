@@ -248,6 +248,7 @@ def test_a_finished_study_is_shown_without_computing(finished, tiny, tmp_path, c
     assert main([*arguments, "--report", str(page), "--csv", str(table)]) == 0
     shown = capsys.readouterr()
     assert "0 of 32 cells computed" in shown.err
+    assert "costsim plan plans one of adam over all samples" in shown.err
     assert "greedy loses" in shown.out
     text = page.read_text()
     assert text.count("<svg") == text.count("</svg>") > 0

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from safetensors.torch import save_file
 from targeting import fork_jobs
 from training import MODEL, write_network
 
+from costsim.base.errors import InputError
 from costsim.cli import main
+from costsim.data import find_tracks, open_images, sample_task
 from costsim.device import DeviceSpec, load_device
 from costsim.learning.training import read_patch
 from costsim.models.loading import load_model
@@ -65,6 +68,44 @@ def copy_plan(folder: Path) -> None:
 
 
 # The task.
+
+
+def test_scales_of_8_bits_are_those_of_the_plans_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_network(tmp_path)
+    write_tracks(tmp_path / "signs")
+    given = ["--device", "stm32f746", "--model", MODEL, "--loss", "cross_entropy"]
+    task = ["--data", "signs", "--ways", "3", "--shots", "2"]
+    assert main(["plan", *given, *task, "--out", "plan.json"]) == 0
+    capsys.readouterr()
+    assert main(["export", "plan.json", "--out", "own"]) == 0
+    assert "taken from 6 images of the task of the plan" in capsys.readouterr().err
+    write_tracks(tmp_path / "others", seed=1)
+    assert main(["export", "plan.json", "--out", "given", "--data", "others"]) == 0
+    assert "taken from 6 images of others" in capsys.readouterr().err
+    shutil.rmtree("signs")
+    write_tracks(tmp_path / "signs", seed=1)
+    assert main(["export", "plan.json", "--out", "none"]) == 2
+    assert "was made for" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_nothing_is_tested_on_frames_of_what_was_learnt_from(tmp_path):
+    """Of a plan whose task was drawn without images to test on, too."""
+    write_tracks(tmp_path / "signs")
+    source = open_images(tmp_path / "signs")
+    tracks = find_tracks(source.classes)
+    for seed in range(5):
+        drawn: dict[str, Any] = {"ways": 3, "shots": 3, "seed": seed, "resolution": 8}
+        plain = sample_task(source, **drawn)
+        task = sample_task(source, **drawn, queries=4, tracks=True)
+        assert task.digest == plain.digest
+        learnt = {tracks[path] for path in task.paths}
+        assert not learnt & {tracks[path] for path in task.query_paths}
+        assert task.queries_by_class == (4, 4, 4)
+    with pytest.raises(InputError, match=r"of other tracks than its 3 shots; 12 queries need"):
+        sample_task(source, **drawn, queries=12, tracks=True)
 
 
 def test_train_draws_what_adapt_did_and_makes_the_same_patch(adapted, tmp_path, monkeypatch):
@@ -282,7 +323,13 @@ def test_the_device_is_the_plans_where_its_file_is_gone(own_device, monkeypatch,
     assert main(["measure", "plan.json", "--steps", "1", "--out", out]) == 0
     assert "not at hand" not in capsys.readouterr().err
     assert "memory" in json.loads(Path(out).read_text())["unlike"]["local"]
-    assert main(["validate", "plan.json", "--steps", "1"]) == 0
+    found = str(tmp_path / "found.json")
+    assert main(["validate", "plan.json", "--steps", "2", "--measurement", found]) == 0
+    capsys.readouterr()
+    assert main(["calibrate", "--drift", found, "--plan", "plan.json", "--json"]) == 0
+    (step,) = json.loads(capsys.readouterr().out)["steps"]
+    board = read_plan(Path("plan.json")).predicted.latency_s
+    assert step["predicted_s"]["value"] == pytest.approx(board.step)
     assert main(["export", "plan.json", "--out", str(tmp_path / "firmware")]) == 0
     assert "no shipped device" not in capsys.readouterr().err
     assert main(["show", "plan.json", "--report", str(tmp_path / "page.html")]) == 0

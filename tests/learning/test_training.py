@@ -491,7 +491,7 @@ def test_what_is_not_asked_is_the_plans(plan):
 
 def test_images_that_changed_since_the_plan_are_refused(plan):
     changed = replace(plan, task=plan.task.model_copy(update={"images_sha256": "0" * 64}))
-    with pytest.raises(InputError, match=r"plan\.json: was made for .* say which to train with"):
+    with pytest.raises(InputError, match=r"plan\.json: was made for .* say which to take"):
         prepare(TrainRequest(changed, "plan.json", queries=2))
     given = TrainRequest(changed, "plan.json", queries=2, seed=1)  # asked for: another task
     assert prepare(given).task.seed == 1

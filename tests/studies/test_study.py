@@ -206,6 +206,10 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         ({"settings": {"iterations": "many"}}, r"settings\.iterations: is 'many'; a whole number"),
         ({"settings": {"iterations": 0}}, "settings: iterations is 0"),
         ({"settings": {"seed": 3}}, "settings: seed: unknown key"),
+        (
+            {"settings": {"micro-batch": 2}},
+            r"settings\.micro-batch: is 2; a step is over 3 images, and a number that divides",
+        ),
         ({"color": 1}, "color: unknown key; allowed are models"),
         (
             {"methods": ["None", "TinyTrain (static)"]},

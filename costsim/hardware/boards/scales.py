@@ -17,12 +17,14 @@ def find_scales(
     tensors: "Mapping[str, Tensor]",
     images: "Callable[[], Tensor]",
     weights: Path | None = None,
+    told_of: str = "",
 ) -> tuple[Quantization, str]:
     """Scales for every value and weight of `graph`, and a sentence on where they are from.
 
     Where `weights` is a published int8 network, they are that file's. Else they are taken from
-    what `tensors` do on `images()` `[N, C, H, W]`, N at least one. Raises `UnsupportedOperator` for
-    an operator without 8-bit kernels, and `InputError` naming `weights`.
+    what `tensors` do on `images()` `[N, C, H, W]`, N at least one; `told_of` says of what they are.
+    Raises `UnsupportedOperator` for an operator without 8-bit kernels, and `InputError` naming
+    `weights`.
     """
     if weights not in (None, RANDOM):
         published = published_quantization(graph, weights)
@@ -35,5 +37,5 @@ def find_scales(
     ranges = value_ranges(graph, tensors, found)
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
     count = len(found)
-    told = f"scales of 8 bits are taken from {count} image{'' if count == 1 else 's'}"
+    told = f"scales of 8 bits are taken from {count} image{'' if count == 1 else 's'}{told_of}"
     return quantize_ranges(graph, arrays, ranges), told

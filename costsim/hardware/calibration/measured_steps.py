@@ -71,9 +71,10 @@ def measured_steps(
 ) -> list[MeasuredStep]:
     """Every timed run in `paths`, in order of time.
 
-    Predicted anew for `device`; without one the prediction that was made then stands. What
-    `costsim validate` wrote holds no plan: it must be among `plans`. Raises `InputError` for a
-    file without timed steps, or without a prediction where none can be made.
+    Predicted anew for `device`; without one the prediction that was made then stands, and where
+    there is none it is made for the device that the plan holds. What `costsim validate` wrote holds
+    no plan: it must be among `plans`. Raises `InputError` for a file without timed steps, or
+    without a prediction where none can be made.
     """
     found: list[MeasuredStep] = []
     programs = _Programs()
@@ -101,6 +102,7 @@ def _runs(
     programs: "_Programs",
 ) -> list[MeasuredStep]:
     found = []
+    own = file.plan_file(str(path)).device_spec
     for run in file.runs:
         measurement = run.outcome.measurement
         # On one thread, what the processor took: a calibration is of that too.
@@ -108,13 +110,15 @@ def _runs(
         if measurement is None or not timed:
             continue
         work: tuple[Work, ...] = ()
-        if device is not None:
+        latency = file.predicted_for(run.outcome).latency_s
+        asked = own if device is None and latency is None else device
+        if asked is not None:
             narrow = measurement.dtype != "float32"
             program = programs.of(path, file.plan_file(str(path)), own_bits=narrow)
-            predicted = step_seconds(program, device.target(target))
+            predicted = step_seconds(program, asked.target(target))
             if not narrow:  # 8-bit kernels have rates of their own, of which parts know nothing
                 work = _work(program)
-        elif (latency := file.predicted_for(run.outcome).latency_s) is not None:
+        elif latency is not None:
             predicted = Interval(latency.value, latency.low, latency.high)
         else:
             raise InputError(f"{path}: predicted: no latency_s; give --device to predict it now")
@@ -129,7 +133,7 @@ def _runs(
                 work,
                 measurement.machine,
                 draw_of(run.outcome),
-                unlike_prediction(file.plan_file(str(path)), device, target, measurement.machine),
+                unlike_prediction(file.plan_file(str(path)), asked, target, measurement.machine),
             )
         )
     if not found:
@@ -147,12 +151,11 @@ def _validated(
 ) -> MeasuredStep:
     """What `costsim validate` measured here; it is of the plan that has the same operations."""
     measurement = Measurement.from_json(document, str(path))
-    if device is None:
-        raise InputError(f"{path}: holds no prediction; give --device to predict it now")
     names = [operation.name for operation in measurement.operations]
     for plan_path in plans:
         own_bits = measurement.dtype != "float32"
-        program = programs.of(plan_path, read_plan(plan_path), own_bits=own_bits)
+        plan = read_plan(plan_path)
+        program = programs.of(plan_path, plan, own_bits=own_bits)
         if [operation.name for operation in program.operations] == names:
             break
     else:
@@ -161,6 +164,9 @@ def _validated(
             f"{path}: written by costsim validate, without its plan: give that with --plan "
             f"({given})"
         )
+    asked = plan.device_spec if device is None else device
+    if asked is None:
+        raise InputError(f"{path}: holds no prediction; give --device to predict it now")
     if not measurement.step_s:
         raise InputError(f"{path}: step_s: no step was timed")
     when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -170,10 +176,10 @@ def _validated(
         "local",
         when,
         _median(path, measurement.step_s),
-        step_seconds(program, device.target(target)),
+        step_seconds(program, asked.target(target)),
         _work(program),
         measurement.machine,
-        unlike=device.unlike(measurement.machine, target),
+        unlike=asked.unlike(measurement.machine, target),
     )
 
 

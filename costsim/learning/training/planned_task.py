@@ -57,6 +57,7 @@ def draw_task(request: TrainRequest, subject: Subject, progress: Progress | None
             seed=seed,
             resolution=(height, width),
             channels=channels,
+            tracks=True,
             progress=progress,
         )
     if request.is_the_plans and task.digest != planned.images_sha256:
@@ -124,4 +125,4 @@ def _changed(planned: TaskRecord, task: Task, queries: int) -> str:
     )
     if _is_episode(planned) and queries > planned.queries:
         told += f" with {queries} queries of each class, not {planned.queries}, set aside"
-    return f"{told}: say which to train with (--data, and --seed if need be)"
+    return f"{told}: say which to take (--data, and --seed if need be)"

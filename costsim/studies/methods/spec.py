@@ -64,6 +64,9 @@ class MethodStudyReader(FileReader):
                     f"{self.where(f'methods[{index}]')}: {choices.at_rates[0].method} chooses by "
                     "tasks of other images; give them as source: {data: PATH}"
                 )
+        episode = self.episode(entry.get("episode", "meta-dataset"))
+        recipe = self.recipe(entry.get("settings", {}))
+        self.check_micro_batch(recipe, episode)
         return MethodStudy(
             models=self.named(entry["models"], "models", self.model_choice),
             methods=tuple(choice for choices in methods for choice in choices.at_rates),
@@ -71,9 +74,9 @@ class MethodStudyReader(FileReader):
             domains=self.named(entry["domains"], "domains", self.domain),
             seeds=self.seeds(entry.get("seeds", 1)),
             devices=self.named(entry.get("devices", ["jetson-nano"]), "devices", self.device),
-            episode=self.episode(entry.get("episode", "meta-dataset")),
+            episode=episode,
             budget=self.budget(entry.get("budget", "recommended")),
-            recipe=self.recipe(entry.get("settings", {})),
+            recipe=recipe,
         )
 
     def named(self, given: object, key: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
@@ -179,6 +182,17 @@ class MethodStudyReader(FileReader):
             return BudgetRequest()
         texts = self.limits(given, "budget")
         return BudgetRequest(**dict(self.limit(n, text, "budget") for n, text in texts.items()))
+
+    def check_micro_batch(self, recipe: Recipe, episode: EpisodeRule) -> None:
+        """Refuse a micro-batch that no step of any task has, where that is known beforehand."""
+        batch = recipe.batch
+        if batch is None and isinstance(episode, FixedEpisode):
+            batch = recipe.images_a_step(episode.ways * episode.shots)
+        if batch is not None and batch % recipe.micro_batch:
+            raise InputError(
+                f"{self.where('settings.micro-batch')}: is {recipe.micro_batch}; a step is over "
+                f"{batch} images, and a number that divides them is needed"
+            )
 
     def recipe(self, given: object) -> Recipe:
         """What all cells have in common."""
