@@ -2,11 +2,13 @@
 
 CostsimError                    exit status 2, one line
 ├── InputError                  a file, key, value or option that cannot be used
+│   ├── Mistakes                several keys of one file: a line each
 │   └── UnsupportedOperator     a model with an operator nobody described
 └── InvalidSolution             a solver returned a plan that its own problem forbids
 """
 
 import warnings
+from collections.abc import Sequence
 
 
 class CostsimError(Exception):
@@ -15,6 +17,15 @@ class CostsimError(Exception):
 
 class InputError(CostsimError):
     """Something a person gave is unusable: says what it was, where, and what is allowed."""
+
+
+class Mistakes(InputError):
+    """All that is wrong with one file, a line each: `lines`; as text, the first and how many."""
+
+    def __init__(self, source: str, found: Sequence[str]) -> None:
+        self.lines = tuple(f"{source}: {one}" for one in found)
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        super().__init__(f"{self.lines[0]}{more}")
 
 
 class UnsupportedOperator(InputError):

@@ -86,6 +86,11 @@ def parse_seconds(text: str, what: str = "time") -> float:
     return _parse(text, TIME_UNITS, what)
 
 
+def parse_hertz(text: str, what: str = "clock") -> float:
+    """Hertz in `160MHz`."""
+    return parse_quantity(text, FREQUENCY_UNITS, what)
+
+
 def parse_joules(text: str, what: str = "energy") -> float:
     """`5J`, `200mJ`, `1.2kJ` as joules."""
     return _parse(text, ENERGY_UNITS, what)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from costsim import __version__
-from costsim.base.errors import CostsimError, Note, one_line, shortened
+from costsim.base.errors import CostsimError, Mistakes, Note, one_line, shortened
 from costsim.base.nearness import hint
 from costsim.base.units import parse_count
 from costsim.cli.command import write_sections
@@ -132,6 +132,10 @@ def _run(argv: Sequence[str] | None) -> int:
         result = cli.main(args=argv, prog_name="costsim", standalone_mode=False)
         if sys.stdout is not None:  # closed by whoever started this
             sys.stdout.flush()
+    except Mistakes as error:
+        for line in error.lines:
+            _tell(line)
+        return 2
     except CostsimError as error:
         _tell(str(error))
         return 2

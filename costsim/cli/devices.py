@@ -1,33 +1,214 @@
-"""`costsim devices`: the shipped devices, or one with the source of every number."""
+"""`costsim devices`: the shipped devices, one in full, a new file for one, all for one model."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from costsim.base.units import format_bytes
+from costsim.base.errors import InputError
+from costsim.base.files import write_atomically
+from costsim.base.units import format_bytes, parse_bytes, parse_hertz
 from costsim.cli import completion
 from costsim.cli.command import Command
-from costsim.cli.options import json_option
+from costsim.cli.options import (
+    MODELS,
+    check_split,
+    check_writable,
+    data_option,
+    json_option,
+    naming,
+    path_option,
+    resolution_option,
+    split_option,
+    weights_option,
+)
+from costsim.cli.signature import taking
+from costsim.cli.values import Quantity as Typed
 from costsim.device import DeviceSpec, Quantity, load_device, shipped_devices
 
+if TYPE_CHECKING:
+    from costsim.planning.boards import BoardRow
+
 LIST_SCHEMA = "costsim.devices/1"
+COMPARISON_SCHEMA = "costsim.boards/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicesOptions:
+    """What was typed of `costsim devices`."""
+
+    device: tuple[str, ...]
+    new: str | None
+    like: str | None
+    core: str | None
+    clock: float | None
+    ram: int | None
+    flash: int | None
+    out: Path | None
+    compare: str | None
+    weights: Path | None
+    resolution: int | None
+    data: Path | None
+    split: str | None
+    schema: bool
+    as_json: bool
 
 
 @click.command("devices", cls=Command)
-@click.argument("device", required=False, metavar="[NAME|FILE]", shell_complete=completion.devices)
+@click.argument("device", nargs=-1, metavar="[NAME|FILE]...", shell_complete=completion.devices)
+@click.option(
+    "--new", metavar="NAME", help="Write a device file for a board of yours, scaled from --like."
+)
+@click.option(
+    "--like",
+    metavar="NAME|FILE",
+    shell_complete=completion.devices,
+    help="The device most like it, with --new.  [default: stm32f746]",
+)
+@click.option("--core", metavar="CORE", help="Its core: cortex-m33.  [default: that of --like]")
+@click.option(
+    "--clock",
+    type=Typed("clock", parse_hertz),
+    metavar="FREQUENCY",
+    help="Its clock: 160MHz.  [default: that of --like]",
+)
+@click.option(
+    "--ram",
+    type=Typed("size", parse_bytes),
+    metavar="SIZE",
+    help="Its RAM: 768KiB.  [default: that of --like]",
+)
+@click.option(
+    "--flash",
+    type=Typed("size", parse_bytes),
+    metavar="SIZE",
+    help="Its flash: 2MiB.  [default: that of --like]",
+)
+@path_option("--out", help="Where --new writes.  [default: NAME.yaml]")
+@click.option(
+    "--compare",
+    metavar="MODEL",
+    callback=naming,
+    shell_complete=completion.models,
+    help=f"One plan for each device, in one table. {MODELS}.",
+)
+@weights_option()
+@resolution_option
+@data_option()
+@split_option
+@click.option(
+    "--schema", is_flag=True, help="Print what stands in a device file, as a page in Markdown."
+)
 @json_option()
-def command(device: str | None, as_json: bool) -> None:
+@taking(DevicesOptions)
+def command(given: DevicesOptions) -> int:
     """List the shipped devices, or show NAME with the source of every number.
+
+    With --compare: whether MODEL can be adapted on each of them, or on those that are named, what
+    a step and an adaptation take there, and how much of all gain each has room for. The exit
+    status is 1 if it fits none.
 
     \b
     Examples
       costsim devices
       costsim devices jetson-nano
       costsim devices my-board.yaml --json
+      costsim devices --new my-u5 --like stm32f746 --core cortex-m33 --clock 160MHz \\
+                      --ram 768KiB --flash 2MiB
+      costsim devices --compare mcunet-5fps
+      costsim devices stm32h743 my-u5.yaml --compare net.py:make
     """
+    scaled = (given.like, given.core, given.clock, given.ram, given.flash, given.out)
+    if given.new is None and any(one is not None for one in scaled):
+        raise InputError("--like, --core, --clock, --ram, --flash and --out are for --new NAME")
+    asked = (given.weights, given.resolution, given.data, given.split)
+    if given.compare is None and any(one is not None for one in asked):
+        raise InputError("--weights, --resolution, --data and --split are for --compare MODEL")
+    if given.schema:
+        from costsim.device.reference import schema_page
+
+        click.echo(schema_page(), nl=False)
+        return 0
+    if given.new is not None:
+        return _write_new(given, given.new)
+    if given.compare is not None:
+        return _compare(given, given.compare)
+    if len(given.device) > 1:
+        raise InputError("several devices are for --compare MODEL; give one")
+    _show(given.device[0] if given.device else None, as_json=given.as_json)
+    return 0
+
+
+def _write_new(given: DevicesOptions, name: str) -> int:
+    from costsim.device.scaled import NewBoard, device_like
+
+    out = Path(f"{name}.yaml") if given.out is None else given.out
+    check_writable(out, "--out")
+    if out.exists():
+        raise InputError(f"{out} is there already; give --out another file")
+    template = load_device(given.like or "stm32f746")
+    board = NewBoard(name, given.core, given.clock, given.ram, given.flash)
+    write_atomically(out, device_like(template, board))
+    click.echo(f"{out}: an estimate scaled from {template.name}; costsim devices {out} shows it")
+    return 0
+
+
+def _compare(given: DevicesOptions, model: str) -> int:
+    check_split(given.split, given.data)
+    specs = [load_device(name) for name in given.device or shipped_devices()]
+
+    from costsim.cli.progress import progress_on_stderr
+    from costsim.planning import PlanRequest
+    from costsim.planning.boards import compare_boards
+
+    requests = [
+        PlanRequest(
+            device=spec,
+            model=model,
+            weights=given.weights,
+            resolution=given.resolution,
+            data=given.data,
+            split=given.split,
+        )
+        for spec in specs
+    ]
+    with progress_on_stderr() as progress:
+        rows = compare_boards(requests, progress)
+    if given.as_json:
+        document = {
+            "schema": COMPARISON_SCHEMA,
+            "model": model,
+            "boards": [row.to_json() for row in rows],
+        }
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        console = Console(markup=False, emoji=False, highlight=False)
+        for part in _boards(rows):
+            console.print(part)
+    return 0 if any(row.fits for row in rows) else 1
+
+
+def _boards(rows: "list[BoardRow]") -> list[Table | str]:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("board", "fits", "peak", "flash", "a step", "the adaptation", "energy", "gain"):
+        table.add_column(column, overflow="fold", no_wrap=column == "board")
+    for row in rows:
+        table.add_row(*row.cells())
+    notes = [f"{row.device}: {row.reason}" for row in rows if row.reason]
+    notes.append(
+        "Each by its own recommended budget and usual recipe. Peak: RAM of a step; flash: weights "
+        "that stay.\nGain: share of that of updating everything that was inspected. Seconds and "
+        "joules are estimates; costsim plan has their ranges."
+    )
+    return [table, *notes]
+
+
+def _show(device: str | None, *, as_json: bool) -> None:
     if device is None:
         specs = [load_device(name) for name in shipped_devices()]
         document = {"schema": LIST_SCHEMA, "devices": [spec.to_json() for spec in specs]}

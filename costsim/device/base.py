@@ -1,18 +1,19 @@
 """What all parts of a device file share: strict, frozen, and errors that say what is allowed."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     WrapSerializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from costsim.base.nearness import hint
 
@@ -35,20 +36,41 @@ def first_mistake(
 
     `whole` is what a mistake without a key is in; `needed` says what belongs at a missing key.
     """
+    first, *others = mistakes(error, whole, needed)
+    return f"{first} (and {len(others)} more)" if others else first
+
+
+def mistakes(
+    error: ValidationError,
+    whole: str,
+    needed: Callable[[tuple[int | str, ...]], str] | None = None,
+) -> tuple[str, ...]:
+    """All of them, each as `dotted.key: what is wrong`; see `first_mistake`."""
     errors = error.errors(include_url=False)
     # An unknown key is usually the misspelt cause of a missing one.
-    first = min(errors, key=lambda item: item["type"] != "device")
-    parts = [str(part) for part in first["loc"] if part != "[key]"]
-    if key := first.get("ctx", {}).get("key"):
+    ordered = sorted(errors, key=lambda item: item["type"] != "device")
+    return tuple(dict.fromkeys(_told(item, whole, needed) for item in ordered))
+
+
+def _told(
+    item: ErrorDetails, whole: str, needed: Callable[[tuple[int | str, ...]], str] | None
+) -> str:
+    parts = [str(part) for part in item["loc"] if part != "[key]"]
+    if key := item.get("ctx", {}).get("key"):
         parts.append(key)
-    given, message = first["input"], first["msg"]
-    if first["type"] == "missing":
-        message = "missing" if needed is None else f"missing; {needed(first['loc'])} is needed"
-    elif first["type"] != "device":
-        told = repr(given) if isinstance(given, str | bool | int | float) else type(given).__name__
-        message = f"{told}: {message[0].lower()}{message[1:]}"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{'.'.join(parts) or whole}: {message}{more}"
+    message = item["msg"]
+    if item["type"] == "missing":
+        message = "missing" if needed is None else f"missing; {needed(item['loc'])} is needed"
+    elif item["type"] != "device":
+        message = _sentence(item)
+    return f"{'.'.join(parts) or whole}: {message}"
+
+
+def _sentence(item: ErrorDetails) -> str:
+    """What pydantic itself says is wrong, and with what."""
+    given, message = item["input"], item["msg"]
+    told = repr(given) if isinstance(given, str | bool | int | float) else type(given).__name__
+    return f"{told}: {message[0].lower()}{message[1:]}"
 
 
 class Part(BaseModel):
@@ -56,19 +78,47 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known_keys(cls, data: Any) -> Any:
+    def _known_keys(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Unknown keys are told beside all other mistakes, not instead of them."""
         if isinstance(data, cls):
             return data
-        allowed = list(cls.model_fields)
+        data, allowed = cls._written_out(data), list(cls.model_fields)
         if not isinstance(data, Mapping):
             raise refuse(f"{data!r} is not a mapping; one with {', '.join(allowed)} is needed")
-        for key in data:
-            if key not in allowed:
-                near = hint(key, allowed)
-                raise refuse(f"unknown key; {near}allowed are {', '.join(allowed)}", str(key))
+        unknown = [_unknown(key, data, allowed) for key in data if key not in allowed]
+        if not unknown:
+            return read(data)
+        found: list[InitErrorDetails] = []
+        try:
+            read({key: value for key, value in data.items() if key in allowed})
+        except ValidationError as error:
+            found = [_again(item) for item in error.errors(include_url=False)]
+        raise ValidationError.from_exception_data(cls.__name__, [*unknown, *found])
+
+    @classmethod
+    def _written_out(cls, data: Any) -> Any:
+        """What was given as the mapping that it is short for; most parts have no short form."""
         return data
+
+
+def _unknown(key: object, data: object, allowed: list[str]) -> InitErrorDetails:
+    near = hint(str(key), allowed)
+    told = refuse(f"unknown key; {near}allowed are {', '.join(allowed)}", str(key))
+    return InitErrorDetails(type=told, loc=(), input=data)
+
+
+def _again(item: ErrorDetails) -> InitErrorDetails:
+    """One mistake that pydantic told, to be told by it again."""
+    if item["type"] == "missing":
+        return InitErrorDetails(type="missing", loc=item["loc"], input=item["input"])
+    told = item["msg"]
+    if item["type"] != "device":
+        told = _sentence(item)
+    return InitErrorDetails(
+        type=refuse(told, item.get("ctx", {}).get("key")), loc=item["loc"], input=item["input"]
+    )
 
 
 class Table(Mapping[str, V], Generic[V]):

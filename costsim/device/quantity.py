@@ -27,12 +27,19 @@ Provenance: TypeAlias = Literal["datasheet", "published", "calibrated", "estimat
 INTERVAL_FACTORS: Mapping[str, float] = {"datasheet": 3.0, "estimate": 3.0, "published": 1.5}
 
 
+BARE = "a bare value; nobody said where it comes from"
+"""The source of a number that stands without one."""
+
+
 class Quantity(Part):
     """One number: `value` in the base unit of its class, its `source` and `provenance`.
 
-    In a file `value`, `low` and `high` are text with a unit or plain numbers in the base unit.
+    In a file `value`, `low` and `high` are text with a unit or plain numbers in the base unit. A
+    bare value in place of the mapping is an estimate whose source nobody gave.
     """
 
+    example: ClassVar[str]
+    """As a file might say it."""
     scales: ClassVar[dict[str, float]]
     unit: ClassVar[str]
     minimum: ClassVar[float | None] = None
@@ -44,6 +51,13 @@ class Quantity(Part):
     high: float | None = None
     provenance: Provenance
     source: str = Field(min_length=1)
+
+    @classmethod
+    def _written_out(cls, data: Any) -> Any:
+        """A bare value is an estimate of nobody's: it gets the range that one deserves."""
+        if isinstance(data, str | int | float) and not isinstance(data, bool):
+            return {"value": data, "provenance": "estimate", "source": BARE}
+        return data
 
     @field_validator("value", "low", "high", mode="before")
     @classmethod
@@ -117,6 +131,7 @@ class Quantity(Part):
 class Bytes(Quantity):
     """A size; whole bytes are read from `value` with `int`."""
 
+    example = "192KiB"
     scales = units.SIZE_UNITS
     unit = "B"
     format = staticmethod(units.format_bytes)
@@ -125,6 +140,7 @@ class Bytes(Quantity):
 class Address(Quantity):
     """Where a memory begins: a multiple of 8 below 4 GiB, as a plain (hexadecimal) number."""
 
+    example = "0x20000000"
     scales = units.COUNT_UNITS
     unit = ""
     minimum = 0.0
@@ -147,6 +163,7 @@ class Address(Quantity):
 class Hertz(Quantity):
     """A clock frequency."""
 
+    example = "160MHz"
     scales = units.FREQUENCY_UNITS
     unit = "Hz"
     format = staticmethod(units.format_hertz)
@@ -155,6 +172,7 @@ class Hertz(Quantity):
 class BytesPerSecond(Quantity):
     """A bandwidth."""
 
+    example = "600MB/s"
     scales = units.BANDWIDTH_UNITS
     unit = "B/s"
     format = staticmethod(units.format_bandwidth)
@@ -163,6 +181,7 @@ class BytesPerSecond(Quantity):
 class MacsPerSecond(Quantity):
     """A rate of multiply-accumulates."""
 
+    example = "50MMAC/s"
     scales = units.MAC_RATE_UNITS
     unit = "MAC/s"
     format = staticmethod(units.format_mac_rate)
@@ -171,6 +190,7 @@ class MacsPerSecond(Quantity):
 class Seconds(Quantity):
     """A duration."""
 
+    example = "2us"
     scales = units.TIME_UNITS
     unit = "s"
     format = staticmethod(units.format_seconds)
@@ -179,6 +199,7 @@ class Seconds(Quantity):
 class Watts(Quantity):
     """A power."""
 
+    example = "400mW"
     scales = units.POWER_UNITS
     unit = "W"
     format = staticmethod(units.format_watts)
@@ -187,6 +208,7 @@ class Watts(Quantity):
 class Joules(Quantity):
     """An energy."""
 
+    example = "5J"
     scales = units.ENERGY_UNITS
     unit = "J"
     format = staticmethod(units.format_joules)
@@ -195,6 +217,7 @@ class Joules(Quantity):
 class Share(Quantity):
     """A part of a whole, 0 to 1."""
 
+    example = "90%"
     scales = units.SHARE_UNITS
     unit = ""
     minimum = 0.0
@@ -205,6 +228,7 @@ class Share(Quantity):
 class Count(Quantity):
     """How many of something."""
 
+    example = "1"
     scales = units.COUNT_UNITS
     unit = ""
     minimum = 1.0

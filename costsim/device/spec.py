@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from costsim.base.errors import InputError, shown
+from costsim.base.errors import InputError, Mistakes, shown
 from costsim.base.nearness import hint
 from costsim.base.units import format_bytes
-from costsim.device.base import Named, Part, first_mistake, refuse
+from costsim.device.base import Named, Part, mistakes, refuse
 from costsim.device.interval import Interval
 from costsim.device.quantity import (
     Address,
@@ -188,7 +188,27 @@ class DeviceSpec(Part):
     @property
     def largest_block_bytes(self) -> int:
         """The largest contiguous RAM that training may have: what one arena must fit in."""
-        return max(r.largest_block_bytes for r in self.memory.values() if r.kind == "ram")
+        return max(
+            run[0].largest_block_bytes
+            if len(run) == 1
+            else sum(region.available_bytes for region in run)
+            for run in self.ram_runs
+        )
+
+    @property
+    def ram_runs(self) -> tuple[tuple[Region, ...], ...]:
+        """RAM by what is contiguous: banks whose addresses touch are one, if training may have
+        some of each and no file says that one of them is in pieces itself."""
+        ram = [region for region in self.memory.values() if region.kind == "ram"]
+        runs = [[region] for region in ram]
+        runs.sort(key=lambda run: -1.0 if run[0].address is None else run[0].address.value)
+        joined = runs[:1]
+        for run in runs[1:]:
+            if _touch(joined[-1][-1], run[0]):
+                joined[-1] += run
+            else:
+                joined.append(run)
+        return tuple(tuple(run) for run in joined)
 
     @property
     def flash_bytes(self) -> int:
@@ -283,7 +303,15 @@ class DeviceSpec(Part):
         try:
             return cls.model_validate({k: v for k, v in document.items() if k != "schema"})
         except ValidationError as error:
-            raise InputError(f"{source}: {first_mistake(error, 'device', _needed)}") from error
+            raise Mistakes(source, mistakes(error, "device", _needed)) from error
+
+
+def _touch(low: Region, high: Region) -> bool:
+    """Whether `high` begins where `low` ends, and both are of use in one piece."""
+    if low.address is None or high.address is None or low.largest_block or high.largest_block:
+        return False
+    usable = low.available_bytes and high.available_bytes
+    return bool(usable) and low.address.value + low.size.value == high.address.value
 
 
 def _quantities(key: str, node: object) -> Iterator[tuple[str, Quantity]]:
@@ -307,7 +335,10 @@ def _needed(loc: tuple[int | str, ...]) -> str:
     if part_type is None:
         return "text" if str in found else "a value"
     if issubclass(part_type, Quantity):
-        return "a mapping with value, provenance and source"
+        return (
+            f"such as {part_type.example}, or better {{value: {part_type.example}, provenance: "
+            "datasheet, source: 'where it says so'}"
+        )
     return f"a mapping with {', '.join(part_type.model_fields)}"
 
 

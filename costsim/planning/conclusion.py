@@ -40,7 +40,8 @@ from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 class Planned:
     """A plan and what it was made from. `warnings` are sentences for a person.
 
-    `too_large` says that the device has no room for the network itself; empty where it has.
+    `too_large` says that the device has no room for the network itself, `no_room` that it has none
+    for the whole adaptation; empty where it has.
     """
 
     file: PlanFile
@@ -49,6 +50,7 @@ class Planned:
     solution: Solution
     warnings: tuple[str, ...]
     too_large: str = ""
+    no_room: str = ""
 
 
 def conclude(
@@ -119,8 +121,18 @@ def conclude(
         *_filled(file.recipe, problem.step, prepared.scored.task.samples),
         *_warnings(request, loaded, solution, problem, priced),
     )
-    too_large = _too_large(request, solution)
-    return Planned(file, problem.graph, problem.importance, solution, warnings, too_large)
+    no_room = ""
+    if solution.cost is not None and priced is not None and priced.cost.latency_s is None:
+        no_room = _no_room(request.device, priced.cost, solution.cost.memory)
+    return Planned(
+        file,
+        problem.graph,
+        problem.importance,
+        solution,
+        (*warnings, no_room) if no_room else warnings,
+        _too_large(request, solution),
+        no_room,
+    )
 
 
 def chosen_by_loss(solver: str, samples: int) -> bool:
@@ -230,8 +242,6 @@ def _warnings(
                 f"{format_bytes(room)} that the device has in one piece, though never that many "
                 "are live"
             )
-        if priced is not None and priced.cost.latency_s is None:
-            found.append(_no_room(request.device, priced.cost, memory))
         scoring = None if priced is None else priced.cost.of(Phase.SCORING)
         if scoring is not None:
             weights = memory.frozen_weight_bytes + memory.updated_weight_bytes

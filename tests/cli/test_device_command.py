@@ -65,7 +65,7 @@ def test_a_file_is_shown_as_written(
         ("memory: {ram: {size: {value: 12 parsecs}}}", "memory.ram.size.value"),
     ],
 )
-def test_a_bad_file_is_exit_status_2_and_one_line(
+def test_a_bad_file_is_exit_status_2_and_a_line_for_each_mistake(
     content: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "board.yaml"
@@ -74,6 +74,6 @@ def test_a_bad_file_is_exit_status_2_and_one_line(
     assert main(["devices", str(path), "--json"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.count("\n") == 1
+    assert all(line.startswith("costsim: ") for line in err.splitlines())
     assert "board.yaml" in err
     assert words in err

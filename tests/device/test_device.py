@@ -220,7 +220,6 @@ MISTAKES: Mapping[str, tuple[str, Any, tuple[str, ...]]] = {
     "a bare no": ("targets.cpu.power.idle.value", False, ("False", "mW")),
     "a list": ("targets.cpu.power.idle.value", [1], ("[1]", "mW")),
     "null": ("targets.cpu.power.idle.value", None, ("number",)),
-    "number without source": ("memory.ram.size", "512MiB", ("512MiB", "mapping", "source")),
     "empty source": ("memory.ram.size.source", " ", ("empty",)),
     "unknown provenance": ("memory.ram.size.provenance", "rumour", ("rumour", "datasheet")),
     "calibrated without residuals": (

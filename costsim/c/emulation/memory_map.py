@@ -81,17 +81,30 @@ def memory_map(device: DeviceSpec) -> MemoryMap:
             "address are needed to emulate it, as in devices/stm32f746.yaml"
         )
     usable = {name: region for name, region in ram.items() if region.available_bytes} or ram
-    arena = max(usable, key=lambda name: usable[name].largest_block_bytes)
+    arena = max(usable, key=lambda name: _block_bytes(device, usable[name]))
     stack = next((name for name, r in usable.items() if "stack" in r.holds), arena)
+    run = next(run for run in device.ram_runs if ram[arena] in run)
+    apart = ram[stack] not in run
     return MemoryMap(
         device.name,
         _span(max(flash, key=lambda region: region.size_bytes)),
-        _span(ram[arena]),
-        _span(ram[stack]),
-        {name: _span(region) for name, region in ram.items() if name not in (arena, stack)},
+        _span(*run),
+        _span(ram[stack]) if apart else _span(*run),
+        {
+            name: _span(region)
+            for name, region in ram.items()
+            if region not in run and not (apart and name == stack)
+        },
     )
 
 
-def _span(region: Region) -> Span:
-    assert region.address is not None
-    return Span(int(region.address.value), region.size_bytes)
+def _block_bytes(device: DeviceSpec, region: Region) -> int:
+    """The contiguous bytes that a bank is part of."""
+    run = next(run for run in device.ram_runs if region in run)
+    return sum(one.available_bytes for one in run) if run[1:] else region.largest_block_bytes
+
+
+def _span(*run: Region) -> Span:
+    """Banks that touch, as one."""
+    assert run[0].address is not None
+    return Span(int(run[0].address.value), sum(region.size_bytes for region in run))
