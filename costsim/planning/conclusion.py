@@ -14,6 +14,7 @@ from costsim.ir.step import TrainingStep
 from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
 from costsim.planning.alternatives import Alternative, alternatives
 from costsim.planning.freedom import Freedom
+from costsim.planning.hints import hint
 from costsim.planning.preparation import Prepared, parameters_digest
 from costsim.planning.question import asked_of, planned_recipe, step_showing
 from costsim.planning.recipes import PricedRecipe, choose_cache
@@ -24,7 +25,7 @@ from costsim.pricing.cost import MemoryCost
 from costsim.problem.importance import Importance, left_frozen
 from costsim.problem.named_layers import NamedLayers
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Solution
+from costsim.problem.solution import Solution, Status
 from costsim.run.criteria.caveats import (
     data_caveat,
     output_caveat,
@@ -120,6 +121,7 @@ def conclude(
         *model_notes(loaded, problem.graph),
         *_filled(file.recipe, problem.step, prepared.scored.task.samples),
         *_warnings(request, loaded, solution, problem, priced),
+        *_hints(request, problem, solution),
     )
     no_room = ""
     if solution.cost is not None and priced is not None and priced.cost.latency_s is None:
@@ -152,6 +154,14 @@ def model_notes(loaded: LoadedModel, graph: LayerGraph) -> tuple[str, ...]:
         norms = counted(len(loaded.folded.pairs), "batch norm")
         found.append(f"{norms} folded into the weights before; costsim apply gives the model as is")
     return tuple(found)
+
+
+def _hints(request: PlanRequest, problem: Problem, solution: Solution) -> tuple[str, ...]:
+    """What would do, where nothing fits a step."""
+    if solution.status is not Status.INFEASIBLE:
+        return ()
+    told = hint(problem, request.device, request.budget.typed)
+    return (told,) if told else ()
 
 
 def _too_large(request: PlanRequest, solution: Solution) -> str:

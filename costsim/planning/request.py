@@ -63,6 +63,17 @@ class BudgetRequest:
     latency_s: float | None = None
     energy_j: float | None = None
 
+    @property
+    def typed(self) -> frozenset[str]:
+        """The limits of `Budget` that a person gave."""
+        given = {
+            "memory_bytes": self.memory_bytes,
+            "macs": self.macs if self.macs_share is None else self.macs_share,
+            "latency_s": self.latency_s,
+            "energy_j": self.energy_j,
+        }
+        return frozenset(name for name, value in given.items() if value is not None)
+
     def resolve(self, device: DeviceSpec, graph: LayerGraph, step: TrainingStep) -> Budget:
         """The limits of one step of `graph` on `device`."""
         recommended = device.training_budget
