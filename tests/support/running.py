@@ -139,13 +139,14 @@ def gradient_step(
     tensors: Mapping[str, Tensor],
     x: Tensor,
     targets: Tensor,
+    kind: type[Executor] = Executor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, and by how much one step at learning rate 1 moves each parameter: its gradient.
 
     Of what the plan does not select not a bit may change; it is left out of what is returned.
     """
     before = copies(tensors)
-    executor = Executor(
+    executor = kind(
         compile_program(graph, plan, step), tensors, learning_rate=1.0, loss=mean_square
     )
     loss = executor.step(x, targets)
@@ -182,6 +183,7 @@ def check_rounded_gradients(
     plan: UpdatePlan,
     step: TrainingStep,
     tensors: Mapping[str, Tensor] | None = None,
+    kind: type[Executor] = Executor,
 ) -> None:
     """In single precision gradients are as far from those of float64 as autograd's, or less.
 
@@ -193,7 +195,7 @@ def check_rounded_gradients(
     exactly = {name: tensor.double() for name, tensor in tensors.items()}
     exact = autograd_gradients(graph, exactly, x.double(), targets.double())
     usual = autograd_gradients(graph, tensors, x, targets)
-    loss, moved = gradient_step(graph, plan, step, tensors, x, targets)
+    loss, moved = gradient_step(graph, plan, step, tensors, x, targets, kind)
     allowed = 10 * (usual[0] - exact[0]).abs() + 1e-5 * exact[0]
     assert (loss - exact[0]).abs() <= allowed
     for name, found in moved.items():

@@ -73,13 +73,14 @@ class PackedWeights:
 
         `turned`: the last tap first.
         """
-        weight = self.tensors[name].reshape(len(self.tensors[name]), -1)
-        channels = self._whole(len(weight))
-        packed = aligned_floats(weight.shape[1] * channels)
-        rows = packed.reshape(weight.shape[1], channels)
+        weight = self.tensors[name]
+        count, taps = len(weight), weight.size // len(weight)
+        packed = aligned_floats(taps * self._whole(count))
+        rows = packed.reshape(taps, -1)
 
         def fill() -> None:
-            rows[:, : len(weight)] = weight.T[::-1] if turned else weight.T
+            own = weight.reshape(count, taps).T  # a copy, where the weight has other strides
+            rows[:, :count] = own[::-1] if turned else own
 
         return self._keep(name, "turned taps" if turned else "taps", packed, fill)
 

@@ -125,6 +125,9 @@ class NativeExecutor(Executor):
         """Why this cannot run natively; None if it can."""
         if self.dtype != torch.float32 or self.device.type != "cpu":
             return f"native kernels are for float32 on the CPU, not {self.dtype} on {self.device}"
+        bits = self.program.step.bits
+        if (bits.activations, bits.gradients) != (32, 32):
+            return "native kernels are for values and gradients of 32 bits, which this step has not"
         shapes = [call.shape for call in self.graph.calls]
         if not self.channels_last and any(len(shape) == IMAGES for shape in shapes):
             return "native kernels need images with channels last, which this network does not suit"
