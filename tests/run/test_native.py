@@ -293,7 +293,7 @@ def test_a_weight_of_other_strides_is_trained_too():
     program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(2))
     tensors = calm_tensors(graph)
     turned = {
-        name: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.clone()
+        name: t.clone(memory_format=torch.channels_last if t.ndim == 4 else torch.preserve_format)
         for name, t in tensors.items()
     }
     images = torch.randn(2, 3, 13, 13, generator=torch.Generator().manual_seed(1))
