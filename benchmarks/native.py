@@ -1,12 +1,12 @@
 """Seconds of a sparse step by native kernels, beside torch, stock PyTorch and ONNX Runtime.
 
-    python benchmarks/native.py [--models NAMES] [--batches 1,32] [--repeats N] [--compile] [--quick]
+    python benchmarks/native.py [--models NAMES] [--batches 1,32] [--repeats N] [--compile]
 
 The plan and the contenders are those of `execution.py`: a quarter of the output channels of 6 of
-the last 15 convolutions. *Chosen layers* is what a clever user does: gradients of these layers only,
-which are trained whole, channels last, a fused optimizer; with `--compile` also as `torch.compile`
-makes it, which takes minutes. ONNX Runtime runs the forward pass alone, as a yardstick: no plan is
-part of it. The loss is the same Python function for all who have one.
+the last 15 convolutions. *Chosen layers* is what a clever user does: gradients of these layers
+only, which are trained whole, channels last, a fused optimizer; with `--compile` also as
+`torch.compile` makes it, which takes minutes. ONNX Runtime runs the forward pass alone, as a yardstick: no plan is
+part of it. The loss is cross entropy for all who have one; native steps have a kernel for it.
 
 All run interleaved, in an order drawn anew each time, on one thread; seconds are the processor's.
 Ratios are of medians over the native step's, quartiles in brackets. ONNX Runtime is needed by
@@ -22,12 +22,8 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 from execution import FIXED, LEARNING_RATE, MODELS, Setting, loss_of, ours, setting_of, stock
-
-if TYPE_CHECKING:
-    import torch
 
 NATIVE = "native, sparse step"
 Run = Callable[[], object]
@@ -62,9 +58,7 @@ def native(setting: Setting, program: str) -> Run:
     if (reason := why_not_native()) is not None:
         sys.exit(f"native kernels cannot be used here: {reason}")
     tensors = capture(deepcopy(setting.model), setting.images).tensors
-    executor = NativeExecutor(
-        setting.programs[program], tensors, learning_rate=LEARNING_RATE, loss=loss_of
-    )
+    executor = NativeExecutor(setting.programs[program], tensors, learning_rate=LEARNING_RATE)
     return lambda: executor.step(setting.images, setting.labels)
 
 

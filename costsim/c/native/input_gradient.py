@@ -21,7 +21,8 @@ def _product(s: Site) -> Draft:
     weight = s.call.weight
     assert weight is not None
     rows, columns = pixels(s.shapes.inputs[0])
-    as_it_is = s.may_be_read_as_it_is(columns)
+    # What is trained would have to be packed again; what is not is faster in order.
+    as_it_is = s.is_trained and s.may_be_read_as_it_is(columns)
     tensor = s.weights.tensors[weight.name]
     address = int(tensor.ctypes.data) if as_it_is else s.weights.plain(weight.name)
     return Draft(

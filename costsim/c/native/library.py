@@ -41,6 +41,20 @@ class Library:
         sizes = (shape[0], shape[1], shape[2] * shape[3])
         self._loaded.costsim_native_interleave(source, target, *sizes)
 
+    def cross_entropy(
+        self,
+        logits: int,
+        labels: NDArray[np.int64],
+        columns: int,
+        scale: float,
+        gradient: int | None,
+    ) -> float:
+        """The mean over rows of `[rows, columns]`, and `scale` times its gradient, at addresses."""
+        found: float = self._loaded.costsim_native_cross_entropy(
+            logits, labels.ctypes.data, len(labels), columns, scale, gradient
+        )
+        return found
+
     @property
     def run(self) -> Any:
         """`costsim_native_run`: (records, how many, arena, settings)."""
@@ -64,6 +78,11 @@ def load_library(target: InstructionSet | None = None) -> Library:
         ("packed_floats", (size, size), size),
         ("pack", (pointer, pointer, size, size, size, size), None),
         ("interleave", (pointer, pointer, size, size, size), None),
+        (
+            "cross_entropy",
+            (pointer, pointer, size, size, ctypes.c_double, pointer),
+            ctypes.c_double,
+        ),
         ("operation_bytes", (), size),
         ("lanes", (), size),
         ("run", (pointer, size, pointer, ctypes.POINTER(Settings)), None),

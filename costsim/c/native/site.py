@@ -67,6 +67,11 @@ class Site:
             for read in self.op.reads
         )
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the plan updates channels of the call's weight."""
+        return self.call.layer in self.program.plan.by_layer
+
     def bias(self) -> dict[Place, int]:
         """Address of the bias; nowhere if there is none."""
         bias = self.call.bias

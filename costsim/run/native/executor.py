@@ -5,6 +5,7 @@ a step computes is that of `costsim.run.execution.executor.Executor`, up to roun
 """
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import InputError
 from costsim.c.native.library import Library, load_library
@@ -27,7 +29,7 @@ from costsim.c.native.site import IMAGES
 from costsim.c.native.weights import PackedWeights
 from costsim.ir.program import Atom, Direction, Operation, TrainingProgram
 from costsim.run.execution.dispatch import past_autograd
-from costsim.run.execution.executor import Executor, Pass
+from costsim.run.execution.executor import Executor, LossNotFinite, Pass
 from costsim.run.native.arena_views import ArenaViews
 from costsim.run.native.buffer_shapes import Seen, of_a_weight, seen_by_torch, written_by
 
@@ -195,9 +197,29 @@ class NativeExecutor(Executor):
     def run_loss(self, state: Pass, labels: Any) -> Tensor:
         """The loss of the output, whose gradient becomes a buffer. Raises `LossNotFinite`."""
         self._show_output(state)
+        output = self._read_output(state.buffers)
+        if self.loss is F.cross_entropy and _are_classes(output, labels):
+            return self._cross_entropy(state, output, labels)
         value = super().run_loss(state, labels)
         self._take_gradient(state)
         return value
+
+    def _cross_entropy(self, state: Pass, output: Tensor, labels: Tensor) -> Tensor:
+        """The loss that torch has by default, without autograd."""
+        gradient = None
+        for seen in self._loss_writes:
+            state.buffers[seen.buffer] = _view(state, seen)
+            gradient = state.buffers[seen.buffer].data_ptr()
+        loss = self.library.cross_entropy(
+            output.data_ptr(),
+            labels.numpy(),
+            output.shape[1],
+            1.0 / self.program.step.passes,
+            gradient,
+        )
+        if not math.isfinite(loss):
+            raise LossNotFinite(f"the loss is {loss} at step {self.steps_done + 1}")
+        return torch.tensor(loss, dtype=self.dtype)
 
     def forward(self, state: Pass, x: Tensor) -> Tensor:
         """Run the forward pass; the output."""
@@ -357,6 +379,18 @@ def _view(state: Pass, seen: Seen) -> Tensor:
     assert state.lowered is not None
     offset = state.lowered.offsets_bytes[seen.buffer]
     return state.arena.view(offset, seen.shape, seen.dtype, channels_last=seen.channels_last)
+
+
+def _are_classes(output: Tensor, labels: object) -> bool:
+    """Whether `labels` say which of the logits `[N, C]` of each sample is the right one."""
+    if not isinstance(labels, Tensor) or output.ndim != 2 or labels.dtype != torch.int64:
+        return False
+    if tuple(labels.shape) != output.shape[:1] or not labels.is_contiguous():
+        return False
+    if labels.device.type != "cpu" or not output.is_contiguous() or not len(labels):
+        return False
+    least, most = labels.aminmax()
+    return int(least) >= 0 and int(most) < output.shape[1]
 
 
 def _names(program: TrainingProgram) -> list[str]:

@@ -63,9 +63,11 @@ void run_weight_product(const struct operation *o, const struct context *c)
     }
 }
 
-/* The channels in the list as a vector, where they do not lie side by side. */
+/* The channels in the list as a vector; beyond `count` it may hold anything. */
 INLINE vector gathered(const float *from, const int64_t *which, int64_t count)
 {
+    if (which[count - 1] - which[0] == count - 1)
+        return load(from + which[0]);
     float found[LANES] = {0};
     for (int i = 0; i < count; i++)
         found[i] = from[which[i]];
