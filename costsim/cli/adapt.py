@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from costsim.base.errors import InputError
-from costsim.base.files import to_json_text
+from costsim.base.files import to_json_text, write_atomically
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
+from costsim.cli.made import made_now
 from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     DEVICE,
@@ -30,6 +31,7 @@ from costsim.cli.options import (
     model_spec,
     naming,
     optimizer_option,
+    page_option,
     path_option,
     queries_option,
     resolution_option,
@@ -86,6 +88,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     backend: Backend
     out: Path | None
     plan_out: Path | None
+    report: Path | None
     as_json: bool
 
 
@@ -157,6 +160,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
 @path_option("--out", help="Write the patch there.")
 @path_option("--plan-out", help="Write the plan there.")
 @backend_option
+@page_option()
 @json_option()
 @taking(AdaptOptions)
 def command(given: AdaptOptions) -> int:
@@ -174,7 +178,10 @@ def command(given: AdaptOptions) -> int:
       costsim adapt --device jetson-nano --method gaintrain --episode meta-dataset --seed 3
       costsim adapt --device jetson-nano --method "SparseUpdate (search)" --source photos.zip::val
     """
-    check_outputs({"--out": given.out, "--plan-out": given.plan_out}, {"--weights": given.weights})
+    check_outputs(
+        {"--out": given.out, "--plan-out": given.plan_out, "--report": given.report},
+        {"--weights": given.weights},
+    )
     if given.device is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
     check_split(given.split, given.data)
@@ -210,8 +217,16 @@ def command(given: AdaptOptions) -> int:
         print(f"costsim: note: {told}, and are not trained", file=sys.stderr)
     told_model, built_in = model_spec(given), given.model in NETWORKS
     own = data_caveat(told_model, built_in=built_in, given=given.data is not None)
-    for note in (*adapted.notes, *((own,) if own else ())):
+    notes = (*adapted.notes, *((own,) if own else ()))
+    for note in notes:
         print(f"costsim: note: {note}", file=sys.stderr)
+    if given.report is not None:
+        from costsim.cli.adapted_table import adapted_rows
+        from costsim.report.adaptation_page import render_adaptation_page
+
+        rows = adapted_rows(adapted, given.out)
+        page = render_adaptation_page(adapted, rows, notes, made_now())
+        write_atomically(given.report, page)
     if given.as_json:
         click.echo(to_json_text(adapted.to_json()))
     else:

@@ -30,6 +30,11 @@ def _broken(adapted: "Adapted") -> str:
 
 
 def adapted_table(adapted: "Adapted", patch: Path | None) -> "Table":
+    """`adapted_rows` on a terminal."""
+    return facts_table("adapted", adapted.method, adapted_rows(adapted, patch))
+
+
+def adapted_rows(adapted: "Adapted", patch: Path | None) -> list[tuple[str, str]]:
     """Network, task, accuracies, what was trained, and what it costs; `patch` was written there."""
     from costsim.ir.program.adaptation import Phase
     from costsim.report.recipe import recipe_line
@@ -108,4 +113,4 @@ def adapted_table(adapted: "Adapted", patch: Path | None) -> "Table":
         )
     if patch is not None and adapted.patch is not None:
         rows.append(("patch", f"{patch}, {format_bytes(patch.stat().st_size)}"))
-    return facts_table("adapted", adapted.method, rows)
+    return rows

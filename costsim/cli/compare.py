@@ -15,6 +15,7 @@ from costsim.base.units import parse_count
 from costsim.cli import completion
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.command import Command
+from costsim.cli.made import made_now
 from costsim.cli.options import (
     check_writable,
     jobs_option,
@@ -244,7 +245,7 @@ def command(given: CompareOptions) -> int:
     if given.report:
         from costsim.report.comparison import render_comparison
 
-        write_atomically(given.report, render_comparison(findings))
+        write_atomically(given.report, render_comparison(findings, made_now()))
     if given.as_json:
         from costsim.report.comparison import to_json
 

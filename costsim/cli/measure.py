@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING
 import click
 
 from costsim.base.errors import InputError
-from costsim.base.files import scratch_folder, to_json_text
+from costsim.base.files import scratch_folder, to_json_text, write_atomically
 from costsim.base.units import parse_bytes, parse_seconds
 from costsim.cli import completion
 from costsim.cli.command import Command
+from costsim.cli.made import made_now
 from costsim.cli.options import (
     check_positive,
-    check_writable,
     compute_target_option,
     json_option,
     moved_weights_option,
     named_models_option,
+    page_option,
     path_option,
     plan_argument,
 )
+from costsim.cli.outputs import check_outputs
 from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
@@ -56,6 +58,7 @@ class MeasureOptions(ReachingOptions):
     named_models: tuple[str, ...]
     time_limit: float
     out: Path | None
+    report: Path | None
     resume: bool
     as_json: bool
 
@@ -114,6 +117,7 @@ class MeasureOptions(ReachingOptions):
     is_flag=True,
     help="Go on with the runs in --out: only what is missing of --repeats is run.",
 )
+@page_option()
 @json_option()
 @taking(MeasureOptions)
 def command(given: MeasureOptions) -> int:
@@ -133,7 +137,7 @@ def command(given: MeasureOptions) -> int:
       costsim measure plan.json --memory-limit 64MiB
     """
     check_positive(repeats=given.repeats, steps=given.steps, threads=given.threads)
-    check_writable(given.out, "--out")
+    check_outputs({"--out": given.out, "--report": given.report}, {"PLAN": given.plan})
     if given.resume and given.out is None:
         raise InputError("--resume: nothing to go on with: name the measurements with --out")
 
@@ -229,6 +233,10 @@ def command(given: MeasureOptions) -> int:
             )
     for name, why in sorted(found.unlike.items()):
         _warn(f"{name}: the prediction is for other conditions: {why}")
+    if given.report is not None:
+        from costsim.report.measurement_page import render_measurement_page
+
+        write_atomically(given.report, render_measurement_page(found, made_now()))
     return _tell(found, as_json=given.as_json)
 
 

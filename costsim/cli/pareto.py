@@ -10,7 +10,14 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.command import Command
-from costsim.cli.options import check_writable, json_option, path_option, seed_option
+from costsim.cli.made import made_now
+from costsim.cli.options import (
+    check_writable,
+    json_option,
+    page_option,
+    path_option,
+    seed_option,
+)
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.request import (
     RequestOptions,
@@ -42,6 +49,7 @@ class ParetoOptions(RequestOptions):
     out: Path | None
     as_csv: Path | None
     picture: Path | None
+    report: Path | None
     as_json: bool
 
 
@@ -73,6 +81,7 @@ class ParetoOptions(RequestOptions):
 @path_option("--out", help="Write the points as JSON.")
 @path_option("--csv", "as_csv", help="Write them as CSV.")
 @path_option("--picture", help="Draw them; the name ends in .svg or .png.")
+@page_option()
 @json_option()
 @taking(ParetoOptions)
 def command(given: ParetoOptions) -> int:
@@ -133,7 +142,12 @@ def command(given: ParetoOptions) -> int:
 
 
 def _check(given: ParetoOptions) -> None:
-    named = {"--out": given.out, "--csv": given.as_csv, "--picture": given.picture}
+    named = {
+        "--out": given.out,
+        "--csv": given.as_csv,
+        "--picture": given.picture,
+        "--report": given.report,
+    }
     files = {name: path for name, path in named.items() if path is not None}
     for name, path in files.items():
         check_writable(path, name)
@@ -216,7 +230,7 @@ def _write(
     given: ParetoOptions, prepared: "Prepared", found: "Frontier", document: dict[str, Any]
 ) -> None:
     from costsim.base.files import write_json
-    from costsim.report.frontier import frontier_csv, frontier_picture
+    from costsim.report.frontier import frontier_csv, frontier_picture, render_frontier_page
 
     if given.out:
         write_json(given.out, document)
@@ -226,6 +240,11 @@ def _write(
         title = _title(prepared)
         picture = frontier_picture(found, title, PICTURES[given.picture.suffix.lower()])
         write_atomically(given.picture, picture)
+    if given.report:
+        page = render_frontier_page(
+            found, _title(prepared), _limits(prepared), _notes(prepared, found), made_now()
+        )
+        write_atomically(given.report, page)
 
 
 def _title(prepared: "Prepared") -> str:
@@ -237,17 +256,22 @@ def _title(prepared: "Prepared") -> str:
     )
 
 
+def _limits(prepared: "Prepared") -> str:
+    """The budgets, in words."""
+    from costsim.problem.budget import describe
+
+    return ", ".join(describe(*limit) for limit in prepared.problem.limits())
+
+
 def _print(prepared: "Prepared", found: "Frontier") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from costsim.problem.budget import describe
     from costsim.report.frontier import render_frontier
 
     console = Console()
     console.print(Text(_title(prepared), style="bold"))
-    limits = ", ".join(describe(*limit) for limit in prepared.problem.limits())
-    console.print(Text(f"within {limits}\n"))
+    console.print(Text(f"within {_limits(prepared)}\n"))
     render_frontier(console, found)
 
 

@@ -11,6 +11,7 @@ from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
+from costsim.cli.made import made_now
 from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     check_writable,
@@ -120,7 +121,7 @@ def command(given: PlanOptions) -> int:
             from costsim.report.page import render_page
 
             progress("drawing the report", 0, 0)
-            page = render_page(planned.file, planned.graph, planned.importance)
+            page = render_page(planned.file, planned.graph, planned.importance, made_now())
             write_atomically(given.report, page)
         if given.out:
             write_plan(given.out, planned.file)

@@ -9,6 +9,7 @@ import click
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
+from costsim.cli.made import made_now
 from costsim.cli.options import check_writable
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def show_drift(given: Measured, *, picture: Path | None, page: Path | None) -> i
     if picture is not None:
         write_atomically(picture, drift_svg(steps))
     if page is not None:
-        write_drift_page(page, steps)
+        write_drift_page(page, steps, made_now())
     if given.as_json:
         rows = [
             {

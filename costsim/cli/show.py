@@ -8,6 +8,7 @@ import click
 
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.command import Command
+from costsim.cli.made import made_now
 from costsim.cli.options import (
     check_writable,
     json_option,
@@ -63,7 +64,7 @@ def command(given: ShowOptions) -> int:
     if given.report is not None:
         from costsim.report.page import render_page
 
-        write_atomically(given.report, render_page(plan, graph))
+        write_atomically(given.report, render_page(plan, graph, made=made_now()))
     if given.as_json:
         click.echo(to_json_text(plan.to_json()))
     else:

@@ -1,6 +1,7 @@
 """`costsim study`: methods on models, domains, seeds and devices, kept in one file."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.command import Command
+from costsim.cli.made import made_now
 from costsim.cli.options import (
     jobs_option,
     json_option,
@@ -31,6 +33,7 @@ from costsim.pricing.accounting import ACCOUNTINGS
 
 if TYPE_CHECKING:
     from costsim.studies.methods.analysis import MethodFindings
+    from costsim.studies.methods.cells import MethodCell
 
 MEMORY = (*ACCOUNTINGS, "autograd")
 
@@ -149,13 +152,13 @@ def command(given: StudyOptions) -> int:
             )
         tell_computed(computed, len(cells), begun)
     findings = analyse(store.rows_of(cells), len(cells), given.reference)
-    _write(given, findings)
+    _write(given, findings, cells)
     tell_notes(findings.rows)
     tell_failures(findings.failures, ("method", "model", "device", "domain"))
     return 1 if findings.failures else 0
 
 
-def _write(given: StudyOptions, findings: "MethodFindings") -> None:
+def _write(given: StudyOptions, findings: "MethodFindings", cells: "Sequence[MethodCell]") -> None:
     from costsim.report.study import print_study, render_study, study_csv, study_latex
 
     accounting = given.accounting
@@ -164,7 +167,7 @@ def _write(given: StudyOptions, findings: "MethodFindings") -> None:
     if given.latex:
         write_atomically(given.latex, study_latex(findings, accounting))
     if given.report:
-        write_atomically(given.report, render_study(findings, accounting))
+        write_atomically(given.report, render_study(findings, accounting, cells, made_now()))
     if given.as_json:
         click.echo(to_json_text(findings.to_json()))
     else:

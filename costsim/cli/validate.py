@@ -12,6 +12,7 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.cli.command import Command
+from costsim.cli.made import made_now
 from costsim.cli.options import (
     check_positive,
     check_writable,
@@ -240,7 +241,7 @@ def _emulated(
     if given.report is not None:
         from costsim.report.emulation import write_emulation_page
 
-        write_emulation_page(given.report, found.validation, found.step)
+        write_emulation_page(given.report, found.validation, found.step, made_now())
     return _tell(found.measurement, found.validation, files, as_json=given.as_json)
 
 

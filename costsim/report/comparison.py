@@ -16,7 +16,7 @@ from rich.text import Text
 from costsim.base.intervals import STATISTIC
 from costsim.base.units import counted, format_percent, format_seconds
 from costsim.report.axes import NARROW, WIDE
-from costsim.report.html import Picture, render_template
+from costsim.report.html import Made, Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.studies.engine.notes import note_counts
 from costsim.studies.solvers.analysis import (
@@ -34,14 +34,18 @@ from costsim.studies.solvers.store import COLUMNS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FEWEST_PLACES = 4
+"""Of bars side by side, that there is room for."""
+
 INKS = ("kept", "dweights", "weights", "optimizer", "gradient", "limit", "quiet")
 """Colours of the solvers, in order."""
 
 
-def render_comparison(findings: SolverFindings) -> str:
+def render_comparison(findings: SolverFindings, made: Made | None = None) -> str:
     """The page of a study: the same rows give the same bytes."""
     return render_template(
         "comparison.html",
+        made=made,
         filters={"share": format_percent, "seconds": format_seconds},
         answer=findings.answer(),
         statistic=STATISTIC,
@@ -229,6 +233,7 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
             )
         ticks = [text if width > NARROW else text.replace(" ", "\n") for text in short.values()]
         axes.set_xticks(range(len(names)), ticks)
+        axes.set_xlim(-0.5, max(len(names), FEWEST_PLACES) - 0.5)  # one class is no giant bar
         axes.set_ylabel("mean loss, %")
         axes.set_xlabel("share of all gain that the optimum reaches")
         _legend(axes, width)
@@ -252,12 +257,14 @@ def _scatter(compared: Sequence[Compared], width: float, name: str) -> str:
                 [100 * one.tightness for one in mine],
                 [100 * one.loss for one in mine],
                 "o",
-                markersize=3,
+                markersize=5.5,
                 markeredgewidth=0,
-                alpha=0.6,
+                alpha=0.7,
                 color=_colour(solvers, solver),
                 label=solver,
             )
+        axes.set_xlim(0, 102)
+        axes.set_ylim(bottom=-1)
         axes.set_xlabel("share of all gain that the optimum reaches, %")
         axes.set_ylabel("loss, %")
         _legend(axes, width)
@@ -274,13 +281,17 @@ def _times(compared: Sequence[Compared], width: float, name: str) -> str:
         axes = figure.add_subplot()
         for solver in solvers:
             seconds = sorted(float(o.row["seconds"]) for o in compared if o.solver == solver)
-            shares = 100 * np.arange(1, len(seconds) + 1) / len(seconds)
+            seconds = [seconds[0], *seconds]  # from no problem at all upwards
+            shares = 100 * np.arange(len(seconds)) / (len(seconds) - 1)
             axes.step(seconds, shares, where="post", color=_colour(solvers, solver), label=solver)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=4 if width <= NARROW else 8))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("time of a solve")
+        least, most = axes.get_xlim()
+        axes.set_xlim(least / 2, most * 2)
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("time of a solve, logarithmic")
         axes.set_ylabel("problems, %")
         _legend(axes, width)
         return to_svg(figure, name, "Time of one solve", f"Of {', '.join(solvers)}.")

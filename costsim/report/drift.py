@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from costsim.hardware.calibration.refinement import MeasuredStep
+    from costsim.report.html import Made
 
 NARROW, PANEL = 4.4, 2.1
 """Inches: a telephone, and the height that each target takes."""
 LEAST_RANGE = 1.25
 DAY_S = 86400.0
 """Dates are drawn as days since 1970."""
+LEAST_DAYS = 1.0
+"""That the axis of time shows, so that one measurement stands in its day."""
+
 RECENT = 5
 DRIFTED = 0.1
 """A median ratio this far from 1 means that a new calibration is due."""
@@ -122,12 +126,14 @@ def _range(step: "MeasuredStep") -> str:
     return f"{format_seconds(p.value)} ({format_seconds(p.low)} to {format_seconds(p.high)})"
 
 
-def write_drift_page(path: Path, steps: Sequence["MeasuredStep"]) -> None:
+def write_drift_page(
+    path: Path, steps: Sequence["MeasuredStep"], made: "Made | None" = None
+) -> None:
     """Write the steps as one HTML file, whole or not at all."""
-    write_atomically(path, render_drift_page(steps))
+    write_atomically(path, render_drift_page(steps, made))
 
 
-def render_drift_page(steps: Sequence["MeasuredStep"]) -> str:
+def render_drift_page(steps: Sequence["MeasuredStep"], made: "Made | None" = None) -> str:
     """The page; it needs no script, no network and no other file."""
     from markupsafe import Markup
 
@@ -142,6 +148,7 @@ def render_drift_page(steps: Sequence["MeasuredStep"]) -> str:
         picture = Picture(wide, narrow)
     return render_template(
         "drift.html",
+        made=made,
         filters={
             "seconds": format_seconds,
             "moment": _moment,
@@ -182,7 +189,11 @@ def drift_svg(steps: Sequence["MeasuredStep"], name: str = "drift", width: float
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}×"))
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.axhline(1, color=COLOURS["quiet"], linewidth=0.8, zorder=0)
+            axes.set_ylabel("measured / predicted, log.", fontsize=8)
         last = panels[-1]
+        first, end = (pick(step.time.timestamp() / DAY_S for step in steps) for pick in (min, max))
+        around = max((end - first) * 0.05, LEAST_DAYS / 2 if end - first < LEAST_DAYS else 0)
+        last.set_xlim(first - around, end + around)
         last.xaxis.axis_date()
         locator = AutoDateLocator(  # type: ignore[no-untyped-call]
             minticks=2, maxticks=9 if width > NARROW else 4

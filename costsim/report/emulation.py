@@ -11,12 +11,13 @@ from costsim.base.units import format_bytes, format_seconds
 from costsim.hardware.results.emulated_step import EmulatedStep
 from costsim.hardware.results.record import Comparison, Validation
 from costsim.ir.program import memory_timeline
-from costsim.report.axes import WIDE
-from costsim.report.html import Picture, render_template
+from costsim.report.axes import WIDE, byte_axis
+from costsim.report.html import Made, Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 _CATEGORY_COLOURS = {
@@ -31,27 +32,48 @@ _CATEGORY_COLOURS = {
 }
 
 
-def write_emulation_page(path: Path, validation: Validation, step: EmulatedStep) -> None:
+def write_emulation_page(
+    path: Path, validation: Validation, step: EmulatedStep, made: Made | None = None
+) -> None:
     """Write the page of `step` to `path`, whole or not at all."""
-    write_atomically(path, render_emulation_page(validation, step))
+    write_atomically(path, render_emulation_page(validation, step, made))
 
 
-def render_emulation_page(validation: Validation, step: EmulatedStep) -> str:
+def conclusion(validation: Validation, step: EmulatedStep) -> str:
+    """Whether the step was what was predicted, and how much memory it took, in a sentence."""
+    size, compared = format_bytes(step.observed.arena_bytes), len(validation.comparisons)
+    if validation.ok:
+        return (
+            f"As predicted: the step ran inside its arena of {size}, and each of "
+            f"{compared} comparisons is within its tolerance."
+        )
+    return (
+        f"Not as predicted: {len(validation.outside)} of {compared} comparisons of the step, in "
+        f"its arena of {size}, are outside their tolerance."
+    )
+
+
+def render_emulation_page(
+    validation: Validation, step: EmulatedStep, made: Made | None = None
+) -> str:
     """The page; it needs no script, no network and no other file."""
     pictures = {
         "live": (
             _picture(live_picture(step, "live")),
             "Bytes alive at each operation: the plan's as an area, and as a line what the accesses "
-            "alone say. Below, the bytes that each operation touched.",
+            "alone say: a buffer kept to the end and not read again, such as an updated weight, "
+            "is found only until its last access. Below, the bytes that each operation touched.",
         ),
         "places": (
             _picture(places_picture(step, "places")),
             "The arena over the step: where buffers are planned, in pale colours, and what each "
-            "operation wrote (dark) and read (grey).",
+            "operation wrote (dark) and read (grey). Colours say what a buffer is for.",
         ),
     }
     return render_template(
         "emulation.html",
+        made=made,
+        answer=conclusion(validation, step),
         filters={
             "predicted": lambda one: _amount(one, one.predicted),
             "measured": lambda one: _amount(one, one.measured),
@@ -147,6 +169,7 @@ def places_picture(step: EmulatedStep, name: str) -> str:
                     )
         _axes(axes, step, size)
         axes.set_ylabel("offset in the arena")
+        _legend(figure, {str(program.buffers[index].category) for index in step.planned_spans})
         return to_svg(
             figure,
             name,
@@ -154,6 +177,25 @@ def places_picture(step: EmulatedStep, name: str) -> str:
             f"{len(step.planned_spans)} buffers in {format_bytes(size)}, and the bytes that each "
             "operation wrote and read.",
         )
+
+
+def _legend(figure: "Figure", categories: set[str]) -> None:
+    """What each colour is for, those alone that the picture has; kinds of one colour together."""
+    from matplotlib.patches import Patch
+
+    by_colour: dict[str, list[str]] = {}
+    for category, colour in _CATEGORY_COLOURS.items():
+        if category in categories:
+            by_colour.setdefault(colour, []).append(category)
+    handles = [
+        Patch(facecolor=COLOURS[colour], alpha=0.45, label=", ".join(names))
+        for colour, names in by_colour.items()
+    ]
+    handles += [
+        Patch(facecolor=COLOURS["ink"], label="written"),
+        Patch(facecolor=COLOURS["quiet"], label="read"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
 def _merged(spans: tuple[tuple[int, int], ...], grain: int) -> list[tuple[int, int]]:
@@ -183,6 +225,4 @@ def _axes(axes: "Axes", step: EmulatedStep, top: int) -> None:
     )
     axes.set_xticks([loss / 2, (loss + count) / 2])
     axes.set_xticklabels(["forward", "backward and updates"])
-    ticks = np.linspace(0, top, 5)
-    axes.set_yticks(ticks)
-    axes.set_yticklabels([format_bytes(int(tick)) for tick in ticks])
+    byte_axis(axes, top)

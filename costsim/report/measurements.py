@@ -31,6 +31,17 @@ def render_measurements(console: Console, found: MeasurementFile) -> None:
         for name, value in runs[-1].counts.items():
             console.print(Text(f"{name}: {value:,.6g} ({runs[-1].how})"))
         console.print()
+    for note in notes_of(found):
+        console.print(Text(f"Note: {note}."))
+
+
+def amount(row: Beside, value: float) -> str:
+    """A value of a quantity, with its unit."""
+    return _FORMATS[row.unit](value)
+
+
+def notes_of(found: MeasurementFile) -> tuple[str, ...]:
+    """What to know before believing it, each once."""
     told = dict.fromkeys(
         [
             *found.notes,
@@ -49,8 +60,7 @@ def render_measurements(console: Console, found: MeasurementFile) -> None:
             ),
         ]
     )
-    for note in told:
-        console.print(Text(f"Note: {note}."))
+    return tuple(told)
 
 
 def _table(rows: list[Beside]) -> Table:

@@ -11,7 +11,7 @@ from costsim.problem.importance import Importance
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.channel_picture import channel_picture
 from costsim.report.costs import cost_rows
-from costsim.report.html import Picture, render_template
+from costsim.report.html import Made, Picture, render_template
 from costsim.report.layers import GROUP_COLOURS, GROUPS
 from costsim.report.network_picture import network_picture
 from costsim.report.summary import Summary
@@ -19,7 +19,12 @@ from costsim.report.timeline_picture import memory_timeline_picture
 from costsim.solving.planfile import PlanFile
 
 
-def render_page(plan: PlanFile, graph: LayerGraph, importance: Importance | None = None) -> str:
+def render_page(
+    plan: PlanFile,
+    graph: LayerGraph,
+    importance: Importance | None = None,
+    made: Made | None = None,
+) -> str:
     """The page of `plan`, made for `graph`; with `importance`, the scores of channels are drawn.
 
     The same input gives the same bytes. Raises `InputError` if the plan does not fit the graph.
@@ -34,6 +39,7 @@ def render_page(plan: PlanFile, graph: LayerGraph, importance: Importance | None
             "breakable": _breakable,
         },
         version=plan.versions["costsim"],
+        made=made,
         plan=plan,
         summary=summary,
         costs=cost_rows(plan),

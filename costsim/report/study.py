@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -15,9 +16,10 @@ from rich.text import Text
 from costsim.base.intervals import STATISTIC, Mean
 from costsim.base.units import counted, format_bytes, format_joules, format_macs, format_seconds
 from costsim.report.budgets import BUDGETS
-from costsim.report.html import Picture, render_template
+from costsim.report.html import Made, Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.studies.methods.analysis import AVERAGE, Line, MethodFindings
+from costsim.studies.methods.cells import MethodCell
 from costsim.studies.methods.store import COLUMNS
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ OUTSIDE = "†"
 
 INKS = ("kept", "dweights", "weights", "optimizer", "gradient", "limit", "quiet")
 MARKS = "osD^vPX"
+LEAST_ROOM = 1.6
+"""Times the least and the most memory, so that a single method has an axis around it."""
+
 _SIZES = ((9.2, "wide"), (3.7, "narrow"))
 
 
@@ -208,8 +213,74 @@ def _table(headings: Sequence[str], words: int = 1) -> Table:
     return table
 
 
-def render_study(findings: MethodFindings, accounting: str = "peak") -> str:
-    """The page of a study: the same rows give the same bytes."""
+def settings_rows(cells: Sequence[MethodCell]) -> list[tuple[str, str]]:
+    """What all cells have in common: seeds, budget, recipe; nothing without cells."""
+    if not cells:
+        return []
+    recipe, budget = cells[0].recipe, cells[0].budget
+    seeds = sorted({cell.seed for cell in cells})
+    run = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    limits = {one.name: getattr(budget, one.name) for one in fields(budget)}
+    given = [f"{name} {value}" for name, value in limits.items() if value is not None]
+    usual = type(recipe)()
+    parts = [counted(recipe.iterations, "iteration"), recipe.optimizer]
+    parts += [
+        f"{one.name.replace('_', ' ')} {getattr(recipe, one.name)}"
+        for one in fields(recipe)
+        if one.name not in ("iterations", "optimizer", "seed")
+        and getattr(recipe, one.name) != getattr(usual, one.name)
+    ]
+    return [
+        ("Seeds", f"{seeds[0]} to {seeds[-1]}" if run else ", ".join(map(str, seeds))),
+        ("Budget", ", ".join(given) or "as each device recommends"),
+        ("Recipe", f"{', '.join(parts)}; else as usual"),
+    ]
+
+
+def conclusion(findings: MethodFindings, accounting: str = "peak") -> str:
+    """What the study says, in a sentence or two for each model and device; of tasks, never more.
+
+    The method with the highest mean accuracy within the budget, what it brings over the reference,
+    and whether that is sure.
+    """
+    told = []
+    several = len({(line.model, line.device) for line in findings.lines}) > 1
+    for title, lines in groups(findings):
+        where = f" for {title}" if several else ""
+        told.append(_best(findings, lines, where, accounting))
+    return " ".join(told) or "No cell of the study is finished."
+
+
+def _best(findings: MethodFindings, lines: Sequence[Line], where: str, accounting: str) -> str:
+    known = [line for line in lines if line.accuracy[AVERAGE] is not None and not line.outside]
+    if not known:
+        return f"No method is within the budget{where}."
+    best = max(known, key=lambda line: (line.accuracy[AVERAGE] or Mean(0, None, 0)).value)
+    accuracy, over = best.accuracy[AVERAGE], best.over_reference[AVERAGE]
+    tasks = counted(best.tasks, "task")
+    told = f"{best.method} has the highest mean accuracy within the budget{where}: "
+    told += f"{percent(accuracy)} % over {tasks}"
+    memory = best.costs[MEMORY[accounting]]
+    if memory and best.costs["backward_macs"]:
+        told += f", with {format_bytes(memory)} of {memory_heading(accounting)}"
+    if best.method == findings.reference:
+        return f"{told}; no method brings more."
+    if over is None:
+        return f"{told}."
+    points = f"{percent(over, signed=True)} points over {findings.reference}"
+    if over.low is None:
+        return f"{told}, {points}; too few tasks to call it better."
+    sure = "surely more" if over.low > 0 else "not surely more"
+    return f"{told}, {points}, {sure}."
+
+
+def render_study(
+    findings: MethodFindings,
+    accounting: str = "peak",
+    cells: Sequence[MethodCell] = (),
+    made: Made | None = None,
+) -> str:
+    """The page of a study, of which `cells` say the settings: the same rows give the same bytes."""
     sections = []
     for number, (title, lines) in enumerate(groups(findings)):
         rows = [
@@ -241,6 +312,8 @@ def render_study(findings: MethodFindings, accounting: str = "peak") -> str:
         sections.append((title, rows, picture))
     return render_template(
         "study.html",
+        made=made,
+        answer=conclusion(findings, accounting),
         sections=sections,
         domains=domain_columns(findings),
         pooled=pooled_rows(findings),
@@ -257,6 +330,7 @@ def render_study(findings: MethodFindings, accounting: str = "peak") -> str:
         ],
         headline=[
             ("Tasks", ", ".join(sorted({str(row["episode"]) for row in findings.rows}))),
+            *settings_rows(cells),
             *(
                 ("Weights", f"{model}: {weights}")
                 for model, weights in dict.fromkeys(
@@ -287,10 +361,12 @@ def _picture(
     wide = width > _SIZES[1][0]
     with drawing(width, 3.8) as figure:
         axes: Axes = figure.add_subplot()
+        memories = []
         for index, line in enumerate(lines):
             point = _point(line, accounting)
             assert point is not None
             memory, mean = point
+            memories.append(memory)
             axes.errorbar(
                 [memory],
                 [100 * mean.value],
@@ -315,7 +391,9 @@ def _picture(
         axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8 if wide else 4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(f"memory ({accounting})")
+        least, most = (pick(memories) for pick in (min, max))
+        axes.set_xlim(least / LEAST_ROOM, most * LEAST_ROOM)
+        axes.set_xlabel(f"memory ({accounting}), logarithmic")
         axes.set_ylabel("accuracy, %")
         handles = axes.get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=4 if wide else 2)
