@@ -38,8 +38,11 @@ COLUMNS = (
 
 
 def all_points(frontier: Frontier) -> tuple[Point, ...]:
-    """The frontier's own points and those beside it."""
-    return (*frontier.points, *frontier.beside)
+    """The frontier's own points and those beside it, none of which twice."""
+    found: dict[tuple[str, str, float, float], Point] = {}
+    for point in (*frontier.points, *frontier.beside):
+        found.setdefault((point.kind, point.label, point.used, point.gain), point)
+    return tuple(found.values())
 
 
 def render_frontier(console: Console, frontier: Frontier) -> None:
@@ -164,7 +167,7 @@ def _draw(axes: "Axes", frontier: Frontier) -> None:
             [100 * p.share for p in group],
             marker=marker,
             s=26,
-            facecolors=["white" if point.exceeds else COLOURS[colour] for point in group],
+            facecolors=["none" if point.exceeds else COLOURS[colour] for point in group],
             edgecolors=COLOURS[colour],
             label=_group_label(kind, group),
             zorder=4,
@@ -198,13 +201,13 @@ def conclusion(frontier: Frontier) -> str:
     half = next(point for point in frontier.points if point.share >= most.share / 2)
     if half is not most:
         told.append(f"Half of that takes {show(half.used)}.")
-    for point in drawn_beside(frontier):
-        if point.kind == "greedy":
-            told.append(
-                f"Greedy gets {format_percent(point.share)} for {show(point.used)}"
-                f"{', outside another limit' if point.exceeds else ''}."
-            )
-            break
+    greedy = [point for point in drawn_beside(frontier) if point.kind == "greedy"]
+    if greedy:
+        best = max(greedy, key=lambda point: (not point.exceeds, point.share))
+        outside = ", outside another limit" if best.exceeds else ""
+        told.append(
+            f"Greedy gets {format_percent(best.share)} at most, for {show(best.used)}{outside}."
+        )
     return " ".join(told)
 
 

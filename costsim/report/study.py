@@ -14,7 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from costsim.base.intervals import STATISTIC, Mean
-from costsim.base.units import counted, format_bytes, format_joules, format_macs, format_seconds
+from costsim.base.units import (
+    counted,
+    format_bytes,
+    format_joules,
+    format_macs,
+    format_percent,
+    format_seconds,
+)
 from costsim.report.budgets import BUDGETS
 from costsim.report.html import Made, Picture, render_template
 from costsim.report.svg import COLOURS, drawing, to_svg
@@ -221,7 +228,7 @@ def settings_rows(cells: Sequence[MethodCell]) -> list[tuple[str, str]]:
     seeds = sorted({cell.seed for cell in cells})
     run = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     limits = {one.name: getattr(budget, one.name) for one in fields(budget)}
-    given = [f"{name} {value}" for name, value in limits.items() if value is not None]
+    given = [_limit(name, value) for name, value in limits.items() if value is not None]
     usual = type(recipe)()
     parts = [counted(recipe.iterations, "iteration"), recipe.optimizer]
     parts += [
@@ -235,6 +242,16 @@ def settings_rows(cells: Sequence[MethodCell]) -> list[tuple[str, str]]:
         ("Budget", ", ".join(given) or "as each device recommends"),
         ("Recipe", f"{', '.join(parts)}; else as usual"),
     ]
+
+
+def _limit(name: str, value: float | str) -> str:
+    """A limit of a step, as a person reads it."""
+    if name == "macs_share":
+        return f"{format_percent(float(value))} of the backward MACs"
+    if name in BUDGETS:
+        words, write = BUDGETS[name]
+        return f"{words} {write(float(value))}"
+    return f"in the {value} accounting"
 
 
 def conclusion(findings: MethodFindings, accounting: str = "peak") -> str:
@@ -258,13 +275,16 @@ def _best(findings: MethodFindings, lines: Sequence[Line], where: str, accountin
     best = max(known, key=lambda line: (line.accuracy[AVERAGE] or Mean(0, None, 0)).value)
     accuracy, over = best.accuracy[AVERAGE], best.over_reference[AVERAGE]
     tasks = counted(best.tasks, "task")
+    if best.method == findings.reference:
+        few = accuracy is not None and accuracy.half is None
+        sure = "; too few tasks to call any method better or worse" if few else ""
+        told = f"No method within the budget brings more than {best.method}{where}: "
+        return f"{told}{percent(accuracy)} % over {tasks}{sure}."
     told = f"{best.method} has the highest mean accuracy within the budget{where}: "
     told += f"{percent(accuracy)} % over {tasks}"
     memory = best.costs[MEMORY[accounting]]
     if memory and best.costs["backward_macs"]:
         told += f", with {format_bytes(memory)} of {memory_heading(accounting)}"
-    if best.method == findings.reference:
-        return f"{told}; no method brings more."
     if over is None:
         return f"{told}."
     points = f"{percent(over, signed=True)} points over {findings.reference}"

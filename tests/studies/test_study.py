@@ -33,7 +33,15 @@ from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import METHODS, make_method
 from costsim.learning.methods.sparse_update import SearchedScheme
 from costsim.learning.training.backbone import Backbone, load_backbone
-from costsim.report.study import percent, print_study, render_study, study_csv, study_latex
+from costsim.report.study import (
+    conclusion,
+    percent,
+    print_study,
+    render_study,
+    settings_rows,
+    study_csv,
+    study_latex,
+)
 from costsim.studies.engine import StudyStore, parse_study, run_study
 from costsim.studies.methods import MethodStudies, MethodStudy
 from costsim.studies.methods.analysis import AVERAGE, MethodFindings, analyse
@@ -692,3 +700,36 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path: Path) -> 
     assert line.startswith(f"costsim: {tmp_path / 'study.sqlite'}: cannot be used as a study: ")
     kept = _count(tmp_path / "study.sqlite")
     assert 0 < kept < 80
+
+
+# What the page says first.
+
+
+def test_the_conclusion_is_of_methods_within_the_budget() -> None:
+    told = conclusion(table())
+    assert told.startswith(
+        "Tiny & sparse has the highest mean accuracy within the budget: 64.0 ± 3.9 % over 5 tasks, "
+    )
+    assert told.endswith("+12.0 ± 2.0 points over None, surely more.")
+
+
+def test_below_five_tasks_the_conclusion_calls_nothing_better() -> None:
+    few = [row("None", 0, 0.5, backward_macs=0), row("Tiny", 0, 0.6)]
+    assert conclusion(analyse(few, 2)).endswith("too few tasks to call it better.")
+    worse = [row("None", 0, 0.5, backward_macs=0), row("Tiny", 0, 0.4)]
+    assert conclusion(analyse(worse, 2)) == (
+        "No method within the budget brings more than None: 50.0 % over 1 task; too few tasks to "
+        "call any method better or worse."
+    )
+    assert conclusion(analyse([], 2)) == "No cell of the study is finished."
+
+
+def test_the_page_says_the_settings_of_its_cells() -> None:
+    cells = study(seeds=3, budget={"memory": "64KiB"}, settings={"iterations": 2}).cells()
+    assert settings_rows(cells) == [
+        ("Seeds", "0 to 2"),
+        ("Budget", "memory 64 KiB"),
+        ("Recipe", "2 iterations, adam; else as usual"),
+    ]
+    assert "0 to 2" in render_study(table(), cells=cells)
+    assert settings_rows(()) == []
