@@ -1,7 +1,8 @@
 """`costsim export`: the training step of a plan as C for a microcontroller."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,13 +100,13 @@ def command(given: ExportOptions) -> int:
     Buffers lie in one static arena at planned offsets, frozen weights in flash. Nothing is
     allocated and no C library is needed; the README in the folder says how to build it. The step
     is in the plan's bit widths: 32, or 8 of weights and activations, whose scales are those of a
-    published int8 network if that is what the weights are, else taken from images. Its loss is
-    cross entropy, so the model has to return logits and the plan to be made for them.
+    published int8 network if that is what the weights are, else taken from images. It learns by
+    what the plan was made for: class means (its own classes, any number of them up to the plan's
+    --ways), or cross entropy over the logits that the model returns.
 
     \b
     Examples
-      costsim plan --device stm32f746 --model examples.classifier:make --loss cross_entropy \
-                   --out plan.json
+      costsim plan --device stm32f746 --out plan.json
       costsim export plan.json --target c --out firmware
     """
     from costsim.c.emission.folder import check_folder, write_folder
@@ -116,13 +117,19 @@ def command(given: ExportOptions) -> int:
     plan = given_plan(given.plan, given.named_models)
 
     from costsim.c.emission import EmissionOptions, Sizes, check_step, emit, is_narrow
-    from costsim.c.emission.support import told_of_loss, why_loss_not_emitted
     from costsim.hardware.boards.scales import find_scales
     from costsim.learning.training.base_model import load_planned
-    from costsim.planning import chosen_by_loss
+    from costsim.learning.training.device_patch import PLAN
 
     rate = given.learning_rate
-    options = EmissionOptions(
+    recipe = (
+        plan.recipe
+        if plan.loss is not None
+        else replace(plan.recipe, loss="cross_entropy", means_interval=1)
+    )
+    options = EmissionOptions.of_recipe(
+        recipe,
+        plan.task.ways,
         name=plan.model.name,
         learning_rate=plan.recipe.rate if rate is None else rate,
         momentum=given.momentum,
@@ -131,10 +138,6 @@ def command(given: ExportOptions) -> int:
     with progress_on_stderr() as progress:
         progress("loading the model", 0, 0)
         subject, program = load_planned(plan, str(given.plan), given.weights)
-        by_loss = chosen_by_loss(plan.solver.name, plan.importance.samples)
-        reason = why_loss_not_emitted(plan.loss, program.graph, by_loss=by_loss)
-        if reason is not None:
-            raise InputError(f"{given.plan}: {reason}")
         arrays = {name: tensor.detach().numpy() for name, tensor in subject.tensors.items()}
         try:
             check_step(program.graph, plan.step)
@@ -151,9 +154,10 @@ def command(given: ExportOptions) -> int:
             files = emit(program, arrays, options=options, quantization=scales)
         except InputError as error:
             raise InputError(f"{given.plan}: {error}") from error
+        files[PLAN] = to_json_text(plan.to_json())
         _check_flash(plan, given.device, Sizes.of_files(files))
         write_folder(out, files)
-    for note in (*told_of_loss(plan.loss), *((told,) if told is not None else ())):
+    for note in (*_notes(plan), *((told,) if told is not None else ())):
         print(f"costsim: note: {note}", file=sys.stderr)
     sizes = Sizes.of_files(files)
     if given.as_json:
@@ -174,11 +178,30 @@ def command(given: ExportOptions) -> int:
     return 0
 
 
+def _notes(plan: "PlanFile") -> Iterator[str]:
+    """What the C does otherwise than the plan says."""
+    from costsim.c.emission.support import told_of_loss
+
+    if plan.loss is None:
+        yield from told_of_loss(plan.loss)
+    if plan.recipe.cut is not None:
+        yield (
+            f"the plan keeps values of {plan.recipe.cut!r} in {plan.recipe.cache_in}; the C "
+            "computes them anew in every iteration, which changes no result and takes longer"
+        )
+    if plan.recipe.augment:
+        yield (
+            "the plan shows changed copies of the images; the C shows what its `show` gives it, "
+            "changed or not"
+        )
+
+
 def _show(sizes: "Sizes") -> None:
     for what, size in (
         ("arena (RAM)", sizes.arena_bytes),
         ("  updated weights", sizes.updated_weight_bytes),
         ("  optimizer state", sizes.optimizer_bytes),
+        *((("class means (RAM)", sizes.class_means_bytes),) if sizes.class_means_bytes else ()),
         ("frozen weights (flash)", sizes.frozen_weight_bytes),
         ("initial values of updated weights (flash)", sizes.initial_weight_bytes),
         ("tables (flash)", sizes.table_bytes),

@@ -1,5 +1,6 @@
 """What is to be planned: the options that `plan` and `pareto` share, and the request they make."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from costsim.cli.recipe import RecipeOptions
 from costsim.cli.signature import was_typed
 from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
 from costsim.ir.recipe import Loss, Recipe
-from costsim.ir.step import Optimizer
+from costsim.ir.step import BitWidths, Optimizer
 from costsim.problem.axes import SCORED_AXES
 from costsim.problem.task_budget import TaskBudget
 from costsim.run.criteria import CRITERIA
@@ -229,7 +230,6 @@ def plan_request(
         chooser = default_solver()
     else:
         chooser = make_solver(solver, time_limit_s=given.time_limit)
-    bits = spec.bits.usual
     return PlanRequest(
         device=spec,
         target=given.target,
@@ -248,7 +248,7 @@ def plan_request(
         layers=given.layers,
         exclude=given.exclude,
         with_bias=given.with_bias,
-        bits=parse_bits(given.bits, bits) if given.bits else bits,
+        bits=_bits(given.bits, spec) if given.bits else spec.bits.usual,
         budget=budget_request(given),
         segments=given.recompute,
         recipe=_recipe(given, spec, recipe),
@@ -258,6 +258,23 @@ def plan_request(
         seed=given.seed,
         explain_with=_explainer(given.time_limit) if explain else None,
     )
+
+
+def _bits(typed: str, device: "DeviceSpec") -> BitWidths:
+    """What was typed, completed where a microcontroller has kernels for no more than a part of it.
+
+    One number is of everything; in 8 bits there are kernels for weights and activations alone.
+    """
+    found = parse_bits(typed, device.bits.usual)
+    kernels = BitWidths(8, 8, 32, 32)
+    if device.is_microcontroller and typed.strip() == "8" and found != kernels:
+        print(
+            f"costsim: note: --bits 8: gradients and optimizer state stay at 32 bits on "
+            f"{device.name}, where there are kernels for no others",
+            file=sys.stderr,
+        )
+        return kernels
+    return found
 
 
 def _recipe(given: RequestOptions, device: "DeviceSpec", more: RecipeOptions | None) -> Recipe:

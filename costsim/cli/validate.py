@@ -31,6 +31,7 @@ from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking, was_typed
 
 if TYPE_CHECKING:
+    from costsim.hardware.boards.unicorn import UnicornTarget
     from costsim.hardware.meters.plan_validation import ValidationRequest
     from costsim.hardware.results.adaptation_validation import AdaptationExtent
     from costsim.hardware.results.record import Measurement, Validation
@@ -74,7 +75,7 @@ class ValidateOptions:
     "--adaptation",
     type=click.Choice(("small", "full")),
     help="Run the whole adaptation instead of one step: scoring, caching, class means, training, "
-    "answering. small: each a few times; full: as often as the plan says.",
+    "answering. small: each a few times, with --on so many iterations; full: as often as planned.",
 )
 @click.option(
     "--steps",
@@ -109,7 +110,9 @@ def command(given: ValidateOptions) -> int:
 
     On the emulated core the step runs in the plan's own bit widths, inside exactly the memory of
     the device: bytes touched and MACs executed must be equal, in 32 bits losses and weights
-    PyTorch's, in 8 bits every bit that of a numpy reference.
+    PyTorch's, in 8 bits every bit that of a numpy reference. With --adaptation too, the plan's task
+    is learnt by the same C, compiled for this machine and seen to give the bits of the core: its
+    accuracy on query images must be PyTorch's in 32 bits, within two points and chance.
 
     \b
     Examples
@@ -126,6 +129,8 @@ def command(given: ValidateOptions) -> int:
 
     plan = given_plan(given.plan, given.named_models)
     if given.target is not None:
+        if given.adaptation is not None:
+            return _learnt(given.target, plan, given, files["validation"])
         return _emulated(given.target, plan, given, files)
     if given.report is not None:
         raise InputError("--report: of a plan run on this machine there is none; give --on")
@@ -144,8 +149,8 @@ def _check_adaptation(given: ValidateOptions) -> None:
     """Raise `InputError` for what --adaptation has no part in."""
     if given.adaptation is None:
         return
-    if given.target is not None:
-        raise InputError("--adaptation runs on this machine; leave --on out")
+    if given.target is not None and given.report is not None:
+        raise InputError("--report: of a step; with --adaptation there is none")
     if given.measurement is not None:
         raise InputError(
             "--measurement: of a step; what --adaptation measures is in what --validation writes"
@@ -217,19 +222,47 @@ def _tell(
     return 0 if validation.ok else 1
 
 
+def _learnt(place: str, plan: "PlanFile", given: ValidateOptions, path: Path | None) -> int:
+    """A whole task learnt by the C that a core runs, beside PyTorch."""
+    from costsim.hardware.boards.learning_validation import validate_learning
+
+    target = _core(place)
+    iterations = given.steps if given.adaptation == "small" else None
+    with progress_on_stderr() as progress:
+        validation = validate_learning(target, _request(plan, given), iterations, progress)
+    if path is not None:
+        validation.write(path)
+    if given.as_json:
+        _tell_json(validation)
+    else:
+        from rich.console import Console
+
+        from costsim.report.validation import render_validation
+
+        render_validation(Console(), validation)
+    return 0 if validation.ok else 1
+
+
+def _core(place: str) -> "UnicornTarget":
+    """The emulated core that was named."""
+    from costsim.hardware.boards.unicorn import UnicornTarget
+    from costsim.hardware.targets.base import TargetOptions, parse_target
+
+    target = parse_target(place, TargetOptions())
+    if not isinstance(target, UnicornTarget):
+        raise InputError(f"--on {target.name}: allowed is unicorn:cortex-m7 (see costsim measure)")
+    return target
+
+
 def _emulated(
     place: str, plan: "PlanFile", given: ValidateOptions, files: Mapping[str, Path | None]
 ) -> int:
     """The same on an emulated core."""
     check_writable(given.report, "--report")
-    from costsim.hardware.boards.unicorn import UnicornTarget
-    from costsim.hardware.targets.base import TargetError, TargetOptions, parse_target
-
-    target = parse_target(place, TargetOptions())
-    if not isinstance(target, UnicornTarget):
-        raise InputError(f"--on {target.name}: allowed is unicorn:cortex-m7 (see costsim measure)")
     from costsim.hardware.boards.emulation_validation import validate_emulated
+    from costsim.hardware.targets.base import TargetError
 
+    target = _core(place)
     try:
         with progress_on_stderr() as progress:
             found = validate_emulated(target, _request(plan, given), progress)

@@ -10,7 +10,6 @@ torch is imported when a plan is made, not with this file.
 from costsim.planning.conclusion import (
     Planned,
     caveats,
-    chosen_by_loss,
     conclude,
     model_notes,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "Prepared",
     "Scored",
     "caveats",
-    "chosen_by_loss",
     "conclude",
     "default_solver",
     "make_plan",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from costsim.base.files import file_sha256
 from costsim.base.progress import Progress, silent
 from costsim.base.units import counted, format_bytes
-from costsim.c.emission.support import why_loss_not_emitted, why_not_emitted
+from costsim.c.emission.support import why_not_emitted
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program.adaptation import Phase
@@ -32,7 +32,6 @@ from costsim.run.criteria.caveats import (
     score_caveat,
     weights_caveat,
 )
-from costsim.solvers import SOLVERS
 from costsim.solving.explain import explain
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
@@ -137,12 +136,6 @@ def conclude(
     )
 
 
-def chosen_by_loss(solver: str, samples: int) -> bool:
-    """Whether gradients of a loss had a part in a plan: of a solver that looks at scores, and of
-    scores that `samples` were needed for."""
-    return samples > 0 and solver not in SOLVERS.tagged("no scores")
-
-
 def model_notes(loaded: LoadedModel, graph: LayerGraph) -> tuple[str, ...]:
     """What a person should know of the model itself, before any plan."""
     found = []
@@ -238,10 +231,7 @@ def _warnings(
             f"{request.step_bits.activations}-bit activations may be faster"
         )
     if request.device.is_microcontroller:
-        by_loss = chosen_by_loss(solution.solver, problem.importance.samples)
-        reason = why_not_emitted(problem.step) or why_loss_not_emitted(
-            request.loss, problem.graph, by_loss=by_loss
-        )
+        reason = why_not_emitted(problem.step)
         if reason is not None:
             found.append(f"this step cannot be exported as C: {reason}")
     if solution.cost is not None:

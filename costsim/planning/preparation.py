@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
 from costsim.base.trust import name_from_now_on
+from costsim.base.units import format_bytes
 from costsim.c.emission.support import check_kernels
 from costsim.data import ImageSource, Task, classes_of, digits, open_source, sample_task
 from costsim.ir.graph import LayerGraph
-from costsim.ir.program import even_cuts
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import Category, compile_program, even_cuts
 from costsim.ir.step import TrainingStep
 from costsim.models.loading import LoadedModel, load_given, load_model
 from costsim.planning.request import DEFAULT_WAYS, PlanRequest
@@ -78,6 +80,7 @@ def prepare(
             raise InputError(
                 f"{loaded.name} on {request.device.name}, a microcontroller: {error}"
             ) from error
+    _check_flash(request, graph)
     if scored is None:
         assert source is not None
         scored = _score(request, source, loaded, scoring_graph, tensors, progress)
@@ -103,6 +106,22 @@ def load(request: PlanRequest) -> LoadedModel:
         batch=request.samples_a_pass,
         fold=request.folds_batch_norm,
     )
+
+
+def _check_flash(request: PlanRequest, graph: LayerGraph) -> None:
+    """Raise `InputError` where no plan makes room in flash for the network's weights."""
+    device = request.device
+    if not device.is_microcontroller or device.placement.frozen_weights != "flash":
+        return
+    bits = request.step_bits
+    program = compile_program(graph, UpdatePlan(), TrainingStep(graph.batch, bits=bits))
+    needed = program.bytes_of(Category.FROZEN_WEIGHTS)
+    if needed > device.flash_bytes:
+        raise InputError(
+            f"the weights take {format_bytes(needed)} of flash at {bits.weights} bits, and "
+            f"{device.name} has {format_bytes(device.flash_bytes)}: fewer --bits or a smaller "
+            "network would do"
+        )
 
 
 def pose(request: PlanRequest, graph: LayerGraph, step: TrainingStep, scored: Scored) -> Problem:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from costsim.base.units import format_bytes, format_joules, format_macs, format_seconds
+from costsim.device import DeviceSpec
 from costsim.problem.budget import Budget
 from costsim.problem.task_budget import SHOWN, TaskBudget
 from costsim.solving.planfile import DeviceRecord, Prediction
@@ -58,6 +59,28 @@ def budget_uses(
             )
         )
     return tuple(rows)
+
+
+def flash_use(predicted: Prediction | None, device: DeviceSpec | None) -> tuple[BudgetUse, ...]:
+    """The flash of a microcontroller, in which all weights lie: the updated ones as they start.
+
+    What is allowed is what the device file leaves beside code and tables.
+    """
+    if device is None or not device.is_microcontroller or not device.flash_bytes:
+        return ()
+    if device.placement.frozen_weights != "flash":
+        return ()
+    used = None
+    if predicted is not None:
+        used = predicted.memory.frozen_weight_bytes + predicted.memory.updated_weight_bytes
+    return (
+        BudgetUse(
+            "flash (weights, beside code and tables)",
+            None if used is None else format_bytes(used),
+            format_bytes(device.flash_bytes),
+            None if used is None else _share(used, device.flash_bytes),
+        ),
+    )
 
 
 def task_budget_uses(budget: TaskBudget, predicted: Prediction | None) -> tuple[BudgetUse, ...]:

@@ -15,7 +15,7 @@ from costsim.base.units import counted, format_bytes, format_macs, format_percen
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram, compile_program
 from costsim.report.amounts import interval, seconds
-from costsim.report.budgets import BudgetUse, budget_uses, task_budget_uses
+from costsim.report.budgets import BudgetUse, budget_uses, flash_use, task_budget_uses
 from costsim.report.layers import LayerMacs, kept_bytes, layer_kind, layer_macs, live_bytes
 from costsim.report.recipe import recipe_line
 from costsim.solving.planfile import PlanFile, SolverRecord
@@ -187,7 +187,11 @@ class Summary:
     @cached_property
     def budgets(self) -> tuple[BudgetUse, ...]:
         """The limits that are set, with what the plan uses of them."""
-        return budget_uses(self.file.budget, self.file.predicted, self.file.device)
+        file = self.file
+        return (
+            *budget_uses(file.budget, file.predicted, file.device),
+            *flash_use(file.predicted, file.device_spec),
+        )
 
     @cached_property
     def task_budgets(self) -> tuple[BudgetUse, ...]:

@@ -300,8 +300,9 @@ def test_a_plan_becomes_a_folder(plan, tmp_path, capsys):
     assert f" {predicted['updated_weight_bytes']:,} B" in printed
     names = {file.name for file in out.iterdir()}
     assert names == {
-        "Makefile", "README.md", "costsim_kernels.c", "costsim_kernels.h", "costsim_model.c",
-        "costsim_model.h", "costsim_model.json", "costsim_weights.c",
+        "Makefile", "README.md", "costsim_adapt.c", "costsim_kernels.c", "costsim_kernels.h",
+        "costsim_model.c", "costsim_model.h", "costsim_model.json", "costsim_plan.json",
+        "costsim_store.c", "costsim_weights.c",
     }  # fmt: skip
     (out / "left over").touch()
     assert main(["export", str(plan), "--out", str(out), "--json"]) == 0
@@ -310,51 +311,29 @@ def test_a_plan_becomes_a_folder(plan, tmp_path, capsys):
     assert set(document["files"]) == {file.name for file in out.iterdir()} == names
 
 
-def test_a_plan_chosen_by_class_means_is_refused_and_one_that_does_not_say_is_told_of(
-    plan, tmp_path, capsys
-):
-    """C takes outputs for logits: right where the plan was made for them alone."""
+def test_a_plan_says_by_what_its_c_tells_classes_apart(plan, tmp_path, capsys):
+    """Class means of the plan's ways and temperature, or logits; an older plan does not say."""
     document = json.loads(plan.read_text())
     assert document["loss"] == "cross_entropy"
-    assert main(["export", str(plan), "--out", str(tmp_path / "same")]) == 0
-    assert capsys.readouterr().err == ""
+    assert main(["export", str(plan), "--out", str(tmp_path / "logits")]) == 0
     means, older = tmp_path / "means.json", tmp_path / "older.json"
-    recipe = {**document["recipe"], "loss": "prototype"}
+    recipe = {**document["recipe"], "loss": "prototype", "temperature": 7.0, "iterations": 12}
     means.write_text(json.dumps({**document, "loss": "prototype", "recipe": recipe}))
-    assert main(["export", str(means), "--out", str(tmp_path / "refused")]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "means.json: it is made for class means" in line
-    assert "plan with --loss cross_entropy and a --model with a head" in line
-    assert not (tmp_path / "refused").exists()
+    assert main(["export", str(means), "--out", str(tmp_path / "means"), "--json"]) == 0
+    told = capsys.readouterr()
+    assert "taken for logits" not in told.err
+    ways, features = document["task"]["ways"], 160
+    sizes = json.loads(told.out[told.out.index("{") :])["sizes"]
+    assert sizes["class_means_bytes"] == 4 * ways * features
+    header = (tmp_path / "means" / "costsim_model.h").read_text()
+    for name, value in {"BY_CLASS_MEANS": 1, "CLASSES": ways, "ITERATIONS": 12}.items():
+        assert f"#define COSTSIM_{name} {value} " in header
+    assert "softmax of 7 times the cosine" in header
+    assert "#define COSTSIM_BY_CLASS_MEANS 0 " in (tmp_path / "logits/costsim_model.h").read_text()
     del document["loss"]
     older.write_text(json.dumps(document))
     assert main(["export", str(older), "--out", str(tmp_path / "told")]) == 0
     assert "outputs taken for logits; the plan does not say its loss" in capsys.readouterr().err
-
-
-def test_a_plan_that_looks_at_no_loss_is_exported_where_the_model_has_a_head(tmp_path, capsys):
-    """All of the last layer is the same choice by any loss."""
-    asked = ["plan", "--device", "stm32h743", "--resolution", "32", "--bits", "32", "--ways", "2"]
-    asked += ["--shots", "2", "--solver", "last-layer"]
-    head, scored = tmp_path / "head.json", tmp_path / "scored.json"
-    assert main([*asked, "--model", "zoo:tiny", "--out", str(head)]) == 0
-    assert "cannot be exported" not in capsys.readouterr().err
-    assert main(["export", str(head), "--out", str(tmp_path / "head")]) == 0
-    assert "the plan was made with another loss, prototype" in capsys.readouterr().err
-    document = json.loads(head.read_text())
-    assert document["loss"] == "prototype"
-    document["solver"]["name"] = "exact"
-    scored.write_text(json.dumps(document))
-    assert main(["export", str(scored), "--out", str(tmp_path / "scored")]) == 2
-    assert "scored.json: it is chosen by class means" in capsys.readouterr().err
-    assert not (tmp_path / "scored").exists()
-
-
-def test_a_plan_for_a_microcontroller_says_when_it_cannot_be_exported(tmp_path, capsys):
-    asked = ["plan", "--device", "stm32h743", "--resolution", "32", "--criterion", "l2_norm"]
-    assert main([*asked, "--out", str(tmp_path / "plan.json")]) == 0
-    assert "cannot be exported as C: it is made for class means" in capsys.readouterr().err
-    assert json.loads((tmp_path / "plan.json").read_text())["loss"] == "prototype"
 
 
 def test_a_model_larger_than_flash_is_refused_and_nothing_written(plan, tmp_path, capsys):

@@ -280,7 +280,7 @@ def test_a_plan_of_the_devices_usual_bits_becomes_a_folder(tmp_path, capsys):
         ("zoo:mobilenet_v3_like", (), 2, r"on stm32h743, a microcontroller: call '.*8-bit kernel"),
         ("zoo:mobilenet_v3_like", ("--bits", "32"), 0, None),
         ("mcunet-5fps", (), 0, None),
-        ("mcunet-5fps", ("--bits", "8"), 0, "cannot be exported as C: the step has 8-bit weights"),
+        ("mcunet-5fps", ("--bits", "8"), 0, "--bits 8: gradients and optimizer state stay at 32"),
         ("mcunet-5fps", ("--optimizer", "adam"), 0, "exported as C: optimizer 'adam' has no C"),
     ],
 )

@@ -885,8 +885,12 @@ def test_interrupted_at_any_moment(tmp_path: Path, delay_s: float) -> None:
 
 
 def test_weights_larger_than_the_flash_are_a_no(capsys: pytest.CaptureFixture[str]) -> None:
-    """Four bytes each of some 430,000 frozen parameters, in less than a megabyte."""
+    """Four bytes each of some 430,000 parameters, in less than a megabyte: before any scoring."""
     plan = ["plan", "--resolution", "32", "--bits", "32", "--criterion", "l2_norm", "--device"]
-    assert main([*plan, "stm32f746"]) == 1
+    scored = [*plan[:5], "--device", "stm32f746"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("costsim.planning.preparation._score", lambda *_: pytest.fail("scored"))
+        assert main(scored) == 2
+    assert main([*plan, "stm32f746"]) == 2
     assert "of flash at 32 bits, and stm32f746 has 870 KiB" in capsys.readouterr().err
     assert main([*plan, "stm32h743"]) == 0

@@ -16,14 +16,41 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from costsim.c.emission import COMPILER_FLAGS, Memory, emit, integers, kernel_source, read_weights
+from costsim.ir.graph import LayerGraph
 from costsim.ir.program import TrainingProgram
+from costsim.ir.step import BitWidths
+from costsim.run.execution.forward import evaluate
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 CACHE = Path(tempfile.gettempdir()) / f"costsim-emission-{os.getuid()}"
 FLOATS = ctypes.POINTER(ctypes.c_float)
 INTS = ctypes.POINTER(ctypes.c_int32)
+
+
+WIDE, NARROW = BitWidths(), BitWidths(8, 8, 32, 32)
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Copies in floats, as C and numpy take them."""
+    return {name: tensor.detach().float().numpy().copy() for name, tensor in tensors.items()}
+
+
+def ranges_of(
+    graph: LayerGraph, tensors: Mapping[str, Tensor], images: Tensor
+) -> dict[str, tuple[float, float]]:
+    """What every value is at least and at most on these images, in passes of the graph's batch."""
+    names = [call.name for call in graph.calls]
+    parts = [evaluate(graph, tensors, part, names)[1] for part in images.split(graph.batch)]
+    return {
+        name: (
+            min(p[name].min().item() for p in parts),
+            max(p[name].max().item() for p in parts),
+        )
+        for name in names
+    }
 
 
 @cache
@@ -150,7 +177,7 @@ class Emitted:
             if large:
                 (folder / "costsim_weights.c").write_text(_emptied(text))
             parts = [str(kernels_object(counting=counting))]
-            for part in ("costsim_model", "costsim_weights"):
+            for part in ("costsim_model", "costsim_weights", "costsim_adapt", "costsim_store"):
                 compile_c(folder / f"{part}.c", folder / f"{part}.o", "-fPIC", "-O0")
                 parts.append(str(folder / f"{part}.o"))
             run([*compiler(), "-shared", *parts, "-o", str(folder / "model.so")])
@@ -176,6 +203,43 @@ class Emitted:
         out = np.empty(graph[graph.output].shape, np.float32)
         self.library.costsim_predict(images.ctypes.data_as(FLOATS), out.ctypes.data_as(FLOATS))
         return out
+
+    def begin_means(self, classes: int) -> int:
+        """0, or 1 for a number of classes that there cannot be."""
+        return int(self.library.costsim_begin_means(classes))
+
+    def add_to_means(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """The images of one pass, to the means of their classes."""
+        images = np.ascontiguousarray(images, np.float32)
+        labels = np.ascontiguousarray(labels, np.int32)
+        assert not self.library.costsim_add_to_means(
+            images.ctypes.data_as(FLOATS), labels.ctypes.data_as(INTS)
+        )
+
+    def take_means(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Means of all these images, a pass of them at a time."""
+        assert self.begin_means(int(labels.max()) + 1) == 0
+        size = self.program.step.samples_a_pass
+        for i in range(0, len(images), size):
+            self.add_to_means(images[i : i + size], labels[i : i + size])
+        self.library.costsim_end_means()
+
+    def means(self, classes: int) -> np.ndarray:
+        """The class means as they are."""
+        graph = self.program.graph
+        size = classes * int(np.prod(graph[graph.output].shape[1:]))
+        found = (ctypes.c_float * size).in_dll(self.library, "costsim_class_means")
+        return np.array(found, np.float32).reshape(classes, -1)
+
+    def classify(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Class and score of each image of one pass."""
+        images = np.ascontiguousarray(images, np.float32)
+        classes, scores = np.empty(len(images), np.int32), np.empty(len(images), np.float32)
+        assert not self.library.costsim_classify(
+            images.ctypes.data_as(FLOATS), classes.ctypes.data_as(INTS),
+            scores.ctypes.data_as(FLOATS),
+        )  # fmt: skip
+        return classes, scores
 
     def _table(self) -> Any:
         class Entry(ctypes.Structure):

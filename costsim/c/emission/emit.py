@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.base.errors import InputError
-from costsim.c.emission.memory import Memory
+from costsim.c.emission.memory import Memory, Update
 from costsim.c.emission.model_header import header_text
 from costsim.c.emission.model_source import operation_symbol, source_text
 from costsim.c.emission.model_weights import weights_text
@@ -19,6 +19,7 @@ from costsim.c.emission.quantised_writer import QuantisedWriter
 from costsim.c.emission.quantization import Quantization, integers
 from costsim.c.emission.readme import readme
 from costsim.c.emission.sizes import DOCUMENT, Sizes, sizes_of
+from costsim.c.emission.store import StoreLayout, kept_parts, layout_of
 from costsim.c.emission.support import check_step, is_narrow
 from costsim.c.emission.tables import Tables
 from costsim.ir.program import TrainingProgram
@@ -33,8 +34,13 @@ KERNELS = (
     "pooling.c",
     "quantised.c",
     "learning.c",
+    "classifier.c",
 )
 """Sources of the kernels, in an order in which each finds what it uses."""
+
+
+POINTER_PAIR_BYTES = 8
+"""Of a pointer and a size, on the 32-bit cores that flash is counted for."""
 
 
 def emit(
@@ -63,16 +69,22 @@ def emit(
         shaped = {p.name: tensors[p.name].reshape(p.shape) for p in program.graph.parameters}
         stored = integers(program.graph, shaped, quantization)
     bodies = [writer.write(op) for op in program.operations]
-    sizes = sizes_of(memory, tables.bytes)
+    features = writer.features(program.operations[program.loss_position].reads[0])
+    source = source_text(memory, tables, bodies, options, quantization, features)
+    kept_table = POINTER_PAIR_BYTES * (len(kept_parts(memory, options)) + 1)
+    sizes = sizes_of(memory, tables.bytes + kept_table, options)
+    layout = layout_of(memory, stored, quantization, options)
     return {
-        "costsim_model.h": header_text(memory, sizes, options, quantization),
-        "costsim_model.c": source_text(memory, tables, bodies, options, quantization),
+        "costsim_model.h": header_text(memory, sizes, options, quantization, layout),
+        "costsim_model.c": source,
+        "costsim_adapt.c": _kernel("costsim_adapt.c"),
+        "costsim_store.c": _kernel("costsim_store.c"),
         "costsim_weights.c": weights_text(memory, stored),
         "costsim_kernels.h": _kernel("costsim_kernels.h"),
         "costsim_kernels.c": kernel_source(),
-        DOCUMENT: _document(memory, sizes),
+        DOCUMENT: _document(memory, sizes, layout, quantization),
         "Makefile": _kernel("Makefile"),
-        "README.md": readme(program, sizes, options),
+        "README.md": readme(memory, sizes, options),
     }
 
 
@@ -109,13 +121,20 @@ def _tensors(
     return found
 
 
-def _document(memory: Memory, sizes: Sizes) -> str:
+def _document(
+    memory: Memory, sizes: Sizes, layout: StoreLayout, quantization: Quantization | None
+) -> str:
     """What is where, for tools: operations with their functions, buffers with their offsets."""
     program = memory.program
     offsets = memory.arena.offsets_bytes
     document = {
         "schema": "costsim.emission/1",
         "sizes": sizes.to_json(),
+        "kept": {
+            "bytes": layout.kept_bytes,
+            "digest": layout.digest.hex(),
+            "updates": [_update(memory, update, quantization) for update in memory.updates],
+        },
         "operations": [
             {
                 "name": op.name,
@@ -141,3 +160,23 @@ def _document(memory: Memory, sizes: Sizes) -> str:
         ],
     }
     return json.dumps(document, indent=1) + "\n"
+
+
+def _update(memory: Memory, update: Update, quantization: Quantization | None) -> dict[str, Any]:
+    """An updated parameter; of integers the value of one step, for each output channel."""
+    kind, layer = update.atom
+    found = {
+        "layer": layer,
+        "kind": kind,
+        "parameter": update.parameter.name,
+        "elements": len(update.places),
+        "type": memory.dtype(update.parameter.name).name,
+    }
+    if quantization is not None:
+        call = memory.graph[memory.graph.layers[layer].calls[0]]
+        assert call.weight is not None
+        units = quantization.weight_scales[call.weight.name].astype(np.float64)
+        if kind == "bias":
+            units = units * quantization.input_of(call).scale
+        found["units"] = units.tolist()
+    return found

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from costsim.c.emission.camera import camera_image
 from costsim.c.emission.memory import Memory
 from costsim.c.emission.options import EmissionOptions
 from costsim.c.emission.quantization import Quantization
+from costsim.c.emission.store import kept_parts
 from costsim.c.emission.tables import Tables
 from costsim.c.emission.templates import render
 from costsim.c.emission.text import call, comment, identifier, number
@@ -18,10 +20,12 @@ def source_text(
     bodies: Sequence[Sequence[str]],
     options: EmissionOptions,
     quantization: Quantization | None,
+    features: str,
 ) -> str:
     """`costsim_model.c`: a function an operation, and those that run them.
 
-    `bodies` are the operations' statements, `tables` what these refer to.
+    `bodies` are the operations' statements, `tables` what these refer to; `features` is what the
+    model returned, as classifiers take it.
     """
     program = memory.program
     operations = [
@@ -33,9 +37,16 @@ def source_text(
     first_update = len(program.operations) - sum(
         late and op.direction is Direction.UPDATE for op in program.operations
     )
+    classifier = options.class_means
     return render(
         "costsim_model.c.jinja",
         name=comment(options.name),
+        class_means=classifier is not None,
+        temperature="1.0f" if classifier is None else number(classifier.temperature),
+        features=features,
+        features_at="x" if quantization is None else "q",
+        image=camera_image(memory, quantization, tables),
+        kept=kept_parts(memory, options),
         learning_rate=number(options.learning_rate),
         arrays=_arrays(memory),
         tables=tables.definitions,
@@ -120,7 +131,7 @@ def _logits(memory: Memory, read: Operand, quantization: Quantization | None) ->
     graph = memory.graph
     size = elements(graph[graph.output].shape)
     if quantization is None:
-        return "    " + call("memcpy", "logits", memory.pointer(read), 4 * size)
+        return "    " + call("memcpy", "outputs", memory.pointer(read), 4 * size)
     a = quantization.values[graph.output]
     x = memory.bytes_of(read)
-    return "    " + call("costsim_q_dequantise", size, number(a.scale), a.zero, x, "logits")
+    return "    " + call("costsim_q_dequantise", size, number(a.scale), a.zero, x, "outputs")

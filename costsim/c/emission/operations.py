@@ -11,7 +11,7 @@ from costsim.c.emission.arguments import (
 from costsim.c.emission.forward import FORWARD, Site
 from costsim.c.emission.input_gradient import INPUT_GRADIENT, GradientSite
 from costsim.c.emission.memory import Memory
-from costsim.c.emission.options import EmissionOptions
+from costsim.c.emission.options import ClassMeans, EmissionOptions
 from costsim.c.emission.tables import Tables
 from costsim.c.emission.text import call, number
 from costsim.c.emission.weight_gradient import WEIGHT_GRADIENT, WeightSite
@@ -85,8 +85,23 @@ class OperationWriter:
         x = self.memory.pointer(op.reads[0])
         dx = self.memory.buffer(op.writes[0].buffer) if op.writes else "NULL"
         size = elements(shape) // rows
+        if self.options.class_means is not None:
+            return [self._prototype_loss(self.options.class_means, op, (rows, size, scale, dx))]
         arguments = (rows, size, scale, x, "costsim_labels", dx)
         return [f"costsim_loss = {call('costsim_cross_entropy', *arguments)}"]
+
+    def _prototype_loss(
+        self, classifier: ClassMeans, op: Operation, sizes: tuple[int, int, str, str]
+    ) -> str:
+        rows, size, scale, dx = sizes
+        features = f"&{self.features(op.reads[0])}"
+        where = (rows, "costsim_classes", size, scale, number(classifier.temperature), features)
+        means = ("costsim_class_means", "costsim_labels", "costsim_likeness", dx)
+        return f"costsim_loss = {call('costsim_prototype_loss', *where, *means)}"
+
+    def features(self, read: Operand) -> str:
+        """What the model returned, as classifiers take it."""
+        return f"(const costsim_features){{{self.memory.pointer(read)}, NULL, 1.0f, 0}}"
 
     def _input_gradient(self, op: Operation) -> list[str]:
         c = self._call(op)

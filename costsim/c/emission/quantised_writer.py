@@ -35,7 +35,7 @@ from costsim.ir.operators import (
 )
 from costsim.ir.operators.pooling import Pool
 from costsim.ir.operators.reading import Reading
-from costsim.ir.program import Category, Operation
+from costsim.ir.program import Category, Operand, Operation
 
 
 class QuantisedWriter(OperationWriter):
@@ -99,10 +99,19 @@ class QuantisedWriter(OperationWriter):
         scale = number(1.0 / (rows * self.program.step.passes))
         x = self.memory.bytes_of(op.reads[0])
         dx = self.memory.buffer(op.writes[0].buffer) if op.writes else "NULL"
+        if self.options.class_means is not None:
+            given = (rows, elements(shape) // rows, scale, dx)
+            return [self._prototype_loss(self.options.class_means, op, given)]
         sizes = (rows, elements(shape) // rows, scale, number(a.scale), a.zero)
         return [
             f"costsim_loss = {call('costsim_q_cross_entropy', *sizes, x, 'costsim_labels', dx)}"
         ]
+
+    def features(self, read: Operand) -> str:
+        """What the model returned, as classifiers take it."""
+        a = self.affine(self.graph.output)
+        x = self.memory.bytes_of(read)
+        return f"(const costsim_features){{NULL, {x}, {number(a.scale)}, {a.zero}}}"
 
     def _input_gradient(self, op: Operation) -> list[str]:
         c = self._call(op)

@@ -18,6 +18,7 @@ from costsim.c.emission.options import EmissionOptions
 from costsim.c.emission.parts import Block
 from costsim.c.emission.quantised_writer import BOUNDS, mean_factor
 from costsim.c.emission.quantization import Quantization, saturated
+from costsim.c.emission.reference_classifier import ReferenceClassifier
 from costsim.c.emission.windows import Pooling, Window
 from costsim.ir.graph import Call
 from costsim.ir.operators import (
@@ -63,6 +64,33 @@ class Reference:
         self.gradients: dict[int, Floats] = {}
         self.states: dict[int, Floats] = {}
         self.loss = np.float32(0)
+        self.classifier: ReferenceClassifier | None = None
+        if options.class_means is not None:
+            output = self.graph[self.graph.output]
+            of, features = quantization.values[output.name], elements(output.shape[1:])
+            self.classifier = ReferenceClassifier(options.class_means, of, features, fused)
+
+    def features(self, images: Floats) -> Integers:
+        """What the network returns for the images of one pass, `[N, D]`, in integers."""
+        self._put(images)
+        for op in self.program.operations[: self.program.loss_position]:
+            self._run(op, np.zeros(0, np.int64))
+        return self._value(self.graph.output).reshape(len(images), -1)
+
+    def take_means(self, images: Floats, labels: NDArray[np.integer[Any]]) -> None:
+        """Class means of these images, as the weights are now."""
+        classifier, size = self.classifier, self.program.step.samples_a_pass
+        assert classifier is not None
+        classifier.begin(int(labels.max()) + 1)
+        places = np.arange(-(-len(images) // size) * size) % len(images)
+        rows = [self.features(images[part]) for part in np.split(places, len(places) // size)]
+        classifier.add(np.concatenate(rows)[: len(images)], labels)
+        classifier.end()
+
+    def _put(self, images: Floats) -> None:
+        given = self.graph[self.graph.input]
+        a = self.quantization.values[given.name]
+        self.values[given.name] = a.quantise(images).reshape(given.shape)
 
     def step(self, images: Floats, labels: NDArray[np.integer[Any]]) -> float:
         """One step over `images` [batch, ...]; the mean loss."""
@@ -79,9 +107,7 @@ class Reference:
         total = np.float32(0)
         for number in range(passes):
             part = slice(number * size, (number + 1) * size)
-            given = self.graph[self.graph.input]
-            a = self.quantization.values[given.name]
-            self.values[given.name] = a.quantise(images[part]).reshape(given.shape)
+            self._put(images[part])
             for op in operations[: len(operations) - len(after)]:
                 self._run(op, labels[part])
             total = np.float32(total + self.loss)
@@ -217,6 +243,12 @@ class Reference:
         a = self.quantization.values[output]
         rows = self._value(output).astype(np.int32)
         rows = rows.reshape(rows.shape[0], -1)
+        scale = np.float32(1.0 / (len(rows) * self.program.step.passes))
+        if self.classifier is not None:
+            self.loss, gradient = self.classifier.loss(rows, labels, scale)
+            for write in op.writes:
+                self.gradients[write.buffer] = gradient
+            return
         most = rows.max(1, keepdims=True)
         scaled = (rows - most).astype(np.float32) * np.float32(a.scale)
         exponentials = exponential(scaled)
@@ -226,7 +258,6 @@ class Reference:
         if op.writes:
             shares = exponentials / sums[:, None]
             shares[np.arange(len(rows)), labels] -= np.float32(1)
-            scale = np.float32(1.0 / (len(rows) * self.program.step.passes))
             self.gradients[op.writes[0].buffer] = shares * scale
 
     def _input_gradient(self, op: Operation) -> Floats:

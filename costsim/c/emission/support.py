@@ -5,7 +5,6 @@ from costsim.c.emission.forward import FORWARD, NO_KERNEL
 from costsim.c.emission.quantization import check_quantised
 from costsim.c.emission.text import title
 from costsim.ir.graph import LayerGraph
-from costsim.ir.head import linear_head
 from costsim.ir.step import BitWidths, TrainingStep
 
 NARROW = 8
@@ -19,8 +18,8 @@ NARROW_OPTIMIZERS = ("sgd", "momentum")
 """Optimizers that there is C for in 8 bits."""
 
 
-EMITTED_LOSS = "cross_entropy"
-"""The loss that there is C for, over the model's outputs as logits."""
+MEASURED_LOSS = "cross_entropy"
+"""The loss of a step whose bytes and MACs are measured: neither depends on the loss."""
 
 
 def is_narrow(bits: BitWidths) -> bool:
@@ -47,26 +46,9 @@ def why_not_emitted(step: TrainingStep) -> str | None:
     return None
 
 
-def why_loss_not_emitted(loss: str | None, graph: LayerGraph, *, by_loss: bool) -> str | None:
-    """The reason a plan made with `loss` is not exported; None where it is, or does not say.
-
-    `by_loss`: whether gradients of that loss chose it. What is chosen without them (the last layer,
-    everything) can learn by any loss that the outputs of `graph` suit: a linear layer's may be
-    logits, others are features.
-    """
-    if loss in (None, EMITTED_LOSS) or (not by_loss and linear_head(graph) is not None):
-        return None
-    made = "chosen by" if by_loss else "made for"
-    return (
-        f"it is {made} class means (--loss prototype), and C learns by cross entropy alone, "
-        "which would take the model's features for logits; plan with --loss cross_entropy and a "
-        "--model with a head that returns one logit for each class"
-    )
-
-
 def told_of_loss(loss: str | None) -> tuple[str, ...]:
     """What to say where C runs the step of a plan whose own `loss` is another, or not known."""
-    if loss == EMITTED_LOSS:
+    if loss == MEASURED_LOSS:
         return ()
     own = "does not say its loss" if loss is None else f"was made with another loss, {loss}"
     return (

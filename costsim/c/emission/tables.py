@@ -49,6 +49,12 @@ class Tables:
         size = len(values)
         return self._define("floats", "float", f"{{\n{body}\n}}", 4 * size, f"[{size}]")
 
+    def levels(self, values: NDArray[np.int8]) -> str:
+        """What each byte of an image is stored as."""
+        body = rows(map(str, values.tolist()))
+        size = len(values)
+        return self._define("levels", "int8_t", f"{{\n{body}\n}}", size, f"[{size}]")
+
     def run(self, numbers: Sequence[int]) -> tuple[int, str]:
         """Channels as the first of a run, or as 0 and a list."""
         first = numbers[0]

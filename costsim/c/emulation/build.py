@@ -131,6 +131,16 @@ def build_watch() -> Path:
     return _built("so", host_compiler(), arguments, contents, "watch.so")
 
 
+def build_library(
+    sources: Mapping[str, str | bytes], compiler: Compiler, flags: tuple[str, ...]
+) -> Path:
+    """Emitted C as a library of this machine."""
+    contents = {name: _bytes(content) for name, content in sources.items()}
+    names = sorted(name for name in contents if name.endswith(".c"))
+    arguments = (*flags, "-shared", "-fPIC", "-o", "model.so", *names)
+    return _built("so", compiler, arguments, contents, "model.so")
+
+
 def source_digest(sources: Mapping[str, str | bytes]) -> bytes:
     """16 bytes that a firmware gives back, so that one of other sources is noticed."""
     digest = hashlib.sha256()

@@ -22,7 +22,8 @@ def linker_script(memory: MemoryMap, stack_bytes: int) -> str:
 {listed}
 }}
 ENTRY(Reset_Handler)
-EXTERN(costsim_init costsim_train_step costsim_predict)
+EXTERN(costsim_init costsim_train_step costsim_predict costsim_classify)
+EXTERN(costsim_begin_means costsim_add_to_means costsim_end_means)
 SECTIONS
 {{
   .text : {{

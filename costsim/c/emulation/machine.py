@@ -33,11 +33,16 @@ _OUTSIDE = (
     "costsim_init",
     "costsim_train_step",
     "costsim_predict",
+    "costsim_classify",
+    "costsim_begin_means",
+    "costsim_add_to_means",
+    "costsim_end_means",
     "costsim_begin_step",
     "costsim_pass",
     "costsim_end_step",
     "run",
     "load",
+    "is_class",
 )
 """What belongs to no operation, nor what it calls itself."""
 

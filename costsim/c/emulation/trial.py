@@ -28,7 +28,7 @@ from costsim.ir.program import TrainingProgram, plan_arena
 PAINT = 0xA5A5_5AA5
 """What untouched memory is filled with: no float that training meets."""
 
-ENTRIES = ("costsim_init", "costsim_train_step", "costsim_predict")
+ENTRIES = ("costsim_init", "costsim_train_step", "costsim_predict", "costsim_classify")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Touched:
 class Observed:
     """One training step with every access noted.
 
+    `class_means_bytes` are those of the class means that taking them touched, by the same paint.
     `arena_end_bytes` is the end of the highest word of the arena that is no longer as painted,
     `arena_touched_bytes` how many bytes are not; `stack_bytes` the high-water mark of the same
     paint, `stack_bound_bytes` the most the code can need. `work` is by operation, -1 for none.
@@ -58,6 +59,7 @@ class Observed:
     flash_bytes: int
     touched: Touched
     work: Mapping[int, Work]
+    class_means_bytes: int = 0
 
     @property
     def ram_bytes(self) -> int:
@@ -81,8 +83,11 @@ class Trial:
         *,
         memory: MemoryMap | None = None,
         time_limit_s: float = 60.0,
+        options: EmissionOptions | None = None,
     ) -> None:
         self.program, self.weights, self.firmware = program, weights, firmware
+        self.options = options or EmissionOptions()
+        self._support: tuple[NDArray[np.float32], NDArray[Any]] | None = None
         graph, step = program.graph, program.step
         self.sample_shape = graph[graph.input].shape[1:]
         self.input_bytes = 4 * step.batch * elements(self.sample_shape)
@@ -119,7 +124,7 @@ class Trial:
         stored = weights
         if quantization is not None:
             stored = integers(program.graph, weights, quantization)
-        return cls(program, stored, firmware, time_limit_s=time_limit_s)
+        return cls(program, stored, firmware, time_limit_s=time_limit_s, options=options)
 
     def __enter__(self) -> Self:
         self.emulator.__enter__()
@@ -179,6 +184,40 @@ class Trial:
         found = self.emulator.read(self._logits, 4 * elements(self.output_shape))
         return np.frombuffer(found, dtype="<f4").reshape(self.output_shape)
 
+    def take_means(self, x: NDArray[np.float32], labels: NDArray[Any]) -> None:
+        """Class means of the images `x` [N, ...] with `labels` 0, 1, ..., a pass at a time."""
+        self._support = x, labels
+        size = self.output_shape[0]
+        self._call("costsim_begin_means", int(labels.max()) + 1)
+        for first in range(0, len(x), size):
+            part = np.asarray(labels[first : first + size], dtype="<i4")
+            images = np.zeros((size, *self.sample_shape), dtype="<f4")
+            images[: len(part)] = x[first : first + size]
+            told = np.full(size, -1, dtype="<i4")
+            told[: len(part)] = part
+            self.emulator.write(self._input, images.tobytes())
+            self.emulator.write(self._labels, told.tobytes())
+            self._call("costsim_add_to_means", self._input, self._labels)
+        self._call("costsim_end_means")
+
+    def class_means(self) -> NDArray[np.float32]:
+        """The class means as they are, [classes, outputs]."""
+        symbol = self.emulator.image.symbols["costsim_class_means"]
+        found = np.frombuffer(self.emulator.read(symbol.address, symbol.size_bytes), dtype="<f4")
+        return found.reshape(-1, elements(self.output_shape[1:]))
+
+    def classify(self, x: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Class and score of each sample of one pass."""
+        size = self.output_shape[0]
+        content = np.ascontiguousarray(x, dtype="<f4")
+        if content.shape != (expected := (size, *self.sample_shape)):
+            raise InputError(f"the input is {content.shape}; an answer is for {expected}")
+        self.emulator.write(self._input, content.tobytes())
+        scores = self._logits + 4 * size
+        self._call("costsim_classify", self._input, self._logits, scores)
+        classes = np.frombuffer(self.emulator.read(self._logits, 4 * size), dtype="<i4")
+        return classes, np.frombuffer(self.emulator.read(scores, 4 * size), dtype="<f4")
+
     def arena(self) -> bytes:
         """The arena as it is: weights and optimizer state are in it."""
         return self.emulator.read(*self.emulator.image.arena)
@@ -190,10 +229,14 @@ class Trial:
     # Watching.
 
     def observe(self, x: NDArray[np.float32], labels: NDArray[Any]) -> Observed:
-        """One step from the start with every access noted: several times slower."""
+        """One step from the start with every access noted: several times slower.
+
+        With class means it goes by those of the images that they were taken of last.
+        """
         emulator = self.emulator
         self._paint()
         self.init()
+        means_bytes = self._means_again()
         emulator.clear()
         emulator.watch(True)
         loss = self.step(x, labels)
@@ -216,7 +259,23 @@ class Trial:
             flash_bytes=emulator.image.flash_bytes,
             touched=touched,
             work=work,
+            class_means_bytes=means_bytes,
         )
+
+    def _means_again(self) -> int:
+        """Class means of the weights as they are at the start; bytes that were touched for them."""
+        if self._support is None:
+            return 0
+        symbols, emulator = self.emulator.image.symbols, self.emulator
+        means, classes = symbols["costsim_class_means"], symbols["costsim_classes"]
+        emulator.paint(means.address, means.size_bytes, PAINT)
+        self.take_means(*self._support)
+        touched = emulator.unpainted(means.address, means.size_bytes, PAINT)["count"] or 0
+        count = emulator.read(classes.address, classes.size_bytes)
+        self._paint()
+        self.init()
+        emulator.write(classes.address, count)
+        return touched
 
     def _touched(self) -> Touched:
         address, size = self.emulator.image.arena

@@ -6,7 +6,7 @@ in 8 bits to those of the numpy reference, bit by bit, and how far the losses ar
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -58,7 +58,8 @@ class EmulatedValidation:
 class _Task:
     """The steps to be done, on the emulated core and by whoever is to agree with it.
 
-    `tensors` are PyTorch's and change as it trains; `arrays` are the same weights before.
+    `tensors` are PyTorch's and change as it trains; `arrays` are the same weights before. Class
+    means are of the images and labels of `support`.
     """
 
     program: TrainingProgram
@@ -68,6 +69,7 @@ class _Task:
     options: EmissionOptions
     scales: Quantization | None
     notes: tuple[str, ...]
+    support: Batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +113,11 @@ def validate_emulated(
     except DoesNotFit as error:
         raise does_not_fit(target.name, task.program, memory, error) from error
     try:
-        emulated = _emulate(trial, task.batches, report)
+        emulated = _emulate(trial, task, report)
     except (EmulatedFault, EmulatorLost) as error:
         raise target_error(target.name, error) from error
     oracle, told = _oracle(task, emulated, report)
-    step = EmulatedStep(task.program, device, trial.firmware, emulated.observed)
+    step = EmulatedStep(task.program, device, trial.firmware, emulated.observed, task.options)
     measurement = step.measurement(plan.model.name)
     comparisons = compare_emulated(
         step, measurement, losses=emulated.losses, oracle=oracle, promised=plan.predicted
@@ -151,9 +153,13 @@ def _task(request: "ValidationRequest", report: Progress) -> _Task:
         raise InputError(f"{request.source}: layers: {error}") from error
     tensors = {name: tensor.detach().clone() for name, tensor in subject.tensors.items()}
     feed = PlanFeed(request, subject, report)
+    support = feed.images.numpy(), feed.labels.numpy()
     classes = int(np.prod(subject.graph[subject.graph.output].shape[1:]))
+    recipe = plan.recipe if plan.loss is not None else replace(plan.recipe, loss="cross_entropy")
+    if recipe.loss == "prototype":
+        classes = int(support[1].max()) + 1
     batches = [_batch(feed, number, program, classes) for number in range(request.steps)]
-    scales, options = None, EmissionOptions(learning_rate=LEARNING_RATE)
+    scales, rate = None, LEARNING_RATE
     if is_narrow(plan.step.bits):
         report("taking scales from images", 0, 0)
         scales, told = find_scales(
@@ -163,15 +169,21 @@ def _task(request: "ValidationRequest", report: Progress) -> _Task:
             subject.weights,
         )
         notes = [*notes, told]
-        options = EmissionOptions(learning_rate=NARROW_LEARNING_RATE)
+        rate = NARROW_LEARNING_RATE
+    options = EmissionOptions.of_recipe(recipe, classes, learning_rate=rate)
     arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
-    notes = [*notes, *told_of_loss(plan.loss)]
-    return _Task(program, tensors, arrays, batches, options, scales, tuple(notes))
+    if plan.loss is None:
+        notes = [*notes, *told_of_loss(plan.loss)]
+    return _Task(program, tensors, arrays, batches, options, scales, tuple(notes), support)
 
 
-def _emulate(trial: Trial, batches: Sequence[Batch], report: Progress) -> _Emulated:
-    """The first step watched, the others not."""
+def _emulate(trial: Trial, task: _Task, report: Progress) -> _Emulated:
+    """The first step watched, the others not; all by the class means before it."""
+    batches = task.batches
     with trial:
+        if task.options.class_means is not None:
+            report("emulating class means", 0, 0)
+            trial.take_means(*task.support)
         report("emulating, every access watched", 0, 0)
         observed = trial.observe(*batches[0])
         losses = [observed.loss]
@@ -187,7 +199,7 @@ def _oracle(
     """What the same steps give elsewhere, and what to say of that."""
     report("the same steps in PyTorch", 0, 0)
     in_floats = losses_in_pytorch(
-        task.program, task.tensors, task.batches, task.options.learning_rate
+        task.program, task.tensors, task.batches, task.options, task.support
     )
     if task.scales is None:
         furthest, scale = _furthest(emulated.updated, task.tensors)
@@ -207,6 +219,8 @@ def _to_reference(
     """The same steps by the definition of a step in 8 bits, and how much of it is equal."""
     stored = integers(task.program.graph, task.arrays, scales)
     reference = Reference(task.program, stored, scales, task.options, fused=True)
+    if reference.classifier is not None:
+        reference.take_means(*task.support)
     losses = tuple(reference.step(x, labels) for x, labels in task.batches)
     pairs = [(updated[u.parameter.name], u) for u in reference.memory.updates]
     equal = sum(

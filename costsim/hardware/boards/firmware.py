@@ -9,7 +9,8 @@ import numpy as np
 
 from costsim.base.errors import InputError
 from costsim.base.units import format_bytes, parse_bytes
-from costsim.c.emission import Quantization, check_step, is_narrow
+from costsim.c.emission import EmissionOptions, Quantization, check_step, is_narrow
+from costsim.c.emission.options import ClassMeans
 from costsim.c.emulation.build import DEFAULT_STACK_BYTES, DoesNotFit
 from costsim.c.emulation.memory_map import MemoryMap, memory_map
 from costsim.c.emulation.toolchain import CompilerName
@@ -143,9 +144,13 @@ def losses_in_pytorch(
     program: TrainingProgram,
     tensors: dict[str, Any],
     batches: Sequence[tuple[Any, Any]],
-    learning_rate: float,
+    options: EmissionOptions,
+    support: tuple[Any, Any] | None = None,
 ) -> list[float]:
-    """Losses of the steps of `program` in 32 bits by the executor, which updates `tensors`."""
+    """Losses of the steps of `program` in 32 bits by the executor, which updates `tensors`.
+
+    With `options` of class means these are of the images and labels of `support`.
+    """
     import torch
 
     from costsim.hardware.meters.plan_validation import classification_loss
@@ -155,10 +160,41 @@ def losses_in_pytorch(
     if program.step.bits != BitWidths():
         step = replace(program.step, bits=BitWidths())
         floats = compile_program(program.graph, program.plan, step)
-    executor = Executor(floats, tensors, learning_rate=learning_rate, loss=classification_loss)
+    loss = classification_loss
+    if options.class_means is not None:
+        assert support is not None
+        loss = _loss_by_means(floats, tensors, support, options.class_means)
+    executor = Executor(
+        floats, tensors, learning_rate=options.learning_rate, momentum=options.momentum, loss=loss
+    )
     return [
         float(executor.step(torch.from_numpy(x), torch.from_numpy(labels))) for x, labels in batches
     ]
+
+
+def _loss_by_means(
+    program: TrainingProgram,
+    tensors: Mapping[str, Any],
+    support: tuple[Any, Any],
+    classifier: ClassMeans,
+) -> Any:
+    """The loss of a pass by the class means of `support`, as `tensors` are now."""
+    import torch
+
+    from costsim.run.criteria.loss import prototype_loss, prototypes
+    from costsim.run.execution.forward import evaluate
+
+    images, labels = (torch.from_numpy(array) for array in support)
+    size = program.graph.batch
+    places = torch.arange(-(-len(images) // size) * size) % len(images)
+    with torch.no_grad():
+        parts = [evaluate(program.graph, tensors, part)[0] for part in images[places].split(size)]
+        means = prototypes(torch.cat(parts)[: len(images)], labels)
+
+    def loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return prototype_loss(output, labels, classifier.temperature, means) / len(labels)
+
+    return loss
 
 
 def does_not_fit(

@@ -244,10 +244,10 @@ class LineSession(Session):
         self.watch.report("the same steps here", 0, 0)
         batches = [(x, labels)] * steps
         tensors = load_file(self.job.weights)
-        if self.scales is None:
-            return losses_in_pytorch(self.program, tensors, batches, LEARNING_RATE)
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         options = EmissionOptions(learning_rate=LEARNING_RATE)
+        if self.scales is None:
+            return losses_in_pytorch(self.program, tensors, batches, options)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         stored = integers(self.program.graph, arrays, self.scales)
         reference = Reference(self.program, stored, self.scales, options, fused=True)
         return [reference.step(*batch) for batch in batches]

@@ -6,7 +6,7 @@ are a model of the core, and labelled as emulated.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim import __version__
+from costsim.c.emission.options import EmissionOptions
 from costsim.c.emission.support import is_narrow
 from costsim.c.emulation.build import Firmware
 from costsim.c.emulation.latency import Cycles
@@ -51,12 +52,13 @@ class LayerWork:
 
 @dataclass(frozen=True, eq=False)
 class EmulatedStep:
-    """One observed step of `program` on a core of `device`."""
+    """One observed step of `program`, emitted with `options`, on a core of `device`."""
 
     program: TrainingProgram
     device: DeviceSpec
     firmware: Firmware
     observed: Observed
+    options: EmissionOptions = field(default_factory=EmissionOptions)
 
     @property
     def order(self) -> list[int]:

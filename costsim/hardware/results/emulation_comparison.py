@@ -114,10 +114,13 @@ def compare_emulated(
         "updated weights", memory.updated_weight_bytes, measured.updated_weight_bytes
     )
     yield Comparison.of("bytes outside their buffers", 0, sum(n for _, n in step.strays()))
-    sizes = sizes_of(Memory(program), 0)
-    yield Comparison.of("variables", sizes.variable_bytes, observed.data_bytes)
+    sizes = sizes_of(Memory(program), 0, step.options)
+    if sizes.class_means_bytes:
+        yield Comparison.of("class means", sizes.class_means_bytes, observed.class_means_bytes)
+    own = observed.data_bytes - observed.class_means_bytes
+    yield Comparison.of("variables", sizes.variable_bytes, own)
     yield _at_most("stack", observed.stack_bound_bytes, observed.stack_bytes)
-    ram = arena.size_bytes + sizes.variable_bytes + observed.stack_bound_bytes
+    ram = arena.size_bytes + sizes.data_bytes + observed.stack_bound_bytes
     yield _at_most("RAM (arena, variables, stack)", ram, observed.ram_bytes)
     yield Comparison.of(
         "flash (predicted: weights)",

@@ -26,7 +26,7 @@ from costsim.ir.program.schedule import Category
 from costsim.ir.program.scoring import FISHER_WORK, ScoringWork, compile_scoring
 from costsim.ir.program.timeline import memory_timeline
 from costsim.ir.recipe import Recipe
-from costsim.ir.step import TrainingStep
+from costsim.ir.step import BitWidths, TrainingStep
 
 Place: TypeAlias = Literal["ram", "flash", "storage"]
 
@@ -34,6 +34,15 @@ PIXEL_BITS = 8
 """Of an image as a camera gives it and a device keeps it, an element of its input."""
 
 SCORE_BITS = 32
+
+SUM_BITS = 32
+"""Of a class mean where features are narrower: what is summed up needs more."""
+
+
+def class_means_bytes(classes: int, features: int, bits: BitWidths) -> int:
+    """Bytes of a mean for each class."""
+    width = bits.activations if bits.activations >= 16 else SUM_BITS
+    return classes * features * width // 8
 
 
 class Phase(StrEnum):
@@ -315,7 +324,7 @@ class _Compiler:
                 LastingBuffer(
                     "class means",
                     "ram",
-                    (self.task.ways * features * self.bits.activations + 7) // 8,
+                    class_means_bytes(self.task.ways, features, self.bits),
                     frozenset({Phase.MEANS, Phase.TRAINING, Phase.ANSWERING}),
                 )
             )

@@ -152,13 +152,17 @@ class Run:
         )
 
     def accuracy(self) -> float | None:
-        """Share of the query images classified rightly by the model as it is now.
+        """Share of the query images classified rightly by the model as it is now."""
+        if not len(self.task.query_labels):
+            return None
+        return float(np.mean(self.answers() == self.task.query_labels, dtype=np.float64))
 
-        By the most similar class mean of the support images (cosine), or by the largest logit.
+    def answers(self) -> NDArray[np.int64]:
+        """The class of each query image by the model as it is now.
+
+        That of the most similar class mean of the support images (cosine), or of the largest logit.
         """
         task, predict = self.task, self.subject.predict
-        if not len(task.query_labels):
-            return None
         outputs = predict(_tensor(task.query_images)).flatten(1)
         if self.recipe.loss == "prototype":
             support = predict(_tensor(task.images))
@@ -166,8 +170,8 @@ class Run:
             outputs = (
                 torch.nn.functional.normalize(outputs) @ torch.nn.functional.normalize(means).T
             )
-        right = outputs.argmax(1) == torch.from_numpy(task.query_labels.copy())
-        return float(right.double().mean())
+        found: NDArray[np.int64] = outputs.argmax(1).numpy()
+        return found
 
 
 def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:

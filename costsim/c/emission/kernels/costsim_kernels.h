@@ -229,6 +229,30 @@ void costsim_average_pool_input_gradient(const costsim_window *w, costsim_mean h
 float costsim_cross_entropy(int32_t rows, int32_t size, float scale, const float *x,
                             const int32_t *labels, float *dx);
 
+/* What a classifier looks at: floats x, or where x is NULL integers q of scale * (q - zero). */
+typedef struct {
+    const float *x;
+    const int8_t *q;
+    float scale; /* 1 of floats */
+    int32_t zero;
+} costsim_features;
+/* Means [classes, size]: zeros, to which the features of every image of a class are added, then
+ * unit vectors: the cosine asks for directions alone. One that is zero is like nothing. */
+void costsim_means_add(int32_t size, const costsim_features *f, float *mean);
+void costsim_means_finish(int32_t classes, int32_t size, float *means);
+/* Cosines [classes] of one image's features to finished means; 1 / the length of the features. */
+float costsim_cosines(int32_t classes, int32_t size, const costsim_features *f, const float *means,
+                      float *cosines);
+/* Mean cross entropy of softmax(temperature * cosines) and labels, f being [rows, size]; dx (or
+ * NULL) is its gradient times `scale`, the means held constant. x may be dx. `cosines` is work
+ * space of [classes]. */
+float costsim_prototype_loss(int32_t rows, int32_t classes, int32_t size, float scale,
+                             float temperature, const costsim_features *f, const float *means,
+                             const int32_t *labels, float *cosines, float *dx);
+/* The class of the greatest of f [classes]; `score` is its share in softmax(factor * f). */
+int32_t costsim_most_likely(int32_t classes, float factor, const costsim_features *f,
+                            float *score);
+
 /* Quantised: a value is scale * (q - zero) with q in int8, a weight scales[output channel] * q, a
  * bias and every sum are int32; gradients are floats of the real values. Results are rounded to the
  * nearest, halves to even, and saturate. Dimensions as above; `linear` is a window of one tap over
