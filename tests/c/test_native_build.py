@@ -116,8 +116,8 @@ def test_a_compiler_that_is_missing_or_refuses_is_told_in_one_line(monkeypatch):
     broken = Compiler("cc", "", (sys.executable, "-c", "import sys; sys.exit('error: no room')"))
     with pytest.raises(InputError, match="cannot compile the native kernels: error: no room"):
         build_kernels(SCALAR, broken)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr("costsim.c.emulation.toolchain._command", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr("costsim.c.emulation.toolchain._command", lambda _name: None)
     with pytest.raises(InputError, match="no C compiler for this machine was found"):
         build_kernels(SCALAR)
 

@@ -342,7 +342,7 @@ def test_kernels_that_disagree_are_not_used(monkeypatch):
     program = compile_program(graph, UpdatePlan.full(graph), TrainingStep())
     chosen._say.cache_clear()
     why_not_native.cache_clear()
-    monkeypatch.setattr("costsim.run.native.self_check._difference", lambda seed: float("nan"))
+    monkeypatch.setattr("costsim.run.native.self_check._difference", lambda _seed: float("nan"))
     try:
         with pytest.warns(Note, match="do not compute what torch does"):
             made = make_executor(program, random_tensors(graph, torch.float32), "native")
