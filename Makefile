@@ -1,7 +1,7 @@
 # What CI does, in pieces. Everything runs in .venv, made from constraints.txt.
 BIN := .venv/bin
 
-.PHONY: setup test slow mutants reliability lint types ci bench plan docs pictures
+.PHONY: setup test slow mutants reliability zoo lint types ci bench plan docs pictures
 
 setup:
 	python3 -m venv .venv
@@ -45,3 +45,7 @@ pictures:
 
 plan:
 	$(BIN)/costsim plan --device jetson-nano
+
+# Other people's networks as they come, into docs/models.md. Minutes.
+zoo:
+	$(BIN)/python benchmarks/models.py --write docs/models.md

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from costsim.base.errors import InputError, note
 from costsim.base.units import counted
 from costsim.ir.graph import Call, LayerGraph
-from costsim.ir.operators.normalization import BatchNorm
 from costsim.models.tracing import capture
 
 TOLERANCE = 1e-4
@@ -64,7 +63,7 @@ def fold_batch_norm(module: nn.Module, example_input: Tensor) -> Folded:
 
 def _pair(graph: LayerGraph, norm: Call, module: nn.Module) -> tuple[str, str] | None:
     """The modules of a layer and the batch norm that alone reads it, if `norm` is such a one."""
-    if not isinstance(norm.operator, BatchNorm) or norm.weight is None or norm.bias is None:
+    if norm.weight is None or norm.bias is None or not norm.inputs:
         return None
     before = graph[norm.inputs[0]]
     readers = [call for call in graph.calls if before.name in call.inputs]

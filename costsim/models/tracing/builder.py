@@ -317,11 +317,9 @@ def fold(builder: Builder, node: Node, handles: Mapping[Node, Any]) -> Stored | 
     if torch.Tag.nondeterministic_seeded in target.tags:
         return None
 
-    if target is torch.ops.aten.view.default:  # constants may lie otherwise than in the model
-        target = torch.ops.aten.reshape.default
-
     def tensor(source: Node) -> Tensor:
-        return builder.tensors[handles[source].parameter.name]
+        # As a view wants it: a constant may lie otherwise here than in the model.
+        return builder.tensors[handles[source].parameter.name].contiguous()
 
     with torch.no_grad():
         result = target(*map_arg(node.args, tensor), **map_arg(node.kwargs, tensor))
