@@ -24,7 +24,6 @@ from typing import Any
 
 from costsim.base.errors import InputError, shown
 from costsim.base.files import told_path, user_path
-from costsim.base.yaml_text import parse_yaml
 
 EXPORTED = ".pt2"
 """How the file of an exported program ends, which is data, not code."""
@@ -115,6 +114,8 @@ def with_arguments(spec: str, texts: Sequence[str], option: str, what: str) -> s
 
 def _typed_arguments(text: str, option: str) -> dict[str, object]:
     key, equals, value = text.partition("=")
+    from costsim.base.yaml_text import parse_yaml  # help needs no YAML
+
     if equals and key.strip().isidentifier():
         return {key.strip(): parse_yaml(value.encode(), f"{option} {key.strip()}")}
     given = parse_yaml(text.encode(), option)

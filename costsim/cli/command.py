@@ -14,13 +14,16 @@ from costsim.cli.colour import heading, typed_name
 from costsim.cli.defaults import project_defaults, tell_used
 
 GROUPED = {
-    "What to do": "from plan drift remove adaptation accuracy explain solve-for share",
-    "Device": "device target compute-target",
+    "What to do": (
+        "from plan drift remove adaptation accuracy explain solve-for share new compare schema "
+        "firmware to"
+    ),
+    "Device": "device target compute-target like core clock ram flash",
     "Machine": (
         "on threads folder identity known-hosts trust-new-host torch-device precision jobs "
-        "scheduler memory-limit"
+        "scheduler memory-limit backend"
     ),
-    "Model": "model weights resolution",
+    "Model": "model model-args output weights resolution trust",
     "Data": (
         "data split transfer source source-tasks episode ways shots queries tracks support held-out"
     ),
@@ -28,8 +31,9 @@ GROUPED = {
         "memory accounting macs latency energy budget task-time task-energy task-macs storage"
     ),
     "Recipe": (
-        "iterations steps episodes batch micro-batch recompute optimizer learning-rate momentum "
-        "weight-decay warmup auxiliary bits augment image-interval means-interval copies cache seed"
+        "iterations free-passes steps episodes batch micro-batch recompute optimizer learning-rate "
+        "momentum weight-decay warmup auxiliary bits augment image-interval means-interval copies "
+        "cache seed"
     ),
     "Choosing": (
         "method guard solver time-limit criterion loss axis inspect layers exclude bias against "

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from costsim.base.errors import InputError, shown
+from costsim.base.units import format_percent
 from costsim.device.base import Part
 from costsim.device.cores import CORES, Core
 from costsim.device.files import parse_device
@@ -130,7 +131,7 @@ def _head(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
         yield f"    kind: {kind}"
         yield f'    size: {{value: {_size(sizes[kind])}, provenance: estimate, source: "{source}"}}'
         yield (
-            f"    available: {{value: {1 - share:.0%}, provenance: estimate, "
+            f"    available: {{value: {_share(1 - share)}, provenance: estimate, "
             f'source: "a guess at {why}"}}'
         )
         yield f"    holds: {holds}"
@@ -145,11 +146,11 @@ def _head(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
     yield "training_budget:"
     yield (
         f"  memory: {{value: {_size(budget)}, provenance: estimate, "
-        f'source: "{RECOMMENDED:.0%} of the RAM that training may have"}}'
+        f'source: "{format_percent(RECOMMENDED)} of the RAM that training may have"}}'
     )
     yield f"  accounting: {template.training_budget.accounting}"
     yield (
-        f"  macs_share: {{value: {template.training_budget.macs_share.value:.0%}, provenance: "
+        f"  macs_share: {{value: {_share(template.training_budget.macs_share.value)}, provenance: "
         'estimate, source: "TinyTrain (ICML 2024): about 15 % of the backward MACs"}'
     )
     yield ""
@@ -225,6 +226,11 @@ class _Scale:
         ends = (f"{end / number.scales[unit]:.4g}{unit}" for end in (value, low, high))
         told = ", ".join(map(": ".join, zip(("value", "low", "high"), ends, strict=True)))
         return f'{{{told}, provenance: estimate, source: "{self.why}"}}'
+
+
+def _share(share: float) -> str:
+    """As a device file has it."""
+    return f"{100 * share:g}%"
 
 
 def _size(number: int) -> str:
