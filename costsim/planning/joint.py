@@ -17,10 +17,9 @@ from costsim.planning.freedom import Freedom
 from costsim.planning.recipes import PricedRecipe, choose_cache
 from costsim.planning.ways import Found, Side, SideSearch
 from costsim.problem.problem import Problem
-from costsim.problem.solution import Answer, Solution, Solver, Status
+from costsim.problem.solution import Solution, Solver, Status
 from costsim.solving.arena_budget import INTERRUPTED
 from costsim.solving.pareto import TIE
-from costsim.solving.solve import KnownAnswer
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,11 @@ def choose_jointly(
     search = SideSearch(side, question.caches, solver, report)
     alone = search.alone()
     if alone.plan is None:
-        return JointAnswer(side.problem, alone, None)
+        return JointAnswer(side.problem, search.told(alone), None)
     report("pricing the whole adaptation", 0, 0)
     priced = choose_cache(replace(side.asked, plan=alone.plan), question.recipe, question.caches)
     if not side.asked.exceeded(priced.cost):
-        known = Answer(alone.plan, alone.status, alone.bound, alone.reason)
-        alone = replace(search.priced(KnownAnswer(alone.solver, known)), seconds=alone.seconds)
-        return JointAnswer(side.problem, alone, priced)
+        return JointAnswer(side.problem, search.told(alone), priced)
     if alone.reason == INTERRUPTED:  # what there is so far is not within the budgets
         raise KeyboardInterrupt
     return _Search(question, solver, report, search, alone).answer()
@@ -113,10 +110,8 @@ class _Search:
         side = self.of(recipe).side
         stopped = any(one.solution.status is Status.TIME_LIMIT for one in tried)
         solution = self._judged(found.solution, bound, stopped=stopped)
-        known = Answer(solution.plan, solution.status, solution.bound, solution.reason)
-        priced_again = self.of(recipe).priced(KnownAnswer(solution.solver, known))
         seconds = sum(one.seconds for one in self.searches.values())
-        solution = replace(priced_again, seconds=seconds)
+        solution = replace(self.of(recipe).told(solution), seconds=seconds)
         assert solution.plan is not None
         priced = choose_cache(replace(side.asked, plan=solution.plan), recipe, self.question.caches)
         return JointAnswer(side.problem, solution, priced)

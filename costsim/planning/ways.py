@@ -22,11 +22,11 @@ from costsim.planning.recipes import Asked, choose_cache, recomputes
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
-from costsim.problem.solution import ANY_GAIN, Aim, Solution, Solver, Status, aiming
+from costsim.problem.solution import ANY_GAIN, Aim, Answer, Solution, Solver, Status, aiming
 from costsim.problem.task_budget import TaskBudget, described, enough
 from costsim.solving.arena_budget import INTERRUPTED
 from costsim.solving.pareto import TIE
-from costsim.solving.solve import ask, solve
+from costsim.solving.solve import KnownAnswer, ask, solve
 
 BELOW = 1.5 * TIE
 """How far below a gain plans are still looked for that gain as much, as a share of all gains."""
@@ -134,10 +134,14 @@ class SideSearch:
                 solution = replace(solution, plan=None, cost=None, objective=None)
         return Found(way, solution, bound)
 
-    def priced(self, solver: Solver) -> Solution:
-        """The answer of a solver to the whole choice, priced again and checked."""
+    def told(self, found: Solution) -> Solution:
+        """What was found, priced and checked; or why there is nothing, and what would do."""
+        known = KnownAnswer(
+            found.solver, Answer(found.plan, found.status, found.bound, found.reason)
+        )
         asked = self.asked
-        return solve(self.problem, solver, device=asked.device, target=asked.target)
+        told = solve(self.problem, known, device=asked.device, target=asked.target)
+        return replace(told, seconds=found.seconds)
 
     def _solve(self, problem: Problem, aim: Aim = ANY_GAIN) -> Solution:
         """An answer that is not priced: of many, one is kept."""
