@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from costsim.base.progress import Progress
-from costsim.ir.cuts import cuts, last_frozen_cut, updated_layers
+from costsim.ir.cuts import between, cuts, last_frozen_cut, updated_layers
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.planning.recipes import Asked, choose_cache, recomputes
@@ -124,15 +124,58 @@ class SideSearch:
         solution = self._solve(problem.within(way.budget), aim)
         sure = self._is_priced(way)
         bound = min(most, solution.bound) if sure and solution.bound is not None else most
-        if solution.plan is None:
-            none = sure and solution.status is Status.INFEASIBLE and solution.bound is None
+        if sure and (solution.plan is None or self._holds(way, solution.plan)):
+            none = solution.status is Status.INFEASIBLE and solution.bound is None
             return Found(way, solution, -1.0 if none else bound)
-        if not self._holds(way, solution.plan):
-            # What lies beside a step has no room: a plan whose step leaves it is safe.
-            solution = self._solve(problem.within(way.tight), aim)
-            if solution.plan is not None and not self._holds(way, solution.plan):
-                solution = replace(solution, plan=None, cost=None, objective=None)
-        return Found(way, solution, bound)
+        behind = self._behind(way, aim)
+        if behind.bound is not None:
+            bound = min(bound, behind.bound)
+        # A plan whose step from the image on leaves room for what lies beside it is safe.
+        tight = solution if way.tight == way.budget else self._solve(problem.within(way.tight), aim)
+        able = [one for one in (behind, solution, tight) if self._is_allowed(way, one.plan)]
+        best = max(able, key=lambda one: one.objective or 0.0, default=None)
+        if best is None:
+            best = replace(solution, plan=None, cost=None, objective=None)
+        return Found(way, best, bound)
+
+    def _behind(self, way: Way, aim: Aim) -> Solution:
+        """The best plan by what is done in every iteration, which begins at the cut of the way.
+
+        That is all there is to the budgets of the whole and to the room in RAM; those of a step,
+        which are of one from the image on, may be broken, so that its gain is a bound.
+        """
+        assert way.recipe.cut is not None
+        before, asked = self.problem, self.asked
+        graph = between(before.graph, way.recipe.cut)
+        left = {call.name for call in graph.calls} - {graph.input}
+        again = tuple(name for name in before.step.recompute if name in left)
+        step = replace(before.step, recompute=again)
+        target = asked.device.target(asked.target)
+        room = None
+        if way.recipe.cache_in == "ram":
+            room = max(0, asked.room_bytes - asked.lasting_bytes(way.recipe))
+        problem = Problem(
+            graph,
+            step,
+            self._restricted(way.layers).importance,
+            Budget(working_bytes=room, macs=way.budget.macs),
+            with_bias=before.with_bias,
+            timer=target.at(step.bits),
+            compute_w=before.compute_w,
+            seed=before.seed,
+        )
+        latency_s = way.budget.latency_s
+        if latency_s is not None:
+            latency_s = max(0.0, latency_s - self._idle_s + _idle_s(problem))
+        return self._solve(problem.within(replace(problem.budget, latency_s=latency_s)), aim)
+
+    def _is_allowed(self, way: Way, plan: UpdatePlan | None) -> bool:
+        """Whether a plan is within the budgets of a step, those of the whole, and the room."""
+        if plan is None or self.problem.exceeded(plan):
+            return False
+        asked = replace(self.asked, plan=plan)
+        cost = asked.cost(way.recipe)
+        return not asked.exceeded(cost) and asked.has_room(cost, way.recipe.cache_in)
 
     def told(self, found: Solution) -> Solution:
         """What was found, priced and checked; or why there is nothing, and what would do."""
@@ -181,9 +224,7 @@ class SideSearch:
         """Whether the whole is within its budgets by a plan that is within the way's."""
         if self._is_priced(way) and way.recipe.cache_in != "ram":
             return True
-        asked = replace(self.asked, plan=plan)
-        cost = asked.cost(way.recipe)
-        return not asked.exceeded(cost) and asked.has_room(cost, way.recipe.cache_in)
+        return self._is_allowed(way, plan)
 
     def _restricted(self, layers: frozenset[str]) -> Problem:
         """The choice among these layers alone."""
@@ -287,11 +328,7 @@ class SideSearch:
 
     @cached_property
     def _idle_s(self) -> float:
-        """Seconds of a step that updates nothing."""
-        nothing = np.zeros((1, len(self.problem.table.atoms)), dtype=np.int64)
-        step_s = self.problem.table.price(nothing).step_s
-        assert step_s is not None
-        return float(step_s[0])
+        return _idle_s(self.problem)
 
     @cached_property
     def _last_cuts(self) -> Mapping[str, int]:
@@ -347,6 +384,14 @@ class SideSearch:
             words = [described(name, limit) for name, limit in limits.items()]
             told = [f"{' and '.join(words)} are too little together"]
         return f"no channel of any inspected layer fits by any recipe: {'; '.join(told)}"
+
+
+def _idle_s(problem: Problem) -> float:
+    """Seconds of a step that updates nothing."""
+    nothing = np.zeros((1, len(problem.table.atoms)), dtype=np.int64)
+    step_s = problem.table.price(nothing).step_s
+    assert step_s is not None
+    return float(step_s[0])
 
 
 def _leaves_as_much(one: Way, other: Way) -> bool:

@@ -21,7 +21,10 @@ from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion, choose_jointly
+from costsim.planning.preparation import prepare
+from costsim.planning.question import joint_question
 from costsim.planning.recipes import Asked
+from costsim.planning.request import BudgetRequest, PlanRequest
 from costsim.planning.ways import Side
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
@@ -196,6 +199,25 @@ def test_what_lies_beside_a_step_has_room_and_the_bound_holds(data):
     assert answer.solution.bound >= best * (1 - 1e-9)
     if answer.solution.status is Status.OPTIMAL:
         assert answer.solution.objective == pytest.approx(best)
+
+
+def test_what_is_kept_in_ram_leaves_no_proof_in_a_gap():
+    """It lies beside the step that begins at the cut, which holds less than one from the image."""
+    request = PlanRequest(
+        PI,
+        step=TrainingStep(50, 1, "adam"),
+        caches=("nothing", "ram"),
+        budget=BudgetRequest(memory_bytes=6 << 20, macs_share=0.5),
+    )
+    prepared = prepare(request)
+    free = choose_jointly(joint_question(prepared), EXACT)
+    whole = free.priced.cost.latency_s.value
+    limit = TaskBudget(latency_s=0.3 * whole)
+    question = joint_question(replace(prepared, request=replace(request, task_budget=limit)))
+    answer = choose_jointly(question, EXACT)
+    assert answer.priced.recipe.cache_in == "ram"
+    assert answer.priced.cost.latency_s.value <= limit.latency_s * (1 + 1e-9)
+    assert answer.solution.status is Status.OPTIMAL
 
 
 @settings(max_examples=10)
