@@ -1,10 +1,10 @@
 """`costsim export`: the training step of a plan as C for a microcontroller."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,9 +29,11 @@ from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from costsim.c.emission import Sizes
+    from costsim.c.emission import EmissionOptions, Quantization, Sizes
+    from costsim.ir.program import TrainingProgram
     from costsim.learning.training.base_model import Subject
     from costsim.solving.planfile import PlanFile
 
@@ -53,6 +55,7 @@ class ExportOptions:
     split: str | None
     learning_rate: float | None
     momentum: float
+    prefix: str
     device: str | None
     as_json: bool
 
@@ -87,6 +90,14 @@ class ExportOptions:
 )
 @momentum_option
 @click.option(
+    "--prefix",
+    default="costsim",
+    show_default=True,
+    metavar="NAME",
+    help="Begin the names of this model's functions, macros and files with it: a second model in "
+    "the same program needs another.",
+)
+@click.option(
     "--device",
     metavar="NAME|FILE",
     shell_complete=completion.devices,
@@ -110,9 +121,11 @@ def command(given: ExportOptions) -> int:
       costsim export plan.json --target c --out firmware
     """
     from costsim.c.emission.folder import check_folder, write_folder
+    from costsim.c.emission.prefix import check_prefix, prefixed
 
     out = given.out
     check_folder(out)
+    check_prefix(given.prefix)
 
     plan = given_plan(given.plan, given.named_models)
 
@@ -152,10 +165,13 @@ def command(given: ExportOptions) -> int:
                 )
             progress("writing C", 0, 0)
             files = emit(program, arrays, options=options, quantization=scales)
+            progress("computing test vectors", 0, 0)
+            files |= _vectors(program, subject, arrays, options, scales)
         except InputError as error:
             raise InputError(f"{given.plan}: {error}") from error
         files[PLAN] = to_json_text(plan.to_json())
         _check_flash(plan, given.device, Sizes.of_files(files))
+        files = prefixed(files, given.prefix)
         write_folder(out, files)
     for note in (*_notes(plan), *((told,) if told is not None else ())):
         print(f"costsim: note: {note}", file=sys.stderr)
@@ -176,6 +192,34 @@ def command(given: ExportOptions) -> int:
         _show(sizes)
     tell_next(("validate", given.plan, "--on", "unicorn:cortex-m7"), as_json=given.as_json)
     return 0
+
+
+def _vectors(
+    program: "TrainingProgram",
+    subject: "Subject",
+    arrays: Mapping[str, "NDArray[Any]"],
+    options: "EmissionOptions",
+    scales: "Quantization | None",
+) -> dict[str, str | bytes]:
+    """A program that checks a build, and what it compares with: in floats what PyTorch computes."""
+    import torch
+
+    from costsim.c.emission.emit import check_source
+    from costsim.c.emission.vectors import loss_of, made_up, reference_vectors, vectors_header
+    from costsim.run.execution.forward import evaluate
+
+    if scales is not None:
+        outputs, loss = reference_vectors(program, arrays, scales, options)
+    else:
+        with torch.no_grad():
+            given = [torch.from_numpy(made_up(program, image)) for image in (0, 1)]
+            first, second = (evaluate(program.graph, subject.tensors, x)[0].numpy() for x in given)
+        outputs, loss = first, loss_of(first, second, options)
+    bits = program.step.bits.activations
+    return {
+        "costsim_check.c": check_source(),
+        "costsim_vectors.h": vectors_header(outputs, loss, bits, options),
+    }
 
 
 def _notes(plan: "PlanFile") -> Iterator[str]:

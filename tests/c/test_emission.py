@@ -300,7 +300,8 @@ def test_a_plan_becomes_a_folder(plan, tmp_path, capsys):
     assert f" {predicted['updated_weight_bytes']:,} B" in printed
     names = {file.name for file in out.iterdir()}
     assert names == {
-        "Makefile", "README.md", "costsim_adapt.c", "costsim_kernels.c", "costsim_kernels.h",
+        "CMakeLists.txt", "Makefile", "README.md", "costsim_adapt.c", "costsim_check.c",
+        "costsim_kernels.c", "costsim_kernels.h", "costsim_vectors.h",
         "costsim_model.c", "costsim_model.h", "costsim_model.json", "costsim_plan.json",
         "costsim_store.c", "costsim_weights.c",
     }  # fmt: skip

@@ -84,8 +84,14 @@ def emit(
         "costsim_kernels.c": kernel_source(),
         DOCUMENT: _document(memory, sizes, layout, quantization),
         "Makefile": _kernel("Makefile"),
+        "CMakeLists.txt": _kernel("CMakeLists.txt"),
         "README.md": readme(memory, sizes, options),
     }
+
+
+def check_source() -> str:
+    """A program that compares a build with its test vectors; the same for every model."""
+    return _kernel("costsim_check.c")
 
 
 def kernel_source() -> str:

@@ -64,3 +64,17 @@ def logarithm(x: Floats) -> Floats:
     series = (m - f(1)) - s * ((m - f(1)) - square * series)
     result: Floats = e * f(0.693359375) + (series - e * f(2.12194440e-4))
     return result
+
+
+DITHER_STRIDE = 0x9E3779B9
+"""By how much the numbers of a weight differ from one step to the next."""
+
+
+def dither(numbers: NDArray[np.uint32]) -> Floats:
+    """`costsim_dither`: between -1/2 and 1/2, looking drawn."""
+    n = numbers.astype(np.uint32)
+    n = (n ^ (n >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    n = (n ^ (n >> np.uint32(15))) * np.uint32(0x846CA68B)
+    high = ((n ^ (n >> np.uint32(16))) >> np.uint32(16)).astype(np.float32)
+    found: Floats = high * np.float32(2.0**-16) - np.float32(0.5 - 2.0**-17)
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from costsim.base.errors import InputError
 from costsim.base.files import resolved, scratch_folder
 
-MARK = "costsim_model.h"
+MARK = "costsim_model.json"
 """A folder with this file was written by an export, and may be replaced by one."""
 
 

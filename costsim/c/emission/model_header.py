@@ -96,9 +96,9 @@ def _of_task(outputs: int, options: EmissionOptions, sizes: Sizes) -> Mapping[st
         "CLASSES": (outputs if classifier is None else classifier.classes, "at most"),
         "ITERATIONS": (options.iterations, "of costsim_adapt over the support images"),
         "IMAGE_INTERVAL": (options.image_interval, "iterations in which each image is shown once"),
+        "MEANS_INTERVAL": (options.means_interval, "iterations by the same class means, if any"),
     }
     if classifier is not None:
-        found["MEANS_INTERVAL"] = (options.means_interval, "iterations by the same class means")
         found["CLASS_MEANS_BYTES"] = (sizes.class_means_bytes, "RAM beside the arena, throughout")
     return found
 

@@ -12,6 +12,7 @@ from costsim.c.emission.arguments import (
     mean_kind,
     pooling_window,
 )
+from costsim.c.emission.float32 import DITHER_STRIDE
 from costsim.c.emission.memory import Memory
 from costsim.c.emission.operations import OperationWriter
 from costsim.c.emission.options import EmissionOptions
@@ -169,7 +170,9 @@ class QuantisedWriter(OperationWriter):
             return [call("costsim_q_descend_bias", *settings, gradient, where, pointer)]
         taps = next(b.taps for b in self.memory.blocks(c))
         blocks = self._gradient_blocks(c, None)
-        settings_of_weight = (*blocks, taps, *rates, scales)
+        offset = self.memory.arena.offsets_bytes[weight.buffer]
+        drawn = f"(uint32_t)costsim_steps * {DITHER_STRIDE:#x}u + {offset}u"
+        settings_of_weight = (*blocks, taps, *rates, scales, drawn)
         where = self.memory.bytes_of(weight)
         return [call("costsim_q_descend", *settings_of_weight, gradient, where, pointer)]
 

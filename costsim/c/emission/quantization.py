@@ -72,6 +72,11 @@ class Affine:
         scaled: NDArray[np.float32] = np.asarray(values, np.float32) / np.float32(self.scale)
         return saturated(scaled, self.zero)
 
+    def real(self, whole: NDArray[Any]) -> NDArray[np.float32]:
+        """The floats that integers stand for."""
+        differences: NDArray[np.float32] = (whole.astype(np.int32) - self.zero).astype(np.float32)
+        return differences * np.float32(self.scale)
+
     def bound(self, value: float) -> int:
         """The integer nearest to a value, saturated."""
         scaled = np.rint(np.float32(value) / np.float32(self.scale)) + self.zero

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.base.errors import UnsupportedOperator
-from costsim.c.emission.float32 import Floats, exponential, fused_sum, logarithm
+from costsim.c.emission.float32 import (
+    DITHER_STRIDE,
+    Floats,
+    dither,
+    exponential,
+    fused_sum,
+    logarithm,
+)
 from costsim.c.emission.memory import Memory
 from costsim.c.emission.options import EmissionOptions
 from costsim.c.emission.parts import Block
@@ -63,7 +70,7 @@ class Reference:
         self.chosen: dict[str, NDArray[np.intp]] = {}
         self.gradients: dict[int, Floats] = {}
         self.states: dict[int, Floats] = {}
-        self.loss = np.float32(0)
+        self.loss, self.steps = np.float32(0), 0
         self.classifier: ReferenceClassifier | None = None
         if options.class_means is not None:
             output = self.graph[self.graph.output]
@@ -113,6 +120,7 @@ class Reference:
             total = np.float32(total + self.loss)
         for op in after:
             self._run(op, labels)
+        self.steps = (self.steps + 1) % 2**32
         return float(np.float32(total / np.float32(passes)))
 
     def _run(self, op: Operation, labels: NDArray[np.integer[Any]]) -> None:
@@ -380,7 +388,9 @@ class Reference:
         else:
             rows = places // (stored.size // len(scales))
             moved = stored[places].astype(np.float32) - change / scales[rows]
-            stored[places] = saturated(moved, 0)
+            first = self.steps * DITHER_STRIDE + update.offset_bytes
+            numbers = (first + np.arange(len(places), dtype=np.uint64)).astype(np.uint32)
+            stored[places] = saturated(moved + dither(numbers), 0)
 
 
 def _dense(block: Block, weight: Floats, depthwise: bool) -> Floats:

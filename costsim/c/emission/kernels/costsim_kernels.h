@@ -288,8 +288,8 @@ float costsim_q_cross_entropy(int32_t rows, int32_t size, float scale, float x_s
  * (quantisation-aware scaling: Lin et al. 2022, On-Device Training Under 256KB Memory, section
  * 3.1). With momentum `state` is not NULL. A change of less than half a unit is lost. */
 void costsim_q_descend(const costsim_block *blocks, int32_t count, int32_t taps, float rate,
-                       float momentum, const float *scales, const float *dw, int8_t *weight,
-                       float *state);
+                       float momentum, const float *scales, uint32_t number, const float *dw,
+                       int8_t *weight, float *state);
 void costsim_q_descend_bias(int32_t count, float rate, float momentum, float x_scale,
                             const float *scales, const float *db, int32_t *bias, float *state);
 

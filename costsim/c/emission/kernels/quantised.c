@@ -673,16 +673,27 @@ static float costsim_q_step(float momentum, float gradient, float *state, int32_
     return state[i];
 }
 
+/* A number that looks drawn from between -1/2 and 1/2: what is rounded after it is added is right on
+ * average, so that changes of less than half a unit add up over steps. Without a change nothing moves:
+ * it is never so near to a half that the sum would be rounded to it. */
+static float costsim_dither(uint32_t number) {
+    number = (number ^ (number >> 16)) * 0x7feb352du;
+    number = (number ^ (number >> 15)) * 0x846ca68bu;
+    number ^= number >> 16;
+    return (float)(int32_t)(number >> 16) * (1.0f / 65536.0f) - (0.5f - 1.0f / 131072.0f);
+}
+
 void costsim_q_descend(const costsim_block *blocks, int32_t count, int32_t taps, float rate,
-                       float momentum, const float *scales, const float *dw, int8_t *weight,
-                       float *state) {
+                       float momentum, const float *scales, uint32_t number, const float *dw,
+                       int8_t *weight, float *state) {
     int32_t b, m, j, i = 0;
     for (b = 0; b < count; b++) {
         for (m = 0; m < blocks[b].n_outs; m++) {
             const float scale = scales[blocks[b].first_out + costsim_number(blocks[b].outs, m)];
             for (j = 0; j < blocks[b].n_ins * taps; j++, i++) {
                 const float change = rate * costsim_q_step(momentum, dw[i], state, i) / scale;
-                weight[i] = costsim_saturated((float)weight[i] - change, 0);
+                const float moved = (float)weight[i] - change;
+                weight[i] = costsim_saturated(moved + costsim_dither(number + (uint32_t)i), 0);
             }
         }
     }
