@@ -259,7 +259,10 @@ def test_a_plan_in_8_bits_is_priced_again_in_32(plan_of, capsys):
     ("arguments", "told"),
     [
         (["--adaptation", "some"], "'some' is not one of 'small', 'full'"),
-        (["--adaptation", "small", "--on", "unicorn:cortex-m7"], "leave --on out"),
+        (
+            ["--adaptation", "small", "--on", "unicorn:cortex-m7", "--report", "x"],
+            "of a step; with",
+        ),
         (["--adaptation", "small", "--measurement", "m.json"], "--measurement: of a step"),
         (["--adaptation", "full", "--steps", "10"], "--steps: --adaptation full runs as often"),
         (["--adaptation", "small", "--steps", "0"], "--steps is 0; at least 1 is needed"),
