@@ -1,8 +1,8 @@
 """A network with a head, planned for a microcontroller and written as C.
 
-C learns by cross entropy, so the network has to return a logit for each class. The built-in ones
-return features; this one has a linear head behind them, which starts from a fixed seed. The
-commands take it from here:
+C learns by class means of features, which the built-in networks return, or by cross entropy over a
+logit for each class. This one is for the latter: it has a linear head behind a built-in network,
+which starts from a fixed seed. The commands take it from here:
 
     costsim plan --device stm32f746 --model examples.classifier:make --loss cross_entropy \
                  --out plan.json
