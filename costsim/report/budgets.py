@@ -75,7 +75,7 @@ def flash_use(predicted: Prediction | None, device: DeviceSpec | None) -> tuple[
         used = predicted.memory.frozen_weight_bytes + predicted.memory.updated_weight_bytes
     return (
         BudgetUse(
-            "flash (weights, beside code and tables)",
+            "flash (weights)",
             None if used is None else format_bytes(used),
             format_bytes(device.flash_bytes),
             None if used is None else _share(used, device.flash_bytes),

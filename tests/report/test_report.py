@@ -19,6 +19,7 @@ from rich.console import Console
 
 from costsim.base.errors import InputError
 from costsim.base.units import format_bytes, format_joules, format_macs, format_percent
+from costsim.device import load_device
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import memory_timeline
@@ -28,6 +29,7 @@ from costsim.problem.budget import Budget
 from costsim.problem.importance import ChannelScores, Importance
 from costsim.problem.solution import Solution, Status
 from costsim.report.amounts import interval
+from costsim.report.budgets import flash_use
 from costsim.report.costs import cost_rows
 from costsim.report.layers import layer_kind
 from costsim.report.page import render_page
@@ -305,6 +307,21 @@ def test_budgets_used_and_allowed(graph: LayerGraph) -> None:
     text = shown(file, graph)
     for use in uses.values():
         assert re.search(rf"{re.escape(use.name)} +{use.used} +{use.allowed}", text)
+
+
+def test_the_flash_of_a_microcontroller_is_among_the_budgets(graph: LayerGraph) -> None:
+    """All weights lie there: those that are updated as they start. A computer has none."""
+    file = example(graph, chosen(graph), TrainingStep())
+    assert file.predicted is not None
+    memory, chip = file.predicted.memory, load_device("stm32f746")
+    (use,) = flash_use(file.predicted, chip)
+    assert use.name == "flash (weights)"
+    weights = memory.frozen_weight_bytes + memory.updated_weight_bytes
+    assert (use.used, use.share) == (format_bytes(weights), weights / chip.flash_bytes)
+    assert use.allowed == format_bytes(chip.flash_bytes)
+    assert flash_use(None, chip)[0].used is None
+    assert flash_use(file.predicted, load_device("jetson-nano")) == ()
+    assert flash_use(file.predicted, None) == ()
 
 
 def infeasible(graph: LayerGraph) -> PlanFile:

@@ -85,7 +85,7 @@ def emit(
         DOCUMENT: _document(memory, sizes, layout, quantization),
         "Makefile": _kernel("Makefile"),
         "CMakeLists.txt": _kernel("CMakeLists.txt"),
-        "README.md": readme(memory, sizes, options),
+        "README.md": readme(memory, sizes, options, layout.kept_bytes),
     }
 
 

@@ -9,7 +9,7 @@ from costsim.c.emission.templates import render
 from costsim.ir.program import Direction
 
 
-def readme(memory: Memory, sizes: Sizes, options: EmissionOptions) -> str:
+def readme(memory: Memory, sizes: Sizes, options: EmissionOptions, kept_bytes: int) -> str:
     """What it is, what it takes, how to build and call it."""
     program = memory.program
     macs = {
@@ -40,6 +40,7 @@ def readme(memory: Memory, sizes: Sizes, options: EmissionOptions) -> str:
         channel_order=CHANNEL_ORDERS.get(program.graph[program.graph.input].shape[1], ""),
         normalised=NORMALISED,
         iterations=options.iterations,
+        kept_bytes=kept_bytes,
         step=program.step,
         sizes=sizes,
         rows=rows,

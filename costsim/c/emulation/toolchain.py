@@ -44,6 +44,8 @@ class Compiler:
     @property
     def title(self) -> str:
         """Name and version, as results give them."""
+        if not self.version:  # that of this machine
+            return self.name
         return f"{'zig cc' if self.name == 'zig' else _GCC} {self.version}"
 
     @property
