@@ -55,6 +55,7 @@ BUILT_WITH_TORCH = (
 TORCH = frozenset({"torch", "safetensors"})
 # These may import torch at their top, because nothing imports them before torch is needed.
 TORCH_LAND = (
+    "hardware.boards.learning_validation",
     "hardware.calibration.timing",
     "hardware.meters.adaptation",
     "hardware.meters.allocator",

@@ -33,7 +33,7 @@ def expected() -> set[str]:
                 ".c",
                 ".h",
             }
-            if file.suffix in kinds or file.name == "Makefile":
+            if file.suffix in kinds or file.name in ("Makefile", "CMakeLists.txt"):
                 inner = file.relative_to(ROOT / folder).as_posix()
                 files.add(f"{installed.replace('.', '/')}/{inner}")
     return files
