@@ -6,8 +6,8 @@ The plan and the contenders are those of `execution.py`: a quarter of the output
 the last 15 convolutions. *Chosen layers* is what a clever user does: gradients of these layers
 only, which are trained whole, channels last, a fused optimizer; with `--compile` also as
 `torch.compile` makes it, which takes minutes. ONNX Runtime runs the forward pass alone, as a
-yardstick: no plan is
-part of it. The loss is cross entropy for all who have one; native steps have a kernel for it.
+yardstick: no plan is part of it. The loss is cross entropy for all who have one; native steps have
+a kernel for it.
 
 All run interleaved, in an order drawn anew each time, on one thread; seconds are the processor's.
 Ratios are of medians over the native step's, quartiles in brackets. ONNX Runtime is needed by

@@ -160,7 +160,7 @@ def product(library: Library, x, weight, flags=Flag(0)) -> np.ndarray:  # noqa: 
         record.at[place] = address
         record.present |= 1 << place
         record.absolute |= 1 << place
-    library.run(np.frombuffer(record, np.uint8).ctypes.data, 1, None, None)
+    library.run(np.frombuffer(record, np.uint8).ctypes.data, 1, None, None, 1)
     return y
 
 
@@ -197,8 +197,6 @@ def test_the_kernels_compile_for_every_instruction_set(name, tmp_path):
     command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{target.machine}-linux-gnu"]
     command += [*build.FLAGS, *target.flags, f"-DLANES={target.lanes}", "-Werror"]
     sources = [file for file in kernel_sources() if file.endswith(".c")]
-    done = subprocess.run(
-        [*command, *sources, "-lm", "-o", "out.so"], cwd=tmp_path, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    command += [*sources, *build.LIBRARIES, "-o", "out.so"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,9 @@
 
 import copy
 import gc
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +18,7 @@ from operator_cases import CASES, case
 from running import check_rounded_gradients, copies, mean_square, random_tensors, with_statistics
 from settled import Unsettled, settled_batches
 from test_execution_kinds import channel_plans
-from whole_networks import BATCH, flat_cross_entropy, fresh, traced
+from whole_networks import BATCH, flat_cross_entropy, fresh, network, traced
 from zoo import ZOO
 
 import costsim
@@ -35,6 +38,7 @@ from costsim.ir.program import Category, compile_program
 from costsim.ir.program.arena import plan_arena
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.models.networks import NETWORKS
+from costsim.models.tracing.capture import capture
 from costsim.run.execution.executor import Executor, LossNotFinite
 from costsim.run.native import backend as chosen
 from costsim.run.native.backend import make_executor, why_not_native
@@ -415,3 +419,51 @@ def test_bits_of_the_program_do_not_matter_here():
     program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(bits=BitWidths(8, 8, 8)))
     with pytest.raises(NoNativeKernels, match="32 bits"):
         NativeExecutor(program, random_tensors(graph, torch.float32))
+
+
+@pytest.mark.parametrize("name", ["mcunet-5fps", "checking"])
+def test_results_are_the_same_whatever_the_number_of_threads(name):
+    """To the last bit: parts of an operation differ in what they compute and never in how."""
+    if name == "checking":
+        graph = checking_graph(batch=24)
+        tensors = calm_tensors(graph)
+    else:
+        traced_network = capture(network(name, torch.float32), torch.zeros(16, 3, 64, 64))
+        graph, tensors = traced_network.graph, traced_network.tensors
+    program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(graph.batch))
+    shape = graph[graph.input].shape
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(graph.batch) % 5
+    after = []
+    for count in (1, 2, 3, 7):
+        own = copies(tensors)
+        executor = NativeExecutor(program, own, learning_rate=0.01)
+        executor.threads = count
+        for _ in range(2):
+            executor.step(images, labels)
+        after.append(own)
+    for own in after[1:]:
+        assert all(torch.equal(own[name], after[0][name]) for name in own)
+
+
+def test_kernels_in_threads_of_python_and_in_a_forked_process():
+    graph = checking_graph(batch=24)
+    program = compile_program(graph, UpdatePlan(), TrainingStep(24))
+    tensors = calm_tensors(graph)
+    images = torch.randn(24, 3, 13, 13, generator=torch.Generator().manual_seed(1))
+
+    def answer():
+        executor = NativeExecutor(program, tensors)
+        executor.threads = 3
+        return [executor.forward(executor.begin(), images) for _ in range(20)]
+
+    expected = answer()[0]
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: answer(), range(3)):
+            assert all(torch.equal(one, expected) for one in found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks where there are threads
+        child = os.fork()
+    if not child:
+        os._exit(0 if torch.equal(answer()[0], expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

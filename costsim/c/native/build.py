@@ -32,6 +32,8 @@ FLAGS = (
 )
 """Without `-ffast-math`: a NaN must come out as one."""
 
+LIBRARIES = ("-lm", "-pthread")
+
 COMPILER_SECONDS = 300
 
 
@@ -51,7 +53,7 @@ def build_kernels(target: InstructionSet, compiler: Compiler | None = None) -> P
     compiler = compiler or host_compiler()
     sources = kernel_sources()
     names = [name for name in sources if name.endswith(".c")]
-    arguments = (*FLAGS, *target.flags, f"-DLANES={target.lanes}", *names, "-lm")
+    arguments = (*FLAGS, *target.flags, f"-DLANES={target.lanes}", *names, *LIBRARIES)
     digest = hashlib.sha256(repr((compiler.command, _version(compiler), arguments)).encode())
     for name, content in sources.items():
         digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())

@@ -57,7 +57,7 @@ class Library:
 
     @property
     def run(self) -> Any:
-        """`costsim_native_run`: (records, how many, arena, settings)."""
+        """`costsim_native_run`: (records, how many, arena, settings, threads)."""
         return self._loaded.costsim_native_run
 
 
@@ -85,7 +85,7 @@ def load_library(target: InstructionSet | None = None) -> Library:
         ),
         ("operation_bytes", (), size),
         ("lanes", (), size),
-        ("run", (pointer, size, pointer, ctypes.POINTER(Settings)), None),
+        ("run", (pointer, size, pointer, ctypes.POINTER(Settings), size), None),
     ):
         function = getattr(loaded, f"costsim_native_{name}")
         function.argtypes, function.restype = arguments, result

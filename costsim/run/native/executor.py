@@ -102,6 +102,8 @@ class NativeExecutor(Executor):
         if reason := self._refusal():
             raise NoNativeKernels(reason)
         self.library: Library = load_library()
+        self.threads: int | None = None
+        """Of the kernels; None is as many as torch has. Results do not depend on it."""
         self._watched = {
             name: tensor
             for name in _names(program)
@@ -277,7 +279,13 @@ class NativeExecutor(Executor):
             return
         if piece.updated:
             self._note_settings()
-        self.library.run(piece.address, piece.count, state.arena.address, self._settings)
+        self.library.run(
+            piece.address,
+            piece.count,
+            state.arena.address,
+            self._settings,
+            self.threads or torch.get_num_threads(),
+        )
         if piece.updated:
             self._note_updates(piece.updated)
 

@@ -75,10 +75,10 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return found if found == found else float("inf")
 
 
-def checking_graph() -> LayerGraph:
+def checking_graph(batch: int = 2) -> LayerGraph:
     """Every kernel in a few layers, with sizes that are whole vectors and sizes that are not."""
-    calls = [Call("x", Input((2, 3, 13, 13)), (), (2, 3, 13, 13))]
-    shapes: dict[str, Shape] = {"x": (2, 3, 13, 13)}
+    calls = [Call("x", Input((batch, 3, 13, 13)), (), (batch, 3, 13, 13))]
+    shapes: dict[str, Shape] = {"x": (batch, 3, 13, 13)}
 
     def then(name: str, o: Operator, *inputs: str, weight: Shape | None = None) -> str:
         given = [shapes[one] for one in inputs]
