@@ -15,14 +15,16 @@ nothing else (`pip install onnx onnxruntime`); without it its rows are left out.
 """
 
 import argparse
-import io
 import os
 import random
 import statistics
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 from execution import FIXED, LEARNING_RATE, MODELS, Setting, loss_of, ours, setting_of, stock
 
@@ -81,7 +83,7 @@ def compiled_step(setting: Setting) -> Run:
     """The clever user's step with the model compiled."""
     import torch
 
-    network = deepcopy(setting.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = deepcopy(setting.model).to(memory_format=torch.channels_last)
     images = setting.images.contiguous(memory_format=torch.channels_last)
     network.requires_grad_(False)
     for subset in setting.plan.subsets:
@@ -91,7 +93,7 @@ def compiled_step(setting: Setting) -> Run:
     model = torch.compile(network)
 
     def run() -> None:
-        loss_of(model(images), setting.labels).backward()
+        torch.autograd.backward(loss_of(model(images), setting.labels))
         optimizer.step()
         optimizer.zero_grad()
 
@@ -108,13 +110,14 @@ def onnx_forward(setting: Setting) -> Run | None:
     except ImportError:
         print("onnx and onnxruntime are not installed: their row is left out", file=sys.stderr)
         return None
-    file = io.BytesIO()
-    torch.onnx.export(setting.model, (setting.images,), file, dynamo=False, verbose=False)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an exporter that needs nothing more installed
+        file = Path(folder) / "network.onnx"
+        torch.onnx.export(setting.model, (setting.images,), file, dynamo=False, verbose=False)
+        exported = file.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        file.getvalue(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
     given = {session.get_inputs()[0].name: setting.images.numpy()}
     (found,) = session.run(None, given)
     with torch.no_grad():

@@ -80,13 +80,15 @@ TORCH_LAND = (
     "run.criteria.slopes",
     "run.execution",
     "run.native.arena_views",
+    "run.native.backend",
     "run.native.buffer_shapes",
     "run.native.executor",
+    "run.native.self_check",
     "run.sparse",
 )
 
-# The extras for working on costsim; every other one brings a capability.
-TOOLS = ("test", "dev", "docs", "zoo")
+# The extras for working on costsim and measuring it; every other one brings a capability.
+TOOLS = ("benchmark", "test", "dev", "docs", "zoo")
 
 # Imported though a declared package brings it.
 COMES_WITH = {"pydantic-core": "pydantic", "markupsafe": "jinja2"}

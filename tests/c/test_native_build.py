@@ -1,5 +1,6 @@
 """Native kernels: which instruction set and compiler, and which built library is trusted."""
 
+import ctypes
 import os
 import shutil
 import stat
@@ -160,7 +161,7 @@ def product(library: Library, x, weight, flags=Flag(0)) -> np.ndarray:  # noqa: 
         record.at[place] = address
         record.present |= 1 << place
         record.absolute |= 1 << place
-    library.run(np.frombuffer(record, np.uint8).ctypes.data, 1, None, None, 1)
+    library.run(ctypes.addressof(record), 1, None, None, 1)
     return y
 
 

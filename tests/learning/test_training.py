@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from training import bits, small_plan, write_network
 
 from costsim.base.errors import InputError
+from costsim.ir.cuts import between
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
@@ -32,6 +33,7 @@ from costsim.learning.training import (
 from costsim.learning.training.augment import AMOUNTS, augment
 from costsim.learning.training.copies import Copies
 from costsim.learning.training.frozen_values import FrozenValues
+from costsim.learning.training.network import forward_by_torch
 from costsim.run.native import Backend
 from costsim.solving.planfile import PlanFile, data_found_again
 
@@ -94,6 +96,9 @@ class Copied:
 
     def pass_size(self, samples):
         return min(samples, self.passed)
+
+    def forward(self, batch, start, end):
+        return forward_by_torch(between(self.graph(batch), start, end), self.tensors)
 
 
 def trainer_for(

@@ -1,17 +1,16 @@
 """Every operator kind, in every way it can be used, against autograd and its own price."""
 
 import pytest
+from channel_plans import channel_plans
 from operator_cases import BINARY, CASES, SPATIAL, UNARY, WEIGHTED, case
 from running import check_gradients, check_measured, check_rounded_gradients
 
-from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import (
     OPERATORS,
     Convolution,
     Operator,
 )
 from costsim.ir.operators.activation import Masked
-from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.step import TrainingStep
 from costsim.run.execution.forward import FORWARD
 from costsim.run.execution.in_place import IN_PLACE
@@ -19,25 +18,6 @@ from costsim.run.execution.input_gradient import INPUT_GRADIENT
 from costsim.run.execution.masks import PASSES
 from costsim.run.execution.saved_values import SAVING
 from costsim.run.execution.weight_gradient import WEIGHT_GRADIENT
-
-
-def channel_plans(graph: LayerGraph) -> list[UpdatePlan]:
-    """Everything; everything but weights; and for each axis all, one, and scattered channels."""
-    full = UpdatePlan.full(graph)
-    found = [full, UpdatePlan((), full.biases), UpdatePlan()]
-    for name in graph.layers:
-        for axis in ("output", "input"):
-            count = graph.selectable_channels(name, axis)
-            for channels in {
-                tuple(range(count)),
-                (0,)[:count],
-                tuple(range(0, count, 2)),
-                tuple(range(1, count)),
-            }:
-                if channels:
-                    subset = ChannelSubset(name, axis, channels)
-                    found += [UpdatePlan((subset,)), UpdatePlan((subset,), full.biases)]
-    return found
 
 
 def test_every_kind_has_its_kernels_and_a_case():

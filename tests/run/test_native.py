@@ -6,18 +6,18 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from channel_plans import every_nth_layer
+from channel_plans import channel_plans, every_nth_layer
 from graphs import GraphBuilder, chain, plans, steps
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from operator_cases import CASES, case
 from running import check_rounded_gradients, copies, mean_square, random_tensors, with_statistics
 from settled import Unsettled, settled_batches
-from test_execution_kinds import channel_plans
 from whole_networks import BATCH, flat_cross_entropy, fresh, network, traced
 from zoo import ZOO
 
@@ -34,7 +34,7 @@ from costsim.ir.operators import (
     SiLU,
 )
 from costsim.ir.plan import ChannelSubset, UpdatePlan
-from costsim.ir.program import Category, compile_program
+from costsim.ir.program import AXES, Category, compile_program
 from costsim.ir.program.arena import plan_arena
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.models.networks import NETWORKS
@@ -171,17 +171,16 @@ def test_training_is_torchs(optimizer, update, passes, stride):
     graph = checking_graph()
     plan = UpdatePlan(
         tuple(
-            ChannelSubset(name, axis, tuple(range(0, count, stride)))
+            ChannelSubset(name, AXES[i % 4 == 3], tuple(range(0, count, stride)))
             for i, name in enumerate(graph.layers)
-            if (axis := ("output", "input")[i % 4 == 3])
-            if (count := graph.selectable_channels(name, axis))
+            if (count := graph.selectable_channels(name, AXES[i % 4 == 3]))
         ),
         frozenset(list(graph.layers)[::2]),
     )
     step = TrainingStep(2 * passes, 2, optimizer, update)
     program = compile_program(graph, plan, step)
     tensors = calm_tensors(graph)
-    options = {"learning_rate": 0.01, "eps": 1e-3, "loss": flat_cross_entropy}
+    options: dict[str, Any] = {"learning_rate": 0.01, "eps": 1e-3, "loss": flat_cross_entropy}
     labels = [torch.arange(2 * passes) + i for i in range(4)]
     batches = settled_batches(program, tensors, labels, **options)
     by_torch, native = copies(tensors), copies(tensors)
@@ -217,7 +216,7 @@ def test_an_observer_sees_the_buffers_that_torch_computes():
     images = torch.randn(2, 3, 13, 13, generator=torch.Generator().manual_seed(1))
     seen = []
     for kind in (Executor, NativeExecutor):
-        found = {}
+        found: dict[int, dict[int, Any]] = {}
 
         def observe(_, position, buffers, found=found):
             found[position] = {i: (tuple(t.shape), t.clone()) for i, t in buffers.items()}
@@ -361,7 +360,7 @@ def test_a_sparse_module_trains_as_by_torch():
     step = TrainingStep(BATCH, update="deferred")
     program = compile_program(graph, plan, step)
     labels = [torch.arange(BATCH) + i for i in range(2)]
-    options = {"learning_rate": 0.01, "loss": flat_cross_entropy}
+    options: dict[str, Any] = {"learning_rate": 0.01, "loss": flat_cross_entropy}
     batches = settled_batches(program, tensors, labels, **options)
     example = torch.zeros(BATCH, 3, 32, 32)
     modules = [
@@ -429,7 +428,7 @@ def test_results_are_the_same_whatever_the_number_of_threads(name):
         tensors = calm_tensors(graph)
     else:
         traced_network = capture(network(name, torch.float32), torch.zeros(16, 3, 64, 64))
-        graph, tensors = traced_network.graph, traced_network.tensors
+        graph, tensors = traced_network.graph, dict(traced_network.tensors)
     program = compile_program(graph, UpdatePlan.full(graph), TrainingStep(graph.batch))
     shape = graph[graph.input].shape
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))

@@ -40,3 +40,22 @@ def late_plan(graph: LayerGraph, layers: int = 4) -> UpdatePlan:
         subsets.append(ChannelSubset(name, axis, tuple(range(0, count, 3))))
     biases = frozenset(n for n in chosen[-layers:] if graph.layers[n].bias is not None)
     return UpdatePlan(tuple(subsets), biases)
+
+
+def channel_plans(graph: LayerGraph) -> list[UpdatePlan]:
+    """Everything; everything but weights; and for each axis all, one, and scattered channels."""
+    full = UpdatePlan.full(graph)
+    found = [full, UpdatePlan((), full.biases), UpdatePlan()]
+    for name in graph.layers:
+        for axis in ("output", "input"):
+            count = graph.selectable_channels(name, axis)
+            for channels in {
+                tuple(range(count)),
+                (0,)[:count],
+                tuple(range(0, count, 2)),
+                tuple(range(1, count)),
+            }:
+                if channels:
+                    subset = ChannelSubset(name, axis, channels)
+                    found += [UpdatePlan((subset,)), UpdatePlan((subset,), full.biases)]
+    return found

@@ -74,16 +74,12 @@ class Record(ctypes.Structure):
 
 
 class Settings(ctypes.Structure):
-    """`struct settings`: what an update is told; `optimizer` is a place in `OPTIMIZERS`."""
+    """`struct settings`: what an update is told; `states` is how many the optimizer has."""
 
     _fields_ = (
         *(
             (name, ctypes.c_double)
             for name in ("learning_rate", "momentum", "beta1", "beta2", "eps", "step")
         ),
-        ("optimizer", ctypes.c_int32),
+        ("states", ctypes.c_int32),
     )
-
-
-OPTIMIZERS = ("sgd", "momentum", "adam")
-"""In the order in which `update.c` numbers them."""

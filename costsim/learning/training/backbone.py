@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from costsim.base.errors import InputError
+from costsim.ir.cuts import between
 from costsim.ir.graph import LayerGraph
+from costsim.learning.training.network import Forward, forward_by_torch
 from costsim.learning.training.patch import Origin
 from costsim.models.loading import load_model
 from costsim.models.networks.build import Network
 from costsim.models.networks.graph import architecture_graph
 from costsim.models.tracing import capture
 from costsim.run.native import Backend
+from costsim.run.native.backend import make_forward
 
 T = TypeVar("T")
 
@@ -91,9 +94,32 @@ class Backbone:
         even = -(-samples // passes)
         return even if isinstance(self.module, Network) else -(-even // SIZE_STEP) * SIZE_STEP
 
+    def forward(self, batch: int, start: str, end: str | None) -> Forward:
+        """From the values of `batch` samples at the cut `start` to those at `end`, or the output.
+
+        By the tensors as they stand when it is called, and by native kernels where they are asked
+        for.
+        """
+        if self.backend == "torch":
+            return forward_by_torch(between(self.graph(batch), start, end), self.tensors)
+
+        def make() -> Forward:
+            graph = between(self.graph(batch), start, end)
+            return make_forward(graph, self.tensors, self.backend)
+
+        return self.derived(("native forward", batch, start, end), make)
+
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Outputs `[N, D]` of the model as it is now for images `[N, C, H, W]`."""
+        if self.backend == "native":
+            start = self.graph(1).input
+            return torch.cat(
+                [
+                    self.forward(len(part), start, None)(part).flatten(1)
+                    for part in torch.split(images, self.pass_size(len(images)))
+                ]
+            )
         parts = [
             self.module(part.contiguous(memory_format=torch.channels_last)).flatten(1)
             for part in torch.split(images, PASS)

@@ -5,11 +5,10 @@ import time
 import torch
 from torch import Tensor
 
-from costsim.ir.cuts import between, cuts
+from costsim.ir.cuts import cuts
 from costsim.learning.training.backbone import PASS
 from costsim.learning.training.copies import Copies
 from costsim.learning.training.network import Trainable
-from costsim.run.execution.forward import evaluate
 
 CACHE_BYTES = 2**30
 """Of what frozen parts compute of the copies, so much is kept here; it changes no result."""
@@ -73,12 +72,11 @@ def advance(backbone: Trainable, values: Tensor, start: str, end: str | None = N
     if start == end:
         return values
     size = backbone.pass_size(len(values))
-    graph = between(backbone.graph(size), start, end)
+    forward = backbone.forward(size, start, end)
     parts = []
     for part in torch.split(values, size):
         count = len(part)
         if count < size:
             part = torch.cat([part, part[:1].expand(size - count, *part.shape[1:])])
-        output, _ = evaluate(graph, backbone.tensors, part)
-        parts.append(output[:count])
+        parts.append(forward(part)[:count])
     return torch.cat(parts)

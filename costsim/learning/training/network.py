@@ -1,13 +1,17 @@
 """What the loop trains: a network as layer graphs over tensors of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
+from costsim.ir.cuts import between
 from costsim.ir.graph import LayerGraph
+from costsim.run.execution.forward import evaluate
 from costsim.run.native import Backend
+
+Forward: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Trainable(Protocol):
@@ -20,6 +24,12 @@ class Trainable(Protocol):
     @property
     def backend(self) -> Backend:
         """Who computes its steps."""
+
+    def forward(self, batch: int, start: str, end: str | None) -> Forward:
+        """From the values of `batch` samples at the cut `start` to those at `end`, or the output.
+
+        By the tensors as they stand when it is called.
+        """
 
     def graph(self, batch: int) -> LayerGraph:
         """The layer graph over so many samples."""
@@ -40,6 +50,15 @@ class OneBatch:
         """The one there is."""
         return self.only
 
+    def forward(self, batch: int, start: str, end: str | None) -> Forward:
+        """By torch."""
+        return forward_by_torch(between(self.only, start, end), self.tensors)
+
     def pass_size(self, samples: int) -> int:
         """Its batch; a pass that is not full is filled."""
         return self.only.batch
+
+
+def forward_by_torch(graph: LayerGraph, tensors: Mapping[str, Tensor]) -> Forward:
+    """The output of `graph`, call by call."""
+    return lambda x: evaluate(graph, tensors, x)[0]

@@ -1,6 +1,6 @@
 """The executor of a backend: native where that is asked for and can be trusted, else torch's."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -8,7 +8,10 @@ from torch import Tensor
 
 from costsim.base.errors import InputError, note
 from costsim.c.native.library import load_library
-from costsim.ir.program import TrainingProgram
+from costsim.ir.graph import LayerGraph
+from costsim.ir.plan import UpdatePlan
+from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.step import TrainingStep
 from costsim.run.execution.executor import Executor
 from costsim.run.native import BACKENDS, Backend
 from costsim.run.native.executor import NativeExecutor, NoNativeKernels
@@ -37,6 +40,23 @@ def make_executor(
                 reason = str(error)
         _say(reason)
     return Executor(program, tensors, **options)
+
+
+def make_forward(
+    graph: LayerGraph, tensors: Mapping[str, Tensor], backend: Backend
+) -> Callable[[Tensor], Tensor]:
+    """The output of `graph` for a batch of the size it was traced for, by an executor.
+
+    It is that of the program that trains nothing, by the tensors as they stand at each call.
+    """
+    program = compile_program(graph, UpdatePlan(), TrainingStep(graph.batch))
+    executor = make_executor(program, tensors, backend)
+
+    def forward(x: Tensor) -> Tensor:
+        output = executor.forward(executor.begin(), x)
+        return output if executor.gives_own_values else output.clone()
+
+    return forward
 
 
 def check_backend(backend: str) -> None:

@@ -24,7 +24,7 @@ from costsim.c.native.lowering import (
     lower,
     updated_parameter,
 )
-from costsim.c.native.record import OPTIMIZERS, Record, Settings
+from costsim.c.native.record import Record, Settings
 from costsim.c.native.site import IMAGES
 from costsim.c.native.weights import PackedWeights
 from costsim.ir.program import Atom, Direction, Operation, TrainingProgram
@@ -123,7 +123,7 @@ class NativeExecutor(Executor):
         self._seen = seen_by_torch(program, self.selections, self._is_native)
         loss = program.operations[program.loss_position]
         self._loss_writes = written_by(program, loss, self.selections)
-        self._settings = Settings(optimizer=OPTIMIZERS.index(program.step.optimizer))
+        self._settings = Settings(states=program.step.optimizer_states)
 
     def _refusal(self) -> str | None:
         """Why this cannot run natively; None if it can."""

@@ -51,7 +51,7 @@ struct operation {
 /* What an update is told, step by step. */
 struct settings {
     double learning_rate, momentum, beta1, beta2, eps, step; /* steps from 1 */
-    int32_t optimizer; /* 0 plain, 1 momentum, 2 Adam */
+    int32_t states; /* of the optimizer: 0 plain, 1 momentum, 2 Adam */
 };
 
 /* One thread's part of an operation, and what it works with. */

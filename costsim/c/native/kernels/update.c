@@ -59,9 +59,9 @@ void run_update(const struct operation *o, const struct context *c)
     for (int64_t row = own.begin; row < own.end; row++) {
         int64_t from = row * o->depth;
         float *to = weight + starts[row];
-        if (s->optimizer == 0)
+        if (s->states == 0)
             plain(to, gradient + from, o->depth, (float)s->learning_rate);
-        else if (s->optimizer == 1)
+        else if (s->states == 1)
             momentum(to, gradient + from, states + from, o->depth, (float)s->learning_rate,
                      (float)s->momentum);
         else
