@@ -90,7 +90,7 @@ def compiled_step(setting: Setting) -> Run:
         network.get_parameter(f"{subset.layer}.weight").requires_grad_()
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, LEARNING_RATE, fused=True)
-    model = torch.compile(network)
+    model: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network)
 
     def run() -> None:
         torch.autograd.backward(loss_of(model(images), setting.labels))

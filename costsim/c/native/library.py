@@ -55,6 +55,11 @@ class Library:
         )
         return found
 
+    def changed(self, samples: NDArray[np.void], first: int) -> int:
+        """The first sample from `first` on that is not as it was; their number if there is none."""
+        found: int = self._loaded.costsim_native_changed(samples.ctypes.data, first, len(samples))
+        return found
+
     @property
     def run(self) -> Any:
         """`costsim_native_run`: (records, how many, arena, settings, threads)."""
@@ -83,6 +88,7 @@ def load_library(target: InstructionSet | None = None) -> Library:
             (pointer, pointer, size, size, ctypes.c_double, pointer),
             ctypes.c_double,
         ),
+        ("changed", (pointer, size, size), size),
         ("operation_bytes", (), size),
         ("lanes", (), size),
         ("run", (pointer, size, pointer, ctypes.POINTER(Settings), size), None),

@@ -25,6 +25,7 @@ from costsim.c.native.lowering import (
     updated_parameter,
 )
 from costsim.c.native.record import Record, Settings
+from costsim.c.native.samples import Samples
 from costsim.c.native.site import IMAGES
 from costsim.c.native.weights import PackedWeights
 from costsim.ir.program import Atom, Direction, Operation, TrainingProgram
@@ -89,8 +90,8 @@ class NativeExecutor(Executor):
 
     Raises `NoNativeKernels` with the reason where the program cannot run so, and as `Executor`.
 
-    Known limit: packed weights follow what autograd counts as a change. A value that is written
-    through `.data` into a weight that the plan leaves alone may go unnoticed.
+    Packed weights follow what autograd counts as a change, and what `Samples` sees of what it does
+    not. Known limit: single values written through `.data` may go unnoticed.
     """
 
     gives_own_values: ClassVar[bool] = True
@@ -117,6 +118,7 @@ class NativeExecutor(Executor):
         self._left_to_pack = left_to_pack(program, self._weights)
         # Tensors made in inference mode have no versions; nor can autograd watch them.
         self._tracked = {n: t for n, t in self._watched.items() if not t.is_inference()}
+        self._samples = Samples(self.library, arrays)
         self._versions = {name: tensor._version for name, tensor in self._tracked.items()}
         drafts = self._joined.lowered.drafts
         self._is_native = [draft is not None for draft in drafts]
@@ -299,6 +301,7 @@ class NativeExecutor(Executor):
         """Count weights up that kernels have written to; what they packed is packed."""
         for name in names:
             tensor = self._watched[name]
+            self._samples.note([name])
             if name not in self._tracked:
                 self._weights.refresh([name])
                 continue
@@ -375,10 +378,14 @@ class NativeExecutor(Executor):
 
     def _repack_changed(self) -> None:
         now = [tensor._version for tensor in self._tracked.values()]
+        changed = self._samples.changed()
         if now != list(self._versions.values()):
-            changed = dict(zip(self._tracked, now, strict=True))
-            self._weights.refresh(n for n, v in changed.items() if v != self._versions[n])
-            self._versions = changed
+            versions = dict(zip(self._tracked, now, strict=True))
+            changed += [name for name, one in versions.items() if one != self._versions[name]]
+            self._versions = versions
+        if changed:
+            self._weights.refresh(changed)
+            self._samples.note(changed)
 
 
 def _view(state: Pass, seen: Seen) -> Tensor:
