@@ -30,7 +30,12 @@ def native_steps(monkeypatch, tmp_path):
     write_plan(tmp_path / "plan.json", small_plan())
     begun = []
     begin = NativeExecutor.begin
-    monkeypatch.setattr(NativeExecutor, "begin", lambda self: begun.append(1) or begin(self))
+
+    def counted(self):
+        begun.append(1)
+        return begin(self)
+
+    monkeypatch.setattr(NativeExecutor, "begin", counted)
     return begun
 
 
