@@ -219,13 +219,17 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
         for index, solver in enumerate(solvers):
             mine = [g for g in groups if g.solver == solver]
             places = [names.index(g.name) + (index - (len(solvers) - 1) / 2) * bar for g in mine]
-            means = np.array([100 * g.loss.value for g in mine])
-            halves = np.array([100 * (g.loss.half or 0.0) for g in mine])
+            means = [100 * g.loss.value for g in mine]
             axes.bar(places, means, bar * 0.9, color=_colour(solvers, solver), label=solver)
+            sure = [(p, 100 * g.loss.value, 100 * g.loss.half) for p, g in
+                    zip(places, mine, strict=True) if g.loss.half is not None]  # fmt: skip
+            if not sure:
+                continue  # too few tasks: no interval is claimed
+            centres, tops, halves = map(np.array, zip(*sure, strict=True))
             axes.errorbar(
-                places,
-                means,
-                [np.minimum(halves, means), halves],
+                centres,
+                tops,
+                [np.minimum(halves, tops), halves],
                 fmt="none",
                 ecolor=COLOURS["ink"],
                 elinewidth=1,
