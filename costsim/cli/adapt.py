@@ -23,6 +23,7 @@ from costsim.cli.options import (
     backend_option,
     budget_options,
     budget_request,
+    check_hub,
     check_seed,
     check_split,
     episode_option,
@@ -185,6 +186,8 @@ def command(given: AdaptOptions) -> int:
     if given.device is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
     check_split(given.split, given.data)
+    for path in (given.data, given.source):
+        check_hub(path)
     check_seed(given.seed)
 
     from costsim.learning.adaptation.method import NothingFits

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costsim.base.errors import InputError
+from costsim.base.extras import require
 from costsim.base.files import resolved, to_json_text, write_atomically
 from costsim.base.units import parse_count
 from costsim.cli import completion
@@ -217,6 +218,8 @@ def command(given: CompareOptions) -> int:
         (given.report, "--report"),
     ):
         check_writable(path, option)
+    if given.scheduler:
+        require("cluster", "--scheduler")
     from costsim.studies.engine import StudyStore, run_study
     from costsim.studies.solvers import SolverStudies
     from costsim.studies.solvers.analysis import SolverFindings

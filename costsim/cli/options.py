@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from costsim.base.errors import InputError
+from costsim.base.extras import require
 from costsim.base.files import mode_of, resolved, told_path, why
 from costsim.base.units import parse_bytes, parse_joules, parse_seconds
 from costsim.cli import completion
@@ -241,7 +242,19 @@ WITHOUT_DATA = "Without it: the handwritten digits inside scikit-learn."
 
 def data_option(words: str = f"{IMAGES}. {WITHOUT_DATA}") -> Callable[[F], F]:
     """`--data`, a path."""
-    return path_option("--data", metavar="PATH", help=words)
+    return path_option("--data", metavar="PATH", callback=_of_hub, help=words)
+
+
+def _of_hub(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """The path; refused at once where it names the hub and the extra for that is missing."""
+    check_hub(path)
+    return path
+
+
+def check_hub(path: Path | str | None) -> None:
+    """Raise `InputError` for data of the hub where the extra for that is not installed."""
+    if path is not None and str(path).startswith("hub:"):
+        require("hub", "--data hub:")
 
 
 split_option = click.option(

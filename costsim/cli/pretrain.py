@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costsim.base.errors import InputError
+from costsim.base.extras import require
 from costsim.base.files import to_json_text
 from costsim.base.units import counted, format_percent, format_seconds
 from costsim.cli import completion
@@ -18,6 +19,7 @@ from costsim.cli.interruption import stopping
 from costsim.cli.options import (
     IMAGES,
     MODELS,
+    check_hub,
     checkpoint_file,
     checkpoint_option,
     episode_option,
@@ -187,6 +189,10 @@ def command(given: PretrainOptions) -> int:
         if every < 0:
             raise InputError(f"{option} must be at least 0 (never)")
 
+    if given.log is not None:
+        require("tensorboard", "--log")
+    for path in (*given.data, *given.transfer):
+        check_hub(path)
     from costsim.learning.pretraining.parallel import leads
     from costsim.learning.pretraining.request import PretrainRequest, opened
     from costsim.learning.pretraining.run import Diverged, train

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from costsim.base.errors import InputError
+from costsim.base.extras import require
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.command import Command
@@ -126,6 +127,8 @@ def command(given: StudyOptions) -> int:
         },
         {"FILE.yaml": file},
     )
+    if given.scheduler:
+        require("cluster", "--scheduler")
     if given.show and given.scheduler:
         raise InputError("--show computes nothing; leave --scheduler out")
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from costsim.base.errors import InputError
+from costsim.base.extras import require
 
 ARENA = ".costsim_arena"
 _OPERATION = re.compile(r"^costsim_op_?0*(\d+)(?:\D|$)")
@@ -108,6 +109,7 @@ class Image:
 
 def read_image(path: Path) -> Image:
     """The firmware in an ELF file. Raises `InputError` for what is none."""
+    require("emulator", "reading a firmware", "elftools")
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 

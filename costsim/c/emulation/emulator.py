@@ -16,7 +16,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.base.errors import CostsimError, InputError
+from costsim.base.errors import CostsimError
+from costsim.base.extras import require
 from costsim.c.emulation.build import Firmware, build_watch
 from costsim.c.emulation.elf import Image, read_image
 from costsim.c.emulation.messages import Message, read_message
@@ -253,11 +254,4 @@ class Emulator:
 
 def require_unicorn() -> None:
     """Raise `InputError` that names the extra, where one of its packages is missing."""
-    import importlib.util
-
-    for package in ("unicorn", "elftools", "capstone"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(
-                'emulating a microcontroller needs pip install "costsim[emulator]" '
-                f"({package} is missing)"
-            )
+    require("emulator", "emulating a microcontroller")

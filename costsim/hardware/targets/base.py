@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, final
 from urllib.parse import parse_qsl
 
 from costsim.base.errors import CostsimError, InputError, one_line, shown
+from costsim.base.extras import require
 from costsim.base.progress import Progress
 from costsim.base.registry import Entry
 
@@ -40,19 +41,27 @@ Reason = Literal[
     "failed",  # anything else that went wrong over there
 ]
 
+TIMED_TAG = "timed"
+
 SCHEMES: Mapping[str, Entry] = {
-    "local": Entry("costsim.hardware.targets.local:LocalTarget", "local", tags={"timed"}),
-    "ssh": Entry("costsim.hardware.ssh.target:SshTarget", "ssh://user@host:port", tags={"timed"}),
-    "unicorn": Entry("costsim.hardware.boards.unicorn:UnicornTarget", "unicorn:cortex-m7"),
+    "local": Entry("costsim.hardware.targets.local:LocalTarget", "local", tags={TIMED_TAG}),
+    "ssh": Entry(
+        "costsim.hardware.ssh.target:SshTarget", "ssh://user@host:port", tags={TIMED_TAG, "ssh"}
+    ),
+    "unicorn": Entry(
+        "costsim.hardware.boards.unicorn:UnicornTarget", "unicorn:cortex-m7", tags={"emulator"}
+    ),
     "qemu": Entry("costsim.hardware.boards.qemu:QemuTarget", "qemu:mps2-an500"),
-    "serial": Entry("costsim.hardware.boards.serial:SerialTarget", "serial:/dev/ttyACM0"),
+    "serial": Entry(
+        "costsim.hardware.boards.serial:SerialTarget", "serial:/dev/ttyACM0", tags={"serial"}
+    ),
 }
-"""The class of each kind of target, and how one is written. `timed`: it runs kernels of PyTorch,
-so that a device can be calibrated there.
+"""The class of each kind of target, how one is written, and as a tag the extra it needs. `timed`: it
+runs kernels of PyTorch, so that a device can be calibrated there.
 """
 
 EXAMPLES = tuple(entry.words for entry in SCHEMES.values())
-TIMED = tuple(entry.words for entry in SCHEMES.values() if "timed" in entry.tags)
+TIMED = tuple(entry.words for entry in SCHEMES.values() if TIMED_TAG in entry.tags)
 
 
 class TargetError(CostsimError):
@@ -232,5 +241,7 @@ def parse_target(text: str, options: TargetOptions | None = None) -> Target:
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
         raise InputError(f"target {shown(text)}: a parameter is given twice")
+    for extra in SCHEMES[scheme].tags - {TIMED_TAG}:
+        require(extra, f"--on {scheme}")
     found: type[Target] = SCHEMES[scheme].load()
     return found.parse(place.removeprefix("//"), parameters, options or TargetOptions())
