@@ -103,7 +103,9 @@ target_option = click.option(
     help="Compute target of the device, such as cpu or gpu.  [default: the device's own]",
 )
 compute_target_option = click.option(
+    "--target",
     "--compute-target",
+    "compute_target",
     metavar="NAME",
     help="Compute target of the device, such as cpu or gpu.  [default: the device's own]",
 )

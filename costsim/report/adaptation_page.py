@@ -84,12 +84,14 @@ def render_adaptation_page(
 
 def _picture(losses: Sequence[float], name: str, width: float) -> str:
     """The loss of each iteration, before its step."""
+    from matplotlib.ticker import MaxNLocator
+
     with drawing(width, 2.8) as figure:
         axes = figure.add_subplot()
         iterations = range(1, len(losses) + 1)
         axes.plot(iterations, losses, "-o", color=COLOURS["kept"], markersize=3, linewidth=1.2)
         axes.set_xlim(0.5, max(len(losses), 2) + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("iteration")
         axes.set_ylabel("loss before its step")
