@@ -38,9 +38,14 @@ COLUMNS = (
 
 
 def all_points(frontier: Frontier) -> tuple[Point, ...]:
-    """The frontier's own points and those beside it, none of which twice."""
+    """The frontier's own points and those beside it."""
+    return (*frontier.points, *frontier.beside)
+
+
+def shown_points(frontier: Frontier) -> tuple[Point, ...]:
+    """The same, none of which twice: a solver that had more budget may have chosen as before."""
     found: dict[tuple[str, str, float, float], Point] = {}
-    for point in (*frontier.points, *frontier.beside):
+    for point in all_points(frontier):
         found.setdefault((point.kind, point.label, point.used, point.gain), point)
     return tuple(found.values())
 
@@ -52,7 +57,7 @@ def render_frontier(console: Console, frontier: Frontier) -> None:
         right = heading not in ("chosen by", "")
         table.add_column(heading, justify="right" if right else "left", no_wrap=right)
     previous = None
-    for point in all_points(frontier):
+    for point in shown_points(frontier):
         if previous is not None and point.kind != previous:
             table.add_section()
         previous = point.kind
@@ -248,7 +253,7 @@ def render_frontier_page(
                 "channels": f"{sum(len(s.channels) for s in point.plan.subsets):,}",
                 "remark": remark(point),
             }
-            for point in all_points(frontier)
+            for point in shown_points(frontier)
         ],
         notes=notes,
     )
