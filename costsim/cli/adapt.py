@@ -260,7 +260,7 @@ def _next(given: AdaptOptions, adapted: "Adapted") -> list[tuple[str | Path, ...
 
 
 def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":
-    from costsim.data import sample_episode
+    from costsim.data import resolution_and_channels, sample_episode
     from costsim.device import load_device
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
@@ -295,13 +295,13 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
         device=given.torch_device,
         backend=given.backend,
     )
-    channels, height, width = backbone.input_shape
+    resolution, channels = resolution_and_channels(backbone.input_shape)
     drawn = _drawn(given, source)
     task = sample_episode(
         source,
         _rule(given, source),
         seed=given.seed,
-        resolution=(height, width),
+        resolution=resolution,
         channels=channels,
         tracks=drawn.tracks,
         progress=progress,

@@ -260,7 +260,7 @@ def _images(given: ExportOptions, plan: "PlanFile", subject: "Subject") -> "Tens
     """
     import torch
 
-    from costsim.data import classes_of, open_source, sample_task
+    from costsim.data import classes_of, open_source, resolution_and_channels, sample_task
     from costsim.learning.training.planned_task import draw_task
     from costsim.learning.training.train_request import TrainRequest
     from costsim.planning import DEFAULT_WAYS
@@ -269,13 +269,13 @@ def _images(given: ExportOptions, plan: "PlanFile", subject: "Subject") -> "Tens
         request = TrainRequest(plan, str(given.plan), split=given.split, queries=0)
         return torch.tensor(draw_task(request, subject).images)
     source = open_source(given.data, given.split)
-    channels, height, width = subject.input_shape
+    resolution, channels = resolution_and_channels(subject.input_shape)
     task = sample_task(
         source,
         ways=min(DEFAULT_WAYS, len(classes_of(source, SHOTS))),
         shots=SHOTS,
         seed=plan.seed,
-        resolution=(height, width),
+        resolution=resolution,
         channels=channels,
     )
     return torch.tensor(task.images)

@@ -238,7 +238,10 @@ def weights_option(
 # The samples of a task.
 
 FOLDERS = "Images in one folder a class: a folder, .tar, .tar.gz or .zip"
-IMAGES = f"{FOLDERS}; Omniglot's own zips; Parquet files, or hub:NAME, with the extra costsim[hub]"
+IMAGES = (
+    f"{FOLDERS}; arrays: .npz of x and y, .npy beside labels.npy, .csv with a column label; "
+    "Omniglot's own zips; Parquet files, or hub:NAME, with the extra costsim[hub]"
+)
 WITHOUT_DATA = "Without it: the handwritten digits inside scikit-learn."
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,20 +11,33 @@ from numpy.typing import NDArray
 from costsim.base.errors import InputError, note
 from costsim.base.progress import Progress
 from costsim.base.units import counted
+from costsim.data.arrays import ArraySource
 from costsim.data.episode import Episode, EpisodeRule, draw_order
 from costsim.data.pixels import read_pixels, to_float
 from costsim.data.source import ImageSource
 from costsim.data.tracks import find_tracks
 
+Resolution = int | tuple[int, ...]
+"""A side of images in pixels, or height and width; of what is no image, the whole shape."""
+
+
+def resolution_and_channels(shape: Sequence[int]) -> tuple[Resolution, int | None]:
+    """How to ask for samples of this shape: (channels, height, width), or that of no image."""
+    if len(shape) == 3:
+        return (int(shape[1]), int(shape[2])), int(shape[0])
+    return tuple(int(size) for size in shape), None
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Labelled images, class after class; the arrays are read-only.
+    """Labelled images, or samples of another kind, class after class; the arrays are read-only.
 
     `images` is float32 `[N, channels, H, W]` in [-1, 1] (the scale that the built-in networks were
     trained on; a model that wants another normalises in its first layer), `labels` int64 `[N]`,
     an index into `class_names`; `paths` names the images within the source. Classes may have
-    different numbers of images. The `query_` fields are for testing, empty unless asked for.
+    different numbers of images. The `query_` fields are for testing, empty unless asked for. Of
+    arrays that are no images `images` is `[N, ...]` as the model takes them, `are_images` false:
+    lightly changed copies of them would mean nothing.
     """
 
     images: NDArray[np.float32]
@@ -36,6 +49,7 @@ class Task:
     query_images: NDArray[np.float32]
     query_labels: NDArray[np.int64]
     query_paths: tuple[str, ...]
+    are_images: bool = True
 
     @cached_property
     def digest(self) -> str:
@@ -92,9 +106,9 @@ def sample_task(  # noqa: PLR0913 - one for each part of a draw
     ways: int,
     shots: int,
     seed: int,
-    resolution: int | tuple[int, int],
+    resolution: Resolution,
     queries: int = 0,
-    channels: int = 3,
+    channels: int | None = 3,
     progress: Progress | None = None,
     tracks: bool = False,
 ) -> Task:
@@ -109,13 +123,13 @@ def sample_task(  # noqa: PLR0913 - one for each part of a draw
     Raises `InputError` for too few classes, a drawn class with too few images, an image that
     cannot be decoded, and numbers that make no task.
     """
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    sides = (resolution,) if isinstance(resolution, int) else resolution
     for name, value, least in (
         ("ways", ways, 1),
         ("shots", shots, 1),
         ("queries", queries, 0),
         ("seed", seed, 0),
-        ("resolution", min(height, width), 1),
+        ("resolution", min(sides), 1),
     ):
         if value < least:
             raise InputError(f"{name} is {value}; at least {least} is needed")
@@ -165,8 +179,8 @@ def sample_episode(
     rule: EpisodeRule,
     *,
     seed: int,
-    resolution: int | tuple[int, int],
-    channels: int = 3,
+    resolution: Resolution,
+    channels: int | None = 3,
     tracks: bool = True,
     progress: Progress | None = None,
 ) -> Task:
@@ -190,12 +204,22 @@ def read_task(
     episode: Episode,
     *,
     seed: int,
-    resolution: int | tuple[int, int],
-    channels: int = 3,
+    resolution: Resolution,
+    channels: int | None = 3,
     progress: Progress | None = None,
 ) -> Task:
-    """Decode the images of an episode, each once; `seed` is only recorded."""
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    """Decode the images of an episode, each once; `seed` is only recorded.
+
+    Of what is no image `resolution` is the whole shape of a sample, and `channels` None.
+    """
+    if isinstance(source, ArraySource):
+        return _read_arrays(source, episode, seed, resolution, channels)
+    if channels is None:
+        raise InputError(
+            f"{source.description}: are images, and the model takes {resolution}: give "
+            "arrays of that shape with --data (.npz, .npy, .csv)"
+        )
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution[-2:]
     support = [path for paths in episode.support for path in paths]
     query = [path for paths in episode.query for path in paths]
     levels = read_pixels(source, support + query, height, width, channels, progress)
@@ -203,6 +227,21 @@ def read_task(
         episode, to_float(levels[: len(support)]), to_float(levels[len(support) :]),
         source=source.description, seed=seed,
     )  # fmt: skip
+
+
+def _read_arrays(
+    source: ArraySource, episode: Episode, seed: int, resolution: Resolution, channels: int | None
+) -> Task:
+    """The same of arrays, which must have the model's own shape."""
+    side = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    shape = side if channels is None else (channels, *side)
+    support = [path for paths in episode.support for path in paths]
+    values = source.values([*support, *(p for paths in episode.query for p in paths)], shape)
+    task = make_task(
+        episode, values[: len(support)], values[len(support) :],
+        source=source.description, seed=seed,
+    )  # fmt: skip
+    return replace(task, are_images=source.are_images)
 
 
 def make_task(

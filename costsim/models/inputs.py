@@ -14,11 +14,11 @@ DEFAULT_RESOLUTION = 128
 IMAGE_CHANNELS = (3, 1)
 """Of images in colour and in grey."""
 
-Images = tuple[int, int, int]
-"""(channels, height, width)."""
+Shape = tuple[int, ...]
+"""Of a sample: (channels, height, width) of images, or whatever a model takes."""
 
 
-def input_shape_of(module: "nn.Module", resolution: int | None, usual: int | None = None) -> Images:
+def input_shape_of(module: "nn.Module", resolution: int | None, usual: int | None = None) -> Shape:
     """The images that a module takes, square ones of `resolution` where one is given.
 
     What it says itself counts, in this order: its attribute `input_shape`; its integer attribute
@@ -42,30 +42,29 @@ def says_its_images(module: "nn.Module") -> bool:
     return sized or hasattr(module, "input_shape") or _of_libraries(module) is not None
 
 
-def own_input_shape(module: "nn.Module", resolution: int | None) -> Images | None:
-    """(channels, height, width) that a module's attribute `input_shape` says; None without one.
+def own_input_shape(module: "nn.Module", resolution: int | None) -> Shape | None:
+    """The shape of a sample that a module's attribute `input_shape` says; None without one.
 
-    At another `resolution`, the width of the images, if they are square. Raises `InputError` for
-    anything but images, and for another width of images that are not square.
+    Of images (channels, height, width); at another `resolution`, the width of the images, if they
+    are square. Raises `InputError` for what is no shape, and for another width of what is not a
+    square image.
     """
     given: Any = getattr(module, "input_shape", None)
     if given is None:
         return None
     sizes = tuple(given) if isinstance(given, tuple | list) else (given,)
-    if not _are_images(sizes):
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise InputError(
-            f"the model's input_shape is {given!r}; images are needed, (channels, height, width) "
-            "with 3 channels or 1"
+            f"the model's input_shape is {given!r}; the sizes of a sample are needed, such as "
+            "(channels, height, width)"
         )
-    channels, height, width = sizes
-    if resolution in (None, width):
-        return channels, height, width
-    if height != width:
-        raise InputError(
-            f"resolution is {resolution}; the model says that its images are {height}x{width}"
-        )
+    if resolution in (None, sizes[-1]):
+        return sizes
+    if not _are_images(sizes) or sizes[1] != sizes[2]:
+        told = f"images are {sizes[1]}x{sizes[2]}" if _are_images(sizes) else f"input is {sizes}"
+        raise InputError(f"resolution is {resolution}; the model says that its {told}")
     assert resolution is not None
-    return channels, resolution, resolution
+    return sizes[0], resolution, resolution
 
 
 def _are_images(sizes: tuple[Any, ...]) -> bool:
@@ -73,7 +72,7 @@ def _are_images(sizes: tuple[Any, ...]) -> bool:
     return len(sizes) == 3 and plain and sizes[0] in IMAGE_CHANNELS
 
 
-def _of_libraries(module: "nn.Module") -> Images | None:
+def _of_libraries(module: "nn.Module") -> Shape | None:
     """What timm and Hugging Face say of a model of theirs; None of any other, or of no images."""
     for said in _said(module):
         if _are_images(said):

@@ -24,7 +24,7 @@ from costsim.base.code import (
 from costsim.base.errors import InputError
 from costsim.base.nearness import hint
 from costsim.base.units import format_bytes
-from costsim.models.inputs import IMAGE_CHANNELS, input_shape_of
+from costsim.models.inputs import input_shape_of
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM, shipped_weights
 
@@ -52,7 +52,7 @@ class LoadedModel:
     """A model ready to be traced.
 
     `module` is in evaluation mode and returns one tensor; `example_input` is float32
-    `[N, C, H, W]`, noise in [-1, 1], with 3 channels or, where the model says so, 1;
+    `[N, C, H, W]` of images, `[N, ...]` of what a model takes else, noise in [-1, 1];
     `provenance` says in a few words where the weights come from. `spec` names the model again, or
     says in angle brackets what a program gave. `fixed_batch`: it takes batches of one size alone.
     `folded`: what was done to its batch norms, None if nothing.
@@ -216,19 +216,16 @@ def _of_program(
     if len(shapes) != 1:
         raise InputError(f"{spec}: takes {len(shapes)} inputs; one tensor is needed")
     shape = shapes[0]
-    if len(shape) != 4 or shape[1] not in IMAGE_CHANNELS:
-        raise InputError(
-            f"{spec}: takes input of shape {shape}; images [N, 3, H, W] or [N, 1, H, W] are needed"
-        )
     if shape[0] != batch:
         raise InputError(
             f"{spec}: was exported for batch {shape[0]}, not {batch}; "
             "use that batch or export it again"
         )
-    if resolution not in (None, shape[3]):
+    if resolution not in (None, shape[-1]):
+        sizes = "x".join(map(str, shape[2:] or shape[1:]))
         raise InputError(
-            f"{spec}: was exported for images of {shape[2]}x{shape[3]}, not "
-            f"{resolution}x{resolution}; use those or export it again"
+            f"{spec}: was exported for images of {sizes}, not {resolution}x{resolution}; use those "
+            "or export it again"
         )
     module: nn.Module = program.module()
     for part in module.modules():  # its own eval() only raises: what it does is fixed

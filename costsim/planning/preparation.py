@@ -4,14 +4,23 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, note
 from costsim.base.progress import Progress, silent
 from costsim.base.trust import name_from_now_on
 from costsim.base.units import format_bytes
 from costsim.c.emission.support import check_kernels
-from costsim.data import ImageSource, Task, classes_of, digits, open_source, sample_task
+from costsim.data import (
+    ImageSource,
+    Task,
+    are_images,
+    classes_of,
+    given_source,
+    resolution_and_channels,
+    sample_task,
+)
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import Category, compile_program, even_cuts
@@ -66,9 +75,7 @@ def prepare(
     _check(request)
     source = None
     if scored is None:
-        source = (
-            digits() if request.data is None else open_source(request.data, request.split, progress)
-        )
+        source = given_source(request.data, request.split, progress)
     report("loading the model", 0, 0)
     loaded = load(request)
     report("tracing the model", 0, 0)
@@ -81,6 +88,9 @@ def prepare(
                 f"{loaded.name} on {request.device.name}, a microcontroller: {error}"
             ) from error
     _check_flash(request, graph)
+    if source is not None and not are_images(source) and request.planned_recipe.augment:
+        note(f"{source.description}: no images, of which no changed copies are made (--no-augment)")
+        request = replace(request, recipe=replace(request.planned_recipe, augment=False))
     if scored is None:
         assert source is not None
         scored = _score(request, source, loaded, scoring_graph, tensors, progress)
@@ -168,7 +178,7 @@ def _score(
     meant = tuple(entry for entry in importance.channels if named.means(entry.layer))
     drawn = TaskRecord(
         source=task.description,
-        data=None if request.data is None else str(request.data),
+        data=str(request.data) if isinstance(request.data, str | Path) else None,
         split=request.split,
         ways=task.ways,
         shots=request.shots,
@@ -261,18 +271,21 @@ def other_graphs(prepared: Prepared) -> GraphAt | None:
 
 
 def _sample(
-    request: PlanRequest, source: ImageSource, loaded: LoadedModel, progress: Progress | None
+    request: PlanRequest,
+    source: ImageSource,
+    loaded: LoadedModel,
+    progress: Progress | None,
 ) -> Task:
     ways = request.ways
     if ways is None:
         ways = max(1, min(DEFAULT_WAYS, len(classes_of(source, request.shots))))
-    _, channels, height, width = loaded.example_input.shape
+    resolution, channels = resolution_and_channels(loaded.example_input.shape[1:])
     return sample_task(
         source,
         ways=ways,
         shots=request.shots,
         seed=request.seed,
-        resolution=(int(height), int(width)),
-        channels=int(channels),
+        resolution=resolution,
+        channels=channels,
         progress=progress,
     )

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from numpy.typing import ArrayLike
 
 from costsim.base.errors import InputError
+from costsim.data import ImageSource
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
@@ -115,6 +118,10 @@ def usual_recipe(device: DeviceSpec) -> Recipe:
     return Recipe()
 
 
+Samples: TypeAlias = ImageSource | tuple[ArrayLike, ArrayLike]
+"""What a program may give as data: a source, or samples `[N, ...]` and labels `[N]`."""
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """What is asked of `make_plan`; the defaults are those of the command line.
@@ -143,7 +150,7 @@ class PlanRequest:
     output: str | None = None
     weights: Path | None = None
     resolution: int | None = None
-    data: Path | None = None
+    data: "Path | str | Samples | None" = None
     split: str | None = None
     ways: int | None = None
     shots: int = DEFAULT_SHOTS

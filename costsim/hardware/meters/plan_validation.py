@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress, silent
-from costsim.data import digits, open_source, sample_task
+from costsim.data import digits, open_source, resolution_and_channels, sample_task
 from costsim.hardware.meters.measure import measure
 from costsim.hardware.meters.scratch import ScratchTable, table_path
 from costsim.hardware.results.comparison import NOT_JUDGED, PredictedTotals, compare, priced_totals
@@ -23,7 +23,10 @@ from costsim.ir.step import BitWidths
 from costsim.learning.training.base_model import Subject, load_named
 from costsim.planning import DEFAULT_WAYS
 from costsim.run.execution.executor import Executor
-from costsim.solving.planfile import PlanFile
+from costsim.solving.planfile import PlanFile, data_found_again
+
+IMAGE_SIZES = 3
+"""Of an image: channels, height and width."""
 
 LEARNING_RATE = 1e-4
 """Small: the step is measured, nothing is to be learnt."""
@@ -170,15 +173,17 @@ class PlanFeed:
         progress: Progress | None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        data = request.data
+        data, planned = request.data, request.plan.task.data
+        if data is None and planned is not None and len(subject.input_shape) != IMAGE_SIZES:
+            data = data_found_again(planned, request.source)  # no digits stand in for those
         source = digits() if data is None else open_source(data, request.split, progress)
-        channels, height, width = subject.input_shape
+        resolution, channels = resolution_and_channels(subject.input_shape)
         task = sample_task(
             source,
             ways=min(DEFAULT_WAYS, len(source.classes)),
             shots=1,
             seed=request.plan.seed,
-            resolution=(height, width),
+            resolution=resolution,
             channels=channels,
             progress=progress,
         )

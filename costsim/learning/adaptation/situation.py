@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, note
 from costsim.data import Progress, Task
 from costsim.ir.cuts import between, last_frozen_cut
 from costsim.ir.graph import LayerGraph
@@ -66,6 +66,9 @@ class Situation:
             raise InputError("a task needs at least 2 classes to tell apart; it has 1")
         self.backbone, self.task, self.place = backbone, task, place
         self.recipe = recipe or Recipe()
+        if self.recipe.augment and not task.are_images:
+            note(f"{task.source}: no images, of which no changed copies are made (--no-augment)")
+            self.recipe = replace(self.recipe, augment=False)
         self.progress, self.drawn = progress, drawn or Drawn()
         self._frozen = FrozenValues(backbone, cache_bytes)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from costsim.base.errors import InputError
-from costsim.data import EpisodeRule, ImageSource, Progress, sample_episode
+from costsim.data import EpisodeRule, ImageSource, Progress, resolution_and_channels, sample_episode
 from costsim.ir.recipe import Recipe
 from costsim.learning.adaptation.place import Place
 from costsim.learning.adaptation.situation import Situation
@@ -32,12 +32,12 @@ def source_situations(
     """
     if tasks < 1:
         raise InputError(f"source tasks: {tasks}; at least 1 is needed")
-    channels, height, width = backbone.input_shape
+    resolution, channels = resolution_and_channels(backbone.input_shape)
     recipe = replace(recipe, seed=0)
     for number in range(tasks):
         if progress is not None:
             progress("looking at tasks of the source", number, tasks)
         task = sample_episode(
-            images, rule, seed=FIRST_SEED + number, resolution=(height, width), channels=channels
+            images, rule, seed=FIRST_SEED + number, resolution=resolution, channels=channels
         )
         yield Situation(backbone, task, place, recipe)

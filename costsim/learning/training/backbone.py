@@ -37,7 +37,7 @@ class Backbone:
     """
 
     def __init__(
-        self, module: nn.Module, input_shape: tuple[int, int, int], *, name: str,
+        self, module: nn.Module, input_shape: tuple[int, ...], *, name: str,
         origin: Origin | None = None, provenance: str = "", backend: Backend = "torch",
     ) -> None:  # fmt: skip
         self.module, self.name, self.origin = module.eval(), name, origin
@@ -121,7 +121,7 @@ class Backbone:
                 ]
             )
         parts = [
-            self.module(part.contiguous(memory_format=torch.channels_last)).flatten(1)
+            self.module(part.contiguous(memory_format=_layout(part))).flatten(1)
             for part in torch.split(images, PASS)
         ]
         return torch.cat(parts)
@@ -142,6 +142,11 @@ class Backbone:
     def _zeros(self, batch: int) -> Tensor:
         like = next((p for p in self.module.parameters()), torch.zeros(()))
         return like.detach().new_zeros((batch, *self.input_shape))
+
+
+def _layout(images: Tensor) -> torch.memory_format:
+    """In which convolutions of images are fastest; what is no image stays as it is."""
+    return torch.channels_last if images.ndim == 4 else torch.contiguous_format
 
 
 def load_backbone(
@@ -180,7 +185,7 @@ def load_backbone(
     )
     return Backbone(
         module,
-        (shape[0], shape[1], shape[2]),
+        shape,
         name=loaded.name,
         origin=origin,
         provenance=loaded.provenance,

@@ -68,9 +68,7 @@ class Subject:
         """The same tensors as what the loop trains: at any batch, but for an exported program."""
         if self.fixed_batch:
             return OneBatch(self.graph, self.tensors, backend)
-        _, height, width = self.input_shape[-3:]
-        shape = (self.input_shape[0], height, width)
-        return Backbone(self.module, shape, name=self.name, backend=backend)
+        return Backbone(self.module, self.input_shape, name=self.name, backend=backend)
 
     def digest(self) -> str:
         """SHA-256 of the parameters as they are now."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from costsim import __version__
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, note
 from costsim.base.progress import Progress, silent
 from costsim.data import Task
 from costsim.ir.recipe import Recipe
@@ -191,6 +191,9 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
     subject, _ = load_planned(file, request.source, request.weights)
     recipe = request.recipe
     task = draw_task(request, subject, progress)
+    if recipe.augment and not task.are_images:
+        note(f"{task.source}: no images, of which no changed copies are made (--no-augment)")
+        recipe = replace(recipe, augment=False)
     report("computing what frozen layers make of the images", 0, 0)
     network = subject.trainable(request.backend)
     copies = Copies(_tensor(task.images), recipe)

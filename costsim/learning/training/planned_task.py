@@ -16,6 +16,7 @@ from costsim.data import (
     digits,
     find_tracks,
     open_source,
+    resolution_and_channels,
     sample_episode,
     sample_task,
 )
@@ -35,13 +36,13 @@ def draw_task(request: TrainRequest, subject: Subject, progress: Progress | None
     planned, source = request.plan.task, _images(request, progress)
     seed = planned.seed if request.seed is None else request.seed
     queries = _queries(request)
-    channels, height, width = subject.input_shape
+    resolution, channels = resolution_and_channels(subject.input_shape)
     if _is_episode(planned):
         task = sample_episode(
             source,
             _rule(request, source, max(queries, planned.queries)),
             seed=seed,
-            resolution=(height, width),
+            resolution=resolution,
             channels=channels,
             tracks=planned.tracks,
             progress=progress,
@@ -55,7 +56,7 @@ def draw_task(request: TrainRequest, subject: Subject, progress: Progress | None
             shots=shots,
             queries=queries,
             seed=seed,
-            resolution=(height, width),
+            resolution=resolution,
             channels=channels,
             tracks=True,
             progress=progress,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costsim.base.errors import InputError
-from costsim.data import digits, open_source, sample_episode
+from costsim.data import digits, open_source, resolution_and_channels, sample_episode
 from costsim.studies.engine import Computed, ModelChoice, Workshop, failed, unchanged_device
 from costsim.studies.methods.cells import MethodCell
 
@@ -102,12 +102,12 @@ class MethodWorkshop(Workshop[MethodCell]):
         from costsim.learning.adaptation.situation import Situation
 
         backbone = self._backbone(cell.model)
-        channels, height, width = backbone.input_shape
+        resolution, channels = resolution_and_channels(backbone.input_shape)
         task = sample_episode(
             self._source(cell.domain.data, cell.domain.split),
             cell.episode,
             seed=cell.seed,
-            resolution=(height, width),
+            resolution=resolution,
             channels=channels,
         )
         place = Place(unchanged_device(cell.device, cell.device_digest), budget=cell.budget)

@@ -1,0 +1,196 @@
+"""Samples that are arrays already: `.npz`, a pair of `.npy`, a table as CSV with a label column.
+
+    samples.npz          x and y (or data and labels, images and labels; x_train and y_train are
+                         its split train), or any two of which one is a list of labels
+    x.npy                its labels beside it, in x.labels.npy, labels.npy or y.npy
+    table.csv            a row a sample: numbers, and one column label (or class, target, y)
+
+Whole numbers of 8 bits with two or three dimensions a sample are images and are scaled to [-1, 1]
+as images are; all other numbers are taken as they are. A row of numbers may be of any shape that
+has as many elements.
+"""
+
+import csv
+import io
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from costsim.base.errors import InputError, shown
+from costsim.base.files import read_file, told_path
+from costsim.base.units import counted
+
+SUFFIXES = (".npz", ".npy", ".csv")
+LARGEST_BYTES = 2**32
+"""Of a file, and of the samples in it."""
+
+LABELS = ("labels", "label", "y", "targets", "target", "class")
+DATA = ("x", "data", "images", "features", "signals", "samples")
+BESIDE = ("{stem}.labels.npy", "labels.npy", "y.npy")
+"""Where the labels of an `.npy` file are looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Labelled samples `[N, ...]` in memory; a sample is named by its class and its row."""
+
+    description: str
+    samples: NDArray[Any] = field(repr=False)
+    labels: NDArray[Any] = field(repr=False)
+    is_table: bool = False
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim != 1 or len(self.labels) != len(self.samples):
+            raise InputError(
+                f"{self.description}: {counted(len(self.samples), 'sample')} and labels of shape "
+                f"{self.labels.shape}; one label a sample is needed"
+            )
+        if self.samples.dtype.kind not in "fiub":
+            raise InputError(
+                f"{self.description}: samples are of {self.samples.dtype}; numbers are needed"
+            )
+
+    @cached_property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the samples of each class, both in ascending order."""
+        width = len(str(max(len(self.labels) - 1, 0)))
+        found: dict[str, list[str]] = {}
+        for row, label in enumerate(self.labels.tolist()):
+            found.setdefault(str(label), []).append(f"{label}/{row:0{width}d}")
+        return {label: tuple(found[label]) for label in sorted(found)}
+
+    @property
+    def are_images(self) -> bool:
+        """Whether the samples are images in 8 bits."""
+        return self.samples.dtype == np.uint8 and self.samples.ndim in (3, 4)
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
+        """These samples as images, where they are some; raises `InputError` for others."""
+        if not self.are_images:
+            raise InputError(
+                f"{self.description}: numbers of shape {self.samples.shape[1:]}; images are needed"
+            )
+        for name in names:
+            pixels = self.samples[int(name.rpartition("/")[2])]
+            if pixels.ndim == 3:
+                last = pixels if pixels.shape[2] in (1, 3) else np.moveaxis(pixels, 0, 2)
+                pixels = last[..., 0] if last.shape[2] == 1 else last
+            yield name, Image.fromarray(np.ascontiguousarray(pixels))
+
+    def values(self, names: Sequence[str], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """These samples as float32 `[N, *shape]`.
+
+        Raises `InputError` where a sample has another shape than the model takes, and for values
+        that are not finite.
+        """
+        rows = self.samples[[int(name.rpartition("/")[2]) for name in names]]
+        if self.are_images:
+            rows = _channels_first(rows, shape)
+            values = rows.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        else:
+            values = rows.astype(np.float32)
+        if values.shape[1:] != shape:
+            flat = self.is_table and values[0].size == math.prod(shape)
+            if not flat:
+                raise InputError(
+                    f"{self.description}: samples are of shape {self.samples.shape[1:]}; the model "
+                    f"takes {shape}"
+                )
+            values = values.reshape(len(values), *shape)
+        if not np.isfinite(values).all():
+            raise InputError(f"{self.description}: has values that are NaN or infinite")
+        return np.ascontiguousarray(values)
+
+
+def are_images(source: object) -> bool:
+    """Whether a source is of images, of which lightly changed copies are images too."""
+    return not isinstance(source, ArraySource) or source.are_images
+
+
+def _channels_first(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Images `[N, H, W]` or `[N, H, W, C]` as the model takes them, `[N, C, H, W]`."""
+    if rows.ndim == 3:
+        return rows[:, None]
+    if rows.shape[1:] != shape and (rows.shape[3], *rows.shape[1:3]) == shape:
+        return np.moveaxis(rows, 3, 1)
+    return rows
+
+
+def open_arrays(path: Path, split: str | None = None) -> ArraySource:
+    """The samples in a file of arrays; see the head of this module.
+
+    Raises `InputError` for a file that is missing, damaged or without labels.
+    """
+    where = told_path(path)
+    try:
+        if path.suffix == ".csv":
+            if split is not None:
+                raise InputError(f"{where}: a table has no splits")
+            return _table(path, where)
+        samples, labels = _pair(path, split, where)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}: is no file of plain arrays: {reason}") from error
+    part = "" if split is None else f" ({split})"
+    return ArraySource(f"{path.name}{part}", samples, labels)
+
+
+def _pair(path: Path, split: str | None, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    if path.suffix == ".npy":
+        if split is not None:
+            raise InputError(f"{where}: one array has no splits")
+        beside = [path.with_name(name.format(stem=path.stem)) for name in BESIDE]
+        found = next((one for one in beside if one.is_file() and one != path), None)
+        if found is None:
+            names = ", ".join(one.name for one in beside)
+            raise InputError(f"{where}: has no labels beside it; looked for {names}")
+        return _array(path), _array(found)
+    with np.load(io.BytesIO(read_file(path, LARGEST_BYTES)), allow_pickle=False) as file:
+        known = {name.lower(): name for name in file.files}
+        end = "" if split is None else f"_{split.lower()}"
+        data = next((known[n + end] for n in DATA if n + end in known), None)
+        labels = next((known[n + end] for n in LABELS if n + end in known), None)
+        if not (data and labels) and split is None and len(known) == 2:
+            labels, data = sorted(file.files, key=lambda name: (file[name].ndim, name))
+        if not (data and labels):
+            raise InputError(
+                f"{where}: holds {', '.join(file.files) or 'nothing'}; x{end} and y{end} (or "
+                f"data{end} and labels{end}) are needed"
+            )
+        return file[data], file[labels]
+
+
+def _array(path: Path) -> NDArray[Any]:
+    found: NDArray[Any] = np.load(io.BytesIO(read_file(path, LARGEST_BYTES)), allow_pickle=False)
+    return found
+
+
+def _table(path: Path, where: str) -> ArraySource:
+    text = read_file(path, LARGEST_BYTES).decode("utf-8-sig")
+    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    if len(rows) < 2:
+        raise InputError(f"{where}: has no rows below its names of columns")
+    head = [name.strip().lower() for name in rows[0]]
+    column = next((head.index(name) for name in LABELS if name in head), None)
+    if column is None:
+        raise InputError(
+            f"{where}: no column is called {', '.join(LABELS)}; there are {shown(rows[0])}"
+        )
+    samples = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(head):
+            raise InputError(f"{where}: row {number} has {len(row)} columns, not {len(head)}")
+        try:
+            samples.append([float(cell) for place, cell in enumerate(row) if place != column])
+        except ValueError as error:
+            raise InputError(f"{where}: row {number}: {error}") from error
+    labels = np.array([row[column].strip() for row in rows[1:]])
+    return ArraySource(path.name, np.array(samples), labels, is_table=True)
