@@ -690,9 +690,9 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "weights are text": (("--weights", "text.txt"), "text.txt: "),
     "no such module": (("--model", "nowhere:make"), "nowhere cannot be imported"),
     "no such factory": (("--model", "mine_models:make"), "mine_models has no 'make'"),
-    "factory is a number": (("--model", "mine_models:number"), "'number' is not a function"),
+    "factory is a number": (("--model", "mine_models:number"), "neither a function nor a model"),
     "factory fails": (("--model", "mine_models:fails"), "RuntimeError: first line"),
-    "model gives a tuple": (("--model", "mine_models:Pair"), "tensor"),
+    "no such output": (("--model", "mine_models:Pair", "--output", "2"), "there are 0, 1"),
     "model needs two inputs": (("--model", "mine_models:Two"), "must take one tensor"),
     "unknown operator": (("--model", "mine_models:Odd"), "cumsum"),
     "weights are not numbers": (("--model", "mine_models:not_numbers"), "head.weight"),
@@ -773,8 +773,8 @@ def test_a_device_file_that_cannot_be_used(
     assert board.read_text() != shipped
     run = plan(device=board)
     assert (run.status, run.out) == (2, "")
-    assert "board.yaml" in run.complaint
-    assert words in run.complaint
+    assert "board.yaml" in run.err
+    assert words in run.err
 
 
 @pytest.mark.usefixtures("mine")

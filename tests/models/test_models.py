@@ -48,6 +48,9 @@ def wide():
 def square():
     return Grey(1, 28, 28)
 
+def empty():
+    return Grey(0, 28, 28)
+
 def wave():
     return Grey(1, 16000)
 
@@ -217,8 +220,10 @@ def test_images_may_be_grey_and_not_square(
 def test_what_an_input_shape_cannot_say(factories: str) -> None:
     with pytest.raises(InputError, match=r"resolution is 20; .*images are 20x30"):
         load_model(f"{factories}:wide", resolution=20)
-    with pytest.raises(InputError, match=r"input_shape is \(1, 16000\); images are needed"):
-        load_model(f"{factories}:wave")
+    with pytest.raises(InputError, match=r"resolution is 20; .*input is \(1, 16000\)"):
+        load_model(f"{factories}:wave", resolution=20)
+    with pytest.raises(InputError, match=r"input_shape is \(0, 28, 28\); the sizes of a sample"):
+        load_model(f"{factories}:empty")
 
 
 def test_exported_programs_may_be_for_grey_images_that_are_not_square(tmp_path: Path) -> None:
