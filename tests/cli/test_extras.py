@@ -61,9 +61,9 @@ def test_extras_are_those_of_the_project() -> None:
 
 
 def test_what_is_there_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
     for extra in EXTRAS:
         require(extra, "this")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r'^this needs pip install "costsim\[ssh\]" \(asyncssh'):
         require("ssh", "this")

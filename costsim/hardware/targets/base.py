@@ -56,8 +56,9 @@ SCHEMES: Mapping[str, Entry] = {
         "costsim.hardware.boards.serial:SerialTarget", "serial:/dev/ttyACM0", tags={"serial"}
     ),
 }
-"""The class of each kind of target, how one is written, and as a tag the extra it needs. `timed`: it
-runs kernels of PyTorch, so that a device can be calibrated there.
+"""The class of each kind of target, how one is written, and as a tag the extra it needs.
+
+`timed`: it runs kernels of PyTorch, so that a device can be calibrated there.
 """
 
 EXAMPLES = tuple(entry.words for entry in SCHEMES.values())
