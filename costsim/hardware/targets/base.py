@@ -242,7 +242,7 @@ def parse_target(text: str, options: TargetOptions | None = None) -> Target:
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
         raise InputError(f"target {shown(text)}: a parameter is given twice")
-    for extra in SCHEMES[scheme].tags - {TIMED_TAG}:
+    for extra in {*SCHEMES[scheme].tags} - {TIMED_TAG}:
         require(extra, f"--on {scheme}")
     found: type[Target] = SCHEMES[scheme].load()
     return found.parse(place.removeprefix("//"), parameters, options or TargetOptions())
