@@ -201,7 +201,7 @@ BAD = {
     "tasks: [{seed: 1, seeds: [2]}]": "tasks[0]: give seed or seeds, not both",
     "tasks: [{shots: 0}]": "tasks[0].shots: is 0; a whole number from 1",
     "settings: {axis: sideways}": "settings.axis: is 'sideways'; allowed are output, input, both",
-    "settings: {criterion: taste}": "settings.criterion: is 'taste'; allowed are fisher",
+    "settings: {criterion: taste}": "settings.criterion: criterion 'taste' is unknown; known are",
     "settings: {bias: 1}": "settings.bias: is 1; give true or false",
     "settings: {inspect: most}": "settings.inspect: is 'most'; a whole number",
     "settings: {time-limit: soon}": "settings.time-limit: cannot read 'soon'",
