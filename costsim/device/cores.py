@@ -1,7 +1,7 @@
 """Cores that a new device file may be scaled to, and how they compare.
 
 One number a core, CoreMark a MHz, stands for how many plain instructions it gets done in a cycle.
-The figures are those that Arm publishes for its cores (Cortex-M7, M4 and M0+ also in Ibrahim, "ARM-
+The figures are those that Arm gives for its cores (those of Cortex-M7 and M4 also in Ibrahim, "ARM-
 based Microcontroller Projects Using mbed", table 3.2). They say little about multiply-adds, so that
 what is scaled by them is an estimate with a wide range until the board is calibrated.
 """
