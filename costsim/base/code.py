@@ -113,6 +113,8 @@ def with_arguments(spec: str, texts: Sequence[str], option: str, what: str) -> s
 
 
 def _typed_arguments(text: str, option: str) -> dict[str, object]:
+    from costsim.base.yaml_text import parse_yaml  # help would load it too
+
     key, equals, value = text.partition("=")
     from costsim.base.yaml_text import parse_yaml  # help needs no YAML
 
