@@ -27,7 +27,7 @@ INLINE void tile(const enum how how, const int R, const int V, const struct fini
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++)
-            if (how != ANYHOW || column + v * LANES < f->columns)
+            if (column + v * LANES < f->columns)
                 finish(how, f, sums[r][v], row + r, column + v * LANES);
 }
 
