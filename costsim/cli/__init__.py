@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COMMAND_GROUPS: Mapping[str, Mapping[str, str]] = {
     "Plan": {
         "plan": "Choose what to update within a device's budgets, and price it.",
+        "explore": "Drag budgets in a page, and see the proven plan follow.",
         "pareto": "Draw the proven frontier of gain against a budget, other methods beside it.",
         "inspect": "Price a network's inference and training, layer by layer, without data.",
     },

@@ -39,7 +39,9 @@ GROUPED = {
         "method guard solver time-limit criterion loss axis inspect layers exclude bias against "
         "points all"
     ),
-    "Running": "resume checkpoint checkpoint-every eval-every repeats probes store show",
+    "Running": (
+        "resume checkpoint checkpoint-every eval-every repeats probes store show port no-browser"
+    ),
     "Output": (
         "out plan-out report json csv latex picture reference measurement validation half log help"
     ),

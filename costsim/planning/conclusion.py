@@ -32,7 +32,7 @@ from costsim.run.criteria.caveats import (
     score_caveat,
     weights_caveat,
 )
-from costsim.solving.explain import explain
+from costsim.solving.explain import Explanation, explain
 from costsim.solving.planfile import ModelRecord, PlanFile, plan_file
 
 
@@ -86,7 +86,38 @@ def conclude(
             ),
             *others,
         )
-    file = plan_file(
+    file = file_of(prepared, solution, priced, explanation=explanation, others=others)
+    warnings = (
+        *model_notes(loaded, problem.graph),
+        *_filled(file.recipe, problem.step, prepared.scored.task.samples),
+        *_warnings(request, loaded, solution, problem, priced),
+        *_hints(request, problem, solution),
+    )
+    no_room = ""
+    if solution.cost is not None and priced is not None and priced.cost.latency_s is None:
+        no_room = _no_room(request.device, priced.cost, solution.cost.memory)
+    return Planned(
+        file,
+        problem.graph,
+        problem.importance,
+        solution,
+        (*warnings, no_room) if no_room else warnings,
+        _too_large(request, solution),
+        no_room,
+    )
+
+
+def file_of(
+    prepared: Prepared,
+    solution: Solution,
+    priced: PricedRecipe | None = None,
+    *,
+    explanation: Explanation | None = None,
+    others: tuple[Alternative, ...] = (),
+) -> PlanFile:
+    """The plan file of a solution; without `priced` it says nothing of the whole adaptation."""
+    request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
+    return plan_file(
         model=ModelRecord(
             name=loaded.name,
             spec=loaded.spec,
@@ -114,25 +145,7 @@ def conclude(
         alternatives=others,
         explanation=explanation,
         named=NamedLayers(request.layers, request.exclude),
-        ways=ways_of_training(prepared, solution),
-    )
-    warnings = (
-        *model_notes(loaded, problem.graph),
-        *_filled(file.recipe, problem.step, prepared.scored.task.samples),
-        *_warnings(request, loaded, solution, problem, priced),
-        *_hints(request, problem, solution),
-    )
-    no_room = ""
-    if solution.cost is not None and priced is not None and priced.cost.latency_s is None:
-        no_room = _no_room(request.device, priced.cost, solution.cost.memory)
-    return Planned(
-        file,
-        problem.graph,
-        problem.importance,
-        solution,
-        (*warnings, no_room) if no_room else warnings,
-        _too_large(request, solution),
-        no_room,
+        ways=() if priced is None else ways_of_training(prepared, solution),
     )
 
 

@@ -30,7 +30,12 @@ def make_plan(
     request = asked_for(request, asked)
     if request.explain_with is not None:
         request.check_of_a_step("an explanation (--explain)")
-    prepared = prepare(request, progress)
+    return plan_prepared(prepare(request, progress), progress)
+
+
+def plan_prepared(prepared: Prepared, progress: Progress | None = None) -> Planned:
+    """The same of what was prepared before; several may share a model, its scores and prices."""
+    request = prepared.request
     if not request.free_passes:
         answer = choose_jointly(joint_question(prepared), request.solver, progress)
         return _concluded(prepared, answer, (), progress)

@@ -72,7 +72,7 @@ def prepare(
     """
     report = progress or silent
     request.device.target(request.target)  # one that the device lacks is an error before any work
-    _check(request)
+    check(request)
     source = None
     if scored is None:
         source = given_source(request.data, request.split, progress)
@@ -203,7 +203,8 @@ def parameters_digest(tensors: "Mapping[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def _check(request: PlanRequest) -> None:
+def check(request: PlanRequest) -> None:
+    """Raise `InputError` for a request that contradicts itself or its device."""
     make_criterion(request.criterion)
     if request.with_bias and "bias" in request.axes:
         raise InputError(

@@ -47,15 +47,18 @@ def render_template(
     The same input gives the same bytes; `made` ends the page, where it is known. A value that the
     template asks for and that is not given is an error.
     """
-    environment = Environment(
+    found = environment()
+    found.filters |= dict(filters or {})
+    css = resources.files("costsim.report").joinpath("page.css").read_text()
+    return found.get_template(name).render(css=Markup(css), version=version, made=made, **values)
+
+
+def environment() -> Environment:
+    """What reads the templates of this folder: escapes, and asks for every value."""
+    return Environment(
         loader=PackageLoader("costsim.report", ""),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-    )
-    environment.filters |= dict(filters or {})
-    css = resources.files("costsim.report").joinpath("page.css").read_text()
-    return environment.get_template(name).render(
-        css=Markup(css), version=version, made=made, **values
     )
