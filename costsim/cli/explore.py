@@ -15,6 +15,7 @@ from costsim.base.errors import InputError
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
 from costsim.cli.options import check_writable, naming, path_option, seed_option
+from costsim.cli.plan_words import words_of
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.recipe import RecipeOptions, recipe_options
 from costsim.cli.request import (
@@ -52,6 +53,7 @@ OWN = ("port", "no-browser", "out")
 class ExploreOptions(RequestOptions, RecipeOptions):
     """What was typed of `costsim explore`."""
 
+    plan: Path | None
     solver: str
     out: Path | None
     port: int
@@ -63,6 +65,7 @@ class ExploreOptions(RequestOptions, RecipeOptions):
     cls=Command,
     listed={"Solvers": SOLVERS.entries, "Criteria": CRITERIA.entries, "Losses": LOSSES.entries},
 )
+@click.argument("plan", type=click.Path(path_type=Path), required=False)
 @device_option()
 @request_options
 @click.option(
@@ -90,16 +93,20 @@ class ExploreOptions(RequestOptions, RecipeOptions):
 def command(given: ExploreOptions) -> int:
     """Open a page where the proven plan follows its budgets while one drags them.
 
-    It is at an address of this machine alone that nobody can guess, and asks no other. Options say
-    what it begins with. Needs the extra costsim[explore].
+    It is at an address of this machine alone that nobody can guess, and asks no other. It begins
+    with what PLAN was made with, where one is given, and with the options, which are those of
+    costsim plan. Needs the extra costsim[explore].
 
     \b
     Examples
       costsim explore --device jetson-nano
+      costsim explore plan.json --memory 512KiB
       costsim explore --device my.yaml --model my_package.nets:make --data faces.zip
     """
     _check_extra()
     check_writable(given.out, "--out")
+    if given.plan is not None:
+        return _begun_with(given.plan)
     devices = given.devices
     if len(devices) > 1:
         raise InputError("--device: a page begins with one device; give one")
@@ -113,6 +120,25 @@ def command(given: ExploreOptions) -> int:
     page = page_maker(session, start, model, switches)
     serve(session, page, bound, lambda address: _ready(address, given))
     return 0
+
+
+def _begun_with(path: Path) -> int:
+    """The same with the options that a plan was made with, where none is typed."""
+    from costsim.cli.planned import given_plan
+
+    context = click.get_current_context()
+    groups = [*_options(typed_words()[1:], context.command)]
+    typed = [word for name, group in groups if name is not None for word in group]
+    own = {name for name, _ in groups}
+    if own & {"target", "compute-target"}:
+        own |= {"target"}
+    words = words_of(given_plan(path, ()), path)
+    made = [word for name, of in words.items() if name not in own for word in of]
+    if "device" not in own and "device" not in words:
+        raise InputError(f"{path}: its device is not shipped: give its file with --device")
+    with context.command.make_context("explore", [*made, *typed], context.parent) as again:
+        found: int = context.command.invoke(again)
+        return found
 
 
 def _check_extra() -> None:
@@ -253,5 +279,5 @@ def _values(words: Sequence[str], command: click.Command, names: Collection[str]
     return {
         name: group[-1] if len(group) > 1 else group[0].partition("=")[2]
         for name, group in _options(words, command)
-        if name in names
+        if name is not None and name in names
     }

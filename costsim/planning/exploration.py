@@ -5,11 +5,11 @@ person may drag a budget and see the proven plan follow. Several threads may ask
 for gives way between two proofs to what somebody does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from costsim.solving.explain.questions import little
 from costsim.solving.pareto import TIE, Frontier, frontier
 from costsim.solving.planfile import PlanFile
 from costsim.solving.solve import solve
+
+Kept = TypeVar("Kept")
 
 MORE_MEMORY_BYTES = 64 * 1024
 """So much more memory a person is told the worth of."""
@@ -67,6 +69,17 @@ class Elsewhere:
     cost: Cost
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Of one limit: the least that lets a channel be trained, and what training everything takes.
+
+    Budgets outside make no difference.
+    """
+
+    least: float
+    most: float
+
+
 class Exploration:
     """Answers to requests; models, scores, cost tables and frontiers are kept from one to the next.
 
@@ -78,6 +91,7 @@ class Exploration:
         self._scored: list[tuple[object, Scored]] = []
         self._prepared: list[tuple[PlanRequest, Prepared]] = []
         self._frontiers: list[tuple[object, Frontier]] = []
+        self._reaches: list[tuple[object, Mapping[str, Reach]]] = []
         self._preparing = Lock()
         self._asked = 0
 
@@ -87,7 +101,7 @@ class Exploration:
         Raises `InputError` for anything in it that cannot be used.
         """
         check(request)
-        kind = replace(request, budget=BudgetRequest(), task_budget=TaskBudget(), solver=_NOBODY)
+        kind = _kind(request)
         with self._preparing:
             first = _known(self._prepared, kind)
             if first is None:
@@ -121,6 +135,16 @@ class Exploration:
     def planned(self, prepared: Prepared) -> Planned:
         """The whole plan, as `make_plan` makes it."""
         return plan_prepared(prepared, self.progress)
+
+    def reaches(self, prepared: Prepared) -> Mapping[str, Reach]:
+        """How far each limit of a step reaches, the others left aside."""
+        request, problem = prepared.request, prepared.problem
+        key = _kind(request), problem.budget.accounting
+        found = _known(self._reaches, key)
+        if found is None:
+            found = _reaches(problem)
+            self._reaches.append((key, found))
+        return found
 
     def known_frontier(self, prepared: Prepared) -> Frontier | None:
         """That of `frontier`, where it was asked for before."""
@@ -193,6 +217,11 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
+def _kind(request: PlanRequest) -> PlanRequest:
+    """All of a request that a problem's scores and cost table depend on."""
+    return replace(request, budget=BudgetRequest(), task_budget=TaskBudget(), solver=_NOBODY)
+
+
 def _frontier_key(prepared: Prepared) -> object:
     """All that a frontier against memory depends on: where a step may swap, its room too."""
     request = prepared.request
@@ -201,7 +230,7 @@ def _frontier_key(prepared: Prepared) -> object:
     return asked, prepared.problem.budget.working_bytes
 
 
-def _known(entries: list[tuple[Any, Any]], key: object) -> Any:
+def _known(entries: Sequence[tuple[object, Kept]], key: object) -> Kept | None:
     """What stands beside an equal key; None where nothing does."""
     return next((value for known, value in entries if known == key), None)
 
@@ -231,23 +260,11 @@ def elsewhere(sketch: Sketch, devices: tuple[DeviceSpec, ...]) -> Iterator[Elsew
             yield Elsewhere(device, price(program, device))
 
 
-@dataclass(frozen=True)
-class Reach:
-    """Of one limit: the least that lets a channel be trained, and what training everything takes.
-
-    Budgets outside make no difference.
-    """
-
-    least: float
-    most: float
-
-
-def reaches(prepared: Prepared) -> dict[str, Reach]:
+def _reaches(problem: Problem) -> dict[str, Reach]:
     """How far each limit of a step reaches, the others left aside."""
-    problem = prepared.problem
-    limits = dict.fromkeys(("memory_bytes", "macs", "latency_s", "energy_j"), 0)
-    asked = problem.within(replace(problem.budget, **limits))
+    nothing = replace(problem.budget, memory_bytes=0, macs=0, latency_s=0.0, energy_j=0.0)
+    asked = problem.within(replace(nothing, working_bytes=None))
     count = len(problem.candidates)
     one = asked.usage(np.eye(count, dtype=np.int64))
     everything = asked.usage(np.array([[c.size for c in problem.candidates]]))
-    return {name: Reach(one[name].min().item(), everything[name][0].item()) for name in limits}
+    return {name: Reach(one[name].min().item(), everything[name][0].item()) for name in one}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from costsim.base.units import counted, format_bytes, format_macs, format_percent, format_seconds
 from costsim.ir.graph import LayerGraph
-from costsim.ir.program import TrainingProgram, compile_program
+from costsim.ir.program import Schedule, TrainingProgram, compile_program
 from costsim.report.amounts import interval, seconds
 from costsim.report.budgets import BudgetUse, budget_uses, flash_use, task_budget_uses
 from costsim.report.layers import LayerMacs, kept_bytes, layer_kind, layer_macs, live_bytes
@@ -51,12 +51,13 @@ def no_plan(solver: SolverRecord) -> str:
 class Summary:
     """A plan file read together with the graph it is a plan for.
 
-    Raises `InputError` if the plan does not fit `graph`, or `graph` the batch of the step.
+    A `schedule` of the graph and the step may be given to save building it. Raises `InputError` if
+    the plan does not fit `graph`, or `graph` the batch of the step.
     """
 
-    def __init__(self, file: PlanFile, graph: LayerGraph) -> None:
+    def __init__(self, file: PlanFile, graph: LayerGraph, schedule: Schedule | None = None) -> None:
         self.file, self.graph = file, graph
-        self.program: TrainingProgram = compile_program(graph, file.plan, file.step)
+        self.program: TrainingProgram = compile_program(graph, file.plan, file.step, schedule)
 
     @property
     def model_line(self) -> str:

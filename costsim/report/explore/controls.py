@@ -1,8 +1,9 @@
 """What the controls of the page say, as text: each reads as the command line reads it."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from costsim.planning.request import PlanRequest
 from costsim.pricing.cost import full_backward_macs
 from costsim.problem.budget import at_least, with_unit
 from costsim.problem.problem import Problem
+
+Read = TypeVar("Read")
 
 STOPS = 200
 """Places of a slider."""
@@ -77,16 +80,7 @@ def with_budgets(request: PlanRequest, controls: Controls) -> PlanRequest:
     if controls.macs.strip():
         share = parse_percent(controls.macs, "--macs")
         macs = parse_macs(controls.macs, "--macs") if share is None else None
-    reading = {
-        "memory_bytes": (controls.memory, parse_bytes, "--memory"),
-        "latency_s": (controls.latency, parse_seconds, "--latency"),
-        "energy_j": (controls.energy, parse_joules, "--energy"),
-    }
-    read = {
-        name: parse(text, option) if text.strip() else None
-        for name, (text, parse, option) in reading.items()
-    }
-    storage = parse_bytes(controls.storage, "--storage") if controls.storage.strip() else None
+    storage = _read(controls.storage, parse_bytes, "--storage")
     return replace(
         request,
         budget=replace(
@@ -94,10 +88,17 @@ def with_budgets(request: PlanRequest, controls: Controls) -> PlanRequest:
             accounting=controls.accounting or None,
             macs=macs,
             macs_share=share,
-            **read,
+            memory_bytes=_read(controls.memory, parse_bytes, "--memory"),
+            latency_s=_read(controls.latency, parse_seconds, "--latency"),
+            energy_j=_read(controls.energy, parse_joules, "--energy"),
         ),
         task_budget=replace(request.task_budget, storage_bytes=storage),
     )
+
+
+def _read(text: str, parse: Callable[[str, str], Read], option: str) -> Read | None:
+    """A value that was typed; None where nothing was."""
+    return parse(text, option) if text.strip() else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 "use strict";
 const element = (id) => document.getElementById(id);
-const QUIET_MS = 300;
+const QUIET_MS = 300, SLOW_MS = 500;
 const controls = { ...START };
 let changed = false, asking = false, round = 0, timer = 0, waiting = null;
 
@@ -32,10 +32,13 @@ async function follow() {
   clearTimeout(timer);
   if (asking) return;
   asking = true;
+  const slow = setTimeout(() => document.body.setAttribute("aria-busy", "true"), SLOW_MS);
   while (changed) {
     changed = false;
     try { show(await ask("plan", controls)); tellMistake(""); } catch (error) { failed(error); }
   }
+  clearTimeout(slow);
+  document.body.removeAttribute("aria-busy");
   asking = false;
   timer = setTimeout(settle, QUIET_MS);
 }

@@ -6,6 +6,7 @@ sent, are refused whatever their token. Mistakes are answered by their one line.
 """
 
 import asyncio
+import json
 import logging
 import secrets
 import socket
@@ -44,6 +45,7 @@ class Guard:
         self.hosts = {f"{HOST}:{port}", f"localhost:{port}"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it with the reason."""
         if scope["type"] == "http" and (told := self._refused(Request(scope))):
             await PlainTextResponse(f"{told}\n", 403)(scope, receive, send)
             return
@@ -58,7 +60,7 @@ class Guard:
             return "Origin is not this server's page"
         given = request.url.path.split("/")[1]
         if not secrets.compare_digest(given.encode(), self.token.encode()):
-            return "the token of the address is missing or wrong: take the address that costsim printed"
+            return "the token is missing or wrong: take the address that costsim explore printed"
         return ""
 
 
@@ -101,8 +103,6 @@ async def _document(request: Request) -> object:
         if len(body) > LARGEST_BODY:
             return None
     try:
-        import json
-
         return json.loads(body)
     except ValueError:
         return None
@@ -161,6 +161,7 @@ def listening(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((HOST, port))
+        bound.listen()  # so that whoever is told the address may come at once
     except OSError as error:
         bound.close()
         raise InputError(f"--port {port}: {error.strerror or error}; 0 takes a free one") from error

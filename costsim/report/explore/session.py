@@ -17,7 +17,6 @@ from costsim.planning.exploration import (
     Exploration,
     Sketch,
     elsewhere,
-    reaches,
 )
 from costsim.planning.request import PlanRequest
 from costsim.problem.solution import Solver
@@ -55,13 +54,15 @@ class Session:
         """The plan at once: its sentence, its pictures, and how the sliders stand."""
         request = self.request(controls)
         sketch = self.exploration.sketch(request)
-        summary = Summary(sketch.file, sketch.prepared.problem.graph)
         problem = sketch.prepared.problem
+        shared = problem.schedule if sketch.file.order else None
+        summary = Summary(sketch.file, problem.graph, shared)
         return {
             "sentence": summary.answer,
             "holds": sketch.file.predicted is not None,
             "sliders": [
-                vars(slider) for slider in sliders(problem, reaches(sketch.prepared), request)
+                vars(slider)
+                for slider in sliders(problem, self.exploration.reaches(sketch.prepared), request)
             ],
             "accounting": problem.budget.accounting,
             "command": self.command(controls, str(self.out)),
@@ -146,12 +147,12 @@ def _told(price: LimitPrice) -> str:
     return f"{slack} would bring nothing."
 
 
-def _rows(sketch: Sketch, others: Iterable[Elsewhere]) -> list[Mapping[str, str]]:
+def _rows(sketch: Sketch, others: Iterable[Elsewhere]) -> list[Mapping[str, object]]:
     """The step here and elsewhere: seconds, joules, whether it fits."""
     here = sketch.prepared.request.device
     cost = sketch.solution.cost
     found = [] if cost is None else [Elsewhere(here, cost), *others]
-    rows = []
+    rows: list[Mapping[str, object]] = []
     for one in found:
         on = one.cost.on_device
         assert on is not None
