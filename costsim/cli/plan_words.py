@@ -115,4 +115,8 @@ def _recipe(plan: "PlanFile", path: Path) -> dict[str, object]:
             file=sys.stderr,
         )
     taken = [name for name in ("iterations", *SPARED) if name not in chosen]
-    return {name.replace("_", "-"): getattr(recipe, name) for name in taken}
+    return {
+        name.replace("_", "-"): value
+        for name in taken
+        if (value := getattr(recipe, name)) != getattr(usual, name)
+    }

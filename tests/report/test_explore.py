@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,13 @@ class Server:
         return int(found[1])
 
     def get(
-        self, address: str | None = None, body: bytes | None = None, **headers: str
+        self,
+        address: str | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
         """Status and text of an answer."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(address or self.address, body, named)
+        request = urllib.request.Request(address or self.address, body, dict(headers or {}))
         try:
             with urllib.request.urlopen(request, timeout=300) as answer:
                 return answer.status, answer.read().decode()
@@ -63,10 +65,14 @@ class Server:
         assert "Traceback" not in text
         return text.strip()
 
+    def stop(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
+
     def post(self, what: str, document: object) -> tuple[int, str]:
-        return self.get(
-            self.address + what, json.dumps(document).encode(), Content_Type="application/json"
-        )
+        kind = {"Content-Type": "application/json"}
+        return self.get(self.address + what, json.dumps(document).encode(), kind)
 
 
 def started(folder: Path, *options: str) -> Server:
@@ -84,7 +90,7 @@ def started(folder: Path, *options: str) -> Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     found = started(tmp_path_factory.mktemp("explore"), "--device", "jetson-nano", *ASKED)
     yield found
-    found.process.kill()
+    found.stop()
 
 
 def without_clock(path: Path) -> str:
@@ -121,9 +127,9 @@ def test_other_hosts_and_origins_are_refused_whatever_their_token(server: Server
         {"Origin": f"https://{own}"},
         {"Origin": f"http://localhost:{server.port + 1}"},
     ):
-        assert server.get(**headers)[0] == 403, headers
-    assert server.get(Origin=f"http://{own}")[0] == 200
-    assert server.get(Host=f"localhost:{server.port}")[0] == 200
+        assert server.get(headers=headers)[0] == 403, headers
+    assert server.get(headers={"Origin": f"http://{own}"})[0] == 200
+    assert server.get(headers={"Host": f"localhost:{server.port}"})[0] == 200
 
 
 def test_a_dragged_budget_gives_the_plan_of_the_command(server: Server, tmp_path: Path) -> None:
@@ -281,7 +287,7 @@ def test_it_begins_with_a_plan(tmp_path: Path) -> None:
         found.post("save", {**json.loads(start[1]), "out": "again.json"})
         assert without_clock(tmp_path / "again.json") == without_clock(tmp_path / "plan.json")
     finally:
-        found.process.kill()
+        found.stop()
 
 
 @pytest.mark.parametrize(
@@ -335,7 +341,7 @@ def test_a_model_and_data_of_ones_own(tmp_path: Path) -> None:
         by_page, by_command = (tmp_path / name for name in ("page.json", "command.json"))
         assert without_clock(by_page) == without_clock(by_command)
     finally:
-        found.process.kill()
+        found.stop()
 
 
 def test_without_the_extra_it_says_which(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ function stand(slider) {
   if (document.activeElement !== range || row.typed) range.value = slider.index;
   row.typed = false;
   range.setAttribute("aria-valuetext", slider.now);
-  field.placeholder = controls[slider.name] ? "" : "the device's";
+  field.placeholder = slider.now === "no limit" ? slider.now : "the device's";
   row.querySelector("output").textContent = slider.now;
 }
 

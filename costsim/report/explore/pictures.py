@@ -4,6 +4,7 @@ What stands beside them is text of the page, so that they fit a phone and a wall
 millisecond where matplotlib takes hundreds. Numbers are those that the plan's page draws.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,21 @@ from costsim.solving.pareto import Frontier
 SIDE = 1000
 """Of the box that everything is drawn in."""
 
-TICKS = 4
+MOST_TICKS = 5
+
+
+def round_bytes(left: float, right: float) -> list[int]:
+    """A few amounts between two, apart by a power of two."""
+    step = 2 ** max(0, math.ceil(math.log2(max(1.0, (right - left) / MOST_TICKS))))
+    first = int(left // step) + 1
+    return [step * times for times in range(first, math.ceil(right / step))]
+
+
+def round_shares(top: float) -> list[float]:
+    """A few shares below `top`, apart by 1, 2 or 5 times a power of ten."""
+    ten = 10.0 ** math.floor(math.log10(top / MOST_TICKS))
+    step = next(times * ten for times in (1, 2, 5, 10) if top / (times * ten) <= MOST_TICKS)
+    return [step * times for times in range(1, math.ceil(top / step))]
 
 
 @dataclass(frozen=True)
@@ -82,10 +97,7 @@ def timeline(summary: Summary) -> Timeline:
             Mark(label, 100 * (start + end) / 2 / count, 100)
             for start, end, label in phases(summary)
         ),
-        tuple(
-            Mark(format_bytes(int(top * part / TICKS)), 0, 100 * part / TICKS)
-            for part in range(1, TICKS)
-        ),
+        tuple(Mark(format_bytes(amount), 0, 100 * amount / top) for amount in round_bytes(0, top)),
         f"Live bytes at each of {count} operations: the peak is {format_bytes(peak)} at "
         f"{operation}: {at_peak}.",
     )
@@ -178,13 +190,10 @@ def curve(frontier: Frontier, used: float | None, share: float | None) -> Curve:
         _steps([place(point.used, point.share) for point in points]),
         here,
         tuple(
-            Mark(format_bytes(left + part * (right - left) / TICKS), 100 * part / TICKS, 0)
-            for part in range(TICKS + 1)
+            Mark(format_bytes(amount), 100 * (amount - left) / (right - left), 0)
+            for amount in round_bytes(left, right)
         ),
-        tuple(
-            Mark(format_percent(top * part / TICKS), 0, 100 * part / TICKS)
-            for part in range(1, TICKS)
-        ),
+        tuple(Mark(format_percent(amount), 0, 100 * amount / top) for amount in round_shares(top)),
         f"{len(points)} proven plans, from {format_bytes(points[0].used)} for "
         f"{format_percent(points[0].share)} of all gain to {format_bytes(points[-1].used)} for "
         f"{format_percent(points[-1].share)}."
