@@ -12,6 +12,7 @@ from costsim.base.errors import InputError
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cluster": ("distributed",),
     "emulator": ("unicorn", "elftools", "capstone"),
+    "explore": ("starlette", "uvicorn"),
     "hub": ("datasets",),
     "serial": ("serial", "elftools"),
     "ssh": ("asyncssh",),

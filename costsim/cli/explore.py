@@ -5,13 +5,13 @@ import sys
 import webbrowser
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from costsim.base.errors import InputError
+from costsim.base.extras import require
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
 from costsim.cli.options import check_writable, naming, path_option, seed_option
@@ -103,7 +103,7 @@ def command(given: ExploreOptions) -> int:
       costsim explore plan.json --memory 512KiB
       costsim explore --device my.yaml --model my_package.nets:make --data faces.zip
     """
-    _check_extra()
+    require("explore", "the page")
     check_writable(given.out, "--out")
     if given.plan is not None:
         return _begun_with(given.plan)
@@ -130,8 +130,6 @@ def _begun_with(path: Path) -> int:
     groups = [*_options(typed_words()[1:], context.command)]
     typed = [word for name, group in groups if name is not None for word in group]
     own = {name for name, _ in groups}
-    if own & {"target", "compute-target"}:
-        own |= {"target"}
     words = words_of(given_plan(path, ()), path)
     made = [word for name, of in words.items() if name not in own for word in of]
     if "device" not in own and "device" not in words:
@@ -139,16 +137,6 @@ def _begun_with(path: Path) -> int:
     with context.command.make_context("explore", [*made, *typed], context.parent) as again:
         found: int = context.command.invoke(again)
         return found
-
-
-def _check_extra() -> None:
-    """Raise `InputError` where the page's server is not installed, before anything is loaded."""
-    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f'the page needs an extra: pip install "costsim[explore]" ({" and ".join(missing)} '
-            f"{'is' if len(missing) == 1 else 'are'} missing)"
-        )
 
 
 def _ready(address: str, given: ExploreOptions) -> None:
@@ -239,7 +227,7 @@ class _Asking:
         words = [word for name, text in said.items() for word in (f"--{name}", text)]
         kept = self.kept
         if controls.device != self.first:
-            kept = _without(kept, self.context.command, ("target", "compute-target"))
+            kept = _without(kept, self.context.command, ("target",))
         return shlex.join(["costsim", "plan", *words, *kept, "--out", out])
 
 

@@ -29,6 +29,8 @@ print(json.dumps([status, "torch" in sys.modules]))
         ("elftools", ["measure", "plan.json", "--on", "serial:/dev/ttyACM0"], "serial"),
         ("unicorn", ["measure", "plan.json", "--on", "unicorn:cortex-m7"], "emulator"),
         ("asyncssh", ["calibrate", "--on", "ssh://pi@host", "--out", "a.yaml"], "ssh"),
+        ("starlette", ["explore", "--device", "jetson-nano"], "explore"),
+        ("uvicorn", ["explore", "plan.json"], "explore"),
         ("datasets", ["plan", "--device", "jetson-nano", "--data", "hub:name"], "hub"),
         ("datasets", ["adapt", "--device", "jetson-nano", "--data", "hub:name"], "hub"),
         ("distributed", ["study", "s.yaml", "--scheduler", "tcp://h:1"], "cluster"),

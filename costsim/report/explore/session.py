@@ -12,13 +12,13 @@ from costsim.base.errors import InputError
 from costsim.base.units import format_bytes, format_joules, format_percent, format_seconds
 from costsim.device import DeviceSpec
 from costsim.planning.exploration import (
-    MORE_MEMORY_BYTES,
     Elsewhere,
     Exploration,
     Sketch,
     elsewhere,
 )
 from costsim.planning.request import PlanRequest
+from costsim.problem.budget import describe, with_unit
 from costsim.problem.solution import Solver
 from costsim.report.explore.controls import Controls, sliders, with_budgets
 from costsim.report.explore.pictures import curve, network, timeline
@@ -135,16 +135,10 @@ class Session:
 
 def _told(price: LimitPrice) -> str:
     """What more of a budget buys, for a person."""
-    if price.rise:
+    if price.rise or price.more is None:
         return price.sentence
-    slack = (
-        f"{format_bytes(MORE_MEMORY_BYTES)} more memory" if price.limit == "memory_bytes" else ""
-    )
-    if not slack:
-        from costsim.problem.budget import describe
-
-        return f"A little more than {describe(price.limit, price.allowed)} would bring nothing."
-    return f"{slack} would bring nothing."
+    held = describe(price.limit, price.allowed)
+    return f"{with_unit(price.limit, price.more)} more than {held} would bring nothing."
 
 
 def _rows(sketch: Sketch, others: Iterable[Elsewhere]) -> list[Mapping[str, object]]:
