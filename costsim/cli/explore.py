@@ -34,7 +34,6 @@ from costsim.run.criteria.loss import LOSSES
 from costsim.solvers import SOLVERS
 
 if TYPE_CHECKING:
-    from costsim.base.progress import Progress
     from costsim.planning import PlanRequest
     from costsim.report.explore.controls import Controls
     from costsim.report.explore.server import Switches
@@ -114,9 +113,8 @@ def command(given: ExploreOptions) -> int:
     from costsim.report.explore.server import listening, page_maker, serve
 
     bound = listening(given.port)
-    with progress_on_stderr() as progress:
-        session, start, model, switches = _session(given, progress)
-        session.exploration.prepared(session.request(start))
+    session, start, model, switches = _session(given)
+    session.exploration.prepared(session.request(start))
     page = page_maker(session, start, model, switches)
     serve(session, page, bound, lambda address: _ready(address, given))
     return 0
@@ -147,9 +145,7 @@ def _ready(address: str, given: ExploreOptions) -> None:
         print("costsim: note: no browser was found; open the address in one", file=sys.stderr)
 
 
-def _session(
-    given: ExploreOptions, progress: "Progress"
-) -> "tuple[Session, Controls, str, Switches]":
+def _session(given: ExploreOptions) -> "tuple[Session, Controls, str, Switches]":
     """What the page asks, what it begins with, whose page it is, and what can be switched."""
     from costsim.device import load_device, shipped_devices
     from costsim.planning.exploration import Exploration
@@ -161,7 +157,7 @@ def _session(
     others = [one for one in map(load_device, shipped_devices()) if one.name != begun.name]
     asking = _Asking(given, click.get_current_context())
     session = Session(
-        exploration=Exploration(progress),
+        exploration=Exploration(progress_on_stderr),
         ask=asking.request,
         prover=make_solver("exact", time_limit_s=EXPLAINING_S, clock="processor"),
         devices=tuple(others),

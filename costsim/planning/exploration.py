@@ -6,6 +6,7 @@ for gives way between two proofs to what somebody does.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from threading import Lock
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from costsim.base.errors import CostsimError
-from costsim.base.progress import Progress
+from costsim.base.progress import Progress, silent
 from costsim.device import DeviceSpec
 from costsim.ir.program import compile_program
 from costsim.planning.conclusion import Planned, file_of
@@ -80,14 +81,20 @@ class Reach:
     most: float
 
 
+def _unwatched() -> AbstractContextManager[Progress]:
+    return nullcontext(silent)
+
+
 class Exploration:
     """Answers to requests; models, scores, cost tables and frontiers are kept from one to the next.
 
-    `progress` hears of what takes long.
+    `watched` gives what hears of scoring, which takes long.
     """
 
-    def __init__(self, progress: Progress | None = None) -> None:
-        self.progress = progress
+    def __init__(
+        self, watched: Callable[[], AbstractContextManager[Progress]] = _unwatched
+    ) -> None:
+        self.watched = watched
         self._scored: list[tuple[object, Scored]] = []
         self._prepared: list[tuple[PlanRequest, Prepared]] = []
         self._frontiers: list[tuple[object, Frontier]] = []
@@ -106,7 +113,8 @@ class Exploration:
             first = _known(self._prepared, kind)
             if first is None:
                 by = SCORED_BY(request)
-                first = prepare(request, self.progress, _known(self._scored, by))
+                with self.watched() as progress:
+                    first = prepare(request, progress, _known(self._scored, by))
                 self._scored.append((by, first.scored))
                 self._prepared.append((kind, first))
         problem = first.problem
@@ -134,7 +142,7 @@ class Exploration:
 
     def planned(self, prepared: Prepared) -> Planned:
         """The whole plan, as `make_plan` makes it."""
-        return plan_prepared(prepared, self.progress)
+        return plan_prepared(prepared)
 
     def reaches(self, prepared: Prepared) -> Mapping[str, Reach]:
         """How far each limit of a step reaches, the others left aside."""

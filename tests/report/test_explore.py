@@ -192,10 +192,14 @@ def test_bad_values_are_answered_by_one_line(
     assert told in server.refused("plan", **controls).replace('"', "'")
 
 
-@pytest.mark.parametrize("document", [None, [], {"device": 3}, {}, "x" * 100_000])
-def test_what_no_page_asks_is_answered_by_one_line(server: Server, document: object) -> None:
-    status, told = server.post("plan", document)
-    assert (status, told.count("\n")) == (422, 1)
+@pytest.mark.parametrize(
+    "body",
+    ["", "{", "null", "[]", "{}", '{"device": 3}', "[" * 50_000, "9" * 60_000, '"' + "x" * 100_000],
+)
+def test_what_no_page_asks_is_answered_by_one_line(server: Server, body: str) -> None:
+    for what in ("plan", "more", "save"):
+        status, told = server.get(server.address + what, body.encode())
+        assert (status, told.count("\n")) == (422, 1), (what, told)
 
 
 def test_where_nothing_fits_it_says_what_would_do(server: Server) -> None:
@@ -227,6 +231,8 @@ def test_a_file_that_is_there_is_not_written_over(server: Server, tmp_path: Path
     assert "is there already" in server.refused("save", out=str(kept))
     assert kept.read_text() == "mine"
     assert "cannot be written" in server.refused("save", out=str(tmp_path / "none" / "a.json"))
+    for name in ("\0", "x" * 5000, str(tmp_path), "~nobody-at-all/a.json"):
+        server.refused("save", out=name)
     own = str(tmp_path / "own.json")
     server.ask("save", out=own)
     server.ask("save", out=own)

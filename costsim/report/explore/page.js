@@ -1,6 +1,6 @@
 "use strict";
 const element = (id) => document.getElementById(id);
-const QUIET_MS = 300, SLOW_MS = 500;
+const QUIET_MS = 300, SLOW_MS = 500, STALE = 409;
 const controls = { ...START };
 let changed = false, asking = false, round = 0, timer = 0, waiting = null;
 
@@ -9,6 +9,7 @@ async function ask(what, body, signal) {
     method: "POST", headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body), signal,
   });
+  if (response.status === STALE) throw new DOMException("stale", "AbortError");
   if (!response.ok) throw new Error((await response.text()).trim());
   return response.json();
 }
@@ -54,7 +55,11 @@ async function settle() {
       if (now.signal.aborted) return;
     }
     document.body.dataset.settled = String(++round);
-  } catch (error) { failed(error); }
+  } catch (error) {
+    failed(error);
+    /* Another page of the same command has moved meanwhile. */
+    if (error.name === "AbortError" && !now.signal.aborted) timer = setTimeout(settle, QUIET_MS);
+  }
 }
 
 function fill(answer) {

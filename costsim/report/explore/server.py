@@ -104,7 +104,7 @@ async def _document(request: Request) -> object:
             return None
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -116,6 +116,9 @@ async def _answer(answer: Callable[[], object]) -> Response:
         return PlainTextResponse("something else was asked since\n", 409)
     except (CostsimError, OSError) as error:
         return PlainTextResponse(f"{one_line(str(error), LONGEST_LINE)}\n", 422, _headers())
+    except Exception as error:  # models, solvers and criteria are others' code
+        told = one_line(f"{type(error).__name__}: {error}", LONGEST_LINE)
+        return PlainTextResponse(f"{told}\n", 500, _headers())
 
 
 def _headers(nonce: str | None = None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment
 
 from costsim.base.errors import InputError
+from costsim.base.files import user_path
 from costsim.base.units import format_bytes, format_joules, format_percent, format_seconds
 from costsim.device import DeviceSpec
 from costsim.planning.exploration import (
@@ -101,7 +102,7 @@ class Session:
 
         Raises `InputError` for a file that is there already and not this session's.
         """
-        out = Path(name.strip() or self.out)
+        out = user_path(name.strip()) if name.strip() else self.out
         ours = out in self.written or (out == self.out and self.may_replace)
         if out.exists() and not ours:
             raise InputError(f"{out} is there already: type another name")
