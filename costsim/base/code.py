@@ -116,7 +116,6 @@ def _typed_arguments(text: str, option: str) -> dict[str, object]:
     from costsim.base.yaml_text import parse_yaml  # help would load it too
 
     key, equals, value = text.partition("=")
-    from costsim.base.yaml_text import parse_yaml  # help needs no YAML
 
     if equals and key.strip().isidentifier():
         return {key.strip(): parse_yaml(value.encode(), f"{option} {key.strip()}")}
