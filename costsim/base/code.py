@@ -113,10 +113,9 @@ def with_arguments(spec: str, texts: Sequence[str], option: str, what: str) -> s
 
 
 def _typed_arguments(text: str, option: str) -> dict[str, object]:
-    from costsim.base.yaml_text import parse_yaml  # help would load it too
+    from costsim.base.yaml_text import parse_yaml  # help needs no YAML
 
     key, equals, value = text.partition("=")
-
     if equals and key.strip().isidentifier():
         return {key.strip(): parse_yaml(value.encode(), f"{option} {key.strip()}")}
     given = parse_yaml(text.encode(), option)
