@@ -175,9 +175,9 @@ def test_products_of_all_sizes_write_their_own_and_nothing_else(library, rows, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("lanes", [4, 8])
 def test_vectors_of_all_widths_compute_the_same(lanes, monkeypatch):
-    """Wider than the machine's are two of its own: the source is one for all."""
+    """Narrower than the machine's too: the source is one for all."""
     own = load_library().target
     target = InstructionSet(f"{own.name}-{lanes}", own.machine, lanes, own.features, own.flags)
     wide = load_library(target)
