@@ -27,6 +27,7 @@ def expected() -> set[str]:
                 ".yaml",
                 ".html",
                 ".css",
+                ".js",
                 ".md",
                 ".jinja",
                 ".safetensors",

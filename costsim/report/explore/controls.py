@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -132,19 +133,25 @@ def sliders(problem: Problem, reach: Mapping[str, Reach], request: PlanRequest) 
         amounts = _amounts(reach[limit])
         if name == "macs":
             amounts = [full * share / STOPS for share in range(1, STOPS + 1)]
-            texts = [f"{100 * share / STOPS:g}%" for share in range(1, STOPS + 1)]
+            texts = tuple(f"{100 * share / STOPS:g}%" for share in range(1, STOPS + 1))
         else:
-            texts = [at_least(limit, one) for one in amounts]
-        found.append(Slider(name, label, tuple(texts), *_standing(limit, amount, amounts, full)))
+            texts = _texts(limit, tuple(amounts))
+        found.append(Slider(name, label, texts, *_standing(limit, amount, amounts, full)))
     room = request.device.storage_bytes
     if room:
         amounts = np.geomspace(2**14, room, STOPS).tolist()
-        texts = [at_least("memory_bytes", one) for one in amounts]
+        texts = _texts("memory_bytes", tuple(amounts))
         amount = request.task_budget.storage_bytes
         standing = _standing("memory_bytes", amount, amounts, full)
         label = "Storage of the whole adaptation"
-        found.append(Slider("storage", label, tuple(texts), *standing))
+        found.append(Slider("storage", label, texts, *standing))
     return found
+
+
+@lru_cache
+def _texts(limit: str, amounts: tuple[float, ...]) -> tuple[str, ...]:
+    """As a person types them; the same for every place of the sliders, so made once."""
+    return tuple(at_least(limit, one) for one in amounts)
 
 
 def _amounts(reach: Reach) -> list[float]:

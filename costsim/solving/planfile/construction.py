@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -172,6 +173,12 @@ def _versions() -> dict[str, str]:
     return {
         "costsim": __version__,
         "python": platform.python_version(),
-        "torch": version("torch"),
-        "numpy": version("numpy"),
+        "torch": _installed("torch"),
+        "numpy": _installed("numpy"),
     }
+
+
+@cache
+def _installed(package: str) -> str:
+    """Its version, which is read from files: once, for whoever makes many plans."""
+    return version(package)
