@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import repeat
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -262,21 +263,29 @@ class ComputeTarget(Part):
         )
 
     def total_seconds(
-        self, work: Iterable[tuple[str, str, float, float] | tuple[str, str, float, float, str]]
+        self,
+        work: Iterable[tuple[str, str, float, float] | tuple[str, str, float, float, str]],
+        times: Iterable[int] | None = None,
     ) -> Interval:
         """Seconds of operations done one after another: (kind, direction, macs, bytes[, kernel]).
+
+        Each is done once, or so many `times`: as if it stood there as often.
 
         What is calibrated has the interval of its calibration, in which the errors that belong
         to single operations average out; the ranges of everything else are added end to end.
         """
-        groups: dict[tuple[str, str, str | None], list[tuple[float, float]]] = {}
-        for kind, direction, macs, moved_bytes, *kernel in work:
+        groups: dict[tuple[str, str, str | None], list[tuple[float, float, int]]] = {}
+        for (kind, direction, macs, moved_bytes, *kernel), often in zip(
+            work, repeat(1) if times is None else times, strict=times is not None
+        ):
             group = (kind, direction, kernel[0] if kernel else None)
-            groups.setdefault(group, []).append((macs, moved_bytes))
+            groups.setdefault(group, []).append((macs, moved_bytes, often))
         total = Interval.exactly(0.0)
         calibrated: dict[str, Floats] = {}
         for (kind, direction, name), amounts in groups.items():
-            macs_array, bytes_array = np.asarray(amounts, float).T
+            macs_array, bytes_array, often_array = np.asarray(amounts, float).T
+            counts = often_array.astype(int)
+            macs_array, bytes_array = macs_array.repeat(counts), bytes_array.repeat(counts)
             ends = BOUNDS
             if self.calibration is not None and name in self.calibration.kernels:
                 ends = BOUNDS[:1]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from itertools import repeat
 from typing import Any
 
 from costsim.device import ComputeTarget, DeviceSpec, Interval
@@ -222,9 +221,8 @@ def moved_bytes(program: TrainingProgram) -> int:
 def step_seconds(program: TrainingProgram, target: ComputeTarget) -> Interval:
     """Seconds of one step of `program` on `target`, without swapping."""
     return target.at(program.step.bits).total_seconds(
-        work
-        for op in program.operations
-        for work in repeat(operation_work(program, op), program.times(op))
+        [operation_work(program, op) for op in program.operations],
+        [program.times(op) for op in program.operations],
     )
 
 

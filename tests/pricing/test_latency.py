@@ -138,6 +138,9 @@ def test_a_total_is_the_sum_of_its_operations() -> None:
     for end in ("value", "low", "high"):
         assert getattr(total, end) == pytest.approx(math.fsum(getattr(p, end) for p in parts))
     assert target.total_seconds([]) == Interval.exactly(0.0)
+    often = [n % 4 for n in range(len(work))]
+    repeated = [one for one, times in zip(work, often, strict=True) for _ in range(times)]
+    assert target.total_seconds(work, often) == target.total_seconds(repeated)  # to the last bit
 
 
 @pytest.mark.parametrize(
