@@ -21,6 +21,8 @@ SIDE = 1000
 """Of the box that everything is drawn in."""
 
 MOST_TICKS = 5
+CLEAR = 5.0
+"""Percent at either end where a text below would stand out of the box."""
 
 
 def round_bytes(left: float, right: float) -> list[int]:
@@ -190,8 +192,9 @@ def curve(frontier: Frontier, used: float | None, share: float | None) -> Curve:
         _steps([place(point.used, point.share) for point in points]),
         here,
         tuple(
-            Mark(format_bytes(amount), 100 * (amount - left) / (right - left), 0)
+            Mark(format_bytes(amount), place, 0)
             for amount in round_bytes(left, right)
+            if CLEAR < (place := 100 * (amount - left) / (right - left)) < 100 - CLEAR
         ),
         tuple(Mark(format_percent(amount), 0, 100 * amount / top) for amount in round_shares(top)),
         f"{len(points)} proven plans, from {format_bytes(points[0].used)} for "
