@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 import signal
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser, chromium
 from fork_server import PIPE, Process, run, start
 
 ASKED = ("--ways", "2", "--shots", "1", "--inspect", "6")
@@ -248,31 +247,41 @@ def test_ctrl_c_ends_it_quietly(tmp_path: Path) -> None:
     assert err.splitlines() == ["costsim: the page is at this address; Ctrl-C ends it"]
 
 
-def test_the_page_in_a_browser(server: Server) -> None:
-    """The page asks, draws what it is answered, and says so to whoever cannot see it."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+def test_the_page_in_a_browser(server: Server, tmp_path: Path) -> None:
+    """It draws what it is answered, follows what is dragged, and says so to screen readers."""
+    program = chromium()
+    if program is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    done = subprocess.run(
-        [
-            chromium,
-            *("--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-            *("--virtual-time-budget=60000", "--timeout=60000"),
-            server.address,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    page = done.stdout
-    assert 'data-settled="1"' in page
-    said = re.search(r'id="said"[^>]*>([^<]+)<', page)
-    assert said
-    assert said[1].startswith("Update ")
-    assert len(re.findall(r'aria-valuetext="[^"]+"', page)) == 5
-    assert "64 KiB more " in page
-    assert 'class="peak here' in page
+    with Browser(program, server.address, tmp_path / "profile") as page:
+        text = "document.getElementById('{}').textContent"
+        page.until("document.body && document.body.dataset.settled === '1'")
+        first = page.value(text.format("sentence"))
+        assert first.startswith("Update ")
+        assert page.value(text.format("said")).startswith("Update ")
+        assert "64 KiB more" in page.value(text.format("more"))
+        assert page.value("document.querySelectorAll('.peak').length") == 2
+        ranges = "[...document.querySelectorAll('input[type=range]')]"
+        assert page.value(f"{ranges}.every((one) => one.labels.length && one.ariaValueText)")
+        page.value(
+            "const range = document.getElementById('memory'); range.value -= 20; "
+            "range.dispatchEvent(new Event('input')); 0"
+        )
+        page.until("document.body.dataset.settled === '2'")
+        typed = page.value("document.getElementById('memory-text').value")
+        assert f"--memory {typed} " in page.value(text.format("command"))
+        said = page.value(text.format("sentence"))
+        assert said != first
+        assert said.startswith(server.ask("plan", memory=typed)["sentence"].rstrip("."))
+        page.value(
+            "const field = document.getElementById('macs-text'); field.value = 'many'; "
+            "field.dispatchEvent(new Event('change')); 0"
+        )
+        page.until("!document.getElementById('mistake').hidden")
+        assert page.value(text.format("mistake")).startswith("--macs: cannot read 'many'")
+        assert page.value(
+            "performance.getEntriesByType('resource').every((one) => "
+            "one.name.startsWith(location.href))"
+        )
 
 
 def test_it_begins_with_a_plan(tmp_path: Path) -> None:
