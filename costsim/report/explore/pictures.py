@@ -192,9 +192,9 @@ def curve(frontier: Frontier, used: float | None, share: float | None) -> Curve:
         _steps([place(point.used, point.share) for point in points]),
         here,
         tuple(
-            Mark(format_bytes(amount), place, 0)
+            Mark(format_bytes(amount), percent, 0)
             for amount in round_bytes(left, right)
-            if CLEAR < (place := 100 * (amount - left) / (right - left)) < 100 - CLEAR
+            if CLEAR < (percent := 100 * (amount - left) / (right - left)) < 100 - CLEAR
         ),
         tuple(Mark(format_percent(amount), 0, 100 * amount / top) for amount in round_shares(top)),
         f"{len(points)} proven plans, from {format_bytes(points[0].used)} for "
