@@ -126,7 +126,6 @@ BY_HAND: Mapping[tuple[str, str], str] = {
     ("costsim/hardware/calibration/probes.py", "optimizer"): "how often each is drawn",
     ("costsim/run/criteria/step_gain.py", "optimizer"): "directions that there are formulas for",
     ("solvers/__init__.py", "solver"): "the default of a comparison",
-    ("costsim/c/native/record.py", "optimizer"): "how the kernels number them",
     ("costsim/cli/study.py", "method"): "an example of a file",
     ("costsim/studies/published/paper_costs.py", "method"): "what is assumed of two of them",
 }

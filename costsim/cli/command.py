@@ -16,7 +16,7 @@ from costsim.cli.defaults import project_defaults, tell_used
 GROUPED = {
     "What to do": (
         "from plan drift remove adaptation accuracy explain solve-for share new compare schema "
-        "firmware to"
+        "firmware to prefix"
     ),
     "Device": "device target compute-target like core clock ram flash",
     "Machine": (
