@@ -38,7 +38,7 @@ def test_the_valid_files_are_read(kinds: tuple[Kind, ...], tmp_path: Path) -> No
         "study.yaml": "",
         "store.sqlite": "",
         "plan.json": "--on local: allowed is",
-        "compare.yaml": "settings.criterion: is 'nothing'",
+        "compare.yaml": "settings.criterion: criterion 'nothing' is unknown",
         "patch.safetensors": "model 'nothing' is unknown",
         "program.pt2": "was exported for images of 8x8",
     }

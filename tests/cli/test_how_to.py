@@ -47,7 +47,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_how_to_is_run_here() -> None:
-    assert {path.stem for path in HOW_TOS.glob("*.md")} == {"solver", "criterion", "method"}
+    """Those of code; blocks of the others are run by `test_documentation`."""
+    assert {"solver", "criterion", "method"} <= {path.stem for path in HOW_TOS.glob("*.md")}
 
 
 def test_a_solver_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def test_choosing_on_the_pi_is_within_the_published_range(printed: Printed) -> N
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["papercosts"], "reproduction 'papercosts' is unknown; known are paper-costs"),
+        (["papercosts"], "reproduction 'papercosts' is unknown; did you mean 'paper-costs'?"),
         ([], "Missing argument"),
         (["paper-costs", "--out", "nowhere/at/all.json"], "--out: the folder"),
     ],

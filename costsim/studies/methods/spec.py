@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
+from costsim.base.code import is_code
 from costsim.base.errors import InputError, shown
 from costsim.data import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.ir.recipe import Recipe
@@ -96,7 +97,10 @@ class MethodStudyReader(FileReader):
         entry = self.entry(given, key, "method", ("learning-rate", "guard", "name"))
         name = self.code(self.text(entry["method"], f"{key}.method"), f"{key}.method")
         with self.at(f"{key}.method"):
-            METHODS.make(name)
+            if is_code(name):  # ours are known by name, and made where torch is there
+                METHODS.make(name)
+            else:
+                METHODS.check(name)
         label = self.text(entry.get("name", entry["method"]), f"{key}.name")
         rates = entry.get("learning-rate")
         for rate in rates if isinstance(rates, list) and rates else [rates]:
