@@ -15,6 +15,7 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.step import TrainingStep
 from costsim.models.tracing import capture
 from costsim.planning import parameters_digest
+from costsim.run.execution.forward import evaluate
 from costsim.run.sparse import sparsify
 
 Form = Callable[[Any, Tensor], Tensor]
@@ -234,11 +235,16 @@ def test_of_operators_that_cannot_be_taken_apart_the_models_own_is_named() -> No
         capture(written(form), torch.zeros(2, 3, 10, 9).double())
 
 
-def test_a_parametrised_weight_is_refused_with_what_to_do() -> None:
+def test_a_parametrised_weight_is_computed() -> None:
     model = written(lambda m, x: m.second(m.first(x)))
     nn.utils.parametrizations.weight_norm(model.second)  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedOperator, match=r"'second'.*remove_parametrizations"):
-        capture(model.eval(), torch.zeros(2, 3, 10, 9).double())
+    x = torch.randn(2, 3, 10, 9).double()
+    model.eval()
+    found = capture(model, x)
+    assert "dynamic_convolution" in {call.operator.kind for call in found.graph.calls}
+    assert any("parametrizations" in name for name in found.graph.layers)
+    output, _ = evaluate(found.graph, found.tensors, x)
+    torch.testing.assert_close(output, model(x), rtol=1e-12, atol=1e-12)
 
 
 LIMITED: Mapping[str, tuple[Form, str]] = {

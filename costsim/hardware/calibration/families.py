@@ -46,6 +46,9 @@ from costsim.ir.operators import (
     Softmax,
     Subtract,
 )
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
+from costsim.ir.operators.elementwise import Where
+from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
 
 WIDTHS = (8, 16, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160)
 """Channels between blocks: those that published networks have."""
@@ -68,8 +71,12 @@ class Writer:
         weight: tuple[int, ...] | None = None,
         bias: tuple[int, ...] | None = None,
         statistics: int = 0,
+        condition: tuple[int, ...] | None = None,
     ) -> str:
-        """Add a call; the name of its value. `statistics`: of so many channels, if it has any."""
+        """Add a call; the name of its value.
+
+        `statistics`: of so many channels, if it has any; `condition`: the shape of a constant one.
+        """
         name = f"{operator.kind}{len(self.calls)}"
         owns = weight is not None or bias is not None
         shape = operator.output_shape(tuple(self.shapes[value] for value in inputs), weight)
@@ -82,9 +89,12 @@ class Writer:
                 name if owns else None,
                 Parameter(f"{name}.weight", weight) if weight else None,
                 Parameter(f"{name}.bias", bias) if bias else None,
-                tuple(
-                    Parameter(f"{name}.running_{what}", (statistics,))
-                    for what in (("mean", "var") if statistics else ())
+                (
+                    *(
+                        Parameter(f"{name}.running_{what}", (statistics,))
+                        for what in (("mean", "var") if statistics else ())
+                    ),
+                    *([Parameter(f"{name}.condition", condition)] if condition else []),
                 ),
             )
         )
@@ -271,6 +281,35 @@ def _pooled(w: Writer, x: str) -> str:
     return w.call(MaxPool((3, 3), (1, 1), (1, 1), (1, 1)), x)
 
 
+def _resampled(w: Writer, x: str) -> str:
+    """Half as large, and back as a decoder does it."""
+    _, c, height, width = w.shapes[x]
+    small = w.call(Resize((height // 2, width // 2), "linear"), x)
+    up = TransposedConvolution((2, 2), (0, 0), (height % 2, width % 2), (1, 1))
+    return w.call(up, small, weight=(c, c, 2, 2), bias=(c,))
+
+
+def _windowed(w: Writer, x: str) -> str:
+    """Windows as columns, and back."""
+    sizes = ((3, 3), (1, 1), (1, 1), (1, 1))
+    columns = w.call(Unfold(*sizes), x)
+    return w.call(Fold(*sizes, w.shapes[x][2:]), columns)
+
+
+def _rearranged(w: Writer, x: str) -> str:
+    """Channels in another order, some of them by a constant condition."""
+    shape = w.shapes[x]
+    other = w.call(Lookup(1, tuple(reversed(range(shape[1])))), x)
+    return w.call(Where(shape[2:]), x, other, condition=shape[2:])
+
+
+def _standardised(w: Writer, x: str) -> str:
+    """A convolution by a weight that is computed."""
+    c = w.shapes[x][1]
+    weight = w.call(Scale(0.5), w.call(Constant((c, c, 3, 3)), bias=(c, c, 3, 3)))
+    return w.call(DynamicConvolution((1, 1), (1, 1), (1, 1), 1), x, weight)
+
+
 def _usual(kind: type[Operator], w: Writer, x: str) -> str:
     """An operator as it says it usually is, on numbers that every function takes."""
     operator = kind.usual(w.shapes[x])
@@ -288,6 +327,10 @@ _BLOCKS: tuple[Callable[[Writer, str], str], ...] = (
     _halves,
     _smoothed,
     _channels_last,
+    _resampled,
+    _windowed,
+    _rearranged,
+    _standardised,
     _pooled,
     lambda w, x: w.call(LogSoftmax(1), x),
     lambda w, x: w.call(Scale(3.0, -1.5), x),
