@@ -120,7 +120,7 @@ class Case:
         return choose_passes(question_by, choices, make_solver("exact"))
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(st.data())
 def test_the_answer_is_the_best_of_all_plans_by_all_ways_and_the_fastest_of_them(data):
     case = Case(data.draw, data.draw(st.sampled_from([("nothing",), ("nothing", "storage")])))
@@ -153,7 +153,7 @@ def test_the_answer_is_the_best_of_all_plans_by_all_ways_and_the_fastest_of_them
         assert other.part in ("micro_batch", "recompute")
 
 
-@settings(max_examples=8)
+@settings(max_examples=3)
 @given(st.data())
 def test_more_of_a_budget_never_leaves_less(data):
     case = Case(data.draw, ("nothing", "storage"))
