@@ -105,7 +105,9 @@ def test_what_is_of_another_kind_is_refused_in_one_line(here: Path) -> None:
         CRITERIA.make("odd.py:Odd")
     with pytest.raises(InputError, match=r"^solver 'odd\.py:Odd\(a=1\)': fails: TypeError"):
         make_solver("odd.py:Odd(a=1)")
-    with pytest.raises(InputError, match=r"unknown; known are greedy.*, and code of yours"):
+    with pytest.raises(
+        InputError, match=r"did you mean 'greedy'\? known are greedy.*, and code of yours"
+    ):
         make_solver("gready")
 
 

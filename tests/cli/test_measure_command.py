@@ -66,7 +66,8 @@ def test_predicted_stands_beside_measured(plan, tmp_path, capsys):
     medians = [run.outcome.measurement.median_s for run in found.runs]
     assert len(samples) == 2 * 4
     predicted = read_plan(plan).predicted
-    assert 0 < rows["processor"]["measured"] <= 1.2 * max(samples)
+    # Of one thread, so of the size of a step; which of the two is greater is the machine's affair.
+    assert 0 < rows["processor"]["measured"] < 10 * max(samples)
     step = rows["step"]
     assert step["measured"] == statistics.median(samples)
     assert step["predicted"] == predicted.latency_s.step

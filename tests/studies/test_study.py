@@ -201,7 +201,7 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
             r"models\[0\]\.weights: no\.pkl does not exist",
         ),
         ({"domains": ["no.tar"]}, r"domains\[0\]\.data: no\.tar does not exist"),
-        ({"domains": ["."]}, r"domains\[0\]\.data: "),
+        ({"domains": ["solvers"]}, r"domains\[0\]\.data: solvers"),
         ({"seeds": 0}, "seeds: is 0; a whole number from 1"),
         ({"seeds": [1, 1]}, "seeds: a list of different numbers"),
         ({"seeds": True}, "seeds: is True"),
