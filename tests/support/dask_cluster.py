@@ -76,7 +76,7 @@ class Cluster:
             process.send_signal(signal.SIGTERM)
         for process in self.processes:
             try:
-                process.wait(10)
+                process.wait(2)
             except TimeoutError:
                 process.kill()
                 process.wait()
