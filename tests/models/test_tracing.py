@@ -489,6 +489,22 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
         lambda _m, x: F.batch_norm(x, x.mean((0, 2, 3)), x.var((0, 2, 3))),
         "statistics that is computed",
     ),
+    "statistics of the one sample that it was traced with": (
+        lambda _m, x: F.batch_norm(x[:1], None, None, training=True),
+        "without statistics of its own",
+    ),
+    "a row that sees nothing": (
+        lambda _m, x: F.scaled_dot_product_attention(
+            x, x, x, attn_mask=torch.arange(32)[:, None] * torch.ones(32) > 0
+        ),
+        "with a mask that lets a row see nothing",
+    ),
+    "a row that sees nothing, added": (
+        lambda _m, x: F.scaled_dot_product_attention(
+            x, x, x, attn_mask=torch.full((32, 32), -torch.inf)
+        ),
+        "with a mask that lets a row see nothing",
+    ),
     "statistics of a batch": (
         lambda _m, x: F.batch_norm(x, None, None, training=True),
         "without statistics of its own",

@@ -169,6 +169,14 @@ class Builder:
             self.unsupported(f"with a {role} that is computed, not a parameter{_PLAIN}")
         return handle
 
+    def sees_samples(self, handle: Handle) -> bool:
+        """Whether what `handle` holds is computed from the input, not from the model alone."""
+        seen = {handle.index} if isinstance(handle, Value) else set()
+        for index in range(max(seen, default=-1), -1, -1):  # what a call reads stands before it
+            if index in seen:
+                seen |= {value.index for value in self.emitted[index].inputs}
+        return any(self.emitted[index].operator.source == "sample" for index in seen)
+
     def operator_of(self, handle: Handle) -> Operator | None:
         """The operator that computed `handle`; None for a tensor of the model."""
         return self.emitted[handle.index].operator if isinstance(handle, Value) else None

@@ -42,10 +42,11 @@ def whole_batch_norm(
 ) -> Result:
     """As it is before `torch.export` takes it apart.
 
-    Over one sample alone it is a norm of each channel, as weights are standardised by it.
+    Of a weight `[1, C, ...]` it is a norm of each channel, as weights are standardised by it. Of
+    samples it would depend on which others are in a pass.
     """
     if training or mean is None or variance is None:
-        if x.shape[0] != 1 or mean is not None:
+        if x.shape[0] != 1 or mean is not None or b.sees_samples(x):
             b.unsupported("without statistics of its own")
         return _each_channel(b, x, weight, bias, eps)
     return b.emit(BatchNorm(eps), x, weight=weight, bias=bias, buffers=(mean, variance))

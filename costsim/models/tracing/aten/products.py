@@ -225,7 +225,10 @@ def _additive(b: Builder, mask: Handle) -> Handle:
     if not isinstance(mask, Stored) or mask.trainable:
         return mask
     tensor = b.tensors[mask.parameter.name]
-    return b.lift(_added(tensor, b.dtype)) if tensor.dtype == torch.bool else mask
+    added = _added(tensor, b.dtype) if tensor.dtype == torch.bool else tensor
+    if bool((added == -math.inf).all(-1).any()):
+        b.unsupported("with a mask that lets a row see nothing")  # torch gives 0, a softmax NaN
+    return b.lift(added) if tensor.dtype == torch.bool else mask
 
 
 HANDLERS: Mapping[str, Handler] = {
