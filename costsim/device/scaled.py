@@ -71,6 +71,11 @@ def device_like(template: DeviceSpec, board: NewBoard) -> str:
             f"--like {template.name}: runs a system of its own; give a microcontroller, or copy "
             f"the file (costsim devices {template.name} --json) and change its numbers"
         )
+    for option, given in (
+        ("--clock", board.clock_hz), ("--ram", board.ram_bytes), ("--flash", board.flash_bytes)
+    ):  # fmt: skip
+        if given is not None and given <= 0:
+            raise InputError(f"{option}: is {given:g}; above 0 is needed")
     core = _core(board.core, template)
     text = "\n".join((*_head(template, board, core), *_target(template, board, core), ""))
     parse_device(text, f"the file for {board.name}")

@@ -71,6 +71,16 @@ def test_what_no_board_can_be_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["clock 0MHz", "ram 0KiB", "flash 0B"])
+def test_nothing_is_no_amount_of_a_new_board(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["devices", "--new", "mine", *f"--{option}".split()]) == 2
+    assert "is 0; above 0 is needed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_writes_once_and_the_file_is_planned_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

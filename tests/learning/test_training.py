@@ -447,6 +447,7 @@ def test_a_bad_checkpoint_is_refused_and_left_alone(plan, kept, damage, told):
         ({"seed": 5}, "samples is"),
         ({"augment": False}, "augment is True there and False here"),
         ({"shots": 3}, "samples is"),
+        ({"backend": "native"}, "backend is None there and 'native' here"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(plan, kept, given, told):

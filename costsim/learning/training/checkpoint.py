@@ -57,11 +57,11 @@ RunKey: TypeAlias = Mapping[str, str | int | float | bool]
 
 def check_same_run(path: Path, there: RunKey, here: RunKey) -> None:
     """Raise `InputError`, naming what differs, unless a file is of the run that `here` tells."""
-    for key in here:
-        if there.get(key) != here[key]:
+    for key in {**here, **there}:
+        if there.get(key) != here.get(key):
             raise InputError(
                 f"{path}: belongs to another run: {key} is {there.get(key)!r} there and "
-                f"{here[key]!r} here"
+                f"{here.get(key)!r} here"
             )
 
 

@@ -239,6 +239,8 @@ def _key(request: TrainRequest, subject: Subject, task: Task, recipe: Recipe) ->
         "temperature": recipe.temperature,
         "augment": recipe.augment,
         "seed": recipe.seed,
+        # Not of a run by torch: checkpoints of before there was another are of such ones.
+        **({"backend": request.backend} if request.backend != "torch" else {}),
     }
 
 
