@@ -17,8 +17,38 @@ MANY_SAMPLES = 16
 """Samples from which on a pointwise convolution is treated as any other."""
 
 
+class _WithKernels(Operator):
+    """What a convolution and its transpose have in common: a weight `[C_out, C_in/groups, *]`."""
+
+    groups: int
+
+    @property
+    def weight_groups(self) -> int:
+        return self.groups
+
+    def is_depthwise(self, shapes: Shapes) -> bool:
+        return self.groups > 1 and self.groups == shapes.inputs[0][1] == shapes.output[1]
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        return 0 if dimension == 0 else None
+
+    def input_gradient_macs(self, shapes: Shapes, index: int) -> int:
+        return self.forward_macs(shapes)
+
+    def weight_gradient_macs(self, shapes: Shapes) -> int:
+        return self.forward_macs(shapes)
+
+    def weight_gradient_needs(self, shapes: Shapes, axis: Axis) -> tuple[Need, ...]:
+        return (Need("input", selected_only=axis == "input" or self.is_depthwise(shapes)),)
+
+    def selectable_channels(self, shapes: Shapes, axis: Axis) -> int:
+        if axis == "output":
+            return shapes.output[1]
+        return 0 if self.is_depthwise(shapes) else shapes.inputs[0][1]
+
+
 @dataclass(frozen=True, slots=True)
-class Convolution(Operator):
+class Convolution(_WithKernels):
     """Cross-correlation of `[N, C_in, *spatial]` with a weight `[C_out, C_in/groups, *kernel]`.
 
     MACs are `N * C_out * C_in/groups * prod(kernel) * prod(output spatial)` in each of the three
@@ -46,13 +76,6 @@ class Convolution(Operator):
         if min(spatial, default=1) < 1:
             raise ShapeError(f"kernel {weight[2:]} is larger than input {x}")
         return (x[0], weight[0], *spatial)
-
-    @property
-    def weight_groups(self) -> int:
-        return self.groups
-
-    def is_depthwise(self, shapes: Shapes) -> bool:
-        return self.groups > 1 and self.groups == shapes.inputs[0][1] == shapes.output[1]
 
     def work_kind(self, shapes: Shapes) -> str:
         assert shapes.weight is not None
@@ -95,18 +118,9 @@ class Convolution(Operator):
         light = set(self.stride) == {1} and prod(taps) == 1 and x[0] < MANY_SAMPLES
         return "few samples" if light else "any"
 
-    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
-        return 0 if dimension == 0 else None
-
     def forward_macs(self, shapes: Shapes) -> int:
         assert shapes.weight is not None
         return elements(shapes.output) * prod(shapes.weight[1:])
-
-    def input_gradient_macs(self, shapes: Shapes, index: int) -> int:
-        return self.forward_macs(shapes)
-
-    def weight_gradient_macs(self, shapes: Shapes) -> int:
-        return self.forward_macs(shapes)
 
     def unpadded_share(self, shapes: Shapes) -> tuple[int, int]:
         assert shapes.weight is not None
@@ -122,14 +136,6 @@ class Convolution(Operator):
         ):
             taps_inside *= _taps_inside(size, outputs, kernel, stride, pad, dilation)
         return taps_inside, prod(shapes.output[2:]) * prod(shapes.weight[2:])
-
-    def weight_gradient_needs(self, shapes: Shapes, axis: Axis) -> tuple[Need, ...]:
-        return (Need("input", selected_only=axis == "input" or self.is_depthwise(shapes)),)
-
-    def selectable_channels(self, shapes: Shapes, axis: Axis) -> int:
-        if axis == "output":
-            return shapes.output[1]
-        return 0 if self.is_depthwise(shapes) else shapes.inputs[0][1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +192,7 @@ class DynamicConvolution(Operator):
 
 
 @dataclass(frozen=True, slots=True)
-class TransposedConvolution(Operator):
+class TransposedConvolution(_WithKernels):
     """The transpose of a convolution, which makes images larger.
 
     Its weight is `[C_out, C_in/groups, *kernel]`, as that of a convolution (torch keeps
@@ -217,13 +223,6 @@ class TransposedConvolution(Operator):
             raise ShapeError(f"padding {self.padding} leaves nothing of input {x}")
         return (x[0], weight[0], *spatial)
 
-    @property
-    def weight_groups(self) -> int:
-        return self.groups
-
-    def is_depthwise(self, shapes: Shapes) -> bool:
-        return self.groups > 1 and self.groups == shapes.inputs[0][1] == shapes.output[1]
-
     def work_kind(self, shapes: Shapes) -> str:
         return "depthwise_convolution" if self.is_depthwise(shapes) else "convolution"
 
@@ -234,19 +233,10 @@ class TransposedConvolution(Operator):
             return f"transposed depthwise {kernel}"
         return f"transposed conv {kernel} {shapes.inputs[0][1]}→{shapes.output[1]}"
 
-    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
-        return 0 if dimension == 0 else None
-
     def forward_macs(self, shapes: Shapes) -> int:
         assert shapes.weight is not None
         outputs, _, *kernel = shapes.weight
         return elements(shapes.inputs[0]) * outputs // self.groups * prod(kernel)
-
-    def input_gradient_macs(self, shapes: Shapes, index: int) -> int:
-        return self.forward_macs(shapes)
-
-    def weight_gradient_macs(self, shapes: Shapes) -> int:
-        return self.forward_macs(shapes)
 
     def unpadded_share(self, shapes: Shapes) -> tuple[int, int]:
         assert shapes.weight is not None
@@ -257,14 +247,6 @@ class TransposedConvolution(Operator):
         ):  # fmt: skip
             taps_inside *= _taps_inside(size, inputs, kernel, stride, pad, dilation)
         return taps_inside, prod(shapes.inputs[0][2:]) * prod(shapes.weight[2:])
-
-    def weight_gradient_needs(self, shapes: Shapes, axis: Axis) -> tuple[Need, ...]:
-        return (Need("input", selected_only=axis == "input" or self.is_depthwise(shapes)),)
-
-    def selectable_channels(self, shapes: Shapes, axis: Axis) -> int:
-        if axis == "output":
-            return shapes.output[1]
-        return 0 if self.is_depthwise(shapes) else shapes.inputs[0][1]
 
 
 @cache
