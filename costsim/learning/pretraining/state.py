@@ -156,7 +156,7 @@ def read_state(
     as if it had been so from the start.
     """
     header, tensors = read_tensors(path, SCHEMA, _Header)
-    check_same_run(path, header.run, {key: run[key] for key in run if key != "steps"})
+    check_same_run(path, header.run, run, free={"steps"})
     model = {
         name.removeprefix("model/"): tensor
         for name, tensor in tensors.items()

@@ -5,7 +5,7 @@ iteration under way, and where the run stands. Random numbers need no state of t
 of an iteration follow from the run's seed and the iteration's number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -55,10 +55,15 @@ RunKey: TypeAlias = Mapping[str, str | int | float | bool]
 """What a run depends on: two runs with equal keys do the same."""
 
 
-def check_same_run(path: Path, there: RunKey, here: RunKey) -> None:
-    """Raise `InputError`, naming what differs, unless a file is of the run that `here` tells."""
+def check_same_run(
+    path: Path, there: RunKey, here: RunKey, free: Collection[str] = frozenset()
+) -> None:
+    """Raise `InputError`, naming what differs, unless a file is of the run that `here` tells.
+
+    The keys in `free` may differ.
+    """
     for key in {**here, **there}:
-        if there.get(key) != here.get(key):
+        if key not in free and there.get(key) != here.get(key):
             raise InputError(
                 f"{path}: belongs to another run: {key} is {there.get(key)!r} there and "
                 f"{here.get(key)!r} here"
