@@ -220,6 +220,9 @@ def _table(headings: Sequence[str], words: int = 1) -> Table:
     return table
 
 
+_COMPUTED_BY = {"torch": "PyTorch", "native": "kernels compiled for the machine (native)"}
+
+
 def settings_rows(cells: Sequence[MethodCell]) -> list[tuple[str, str]]:
     """What all cells have in common: seeds, budget, recipe; nothing without cells."""
     if not cells:
@@ -241,6 +244,7 @@ def settings_rows(cells: Sequence[MethodCell]) -> list[tuple[str, str]]:
         ("Seeds", f"{seeds[0]} to {seeds[-1]}" if run else ", ".join(map(str, seeds))),
         ("Budget", ", ".join(given) or "as each device recommends"),
         ("Recipe", f"{', '.join(parts)}; else as usual"),
+        ("Computed by", _COMPUTED_BY[cells[0].backend]),
     ]
 
 

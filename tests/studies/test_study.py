@@ -117,6 +117,8 @@ def test_cells_are_the_product_of_the_lists_with_the_first_seeds_first() -> None
         ({"devices": ["stm32f746"]}, False),
         ({"methods": [{"method": "None", "learning-rate": 0.5}]}, False),
         ({"methods": [{"method": "None", "guard": "2-fold"}]}, False),
+        ({"backend": "torch"}, True),
+        ({"backend": "native"}, False),
     ],
 )
 def test_a_key_is_of_what_the_answer_depends_on(change: dict[str, Any], same: bool | None) -> None:
@@ -244,6 +246,7 @@ def test_the_content_of_files_counts_not_their_names(tmp_path: Path) -> None:
         ({"source": {"data": "digits", "tasks": 0}}, r"source\.tasks: is 0; a whole number from 1"),
         ({"source": {"data": "digits", "name": "x"}}, "source: name: unknown key; allowed are dat"),
         ({"source": None}, "source: is empty; a mapping of data"),
+        ({"backend": "cuda"}, "backend: is 'cuda'; allowed are torch, native"),
     ],
 )
 def test_bad_input_names_the_key_and_what_is_allowed(changes: dict[str, Any], says: str) -> None:
@@ -309,6 +312,23 @@ class Refusing(Method):
 
     def choose(self, situation: Situation) -> Any:
         raise InputError("nothing fits")
+
+
+class Telling(Refusing):
+    def choose(self, situation: Situation) -> Any:
+        raise InputError(f"computed by {situation.backbone.backend}")
+
+    def backbone(self, backbone: Backbone) -> Backbone:
+        return backbone
+
+
+def test_cells_are_computed_by_what_the_study_says() -> None:
+    here = shop(lambda _name: Telling())
+    said = [
+        here.computed(study(**changes).cells()[0]).row["reason"]
+        for changes in ({}, {"backend": "native"}, {"backend": "torch"})
+    ]
+    assert said == ["computed by torch", "computed by native", "computed by torch"]
 
 
 class Breaking(Refusing):
@@ -730,6 +750,7 @@ def test_the_page_says_the_settings_of_its_cells() -> None:
         ("Seeds", "0 to 2"),
         ("Budget", "memory 64 KiB"),
         ("Recipe", "2 iterations, adam; else as usual"),
+        ("Computed by", "PyTorch"),
     ]
     assert "0 to 2" in render_study(table(), cells=cells)
     assert settings_rows(()) == []

@@ -12,6 +12,7 @@ from costsim.device import load_device
 from costsim.ir.recipe import Recipe
 from costsim.planning import BudgetRequest
 from costsim.planning.request import DEFAULT_SOURCE_TASKS
+from costsim.run.native import BACKENDS, Backend
 from costsim.studies.engine import (
     Cell,
     ModelChoice,
@@ -81,6 +82,7 @@ class MethodCell(Cell):
     device_digest: str = ""
     source: SourceChoice | None = None
     source_digest: str = ""
+    backend: Backend = BACKENDS[0]
 
     @property
     def _task(self) -> dict[str, Any]:
@@ -102,6 +104,11 @@ class MethodCell(Cell):
         return {k: v for k, v in told.items() if k not in _LATER or v != usual[k]}
 
     @property
+    def _kernels(self) -> dict[str, Any]:
+        """Who computes, where it is not who did when there was no choice."""
+        return {} if self.backend == BACKENDS[0] else {"backend": self.backend}
+
+    @property
     def _source(self) -> list[Any]:
         source = self.source
         return [] if source is None else [self.source_digest, source.split, source.tasks]
@@ -115,6 +122,7 @@ class MethodCell(Cell):
             "budget": _plain(self.budget),
             "settings": self._settings,
             "version": __version__,
+            **self._kernels,
         }
 
     @cached_property
@@ -137,6 +145,7 @@ class MethodCell(Cell):
                 "model": self._model,
                 "settings": self._settings,
                 "method": dated(self.method.method),
+                **self._kernels,
             }
         )
 
@@ -179,6 +188,7 @@ class MethodStudy(Study[MethodCell]):
     budget: BudgetRequest = field(default_factory=BudgetRequest)
     recipe: Recipe = field(default_factory=Recipe)
     source: SourceChoice | None = None
+    backend: Backend = BACKENDS[0]
 
     def cells(self) -> tuple[MethodCell, ...]:
         """All cells, each once; the first seeds of everything before the next ones.
@@ -201,6 +211,7 @@ class MethodStudy(Study[MethodCell]):
                             cell = MethodCell(
                                 model, method, domain, seed, device, self.episode, self.budget,
                                 self.recipe, models[model], domains[domain], devices[device],
+                                backend=self.backend,
                             )  # fmt: skip
                             if method.needs_source:
                                 cell = replace(cell, source=source, source_digest=source_digest)

@@ -9,6 +9,7 @@
     budget: recommended
     settings: {iterations: 40}
     source: {data: images.tar.gz, split: val, tasks: 10}
+    backend: native
 
 A cell is one adaptation: one of each. A method with several learning rates runs at each, and is
 reported at those of `costsim.studies.methods.tuning`. Methods that choose the same for all tasks do
@@ -27,12 +28,13 @@ from costsim.learning.adaptation.guard import GUARDS
 from costsim.learning.methods import METHODS
 from costsim.planning import BudgetRequest
 from costsim.planning.request import DEFAULT_SOURCE_TASKS
+from costsim.run.native import BACKENDS, Backend
 from costsim.studies.engine import FileReader, images_name
 from costsim.studies.methods.analysis import AVERAGE
 from costsim.studies.methods.cells import DomainChoice, MethodChoice, MethodStudy, SourceChoice
 
 KEYS = ("models", "methods", "domains", "seeds", "devices", "episode", "budget", "settings",
-        "source")  # fmt: skip
+        "source", "backend")  # fmt: skip
 
 T = TypeVar("T")
 
@@ -78,6 +80,7 @@ class MethodStudyReader(FileReader):
             episode=episode,
             budget=self.budget(entry.get("budget", "recommended")),
             recipe=recipe,
+            backend=self.backend(entry.get("backend", BACKENDS[0])),
         )
 
     def named(self, given: object, key: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
@@ -186,6 +189,15 @@ class MethodStudyReader(FileReader):
             return BudgetRequest()
         texts = self.limits(given, "budget")
         return BudgetRequest(**dict(self.limit(n, text, "budget") for n, text in texts.items()))
+
+    def backend(self, given: object) -> Backend:
+        """Who computes the steps."""
+        for one in BACKENDS:
+            if given == one:
+                return one
+        raise InputError(
+            f"{self.where('backend')}: is {shown(given)}; allowed are {', '.join(BACKENDS)}"
+        )
 
     def check_micro_batch(self, recipe: Recipe, episode: EpisodeRule) -> None:
         """Refuse a micro-batch that no step of any task has, where that is known beforehand."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from costsim.base.errors import InputError
 from costsim.data import digits, open_source, resolution_and_channels, sample_episode
+from costsim.run.native import Backend
 from costsim.studies.engine import Computed, ModelChoice, Workshop, failed, unchanged_device
 from costsim.studies.methods.cells import MethodCell
 
@@ -27,7 +28,7 @@ class MethodWorkshop(Workshop[MethodCell]):
     def __init__(self, make_method: MakeMethod, broken: str) -> None:
         super().__init__(broken)
         self._make_method = make_method
-        self._backbones: dict[ModelChoice, Backbone] = {}
+        self._backbones: dict[tuple[ModelChoice, Backend], Backbone] = {}
         self._sources: dict[tuple[Path | None, str | None], ImageSource] = {}
         self._informed: dict[str, Method] = {}
         self._situation: tuple[str, Situation] | None = None
@@ -80,7 +81,7 @@ class MethodWorkshop(Workshop[MethodCell]):
             from costsim.learning.adaptation.source import source_situations
 
             tasks = source_situations(
-                self._backbone(cell.model),
+                self._backbone(cell),
                 self._source(cell.source.data, cell.source.split),
                 cell.episode,
                 Place(unchanged_device(cell.device, cell.device_digest), budget=cell.budget),
@@ -101,7 +102,7 @@ class MethodWorkshop(Workshop[MethodCell]):
         from costsim.learning.adaptation.place import Place
         from costsim.learning.adaptation.situation import Situation
 
-        backbone = self._backbone(cell.model)
+        backbone = self._backbone(cell)
         resolution, channels = resolution_and_channels(backbone.input_shape)
         task = sample_episode(
             self._source(cell.domain.data, cell.domain.split),
@@ -113,15 +114,16 @@ class MethodWorkshop(Workshop[MethodCell]):
         place = Place(unchanged_device(cell.device, cell.device_digest), budget=cell.budget)
         return Situation(backbone, task, place, cell.recipe)
 
-    def _backbone(self, model: ModelChoice) -> "Backbone":
-        if model not in self._backbones:
+    def _backbone(self, cell: MethodCell) -> "Backbone":
+        model, backend = cell.model, cell.backend
+        if (model, backend) not in self._backbones:
             from costsim.learning.training.backbone import load_backbone
 
             self._backbones.clear()
-            self._backbones[model] = load_backbone(
-                model.model, weights=model.weights, resolution=model.resolution
+            self._backbones[model, backend] = load_backbone(
+                model.model, weights=model.weights, resolution=model.resolution, backend=backend
             )
-        return self._backbones[model]
+        return self._backbones[model, backend]
 
     def _source(self, data: Path | None, split: str | None) -> "ImageSource":
         if (data, split) not in self._sources:
