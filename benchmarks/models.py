@@ -1,7 +1,7 @@
 """Other people's networks as they come: what is traced, and whether gradients and MACs are right.
 
-Image models of Hugging Face's transformers by the objects that people have, made small and with
-random weights, so that nothing is loaded from anywhere. Of each, as `costsim.make_plan` and
+Models of images and of tokens out of Hugging Face's transformers, by the objects that people have,
+made small and with random weights, so that nothing is loaded. Of each, as `costsim.make_plan` and
 `costsim.sparsify` take it:
 
 - MACs of the forward pass, against torch's own count (`FlopCounterMode`);
@@ -31,6 +31,7 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program
 from costsim.ir.step import TrainingStep
 from costsim.models.outputs import one_output
+from costsim.models.tokens import taking_tokens
 from costsim.models.tracing.capture import Traced, capture
 from costsim.run.execution.executor import Executor
 
@@ -76,17 +77,44 @@ SMALL: Mapping[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """What each is called in transformers, and what makes it small."""
 
+VOCABULARY = 100
+LENGTH = 16
+
+_ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "intermediate_size": 64}  # fmt: skip
+_DECODER = {**_ENCODER, "num_key_value_heads": 2, "head_dim": 8}
+
+OF_TOKENS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+    "BERT": ("BertConfig", "BertModel", _ENCODER),
+    "DistilBERT": ("DistilBertConfig", "DistilBertModel",
+                   {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}),
+    "ELECTRA": ("ElectraConfig", "ElectraModel", {**_ENCODER, "embedding_size": 16}),
+    "ALBERT": ("AlbertConfig", "AlbertModel", {**_ENCODER, "embedding_size": 16}),
+    "ModernBERT": ("ModernBertConfig", "ModernBertModel", {**_ENCODER, "pad_token_id": 0}),
+    "T5 encoder": ("T5Config", "T5EncoderModel",
+                   {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}),
+    "GPT-2": ("GPT2Config", "GPT2Model", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "Llama": ("LlamaConfig", "LlamaModel", _DECODER),
+    "Qwen2": ("Qwen2Config", "Qwen2Model", _DECODER),
+    "Qwen3": ("Qwen3Config", "Qwen3Model", _DECODER),
+    "Gemma": ("GemmaConfig", "GemmaModel", _DECODER),
+}  # fmt: skip
+"""Likewise, of models that take tokens: configuration and class."""
+
+
+NAMES = (*SMALL, *OF_TOKENS)
+
 
 def main() -> int:
     """Print a row for each; exit status 1 where a gradient or a count is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SMALL))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this page")
     options = parser.parse_args()
     rows, well = ["| model | layers | MACs of a pass | as torch counts | gradients | seconds |",
                   "|---|---:|---:|---|---:|---:|"], True  # fmt: skip
     print("\n".join(rows))
-    for name in options.names or SMALL:
+    for name in options.names or NAMES:
         began = time.process_time()
         try:
             right, cells = _looked_at(name)
@@ -103,8 +131,12 @@ def main() -> int:
 
 def _looked_at(name: str) -> tuple[bool, str]:
     """Whether all is right, and the cells of its row."""
-    with patch.object(functional, "softmax", _softmax):
-        return _compared(made(name))
+    with (
+        patch.object(functional, "softmax", _softmax),
+        patch.object(Tensor, "to", _to),
+        patch.object(Tensor, "float", lambda x: _to(x, torch.float32)),
+    ):
+        return _compared(made(name), example(name))
 
 
 def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ARG001
@@ -112,8 +144,23 @@ def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:  
     return torch.softmax(x, dim)
 
 
-def _compared(model: nn.Module) -> tuple[bool, str]:
-    x = torch.randn(BATCH, 3, SIDE, SIDE, dtype=torch.float64)
+_plain_to = Tensor.to
+
+
+def _to(x: Tensor, *to: Any, **more: Any) -> Tensor:
+    """Likewise norms: what has 64 bits keeps them."""
+    wider = x.dtype == torch.float64 and torch.float32 in (*to, *more.values())
+    return x if wider else _plain_to(x, *to, **more)
+
+
+def example(name: str) -> Tensor:
+    """What a model takes."""
+    if name in OF_TOKENS:
+        return torch.randint(VOCABULARY, (BATCH, LENGTH), dtype=torch.int64).double()
+    return torch.randn(BATCH, 3, SIDE, SIDE, dtype=torch.float64)
+
+
+def _compared(model: nn.Module, x: Tensor) -> tuple[bool, str]:
     traced = capture(model, x)
     counted = torchs_macs(model, x)
     error = gradient_error(model, traced, x)
@@ -129,6 +176,16 @@ def made(name: str) -> nn.Module:
         warnings.simplefilter("ignore")
         import transformers
 
+        if name in OF_TOKENS:
+            config_class, model_class, small = OF_TOKENS[name]
+            sizes = {"vocab_size": VOCABULARY, **small}
+            torch.manual_seed(0)
+            model = (
+                getattr(transformers, model_class)(getattr(transformers, config_class)(**sizes))
+                .eval()
+                .double()
+            )
+            return one_output(taking_tokens(model), example(name))
         kind, small = SMALL[name]
         config = getattr(transformers, f"{kind}Config")(**{"num_labels": 5, **small})
         if hasattr(config, "image_size"):

@@ -75,6 +75,7 @@ TORCH_LAND = (
     "models.networks.weights",
     "models.outputs",
     "models.state",
+    "models.tokens",
     "models.tracing",
     "run.criteria.passes",
     "run.criteria.slopes",

@@ -117,8 +117,8 @@ resolution_option = click.option(
     "--resolution",
     type=int,
     metavar="N",
-    help="Side of the images in pixels.  [default: what the model's attribute resolution says, or "
-    "input_shape (channels, height, width); else 128]",
+    help="Side of the images in pixels, or tokens in a sample.  [default: what the model's "
+    "attribute resolution says, or input_shape (channels, height, width); else 128]",
 )
 
 

@@ -98,6 +98,7 @@ class LayerGraph:
                 )
             seen.add(call.name)
             self._shapes[call.name] = self._checked_shapes(call)
+            self._check_whole(call)
         sources = [call.name for call in self.calls if call.operator.source == "sample"]
         if len(sources) != 1:
             raise InputError(f"the layer graph has {len(sources)} inputs; one is needed")
@@ -116,6 +117,18 @@ class LayerGraph:
                 f"its operator gives {shape}"
             )
         return Shapes(inputs, call.shape, weight)
+
+    def _check_whole(self, call: Call) -> None:
+        """Refuse what is computed by parameters where no gradient could go on to them."""
+        waiting = [call.inputs[index] for index in call.operator.whole_inputs]
+        while waiting:
+            before = self._by_name[waiting.pop()]
+            if before.weight is not None or before.bias is not None:
+                raise InputError(
+                    f"call {call.name!r} ({call.operator.kind}): its whole numbers are computed by "
+                    f"{before.name!r}; those of the sample are needed"
+                )
+            waiting.extend(before.inputs)
 
     def __getitem__(self, name: str) -> Call:
         return self._by_name[name]

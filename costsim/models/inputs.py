@@ -14,12 +14,21 @@ DEFAULT_RESOLUTION = 128
 IMAGE_CHANNELS = (3, 1)
 """Of images in colour and in grey."""
 
+DEFAULT_LENGTH = 128
+"""Tokens in a sample of a model that takes more and does not say how many."""
+
+LARGEST_VOCABULARY = 2**24
+"""Tokens that 32 bits of floating point tell apart."""
+
 Shape = tuple[int, ...]
 """Of a sample: (channels, height, width) of images, or whatever a model takes."""
 
 
 def input_shape_of(module: "nn.Module", resolution: int | None, usual: int | None = None) -> Shape:
     """The images that a module takes, square ones of `resolution` where one is given.
+
+    Of a model of tokens (see `vocabulary_of`) it is how many there are in a sample: `resolution`,
+    else what it takes at most, up to 128.
 
     What it says itself counts, in this order: its attribute `input_shape`; its integer attribute
     `resolution`, or the `usual` one of what made it; what timm (`pretrained_cfg`) and Hugging Face
@@ -29,6 +38,9 @@ def input_shape_of(module: "nn.Module", resolution: int | None, usual: int | Non
     own = own_input_shape(module, resolution)
     if own is not None:
         return own
+    if vocabulary_of(module) is not None:
+        most = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+        return (resolution or min(most or DEFAULT_LENGTH, DEFAULT_LENGTH),)
     channels, height, width = _of_libraries(module) or (3, DEFAULT_RESOLUTION, DEFAULT_RESOLUTION)
     for side in (resolution, getattr(module, "resolution", None), usual):
         if isinstance(side, int):
@@ -40,6 +52,25 @@ def says_its_images(module: "nn.Module") -> bool:
     """Whether a module says anything of the images that it takes."""
     sized = isinstance(getattr(module, "resolution", None), int)
     return sized or hasattr(module, "input_shape") or _of_libraries(module) is not None
+
+
+def vocabulary_of(module: "nn.Module") -> int | None:
+    """How many tokens a model knows that takes them in place of numbers; None of any other.
+
+    Its attribute `input_tokens` says so, or Hugging Face of a model of theirs. Raises `InputError`
+    for what is no such number.
+    """
+    given: Any = getattr(module, "input_tokens", None)
+    if given is None and getattr(module, "main_input_name", None) == "input_ids":
+        given = getattr(getattr(module, "config", None), "vocab_size", None)
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 < given <= LARGEST_VOCABULARY:
+        raise InputError(
+            f"the model's input_tokens is {given!r}; the number of its tokens is needed, at most "
+            f"{LARGEST_VOCABULARY:,}"
+        )
+    return given
 
 
 def own_input_shape(module: "nn.Module", resolution: int | None) -> Shape | None:
@@ -60,6 +91,8 @@ def own_input_shape(module: "nn.Module", resolution: int | None) -> Shape | None
         )
     if resolution in (None, sizes[-1]):
         return sizes
+    if len(sizes) == 1 and vocabulary_of(module) is not None:
+        raise InputError(f"resolution is {resolution}; the model takes {sizes[0]} tokens")
     if not _are_images(sizes) or sizes[1] != sizes[2]:
         told = f"images are {sizes[1]}x{sizes[2]}" if _are_images(sizes) else f"input is {sizes}"
         raise InputError(f"resolution is {resolution}; the model says that its {told}")

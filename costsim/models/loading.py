@@ -24,7 +24,7 @@ from costsim.base.code import (
 from costsim.base.errors import InputError
 from costsim.base.nearness import hint
 from costsim.base.units import format_bytes
-from costsim.models.inputs import input_shape_of
+from costsim.models.inputs import input_shape_of, vocabulary_of
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM, shipped_weights
 
@@ -52,7 +52,7 @@ class LoadedModel:
     """A model ready to be traced.
 
     `module` is in evaluation mode and returns one tensor; `example_input` is float32
-    `[N, C, H, W]` of images, `[N, ...]` of what a model takes else, noise in [-1, 1];
+    `[N, C, H, W]` of images, `[N, ...]` of what a model takes else, noise in [-1, 1], or tokens;
     `provenance` says in a few words where the weights come from. `spec` names the model again, or
     says in angle brackets what a program gave. `fixed_batch`: it takes batches of one size alone.
     `folded`: what was done to its batch norms, None if nothing.
@@ -143,17 +143,32 @@ def _check_sizes(batch: int, resolution: int | None) -> None:
         raise InputError(f"resolution is {resolution}; at least 1 is needed")
 
 
-def _noise(seed: int, *shape: int) -> "Tensor":
-    import torch
-
+def _check_room(shape: tuple[int, ...]) -> None:
     size = 4 * math.prod(shape)
     if size > LARGEST_INPUT_BYTES:
         raise InputError(
             f"resolution is {shape[-1]}, batch {shape[0]}: an input of shape {shape} takes "
             f"{format_bytes(size)}; at most {format_bytes(LARGEST_INPUT_BYTES)} can be traced"
         )
+
+
+def _noise(seed: int, *shape: int) -> "Tensor":
+    import torch
+
+    _check_room(shape)
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape, generator=generator) * 2 - 1
+
+
+def _example(model: "nn.Module", shape: tuple[int, ...], seed: int) -> "Tensor":
+    """Noise of this shape, or tokens."""
+    vocabulary = vocabulary_of(model)
+    if vocabulary is None:
+        return _noise(seed, *shape)
+    from costsim.models.tokens import drawn_tokens
+
+    _check_room(shape)
+    return drawn_tokens(vocabulary, shape, seed)
 
 
 def _built_in(
@@ -301,6 +316,7 @@ def _given(
     from torch import nn
 
     from costsim.models.outputs import one_output
+    from costsim.models.tokens import taking_tokens
 
     name, spec, output = origin.name.attribute, origin.spec, origin.name.output
     if not isinstance(model, nn.Module):
@@ -312,8 +328,8 @@ def _given(
 
         left_out = load_state(model, weights)
         provenance = f"weights from {weights.name} {left_out}".rstrip()
-    example = _noise(seed, batch, *input_shape_of(model, resolution, origin.side))
-    module = one_output(model.eval(), example, output)
+    example = _example(model, (batch, *input_shape_of(model, resolution, origin.side)), seed)
+    module = one_output(taking_tokens(model.eval()), example, output)
     folded = None
     if fold:
         from costsim.models.folding import fold_batch_norm

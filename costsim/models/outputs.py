@@ -87,12 +87,12 @@ def picked(returned: Any, path: str) -> Tensor:
     return found
 
 
-def whole_output(model: nn.Module) -> nn.Module:
-    """The model that `one_output` was given, with all that it returns."""
-    if "output_path" not in vars(type(model)):
-        return model
-    found = copy.copy(model)
-    found.__class__ = type(model).__base__  # type: ignore[assignment]
+def as_given(model: nn.Module) -> nn.Module:
+    """The model that `one_output` or `taking_tokens` was given: its own class, inside and out."""
+    found = model
+    while vars(type(found)).keys() & {"output_path", "token_input"}:
+        found = copy.copy(found)
+        found.__class__ = type(found).__base__  # type: ignore[assignment]
     return found
 
 

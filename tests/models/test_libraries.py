@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 import costsim
-from costsim.base.errors import InputError, Note
+from costsim.base.errors import Note
 from costsim.models.loading import load_given
 from costsim.models.tracing import capture
 from costsim.planning import BudgetRequest
+from costsim.run.execution.forward import evaluate
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -77,15 +78,22 @@ def test_a_residual_network_of_hugging_face_is_folded() -> None:
     assert "BatchNorm" not in operators
 
 
-def test_a_model_of_tokens_is_refused_in_one_line() -> None:
-    config = transformers.BertConfig(
+@pytest.mark.filterwarnings("ignore::costsim.base.errors.Note")
+@pytest.mark.parametrize("kind", ["Bert", "Qwen2"])
+def test_a_model_of_tokens_as_it_comes(kind: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=30,
         hidden_size=8,
         num_hidden_layers=1,
-        num_attention_heads=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         intermediate_size=8,
+        max_position_embeddings=12,
     )
-    loaded = load_given(transformers.BertModel(config).eval())
-    with pytest.raises(InputError, match="the model cannot be traced on input of shape") as caught:
-        capture(loaded.module, loaded.example_input)
-    assert len(str(caught.value).splitlines()) == 1
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    loaded = load_given(model, batch=2)
+    assert loaded.example_input.shape == (2, 12)
+    traced = capture(loaded.module, loaded.example_input)
+    output, _ = evaluate(traced.graph, traced.tensors, loaded.example_input)
+    wanted = model(loaded.example_input.long()).last_hidden_state
+    assert torch.allclose(output, wanted, atol=1e-5)

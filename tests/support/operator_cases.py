@@ -65,7 +65,7 @@ from costsim.ir.operators.function import (
     SquareRoot,
 )
 from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
-from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Embedding, Fold, Lookup, Resize, Unfold
 
 SPATIAL = (2, 4, 5, 6)
 TOKENS = (2, 5, 8)
@@ -176,6 +176,8 @@ BINARY: Mapping[str, tuple[Operator, tuple[int, ...], tuple[int, ...]]] = {
     "smaller_broadcast": (Larger(smallest=True), (2, 4, 1, 6), (4, 5, 1)),
     "where": (Where((5, 6)), SPATIAL, SPATIAL),
     "where_broadcast": (Where((2, 4, 5, 6)), (2, 4, 1, 6), ()),
+    "embedding": (Embedding(), (6, 4), (6,)),
+    "embedding_padded": (Embedding(padding=1), (6, 4), (6,)),
     "concatenate": (Concatenate(1), SPATIAL, (2, 3, 5, 6)),
     "concatenate_samples": (Concatenate(0), TOKENS, (1, 5, 8)),
     "matmul": (MatMul(), (2, 3, 4, 5), (2, 3, 5, 6)),
@@ -243,7 +245,10 @@ def case(name: str, *, alone: bool) -> LayerGraph:
         shapes = [shape]
     x = g.input(*shapes[0])
     inputs = []
-    for shape in shapes:
+    for index, shape in enumerate(shapes):
+        if index in operator.whole_inputs:  # squares, which are not below 0, and their mean
+            inputs.append(g.add(Mean((1,)), (g.add(Multiply(), (x, x)),)))
+            continue
         other = g.add(Multiply(), (x, constant(g, shapes[0])))
         if shape != shapes[0]:
             other = g.add(Scale(2.0), (constant(g, shape),))

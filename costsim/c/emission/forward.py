@@ -78,7 +78,7 @@ from costsim.ir.operators.function import (
 )
 from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Pool, Variance
 from costsim.ir.operators.reading import Reading
-from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Embedding, Fold, Lookup, Resize, Unfold
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,11 @@ C is optional: a plan with such an operator is priced and executed, and refused 
 )
 def _seldom(o: Operator) -> str:
     return "networks for microcontrollers seldom have it"
+
+
+@NO_KERNEL.of(Embedding)
+def _of_tokens(o: Operator) -> str:
+    return "its samples are tokens, and the C takes numbers"
 
 
 @FORWARD.of(Convolution)

@@ -48,7 +48,7 @@ from costsim.ir.operators import (
 )
 from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.ir.operators.elementwise import Where
-from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Embedding, Fold, Lookup, Resize, Unfold
 
 WIDTHS = (8, 16, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160)
 """Channels between blocks: those that published networks have."""
@@ -303,6 +303,13 @@ def _rearranged(w: Writer, x: str) -> str:
     return w.call(Where(shape[2:]), x, other, condition=shape[2:])
 
 
+def _embedded(w: Writer, x: str) -> str:
+    """Rows of a table by what counts as tokens: the mean of the noise is row 0 of every image."""
+    table = (4, w.shapes[x][1], 1, 1)
+    tokens = w.call(Mean((1, 2, 3)), w.calls[0].name)
+    return w.call(Add(), x, w.call(Embedding(), w.call(Constant(table), bias=table), tokens))
+
+
 def _standardised(w: Writer, x: str) -> str:
     """A convolution by a weight that is computed."""
     c = w.shapes[x][1]
@@ -330,6 +337,7 @@ _BLOCKS: tuple[Callable[[Writer, str], str], ...] = (
     _resampled,
     _windowed,
     _rearranged,
+    _embedded,
     _standardised,
     _pooled,
     lambda w, x: w.call(LogSoftmax(1), x),

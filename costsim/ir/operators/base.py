@@ -82,6 +82,8 @@ class Operator(ABC):
     """Inputs whose storage the output may take over, when nothing else still needs it."""
     operands: ClassVar[int] = 1
     """Inputs that `usual` is one for."""
+    whole_inputs: ClassVar[tuple[int, ...]] = ()
+    """Inputs that are whole numbers, which have no gradient: they come from the sample alone."""
     source: ClassVar[Literal["sample", "parameter"] | None] = None
     """Where the value comes from, if nothing computes it: from outside, or from the model."""
     adds_bias: ClassVar[bool] = True

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypeAlias
 
-from costsim.ir.operators.base import Operator, Shape, ShapeError, Shapes
+from costsim.ir.operators.base import Need, Operator, Shape, ShapeError, Shapes
 
 Interpolation: TypeAlias = Literal["nearest", "nearest-exact", "linear", "cubic"]
 """How values between pixels are made; over two dimensions linear is bilinear."""
@@ -60,6 +60,35 @@ class Lookup(Operator):
 
     def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
         return None if dimension == self.dimension else dimension
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding(Operator):
+    """Rows of a table, input 0 `[rows, ...]`, by tokens, input 1, that the sample holds.
+
+    Tokens are whole numbers from 0 to rows - 1, kept as floating point as every sample is. The row
+    of `padding` gets no gradient, and tokens have none.
+    """
+
+    kind = "embedding"
+    operands = 2
+    whole_inputs = (1,)
+
+    padding: int | None = None
+
+    def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
+        table, tokens = inputs
+        if self.padding is not None and not 0 <= self.padding < table[0]:
+            raise ShapeError(f"a table of {table[0]} rows has no row {self.padding}")
+        return (*tokens, *table[1:])
+
+    def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
+        if index == 1:
+            return dimension
+        return dimension + len(shapes.inputs[1]) - 1 if dimension else None
+
+    def input_gradient_needs(self, shapes: Shapes, index: int) -> tuple[Need, ...]:
+        return (Need("input", 1),) if index == 0 else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from costsim.ir.graph import Call, LayerGraph, Parameter
 from costsim.ir.operators import (
     Add,
     Constant,
+    Expand,
     Input,
     Operator,
     Permute,
@@ -176,6 +177,21 @@ class Builder:
             if index in seen:
                 seen |= {value.index for value in self.emitted[index].inputs}
         return any(self.emitted[index].operator.source == "sample" for index in seen)
+
+    def are_tokens(self, handle: Handle) -> bool:
+        """Whether a value is the sample itself, in other places at most: whole numbers stay whole.
+
+        What a model takes apart from them in whole numbers is as exact in floating point.
+        """
+        moving = (Input, Slice, Reshape, Permute, Expand)
+        while isinstance(handle, Value):
+            emitted = self.emitted[handle.index]
+            if not isinstance(emitted.operator, moving):
+                return False
+            if emitted.operator.source == "sample":
+                return True
+            (handle,) = emitted.inputs
+        return False
 
     def operator_of(self, handle: Handle) -> Operator | None:
         """The operator that computed `handle`; None for a tensor of the model."""

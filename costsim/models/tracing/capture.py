@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from costsim.base.errors import CostsimError, InputError
 from costsim.ir.graph import LayerGraph, Parameter
+from costsim.models.tokens import whole_numbers_in
 from costsim.models.tracing.aten import HANDLERS, PASSED_THROUGH
 from costsim.models.tracing.builder import Builder, Stored, Value, fold
 from costsim.models.tracing.composites import taken_apart
@@ -60,6 +61,8 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
     """
     check_example(example_input)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if not example_input.is_floating_point():
+        model, example_input = whole_numbers_in(model), example_input.to(_floating_type(model))
     for name, module in model.named_modules():
         if module.training:
             where = f"its module {name!r}" if name else "it"
@@ -89,6 +92,12 @@ def capture_program(exported: ExportedProgram) -> Traced:
     """
     _check_finite(exported.state_dict)
     return _translate(exported, exported.state_dict, "export it after calling model.eval()")
+
+
+def _floating_type(model: nn.Module) -> torch.dtype:
+    """That of a model's weights."""
+    weights = (tensor.dtype for tensor in model.state_dict().values())
+    return next((dtype for dtype in weights if dtype.is_floating_point), torch.float32)
 
 
 def check_example(example_input: object) -> None:
@@ -278,7 +287,7 @@ def _check_type(builder: Builder, node: Node, handle: Any) -> None:
     """A graph has one floating point type, the input's: nothing may be computed in another."""
     if isinstance(handle, Value):
         found, wanted = node.meta["val"].dtype, builder.dtype
-        if found != wanted:
+        if found != wanted and not builder.are_tokens(handle):
             builder.unsupported(f"when it computes {found} in a model of {wanted}")
 
 

@@ -34,7 +34,7 @@ from costsim.ir.operators.activation import LogSigmoid, Masked
 from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
 from costsim.ir.operators.elementwise import Where
 from costsim.ir.operators.reading import Reading
-from costsim.ir.operators.sampling import Lookup
+from costsim.ir.operators.sampling import Embedding, Lookup
 from costsim.ir.plan import UpdatePlan
 
 ELEMENT_BYTES = 4
@@ -208,6 +208,11 @@ def _input_and_indices(o: MaxPool, s: Crossing) -> Saved:
 @SAVED.of(Lookup)
 def _indices(o: Lookup, s: Crossing) -> Saved:
     yield INDEX_BYTES * len(o.places)
+
+
+@SAVED.of(Embedding)
+def _tokens(o: Embedding, s: Crossing) -> Saved:
+    yield INDEX_BYTES * elements(s.graph.shapes(s.call).inputs[1])
 
 
 @SAVED.of(Where)

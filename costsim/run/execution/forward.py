@@ -60,7 +60,8 @@ from costsim.ir.operators.function import (
 )
 from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
 from costsim.ir.operators.reading import Reading
-from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Embedding, Fold, Lookup, Resize, Unfold
+from costsim.models.tokens import check_range
 from costsim.run.execution.resizing import folded, resized
 
 
@@ -201,6 +202,13 @@ def _where(o: Where, t: Operands) -> Tensor:
 @FORWARD.of(Lookup)
 def _lookup(o: Lookup, t: Operands) -> Tensor:
     return t.x.index_select(o.dimension, torch.tensor(o.places, device=t.x.device))
+
+
+@FORWARD.of(Embedding)
+def _embedding(o: Embedding, t: Operands) -> Tensor:
+    table, tokens = t.inputs[0], t.inputs[1].to(torch.int64)
+    check_range(tokens, len(table))
+    return F.embedding(tokens, table)
 
 
 @FORWARD.of(Slice)

@@ -57,7 +57,7 @@ from costsim.ir.operators.function import (
 )
 from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
 from costsim.ir.operators.reading import Reading
-from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Embedding, Fold, Lookup, Resize, Unfold
 from costsim.run.execution.forward import CONVOLUTIONS, Operands, torch_weight
 from costsim.run.execution.in_place import by_channel, normalising_factor
 from costsim.run.execution.resizing import folded, gradient_of_resized
@@ -434,6 +434,16 @@ def _where(o: Where, t: Backward) -> Tensor:
 def _lookup(o: Lookup, t: Backward) -> Tensor:
     places = torch.tensor(o.places, device=t.dy.device)
     return t.dy.new_zeros(t.shape).index_add_(o.dimension, places, t.dy)
+
+
+@INPUT_GRADIENT.of(Embedding)
+def _embedding(o: Embedding, t: Backward) -> Tensor:
+    places = t.kept[1].to(torch.int64).reshape(-1)
+    rows = t.dy.reshape(len(places), *t.shape[1:])
+    gradient = t.dy.new_zeros(t.shape).index_add_(0, places, rows)
+    if o.padding is not None:
+        gradient[o.padding] = 0
+    return gradient
 
 
 @INPUT_GRADIENT.of(Resize)

@@ -15,7 +15,8 @@ from costsim.ir.program import TrainingProgram, compile_program, plan_atoms
 from costsim.ir.step import BitWidths, TrainingStep
 from costsim.models.folding import fold_batch_norm
 from costsim.models.inputs import input_shape_of, says_its_images
-from costsim.models.outputs import one_output, output_of, whole_output
+from costsim.models.outputs import as_given, one_output, output_of
+from costsim.models.tokens import taking_tokens, whole_numbers_in
 from costsim.models.tracing import capture, check_example
 from costsim.run.native import Backend
 from costsim.run.native.backend import check_backend
@@ -89,6 +90,9 @@ def _sparsify(
     like = next((t for t in model.parameters() if t.is_floating_point()), torch.empty(0))
     if output is None and file is not None:
         output = output_of(file.model.spec)
+    if example_input is not None and not example_input.is_floating_point():
+        model = whole_numbers_in(model)
+    model = taking_tokens(model)
     model = one_output(model, like.new_zeros((1, *shape[1:])), output)
     if file is not None and file.model.folds_batch_norm:
         model = fold_batch_norm(model, like.new_zeros((1, *shape[1:]))).module
@@ -157,6 +161,8 @@ class SparseModule(nn.Module):
         """
         self.sync()
         parameters = [compact.parameter for compact in self._compact]
+        if not x.is_floating_point():  # tokens
+            x = x.to(parameters[0].dtype)
         wanted = any(parameter.requires_grad for parameter in parameters)
         if not (self.training and torch.is_grad_enabled() and wanted):
             with torch.no_grad():
@@ -175,7 +181,7 @@ class SparseModule(nn.Module):
     def dense(self) -> nn.Module:
         """The model itself, with the weights as trained so far."""
         self.sync()
-        return whole_output(self._model)
+        return as_given(self._model)
 
     def program(self, input_shape: tuple[int, ...] | None = None) -> TrainingProgram:
         """The program that runs for inputs of a shape: that of the example without one."""

@@ -96,6 +96,8 @@ def unbind(b: Builder, x: Handle, dimension: int) -> Result:
 
 
 def concatenate(b: Builder, inputs: Sequence[Handle], dimension: int) -> Result:
+    # torch takes an empty vector beside anything, and decoders begin their caches with one.
+    inputs = [x for x in inputs if x.shape != (0,)] or inputs
     if len(inputs) == 1:
         return inputs[0]
     return b.emit(Concatenate(dimension_of(dimension, len(inputs[0].shape))), *inputs)

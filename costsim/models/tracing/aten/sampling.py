@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from costsim.ir.operators.sampling import Fold, Interpolation, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Embedding, Fold, Interpolation, Lookup, Resize, Unfold
 from costsim.models.tracing.aten.common import Handler, Result, as_tuple, dimension_of
 from costsim.models.tracing.aten.layout import permute, upsample_nearest
-from costsim.models.tracing.builder import Builder, Handle, Stored
+from costsim.models.tracing.builder import Builder, Handle, Stored, Value
 
 
 def _resized(
@@ -79,8 +79,24 @@ def index_select(b: Builder, x: Handle, dimension: int, indices: Handle) -> Resu
     return _looked_up(b, x, dimension_of(dimension, len(x.shape)), _places(b, indices))
 
 
-def embedding(b: Builder, weight: Handle, indices: Handle, *_: Any) -> Result:
-    return _looked_up(b, weight, 0, _places(b, indices))
+def embedding(
+    b: Builder,
+    table: Handle,
+    tokens: Handle,
+    padding: int = -1,
+    by_frequency: bool = False,
+    _sparse: bool = False,
+) -> Result:
+    if by_frequency:
+        b.unsupported("with scale_grad_by_freq, which divides the gradients of rows")
+    if isinstance(tokens, Value):
+        if not b.are_tokens(tokens):
+            b.unsupported("of tokens that are computed; those of the sample are")
+        return b.emit(Embedding(None if padding < 0 else padding), table, tokens)
+    places = _places(b, tokens)
+    if padding >= 0 and bool((places == padding).any()):
+        b.unsupported("of constant tokens with padding among them, whose row has no gradient")
+    return _looked_up(b, table, 0, places)
 
 
 def unfold(
