@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
@@ -19,6 +20,7 @@ from costsim.cli.options import (
     MODELS,
     WITHOUT_DATA,
     BudgetOptions,
+    TaskOptions,
     augment_option,
     backend_option,
     budget_options,
@@ -26,7 +28,6 @@ from costsim.cli.options import (
     check_hub,
     check_seed,
     check_split,
-    episode_option,
     json_option,
     model_option,
     model_spec,
@@ -34,35 +35,52 @@ from costsim.cli.options import (
     optimizer_option,
     page_option,
     path_option,
-    queries_option,
     resolution_option,
     seed_option,
     split_option,
     target_option,
-    ways_option,
+    task_options,
     weights_option,
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.recipe import RecipeOptions, recipe_options
-from costsim.cli.signature import taking
+from costsim.cli.signature import taking, was_typed
 from costsim.ir.step import Optimizer
 from costsim.learning.adaptation.guard import GUARDS, make_guard
 from costsim.learning.methods import METHODS, make_method
 from costsim.run.native import Backend
 
 if TYPE_CHECKING:
-    from costsim.data import EpisodeRule, ImageSource, Progress
+    from costsim.data import ImageSource, Progress
     from costsim.ir.recipe import Recipe
-    from costsim.learning.adaptation.drawn import Drawn
     from costsim.learning.adaptation.method import Method
     from costsim.learning.adaptation.one_task import Adapted
 
 
+BESIDE_A_PLAN = frozenset(
+    [
+        "weights",
+        "model",
+        "model_args",
+        "output",
+        "queries",
+        "guard",
+        "torch_device",
+        "backend",
+        "out",
+        "report",
+        "as_json",
+    ]
+)
+"""What can be said beside a plan: where things are, what is tested, and what is kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class AdaptOptions(BudgetOptions, RecipeOptions):
+class AdaptOptions(TaskOptions, BudgetOptions, RecipeOptions):
     """What was typed of `costsim adapt`."""
 
+    plan: Path | None
     device: str | None
     target: str | None
     model: str
@@ -72,11 +90,6 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     resolution: int | None
     data: str | None
     split: str | None
-    episode: str
-    ways: int | None
-    shots: int | None
-    queries: int
-    tracks: bool
     method: str
     source: str | None
     source_tasks: int | None
@@ -94,6 +107,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
 
 
 @click.command("adapt", cls=Command, listed={"Methods": METHODS.entries, "Guards": GUARDS.entries})
+@click.argument("plan", type=click.Path(path_type=Path), required=False)
 @click.option("--device", metavar="NAME|FILE", shell_complete=completion.devices, help=DEVICE)
 @target_option
 @model_option(f"{MODELS}, that returns features.")
@@ -105,17 +119,7 @@ class AdaptOptions(BudgetOptions, RecipeOptions):
     help=f"{IMAGES}. {WITHOUT_DATA}",
 )
 @split_option
-@episode_option("fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed.")
-@ways_option
-@click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: 5]")
-@queries_option
-@click.option(
-    "--tracks/--no-tracks",
-    default=True,
-    show_default=True,
-    help="Images named TRACK_FRAME (photographs of one object): a track is learnt from or "
-    "tested on, never both.",
-)
+@task_options
 @click.option(
     "--method",
     default="TinyTrain (exact)",
@@ -169,12 +173,14 @@ def command(given: AdaptOptions) -> int:
 
     An iteration is one optimizer step on the images that it shows, priced on the device one image
     at a time; on a microcontroller it is a step for each of them. What is chosen, and how it is
-    trained, is what costsim plan and costsim train do, unless another method is named. The exit
-    status is 1 if nothing fits in the budgets, or if the training diverged and the network was left
-    as it was.
+    trained, is what costsim plan and costsim train do, unless another method is named. With PLAN,
+    made by either, all of that is the plan's, and the images must still be those that it was made
+    for. The exit status is 1 if nothing fits in the budgets, or if the training diverged and the
+    network was left as it was.
 
     \b
     Examples
+      costsim adapt plan.json --guard 2-fold
       costsim adapt --device jetson-nano --weights mcunet.safetensors --data signs.zip
       costsim adapt --device jetson-nano --method gaintrain --episode meta-dataset --seed 3
       costsim adapt --device jetson-nano --method "SparseUpdate (search)" --source photos.zip::val
@@ -183,7 +189,9 @@ def command(given: AdaptOptions) -> int:
         {"--out": given.out, "--plan-out": given.plan_out, "--report": given.report},
         {"--weights": given.weights},
     )
-    if given.device is None:
+    if given.plan is not None:
+        _check_left_to(given.plan)
+    elif given.device is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
     check_split(given.split, given.data)
     for path in (given.data, given.source):
@@ -197,7 +205,11 @@ def command(given: AdaptOptions) -> int:
 
     with progress_on_stderr() as progress:
         try:
-            adapted = _adapted(given, given.device, progress)
+            adapted = (
+                _adapted(given, str(given.device), progress)
+                if given.plan is None
+                else _by_plan(given, given.plan, progress)
+            )
         except NothingFits as error:
             print(f"costsim: {error}", file=sys.stderr)
             return 1
@@ -218,8 +230,10 @@ def command(given: AdaptOptions) -> int:
                 print(f"costsim: note: {given.plan_out}: {told}", file=sys.stderr)
     if told := left_frozen(adapted.situation.graph):
         print(f"costsim: note: {told}, and are not trained", file=sys.stderr)
-    told_model, built_in = model_spec(given), given.model in NETWORKS
-    own = data_caveat(told_model, built_in=built_in, given=given.data is not None)
+    planned = adapted.situation.planned
+    told_model = model_spec(given) if planned is None else planned.model.spec
+    data = given.data if planned is None else planned.task.data
+    own = data_caveat(told_model, built_in=told_model in NETWORKS, given=data is not None)
     notes = (*adapted.notes, *((own,) if own else ()))
     for note in notes:
         print(f"costsim: note: {note}", file=sys.stderr)
@@ -259,15 +273,49 @@ def _next(given: AdaptOptions, adapted: "Adapted") -> list[tuple[str | Path, ...
     return [] if adapted.patch is None else [("apply", out, "--out", adapted_file)]
 
 
+def _check_left_to(plan: Path) -> None:
+    """Raise `InputError` for what was typed beside a plan that says it."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = str(option.name)
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if typed and isinstance(option, click.Option) and name not in BESIDE_A_PLAN:
+            raise InputError(
+                f"{option.opts[0]}: {plan} says that; leave it out, or plan anew with costsim plan"
+            )
+
+
+def _by_plan(given: AdaptOptions, path: Path, progress: "Progress") -> "Adapted":
+    from costsim.cli.planned import given_plan
+    from costsim.learning.adaptation.one_task import adapt
+    from costsim.learning.adaptation.planned import Planned, planned_situation
+
+    plan = given_plan(path, (model_spec(given),) if was_typed("model") else ())
+    situation = planned_situation(
+        plan,
+        str(path),
+        weights=given.weights,
+        queries=given.queries,
+        torch_device=given.torch_device,
+        backend=given.backend,
+        progress=progress,
+    )
+    guard = None if given.guard is None else make_guard(given.guard)
+    method = Planned(plan, str(path), situation.recipe.rate)
+    progress(f"adapting: {method.name}", 0, 0)
+    return adapt(situation, method, guard=guard, with_patch=given.out is not None)
+
+
 def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted":
-    from costsim.data import resolution_and_channels, sample_episode
+    from costsim.data import draw_task, resolution_and_channels
     from costsim.device import load_device
+    from costsim.learning.adaptation.drawn import Drawn
     from costsim.learning.adaptation.one_task import adapt
     from costsim.learning.adaptation.place import Place
     from costsim.learning.adaptation.situation import Situation
     from costsim.learning.adaptation.source import source_situations
     from costsim.learning.training.backbone import load_backbone
-    from costsim.planning.request import DEFAULT_SOURCE_TASKS, usual_recipe
+    from costsim.planning.request import DEFAULT_SOURCE_TASKS, folds_batch_norm, usual_recipe
 
     method = make_method(given.method)
     guard = None if given.guard is None else make_guard(given.guard)
@@ -294,21 +342,23 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
         seed=given.seed,
         device=given.torch_device,
         backend=given.backend,
+        fold=folds_batch_norm(spec, place.bits),
     )
     resolution, channels = resolution_and_channels(backbone.input_shape)
-    drawn = _drawn(given, source)
-    task = sample_episode(
+    drawing = given.drawing.settled(source)
+    task = draw_task(
         source,
-        _rule(given, source),
+        drawing,
         seed=given.seed,
         resolution=resolution,
         channels=channels,
-        tracks=drawn.tracks,
         progress=progress,
     )
+    typed = None if given.data is None or _ship(given.data) else given.data
+    drawn = Drawn(typed, given.split, drawing)
     situation = Situation(backbone, task, place, recipe, progress, drawn=drawn)
     if others is not None:
-        rule, tasks = _rule(given, others), given.source_tasks
+        rule, tasks = given.drawing.settled(others).rule, given.source_tasks
         method = method.informed(
             source_situations(
                 backbone,
@@ -360,35 +410,3 @@ def _images(path: str | None, split: str | None, progress: "Progress") -> "Image
 def _ship(path: str) -> bool:
     """Whether it names the images that need no file."""
     return path == "digits" and not Path(path).exists()
-
-
-def _drawn(given: AdaptOptions, source: "ImageSource") -> "Drawn":
-    """How the task comes about, for the plan file."""
-    from costsim.data import find_tracks
-    from costsim.learning.adaptation.drawn import Drawn
-
-    typed = None if given.data is None or _ship(given.data) else given.data
-    return Drawn(
-        data=typed,
-        split=given.split,
-        episode="meta-dataset" if given.episode == "meta-dataset" else "fixed",
-        queries=given.queries,
-        tracks=given.tracks and find_tracks(source.classes) is not None,
-    )
-
-
-def _rule(given: AdaptOptions, source: "ImageSource") -> "EpisodeRule":
-    from costsim.data import FixedEpisode, MetaDatasetEpisode
-    from costsim.planning import DEFAULT_SHOTS, DEFAULT_WAYS
-
-    ways, shots = given.ways, given.shots
-    if given.episode == "meta-dataset":
-        for name, value in (("ways", ways), ("shots", shots)):
-            if value is not None:
-                raise InputError(f"--{name} is drawn in a meta-dataset episode; leave it out")
-        return MetaDatasetEpisode(queries=given.queries)
-    return FixedEpisode(
-        min(DEFAULT_WAYS, len(source.classes)) if ways is None else ways,
-        DEFAULT_SHOTS if shots is None else shots,
-        given.queries,
-    )

@@ -261,13 +261,13 @@ def _images(given: ExportOptions, plan: "PlanFile", subject: "Subject") -> "Tens
     import torch
 
     from costsim.data import classes_of, open_source, resolution_and_channels, sample_task
-    from costsim.learning.training.planned_task import draw_task
+    from costsim.learning.training.planned_task import draw_planned_task
     from costsim.learning.training.train_request import TrainRequest
     from costsim.planning import DEFAULT_WAYS
 
     if given.data is None:
         request = TrainRequest(plan, str(given.plan), split=given.split, queries=0)
-        return torch.tensor(draw_task(request, subject).images)
+        return torch.tensor(draw_planned_task(request, subject).images)
     source = open_source(given.data, given.split)
     resolution, channels = resolution_and_channels(subject.input_shape)
     task = sample_task(

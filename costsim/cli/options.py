@@ -20,6 +20,7 @@ from costsim.base.files import mode_of, resolved, told_path, why
 from costsim.base.units import parse_bytes, parse_joules, parse_seconds
 from costsim.cli import completion
 from costsim.cli.values import Quantity, parse_macs_or_share
+from costsim.ir.recipe import LARGEST_SEED
 from costsim.ir.step import OPTIMIZER_STATES
 from costsim.learning.pretraining.settings import EPISODES
 from costsim.pricing.accounting import ACCOUNTINGS
@@ -27,12 +28,10 @@ from costsim.run.criteria.loss import LOSSES
 from costsim.run.native import BACKENDS
 
 if TYPE_CHECKING:
+    from costsim.data import Drawing
     from costsim.planning import BudgetRequest
 
 F = TypeVar("F", bound="Callable[..., Any] | click.Command")
-
-LARGEST_SEED = 2**63 - 1
-"""Of torch's generators."""
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -268,9 +267,6 @@ split_option = click.option(
 ways_option = click.option(
     "--ways", type=int, metavar="N", help="Classes of the task.  [default: up to 10]"
 )
-shots_option = click.option(
-    "--shots", type=int, default=5, show_default=True, metavar="N", help="Images of each class."
-)
 
 
 def episode_option(words: str) -> Callable[[F], F]:
@@ -284,14 +280,45 @@ def episode_option(words: str) -> Callable[[F], F]:
     )
 
 
-queries_option = click.option(
-    "--queries",
-    type=int,
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="Other images of each class, to measure the accuracy on.",
+task_options = together(
+    episode_option("fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed."),
+    ways_option,
+    click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: 5]"),
+    click.option(
+        "--queries",
+        type=int,
+        metavar="N",
+        help="Other images of each class, set aside to measure the accuracy on.  [default: 10, or "
+        "as many as there are]",
+    ),
+    click.option(
+        "--tracks/--no-tracks",
+        default=True,
+        show_default=True,
+        help="Images named TRACK_FRAME (photographs of one object): a track is learnt from or "
+        "tested on, never both.",
+    ),
 )
+"""Which task is drawn from the data; see `costsim.data.Drawing`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """What `task_options` read."""
+
+    episode: str
+    ways: int | None
+    shots: int | None
+    queries: int | None
+    tracks: bool
+
+    @property
+    def drawing(self) -> "Drawing":
+        """As one value, not yet settled by the images."""
+        from costsim.data import Drawing
+
+        episode = "meta-dataset" if self.episode == "meta-dataset" else "fixed"
+        return Drawing(self.ways, self.shots, self.queries, episode, self.tracks)
 
 
 def check_split(split: str | None, data: object) -> None:

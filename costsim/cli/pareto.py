@@ -278,8 +278,7 @@ def _print(prepared: "Prepared", found: "Frontier") -> None:
 def _notes(prepared: "Prepared", found: "Frontier") -> list[str]:
     from costsim.planning import caveats
 
-    problem = prepared.problem
-    notes = [*caveats(prepared.request, prepared.loaded, problem.graph, problem.importance)]
+    notes = [*caveats(prepared)]
     if unproven := sum(not point.proven for point in found.points):
         notes.append(f"{unproven} points were not proven in time; give a longer --time-limit")
     if any(point.unscored for point in found.beside):

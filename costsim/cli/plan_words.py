@@ -32,6 +32,8 @@ def words_of(plan: "PlanFile", path: Path) -> dict[str, tuple[str, ...]]:
     }
     if plan.plan.biases and not any(one.axis == "bias" for one in plan.importance.layers):
         words["bias"] = ("--bias",)
+    if not plan.task.tracks:
+        words["tracks"] = ("--no-tracks",)
     return words
 
 
@@ -47,7 +49,7 @@ def _asked(plan: "PlanFile", path: Path) -> dict[str, object]:
     named = plan.candidates
     device = None if plan.device is None else plan.device.name
     shipped = device in shipped_devices()
-    weights = model.weights
+    weights, fixed = model.weights, task.episode == "fixed"
     return {
         "device": device if shipped else None,
         "target": None if plan.device is None else plan.device.target,
@@ -56,8 +58,10 @@ def _asked(plan: "PlanFile", path: Path) -> dict[str, object]:
         "resolution": model.resolution,
         "data": task.data and data_found_again(task.data, source),
         "split": task.split,
-        "ways": task.ways,
-        "shots": task.shots,
+        "ways": task.ways if fixed else None,
+        "shots": task.shots if fixed else None,
+        "queries": task.queries,
+        "episode": None if fixed else task.episode,
         "criterion": check_named(plan.importance.criterion, source, "--criterion"),
         "loss": plan.loss,
         "axis": next((name for name, of in SCORED_AXES.items() if {*of} == axes), None),

@@ -16,6 +16,7 @@ from costsim.cli.options import (
     MODELS,
     BudgetOptions,
     F,
+    TaskOptions,
     budget_options,
     budget_request,
     check_seed,
@@ -27,11 +28,10 @@ from costsim.cli.options import (
     naming,
     optimizer_option,
     resolution_option,
-    shots_option,
     split_option,
     target_option,
+    task_options,
     together,
-    ways_option,
     weights_option,
 )
 from costsim.cli.recipe import RecipeOptions
@@ -154,8 +154,7 @@ request_options = together(
     resolution_option,
     data_option(),
     split_option,
-    ways_option,
-    shots_option,
+    task_options,
     budget_options("a step"),
     step_options,
     choice_options,
@@ -163,7 +162,7 @@ request_options = together(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestOptions(BudgetOptions):
+class RequestOptions(TaskOptions, BudgetOptions):
     """What `device_option`, `request_options`, `time_limit_option` and `seed_option` read."""
 
     devices: tuple[str, ...]
@@ -175,8 +174,6 @@ class RequestOptions(BudgetOptions):
     resolution: int | None
     data: Path | None
     split: str | None
-    ways: int | None
-    shots: int
     batch: int | None
     micro_batch: int | None
     recompute: int
@@ -223,7 +220,7 @@ def plan_request(
     if not device:
         told = "missing" if device is None else "empty"
         raise InputError(f"--device is {told}: the name of a shipped device or a YAML file")
-    spec = load_device(device)
+    spec, drawing = load_device(device), given.drawing
     check_seed(given.seed)
     check_split(given.split, given.data)
     if solver is None:
@@ -239,8 +236,11 @@ def plan_request(
         resolution=given.resolution,
         data=given.data,
         split=given.split,
-        ways=given.ways,
-        shots=given.shots,
+        ways=drawing.ways,
+        shots=drawing.shots,
+        queries=drawing.queries,
+        episode=drawing.episode,
+        tracks=drawing.tracks,
         criterion=given.criterion,
         loss=given.loss,
         axes=SCORED_AXES[given.axis],

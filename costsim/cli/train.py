@@ -83,7 +83,8 @@ class TrainOptions:
     "--queries",
     type=int,
     metavar="N",
-    help="Other images of each class, to measure the accuracy on.  [default: the plan's, else 10]",
+    help="Other images of each class, to measure the accuracy on.  [default: the plan's; of "
+    "other images 10, or as many as there are]",
 )
 @click.option(
     "--iterations", type=int, metavar="N", help="Passes over the samples.  [default: the plan's]"

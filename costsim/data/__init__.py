@@ -3,6 +3,14 @@
 from costsim.base.progress import Progress
 from costsim.data.arrays import ArraySource, are_images, open_arrays
 from costsim.data.digits import digits
+from costsim.data.drawing import (
+    DEFAULT_QUERIES,
+    DEFAULT_SHOTS,
+    DEFAULT_WAYS,
+    Drawing,
+    EpisodeName,
+    draw_task,
+)
 from costsim.data.episode import Episode, EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.data.folder import ImageFolder, open_images
 from costsim.data.location import given_source, is_of_hub, open_source
@@ -20,9 +28,14 @@ from costsim.data.task import (
 from costsim.data.tracks import find_tracks
 
 __all__ = [
+    "DEFAULT_QUERIES",
+    "DEFAULT_SHOTS",
+    "DEFAULT_WAYS",
     "ArraySource",
     "DecodedImages",
+    "Drawing",
     "Episode",
+    "EpisodeName",
     "EpisodeRule",
     "FixedEpisode",
     "ImageFolder",
@@ -34,6 +47,7 @@ __all__ = [
     "classes_of",
     "decode_all",
     "digits",
+    "draw_task",
     "find_tracks",
     "given_source",
     "is_of_hub",

@@ -90,11 +90,11 @@ class FixedEpisode(EpisodeRule):
         needed = self.shots + self.queries
         able = self.able(classes, tracks)
         if len(able) < self.ways:
-            apart = " of separate tracks" if tracks else ""
+            apart = " of separate tracks" if tracks and self.queries else ""
+            also = f" and {self.queries} queries" if self.queries else ""
             raise InputError(
                 f"{where}: {len(able)} of its {len(classes)} classes have the {needed} images"
-                f"{apart} that {self.shots} shots and {self.queries} queries need; "
-                f"{self.ways} ways need as many classes"
+                f"{apart} that {self.shots} shots{also} need; {self.ways} ways need as many classes"
             )
         chosen = sorted(able[index] for index in draw_order(rng, len(able))[: self.ways])
         support, query = [], []

@@ -100,7 +100,7 @@ def classes_of(source: ImageSource, shots: int) -> list[str]:
     return names
 
 
-def sample_task(  # noqa: PLR0913 - one for each part of a draw
+def sample_task(
     source: ImageSource,
     *,
     ways: int,
@@ -110,13 +110,11 @@ def sample_task(  # noqa: PLR0913 - one for each part of a draw
     queries: int = 0,
     channels: int | None = 3,
     progress: Progress | None = None,
-    tracks: bool = False,
 ) -> Task:
     """Draw `ways` classes and `shots` images of each; only those are decoded.
 
     The draw depends on the seed and on the sorted names alone: the same on every machine and
-    for a folder and its archive, and the support images do not depend on `queries`. With `tracks`
-    no query is a frame of a track (`find_tracks`) that support images are of. Classes with
+    for a folder and its archive, and the support images do not depend on `queries`. Classes with
     fewer than `shots` images are left out of the draw, with a `Note`. Images are
     resized to `resolution` (a side, or height and width) bilinearly, aspect ratio not kept.
 
@@ -144,7 +142,6 @@ def sample_task(  # noqa: PLR0913 - one for each part of a draw
             f"{source.description}: has {counted(len(names), 'class', 'classes')}{few}; "
             f"{ways} ways need as many"
         )
-    found = (find_tracks(source.classes) if tracks else None) or {}
     chosen = sorted(names[index] for index in draw_order(rng, len(names))[:ways])
     support: list[tuple[str, ...]] = []
     query: list[tuple[str, ...]] = []
@@ -157,16 +154,8 @@ def sample_task(  # noqa: PLR0913 - one for each part of a draw
                 f"{counted(queries, 'query', 'queries')} need {shots + queries}"
             )
         drawn = [images[index] for index in draw_order(rng, len(images))]
-        seen = {found[image] for image in drawn[:shots] if image in found}
-        others = [image for image in drawn[shots:] if found.get(image) not in seen]
-        if len(others) < queries:
-            raise InputError(
-                f"{source.description}: class {name!r} has {counted(len(others), 'image')} of "
-                f"other tracks than its {counted(shots, 'shot')}; "
-                f"{counted(queries, 'query', 'queries')} need as many"
-            )
         support.append(tuple(sorted(drawn[:shots])))
-        query.append(tuple(sorted(others[:queries])))
+        query.append(tuple(sorted(drawn[shots : shots + queries])))
 
     episode = Episode(tuple(chosen), tuple(support), tuple(query))
     return read_task(
@@ -183,10 +172,12 @@ def sample_episode(
     channels: int | None = 3,
     tracks: bool = True,
     progress: Progress | None = None,
+    with_queries: bool = True,
 ) -> Task:
     """Draw an episode by `rule`, fixed or as in Meta-Dataset; only its images are decoded.
 
     With `tracks`, images that `find_tracks` takes for frames of one object are all on one side.
+    Without `with_queries` the query images are set aside all the same, but not read.
     Raises `InputError` for too few classes or images, an image that cannot be decoded, and
     numbers that make no task.
     """
@@ -194,6 +185,8 @@ def sample_episode(
         raise InputError(f"seed is {seed}; at least 0 is needed")
     found = find_tracks(source.classes) if tracks else None
     episode = rule.draw(source.classes, np.random.default_rng(seed), found, source.description)
+    if not with_queries:
+        episode = replace(episode, query=((),) * episode.ways)
     return read_task(
         source, episode, seed=seed, resolution=resolution, channels=channels, progress=progress
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from costsim.base.errors import InputError, note
-from costsim.ir.step import OPTIMIZER_STATES, Optimizer, TrainingStep
+from costsim.ir.step import OPTIMIZER_STATES, BitWidths, Optimizer, TrainingStep
 
 Loss: TypeAlias = Literal["prototype", "cross_entropy"]
 """Of a classifier by class means, or of logits that the network returns."""
@@ -14,6 +14,11 @@ Loss: TypeAlias = Literal["prototype", "cross_entropy"]
 CacheIn: TypeAlias = Literal["nothing", "ram", "storage"]
 
 CACHES: tuple[CacheIn, ...] = ("nothing", "ram", "storage")
+
+LARGEST_SEED = 2**63 - 1
+"""Of torch's generators."""
+
+FLOATS = BitWidths()
 
 MOST_ITERATIONS = 1_000_000
 MOST_COPIES = 10_000
@@ -75,7 +80,7 @@ class Recipe:
         for name, least, most in (
             ("iterations", 1, MOST_ITERATIONS), ("copies", 0, MOST_COPIES),
             ("image_interval", 1, MOST_INTERVAL), ("means_interval", 1, MOST_INTERVAL),
-            ("micro_batch", 1, None), ("seed", 0, None), ("batch", 1, None),
+            ("micro_batch", 1, None), ("seed", 0, LARGEST_SEED), ("batch", 1, None),
         ):  # fmt: skip
             value, told = getattr(self, name), name.replace("_", " ")
             if value is None:
@@ -150,7 +155,7 @@ class Recipe:
             return ADAM_A_WHOLE_ITERATION
         return USUAL_LEARNING_RATES[self.optimizer]
 
-    def step(self, samples: int) -> TrainingStep:
+    def step(self, samples: int, bits: BitWidths = FLOATS) -> TrainingStep:
         """The optimizer step that a device does on a task of so many samples.
 
         A micro-batch that does not divide its images is none: a `Note` says so.
@@ -166,6 +171,7 @@ class Recipe:
             batch=batch,
             micro_batch=None if micro == batch else micro,
             optimizer=self.optimizer,
+            bits=bits,
         )
 
     def to_json(self) -> dict[str, Any]:

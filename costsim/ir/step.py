@@ -11,6 +11,10 @@ OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
 """State tensors an optimizer keeps for each updated parameter."""
 
 
+MOST_SAMPLES = 1_000_000
+"""Of a step: beyond what any device or machine has."""
+
+
 @dataclass(frozen=True, slots=True)
 class BitWidths:
     """Bits an element of each category takes."""
@@ -51,6 +55,8 @@ class TrainingStep:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}; at least 1 is needed")
+        if self.batch > MOST_SAMPLES:
+            raise InputError(f"batch is {self.batch}; at most {MOST_SAMPLES} are allowed")
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
             raise InputError(f"micro-batch {self.micro_batch} does not divide batch {self.batch}")
         if self.optimizer not in OPTIMIZER_STATES:
@@ -83,12 +89,3 @@ class TrainingStep:
     def to_json(self) -> dict[str, Any]:
         """The `step` of a plan file."""
         return {**asdict(self), "recompute": list(self.recompute)}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> "TrainingStep":
-        """The step that `to_json` wrote; raises `InputError` for anything else."""
-        try:
-            cuts = tuple(document.get("recompute", ()))
-            return cls(**{**document, "bits": BitWidths(**document["bits"]), "recompute": cuts})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"step: {error}") from error

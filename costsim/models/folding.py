@@ -39,6 +39,12 @@ class Folded:
     module: nn.Module
     pairs: tuple[Pair, ...]
 
+    @property
+    def sentence(self) -> str:
+        """What was done, for a person."""
+        norms = counted(len(self.pairs), "batch norm")
+        return f"{norms} folded into the weights before; costsim apply gives the model as is"
+
     def norm_of(self, layer: str) -> Pair | None:
         """The pair whose layer this is, None of one that no batch norm follows."""
         return next((pair for pair in self.pairs if pair.layer == layer), None)

@@ -7,6 +7,7 @@
 torch is imported when a plan is made, not with this file.
 """
 
+from costsim.data import DEFAULT_SHOTS, DEFAULT_WAYS
 from costsim.planning.conclusion import (
     Planned,
     caveats,
@@ -18,8 +19,6 @@ from costsim.planning.preparation import Prepared, Scored, parameters_digest, pr
 from costsim.planning.request import (
     DEFAULT_ITERATIONS,
     DEFAULT_MODEL,
-    DEFAULT_SHOTS,
-    DEFAULT_WAYS,
     BudgetRequest,
     PlanRequest,
     default_solver,

@@ -1,5 +1,6 @@
 """From a solution to its plan file, and what a person should know of it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from costsim.base.files import file_sha256
@@ -17,8 +18,8 @@ from costsim.planning.freedom import Freedom
 from costsim.planning.hints import hint
 from costsim.planning.preparation import Prepared, parameters_digest
 from costsim.planning.question import asked_of, planned_recipe, step_showing
-from costsim.planning.recipes import PricedRecipe, choose_cache
-from costsim.planning.request import DEFAULT_WAYS, PlanRequest
+from costsim.planning.recipes import PricedRecipe, choose_cache, unkept
+from costsim.planning.request import PlanRequest
 from costsim.planning.swapping import ways_of_training
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.pricing.cost import MemoryCost
@@ -89,8 +90,8 @@ def conclude(
     file = file_of(prepared, solution, priced, explanation=explanation, others=others)
     warnings = (
         *model_notes(loaded, problem.graph),
-        *_filled(file.recipe, problem.step, prepared.scored.task.samples),
-        *_warnings(request, loaded, solution, problem, priced),
+        *_of_the_whole(prepared, solution, priced),
+        *_warnings(prepared, solution, priced),
         *_hints(request, problem, solution),
     )
     no_room = ""
@@ -157,8 +158,7 @@ def model_notes(loaded: LoadedModel, graph: LayerGraph) -> tuple[str, ...]:
     if loaded.fixed_batch:
         found.append(f"{loaded.spec}: {UNSEEN_GRADIENTS}")
     if loaded.folded is not None:
-        norms = counted(len(loaded.folded.pairs), "batch norm")
-        found.append(f"{norms} folded into the weights before; costsim apply gives the model as is")
+        found.append(loaded.folded.sentence)
     return tuple(found)
 
 
@@ -183,6 +183,18 @@ def _too_large(request: PlanRequest, solution: Solution) -> str:
         f"{request.step_bits.weights} bits, and {device.name} has "
         f"{format_bytes(device.flash_bytes)}: fewer --bits or a smaller network would do"
     )
+
+
+def _of_the_whole(
+    prepared: Prepared, solution: Solution, priced: PricedRecipe | None
+) -> Iterator[str]:
+    """What is otherwise than asked of a recipe that there is a plan by."""
+    if solution.plan is None or priced is None:
+        return
+    yield from _filled(priced.recipe, prepared.problem.step, prepared.scored.task.samples)
+    told = unkept(asked_of(prepared, solution.plan), priced, prepared.request.caches)
+    if told is not None:
+        yield told
 
 
 def _filled(recipe: Recipe, step: TrainingStep, samples: int) -> tuple[str, ...]:
@@ -214,29 +226,24 @@ def _no_room(device: DeviceSpec, cost: AdaptationCost, memory: MemoryCost) -> st
     )
 
 
-def caveats(
-    request: PlanRequest, loaded: LoadedModel, graph: LayerGraph, importance: Importance
-) -> tuple[str, ...]:
+def caveats(prepared: Prepared) -> tuple[str, ...]:
     """What to know of the scores before believing them; see `costsim.run.criteria.caveats`."""
-    found = [score_caveat(importance), weights_caveat(loaded.name, loaded.provenance)]
-    if importance.samples:
-        given = request.data is not None
-        built_in = request.built_in
+    request, loaded, problem = prepared.request, prepared.loaded, prepared.problem
+    found = [score_caveat(problem.importance), weights_caveat(loaded.name, loaded.provenance)]
+    if problem.importance.samples:
+        ways = prepared.scored.task.ways
         found += [
-            output_caveat(graph, request.loss, request.ways or DEFAULT_WAYS),
-            data_caveat(loaded.spec, built_in=built_in, given=given),
+            output_caveat(problem.graph, request.loss, ways),
+            data_caveat(loaded.spec, built_in=request.built_in, given=request.data is not None),
         ]
     return tuple(told for told in found if told is not None)
 
 
 def _warnings(
-    request: PlanRequest,
-    loaded: LoadedModel,
-    solution: Solution,
-    problem: Problem,
-    priced: PricedRecipe | None,
+    prepared: Prepared, solution: Solution, priced: PricedRecipe | None
 ) -> tuple[str, ...]:
-    found = [*caveats(request, loaded, problem.graph, problem.importance)]
+    request, problem = prepared.request, prepared.problem
+    found = [*caveats(prepared)]
     target = request.device.target(request.target)
     if request.step_bits.activations < 32 and target.at(request.step_bits) is target:
         found.append(

@@ -14,19 +14,17 @@ from costsim.base.units import format_bytes
 from costsim.c.emission.support import check_kernels
 from costsim.data import (
     ImageSource,
-    Task,
     are_images,
-    classes_of,
+    draw_task,
     given_source,
     resolution_and_channels,
-    sample_task,
 )
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import Category, compile_program, even_cuts
 from costsim.ir.step import TrainingStep
 from costsim.models.loading import LoadedModel, load_given, load_model
-from costsim.planning.request import DEFAULT_WAYS, PlanRequest
+from costsim.planning.request import PlanRequest
 from costsim.pricing.micro_batch import GraphAt
 from costsim.problem.importance import Importance, inspected_layers
 from costsim.problem.named_layers import NamedLayers
@@ -157,7 +155,17 @@ def _score(
     tensors: "Mapping[str, Tensor]",
     progress: Progress | None,
 ) -> Scored:
-    task = _sample(request, source, loaded, progress)
+    drawing = request.drawing.settled(source)
+    resolution, channels = resolution_and_channels(loaded.example_input.shape[1:])
+    task = draw_task(
+        source,
+        drawing,
+        seed=request.seed,
+        resolution=resolution,
+        channels=channels,
+        progress=progress,
+        with_queries=False,
+    )
     criterion = make_criterion(request.criterion)
     named_by = request.criterion if isinstance(request.criterion, str) else criterion.name
     (progress or silent)(f"scoring channels: {named_by}", 0, 0)
@@ -176,16 +184,8 @@ def _score(
         source=task.description,
     )
     meant = tuple(entry for entry in importance.channels if named.means(entry.layer))
-    drawn = TaskRecord(
-        source=task.description,
-        data=str(request.data) if isinstance(request.data, str | Path) else None,
-        split=request.split,
-        ways=task.ways,
-        shots=request.shots,
-        samples=len(task.labels),
-        seed=request.seed,
-        images_sha256=task.digest,
-    )
+    data = str(request.data) if isinstance(request.data, str | Path) else None
+    drawn = TaskRecord.of(task, drawing, data, request.split)
     importance = replace(importance, criterion=named_by, channels=meant)
     return Scored(importance, layers, len(task.labels), drawn)
 
@@ -269,24 +269,3 @@ def other_graphs(prepared: Prepared) -> GraphAt | None:
         return None
     one = example[:1]  # the example has as many as a pass of the plan, which may be fewer
     return lambda batch: capture(module, one.repeat(batch, *(1,) * (one.ndim - 1))).graph
-
-
-def _sample(
-    request: PlanRequest,
-    source: ImageSource,
-    loaded: LoadedModel,
-    progress: Progress | None,
-) -> Task:
-    ways = request.ways
-    if ways is None:
-        ways = max(1, min(DEFAULT_WAYS, len(classes_of(source, request.shots))))
-    resolution, channels = resolution_and_channels(loaded.example_input.shape[1:])
-    return sample_task(
-        source,
-        ways=ways,
-        shots=request.shots,
-        seed=request.seed,
-        resolution=resolution,
-        channels=channels,
-        progress=progress,
-    )

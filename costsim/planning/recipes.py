@@ -162,6 +162,36 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
     return best
 
 
+def unkept(asked: Asked, priced: PricedRecipe, caches: tuple[CacheIn, ...]) -> str | None:
+    """Why nothing is kept in the one place that a person asked for; None where something is.
+
+    And where nothing fits at all, of which more is to be said.
+    """
+    (place, *others), recipe = caches, priced.recipe
+    if others or place == "nothing" or recipe.cut is not None or priced.cost.latency_s is None:
+        return None
+    told = f"nothing of the frozen part is kept in {place}"
+    if recipe.augment and not recipe.copies:
+        return f"{told}: no image is shown twice where every iteration changes it anew (--copies)"
+    frozen = frozen_cuts(asked.graph, updated_layers(asked.plan))
+    ways = [replace(recipe, cut=cut, cache_in=place) for cut in frozen]
+    costs = [asked.forward_cost(way) for way in ways]
+    if not costs:
+        return f"{told}: what comes first is trained, so that all is computed anew"
+    storage = {cost.stored_bytes.get("storage", 0) for cost in costs}
+    within = [c for c in costs if "storage_bytes" not in asked.exceeded(c)]
+    if any(asked.has_room(cost, place) for cost in within):
+        return f"{told}: it would take longer than computing it anew"
+    if place == "ram":
+        return f"{told}: there is no room for it beside what a step takes (--memory)"
+    limit = asked.task_budget.storage_bytes
+    room = min(asked.device.storage_bytes, asked.device.storage_bytes if limit is None else limit)
+    return (
+        f"{told}: with the images it takes {format_bytes(min(storage))} or more, and there is "
+        f"room for {format_bytes(room)} (--storage, --copies)"
+    )
+
+
 def recomputes(step: TrainingStep | None) -> bool:
     """Whether what updates add to a step depends on the cut: on what is computed again from it."""
     return step is not None and bool(step.recompute)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from numpy.typing import ArrayLike
 
 from costsim.base.errors import InputError
-from costsim.data import ImageSource
+from costsim.data import Drawing, EpisodeName, ImageSource
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import UpdateKind
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from costsim.run.criteria.base import Criterion
 
 DEFAULT_MODEL = "mcunet-5fps"
-DEFAULT_WAYS = 10
-DEFAULT_SHOTS = 5
 DEFAULT_ITERATIONS = 40
 """Passes over the support set when adapting, as in the paper."""
 
@@ -99,6 +97,12 @@ class BudgetRequest:
         )
 
 
+def folds_batch_norm(device: DeviceSpec, bits: BitWidths) -> bool:
+    """Whether batch norms are taken into the weights: microcontrollers and narrow widths have no
+    operator for them."""
+    return device.is_microcontroller or min(bits.weights, bits.activations) < FULL_BITS
+
+
 def default_solver() -> Solver:
     """The exact solver, with a limit of processor time that a person waits for."""
     from costsim.solvers import make_solver
@@ -132,6 +136,8 @@ class PlanRequest:
     `model` is what a person types, or a module or an exported program itself, of whose outputs
     `output` names the one that is meant, see `costsim.models.outputs`.
 
+    `ways` to `tracks` say which task is drawn from the data; see `costsim.data.Drawing`.
+
     `segments`: into how many the forward pass is cut for recomputation; 1 is none. `explain_with`:
     a solver that proves its answers, if the plan is to be explained. `needs_kernels`: refuse an
     operator without a C kernel on a microcontroller, where nothing else could run it. `layers` and
@@ -153,7 +159,10 @@ class PlanRequest:
     data: "Path | str | Samples | None" = None
     split: str | None = None
     ways: int | None = None
-    shots: int = DEFAULT_SHOTS
+    shots: int | None = None
+    queries: int | None = None
+    episode: EpisodeName = "fixed"
+    tracks: bool = True
     criterion: "str | Criterion" = "fisher"
     loss: Loss = "prototype"
     axes: tuple[UpdateKind, ...] = ("output",)
@@ -180,12 +189,14 @@ class PlanRequest:
         return isinstance(self.model, str) and self.model in NETWORKS
 
     @property
+    def drawing(self) -> Drawing:
+        """Which task is drawn from the data."""
+        return Drawing(self.ways, self.shots, self.queries, self.episode, self.tracks)
+
+    @property
     def folds_batch_norm(self) -> bool:
-        """Whether batch norms are to be taken into the weights: microcontrollers and narrow
-        widths have no operator for them."""
-        bits = self.step_bits
-        narrow = min(bits.weights, bits.activations) < FULL_BITS
-        return self.device.is_microcontroller or narrow
+        """See the function of this name."""
+        return folds_batch_norm(self.device, self.step_bits)
 
     @property
     def planned_recipe(self) -> Recipe:

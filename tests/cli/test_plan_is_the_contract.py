@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from targeting import fork_jobs
 from training import MODEL, write_network
 
-from costsim.base.errors import InputError
 from costsim.cli import main
-from costsim.data import find_tracks, open_images, sample_task
+from costsim.data import Drawing, draw_task, find_tracks, open_images
 from costsim.device import DeviceSpec, load_device
 from costsim.learning.training import read_patch
 from costsim.models.loading import load_model
@@ -26,6 +25,10 @@ from costsim.solving.planfile import read_plan
 
 SIZE = ["--resolution", "32", "--iterations", "2"]
 PI = ["--device", "pi-zero-2"]
+ASKED = [
+    *PI, *SIZE, "--data", "signs", "--ways", "3", "--shots", "3", "--queries", "5", "--seed", "2",
+    "--weights", "w.safetensors",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +57,8 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(network.state_dict(), folder / "w.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        given = [*PI, *SIZE, "--data", "signs", "--ways", "3", "--shots", "3", "--queries", "5"]
-        given += ["--weights", "w.safetensors"]
         outputs = ["--out", "adapted.safetensors", "--plan-out", "plan.json"]
-        assert main(["adapt", *given, "--seed", "2", *outputs]) == 0
+        assert main(["adapt", *ASKED, *outputs]) == 0
     return folder
 
 
@@ -91,21 +92,76 @@ def test_scales_of_8_bits_are_those_of_the_plans_images(tmp_path, monkeypatch, c
     assert not Path("none").exists()
 
 
-def test_nothing_is_tested_on_frames_of_what_was_learnt_from(tmp_path):
-    """Of a plan whose task was drawn without images to test on, too."""
+def agreeing(one: Path, other: Path) -> None:
+    """Two plans of the same task, recipe, channels, and price of the whole."""
+    a, b = (json.loads(path.read_text()) for path in (one, other))
+    for plan in (a, b):
+        del plan["recipe"]["learning_rate"]  # adapt writes down the usual one
+    for key in ("model", "device", "task", "step", "recipe", "budgets", "layers"):
+        assert a[key] == b[key], key
+    assert a["predicted"]["memory"] == b["predicted"]["memory"]
+    for key in ("peak_bytes", "macs", "latency_s", "energy_j", "stored_bytes"):
+        assert a["predicted"]["adaptation"][key] == b["predicted"]["adaptation"][key], key
+
+
+def test_plan_chooses_what_adapt_did(adapted, tmp_path, monkeypatch):
+    """With the same options: of the same images the same channels, and how they are trained."""
+    monkeypatch.chdir(adapted)
+    out = tmp_path / "chosen.json"
+    assert main(["plan", *ASKED, "--out", str(out)]) == 0
+    agreeing(out, adapted / "plan.json")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--no-tracks", "--ways", "2", "--shots", "2"],
+        ["--episode", "meta-dataset", "--queries", "3"],
+        ["--task-time", "30s", "--cache", "ram"],
+        ["--device", "stm32f746", "--queries", "2"],
+    ],
+)
+def test_plan_and_adapt_choose_the_same(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tracks(tmp_path / "signs", classes=6)
+    common = [*(PI if "--device" not in given else []), *SIZE, "--data", "signs", "--seed", "3"]
+    assert main(["plan", *common, *given, "--out", "chosen.json"]) == 0
+    assert main(["adapt", *common, *given, "--plan-out", "adapted.json"]) == 0
+    agreeing(Path("chosen.json"), Path("adapted.json"))
+
+
+def test_where_few_images_are_left_to_test_on_all_say_so_and_take_the_same(
+    tmp_path, monkeypatch, capsys
+):
+    """Classes of 6 images: five to learn from, one to test on."""
+    monkeypatch.chdir(tmp_path)
+    write_tracks(tmp_path / "few", tracks=2)
+    common = [*PI, *SIZE, "--data", "few", "--no-tracks"]
+    told = "few: beside 5 shots there is 1 image of a class to test on, not 10"
+    for command, out in (("plan", "--out"), ("adapt", "--plan-out")):
+        assert main([command, *common, out, f"{command}.json"]) == 0
+        assert told in capsys.readouterr().err
+    agreeing(Path("plan.json"), Path("adapt.json"))
+    assert read_plan(Path("plan.json")).task.queries == 1
+    assert main(["train", "plan.json", "--iterations", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"]["queries"] == 1
+
+
+def test_what_is_learnt_from_hangs_neither_on_reading_queries_nor_on_who_asks(tmp_path):
+    """And no query is a frame of what is learnt from."""
     write_tracks(tmp_path / "signs")
     source = open_images(tmp_path / "signs")
     tracks = find_tracks(source.classes)
     for seed in range(5):
-        drawn: dict[str, Any] = {"ways": 3, "shots": 3, "seed": seed, "resolution": 8}
-        plain = sample_task(source, **drawn)
-        task = sample_task(source, **drawn, queries=4, tracks=True)
-        assert task.digest == plain.digest
+        drawing = Drawing(shots=3).settled(source)
+        assert drawing == Drawing(3, 3, 10)
+        given: dict[str, Any] = {"seed": seed, "resolution": 8}
+        task = draw_task(source, drawing, **given)
+        plain = draw_task(source, drawing, **given, with_queries=False)
+        assert (task.digest, len(plain.query_labels)) == (plain.digest, 0)
         learnt = {tracks[path] for path in task.paths}
         assert not learnt & {tracks[path] for path in task.query_paths}
-        assert task.queries_by_class == (4, 4, 4)
-    with pytest.raises(InputError, match=r"of other tracks than its 3 shots; 12 queries need"):
-        sample_task(source, **drawn, queries=12, tracks=True)
+        assert task.queries_by_class == (10, 10, 10)
 
 
 def test_train_draws_what_adapt_did_and_makes_the_same_patch(adapted, tmp_path, monkeypatch):
@@ -126,15 +182,65 @@ def test_train_draws_what_adapt_did_and_makes_the_same_patch(adapted, tmp_path, 
     assert Path("trained.whole").read_bytes() == Path("adapted.whole").read_bytes()
 
 
+def test_adapt_does_what_the_plan_says(adapted, tmp_path, monkeypatch, capsys):
+    """The same price and the same bits as when it was made, from another folder."""
+    monkeypatch.chdir(tmp_path)
+    plan, out = adapted / "plan.json", tmp_path / "again.safetensors"
+    assert main(["adapt", str(plan), "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    made = json.loads(plan.read_text())
+    whole, planned = found["predicted"]["adaptation"], made["predicted"]["adaptation"]
+    for key in ("peak_bytes", "macs", "latency_s", "energy_j", "stored_bytes", "uncached_s"):
+        assert whole[key] == planned[key], key
+    assert whole["recipe"]["cut"] == made["recipe"]["cut"]
+    assert found["predicted"]["step"]["macs"]["forward"] == made["predicted"]["macs"]["forward"]
+    assert found["layers"] == made["layers"]
+    assert (found["method"], found["task"]["queries"]) == ("plan by exact", [5, 5, 5])
+    ours, theirs = read_patch(out), read_patch(adapted / "adapted.safetensors")
+    assert ours.plan_sha256 == theirs.plan_sha256
+    for one, other in zip(ours.changes, theirs.changes, strict=True):
+        assert torch.equal(one.new, other.new)
+
+
+def test_what_a_plan_was_made_with_that_adapt_does_not_choose_is_the_plans(tmp_path, monkeypatch):
+    """Passes of several images, computed twice in part: no option of adapt says that."""
+    monkeypatch.chdir(tmp_path)
+    given = [*PI, *SIZE, "--ways", "2", "--shots", "2", "--micro-batch", "2", "--recompute", "2"]
+    assert main(["plan", *given, "--out", "plan.json"]) == 0
+    assert main(["adapt", "plan.json", "--queries", "1", "--out", "patch"]) == 0
+    assert main(["train", "plan.json", "--out", "trained"]) == 0
+    for one, other in zip(
+        *(read_patch(Path(p)).changes for p in ("patch", "trained")), strict=True
+    ):
+        assert torch.equal(one.new, other.new)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["--seed", "3"], "--seed: {plan} says that; leave it out, or plan anew"),
+        (["--device", "jetson-nano"], "--device: {plan} says that"),
+        (["--plan-out", "p.json"], "--plan-out: {plan} says that"),
+        (["--model", "mbv2-w0.35"], "--model mbv2-w0.35: {plan} was made for mcunet-5fps"),
+    ],
+)
+def test_what_would_make_another_plan_is_refused_beside_one(adapted, typed, told, capsys):
+    plan = str(adapted / "plan.json")
+    assert main(["adapt", plan, *typed]) == 2
+    assert f"costsim: {told.format(plan=plan)}" in capsys.readouterr().err
+
+
 def test_images_that_were_changed_since_are_refused(adapted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     copy_plan(adapted)
     write_tracks(tmp_path / "signs", seed=1)
-    assert main(["train", "plan.json", "--out", "patch"]) == 2
-    assert "plan.json: was made for signs, 3 ways × 3 shots, seed 2, and its images are not" in (
-        capsys.readouterr().err
-    )
-    assert not Path("patch").exists()
+    for command in ("train", "adapt"):
+        assert main([command, "plan.json", "--out", "patch"]) == 2
+        assert (
+            "plan.json: was made for signs, 3 ways × 3 shots, seed 2, and its images are not"
+            in (capsys.readouterr().err)
+        )
+        assert not Path("patch").exists()
 
 
 def test_images_that_are_gone_are_refused(adapted, tmp_path, monkeypatch, capsys):

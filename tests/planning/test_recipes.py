@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costsim.base.errors import InputError
+from costsim.base.units import format_bytes
 from costsim.cli import main
 from costsim.device import load_device
 from costsim.ir.cuts import updated_layers
@@ -15,9 +16,10 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program.adaptation import Phase, Scored, Task, frozen_cuts
 from costsim.ir.recipe import CACHES, Recipe
 from costsim.models.networks.graph import architecture_graph
-from costsim.planning.recipes import Asked, choose_cache
+from costsim.planning.recipes import Asked, choose_cache, unkept
 from costsim.pricing.adaptation import transfer_seconds
 from costsim.problem.budget import Budget
+from costsim.problem.task_budget import TaskBudget
 
 PI, CHIP = load_device("pi-zero-2"), load_device("stm32h743")
 NET = architecture_graph("mcunet-5fps", batch=1, resolution=64)
@@ -102,6 +104,40 @@ def test_new_copies_in_every_iteration_are_not_kept():
     assert choose_cache(asked(), Recipe(copies=0), CACHES).recipe.cut is None
     plain = choose_cache(asked(), Recipe(augment=False, copies=0), CACHES)
     assert plain.recipe.cut is not None  # the same images again
+
+
+def why_not(there, recipe, places):
+    """What is said where nothing is kept."""
+    return unkept(there, choose_cache(there, recipe, places), places)
+
+
+def test_nothing_kept_where_somebody_asked_for_it_is_said_with_the_reason():
+    here = asked()
+    least = min(
+        here.forward_cost(Recipe(cut=cut, cache_in="storage")).stored_bytes["storage"]
+        for cut in frozen_cuts(here.graph, updated_layers(here.plan))
+    )
+    card = PI.memory["sd_card"]
+    size = 0.99 * least * card.size.value / PI.storage_bytes
+    small = card.model_copy(update={"size": card.size.model_copy(update={"value": size})})
+    full = asked(device=PI.model_copy(update={"memory": {**PI.memory, "sd_card": small}}))
+    for places in (("ram",), ("storage",), CACHES, ("nothing",)):
+        assert why_not(asked(), Recipe(), places) is None
+    assert why_not(full, Recipe(), CACHES) is None  # nobody asked for that very place
+    told = why_not(full, Recipe(), ("storage",))
+    assert f"with the images it takes {format_bytes(least)} or more" in told
+    assert f"room for {format_bytes(full.device.storage_bytes)}" in told
+    limited = replace(asked(), task_budget=TaskBudget(storage_bytes=least - 1))
+    assert f"room for {format_bytes(least - 1)}" in why_not(limited, Recipe(), ("storage",))
+    enough = replace(asked(), task_budget=TaskBudget(storage_bytes=least))
+    assert why_not(enough, Recipe(iterations=40), ("storage",)) is None
+    assert "no image is shown twice" in why_not(asked(), Recipe(copies=0), ("ram",))
+    tight = asked(budget=Budget(memory_bytes=1))
+    assert "no room for it beside what a step takes" in why_not(tight, Recipe(), ("ram",))
+    once = Recipe(iterations=1)
+    assert "would take longer" in why_not(asked(), once, ("storage",))
+    first = UpdatePlan((), frozenset({next(iter(asked().graph.layers))}))
+    assert "all is computed anew" in why_not(asked(plan=first), Recipe(), ("ram",))
 
 
 def test_an_adaptation_at_a_quarter_of_the_published_recipe():

@@ -29,7 +29,6 @@ from costsim.hardware.results.record import Comparison, Machine, Validation
 from costsim.ir.program import TrainingProgram, compile_program
 from costsim.learning.training import TrainRequest
 from costsim.learning.training.fine_tuning import Run, prepare
-from costsim.learning.training.planned_task import DEFAULT_QUERIES
 
 if TYPE_CHECKING:
     from costsim.hardware.meters.plan_validation import ValidationRequest
@@ -93,7 +92,7 @@ def validate_learning(
     run = prepare(
         TrainRequest(
             plan, request.source, request.weights, request.data, request.split,
-            queries=DEFAULT_QUERIES, iterations=iterations,
+            iterations=iterations,
         )
     )  # fmt: skip
     c = EmittedTask.of(run, request.source)

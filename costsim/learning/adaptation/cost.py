@@ -9,7 +9,7 @@ from costsim.ir.program.adaptation import Scored, Task
 from costsim.ir.step import OPTIMIZER_STATES
 from costsim.learning.adaptation.method import Choice
 from costsim.learning.adaptation.situation import Situation
-from costsim.planning.recipes import Asked, PricedRecipe, choose_cache
+from costsim.planning.recipes import Asked, PricedRecipe, choose_cache, unkept
 from costsim.pricing.accounting.autograd import autograd_memory
 from costsim.pricing.cost import Cost, price
 from costsim.problem.budget import Budget
@@ -25,7 +25,7 @@ class MethodCost:
     as many samples as one pass has, in fp32, for comparison. `adaptation` is the whole of it, from
     scoring to an answer, cut where it takes least; None where nothing is trained. `exceeds` names
     the limits of the budget that a step of a method that trains anything breaks: some methods ask
-    for none.
+    for none. `unkept` says why nothing is kept where that was asked for.
     """
 
     samples: int
@@ -34,6 +34,7 @@ class MethodCost:
     autograd_bytes: int
     adaptation: PricedRecipe | None
     exceeds: tuple[str, ...] = ()
+    unkept: str | None = None
 
     @property
     def backward_macs_a_sample(self) -> float:
@@ -66,14 +67,14 @@ def method_cost(
     """
     recipe, place = situation.recipe, situation.place
     samples = situation.samples + (len(situation.task.query_labels) if transductive else 0)
-    step = recipe.step(samples)
+    step = situation.step_over(samples)
     graph = situation.backbone.graph(step.samples_a_pass)
     plan = choice.plan
     trains = bool(plan.subsets or plan.biases)
     cost = price(compile_program(graph, plan, step), place.device, place.target_name)
-    priced = None
+    priced, told = None, None
     if trains:
-        axes: tuple[UpdateKind, ...] = ("output",)
+        axes: tuple[UpdateKind, ...] = choice.scored_axes or ("output",)
         if choice.importance is not None:
             axes = tuple(dict.fromkeys(entry.axis for entry in choice.importance.channels))
         asked = Asked(
@@ -89,6 +90,7 @@ def method_cost(
         )
         iterations = round(recipe.iterations * (1 + extra_training))
         priced = choose_cache(asked, replace(recipe, iterations=iterations), place.caches)
+        told = unkept(asked, priced, place.caches)
     return MethodCost(
         samples,
         step.samples_a_pass,
@@ -98,6 +100,7 @@ def method_cost(
         ).total_bytes,
         priced,
         _exceeds(situation.budget, cost) if trains else (),
+        told,
     )
 
 

@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass
 
-from costsim.solving.planfile import EpisodeName
+from costsim.data import Drawing
+
+NOTHING_ASIDE = Drawing(queries=0, tracks=False)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was typed of where the images are, and the rule that chose among them.
+    """What was typed of where the images are, and the settled rule that chose among them.
 
-    `data` and `split` are None for the images that ship. `queries` images of each class were set
-    aside, and `tracks` says whether frames of one track stayed on one side: what is learnt from
-    hangs on both.
+    `data` and `split` are None for the images that ship; the rule that of a task in which nothing
+    was set aside, unless it is given.
     """
 
     data: str | None = None
     split: str | None = None
-    episode: EpisodeName = "fixed"
-    queries: int = 0
-    tracks: bool = False
+    drawing: Drawing = NOTHING_ASIDE

@@ -28,7 +28,8 @@ def joint_question(
     axes: tuple[UpdateKind, ...] = tuple(dict.fromkeys(one.axis for one in importance.channels))
 
     def side(image_interval: int) -> Side:
-        step = replace(recipe, image_interval=image_interval).step(situation.samples)
+        shown = replace(recipe, image_interval=image_interval)
+        step = shown.step(situation.samples, place.bits)
         graph = backbone.graph(step.samples_a_pass)
         target = place.target
         problem = Problem(

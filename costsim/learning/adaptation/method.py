@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from costsim.base.errors import InputError
+from costsim.ir.operators import UpdateKind
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import FISHER_WORK, ScoringWork
 from costsim.ir.recipe import Recipe
@@ -29,7 +30,8 @@ class Choice:
 
     `problem` and `solution` are there where a solver chose; `scored` are the layers that were
     scored on the task's samples, which takes time on the device (`scoring`), and is empty where
-    none were. `recipe`: how it is trained, where that was chosen with it.
+    none were; `scored_axes` along which, where no `importance` says so. `recipe`: how it is
+    trained, where that was chosen with it.
     """
 
     plan: UpdatePlan
@@ -37,6 +39,7 @@ class Choice:
     problem: Problem | None = None
     solution: Solution | None = None
     scored: tuple[str, ...] = ()
+    scored_axes: tuple[UpdateKind, ...] = ()
     scoring: ScoringWork = FISHER_WORK
     recipe: Recipe | None = None
 

@@ -1,7 +1,7 @@
 """One method on one task: chosen, priced, trained, and tested on the query images."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from costsim.learning.adaptation.guard.base import Guard, NoGuard
 from costsim.learning.adaptation.loop import Trained, train
 from costsim.learning.adaptation.method import Choice, Method
 from costsim.learning.adaptation.situation import Situation
-from costsim.learning.training.patch import Patch, make_patch, plan_digest
+from costsim.learning.training.base_model import load_unfolded
+from costsim.learning.training.patch import Patch, make_patch, plan_digest, unfolded_patch
 from costsim.planning import parameters_digest
 from costsim.problem.importance import Importance
 from costsim.problem.solution import Solution, Status
@@ -65,20 +66,24 @@ class Adapted:
     @property
     def notes(self) -> tuple[str, ...]:
         """What to know before believing it; see `costsim.run.criteria.caveats`."""
-        scores = self.choice.importance
+        scores, folded = self.choice.importance, self.situation.backbone.folded
         found = (
+            None if folded is None else folded.sentence,
             output_caveat(
                 self.situation.graph, "prototype", self.situation.task.ways, choice=False
             ),
             weights_caveat(self.situation.backbone.name, self.situation.backbone.provenance),
             None if scores is None else score_caveat(scores),
             loss_caveat(self.losses),
+            self.cost.unkept,
         )
         return tuple(told for told in found if told is not None)
 
     @property
     def plan(self) -> PlanFile:
         """What was trained, as a plan file; raises `InputError` for a network of unknown origin."""
+        if self.situation.planned is not None:
+            return self.situation.planned
         return _plan_file(self.situation, self.method, self.choice, self.cost, self.learning_rate)
 
     @property
@@ -195,8 +200,12 @@ def adapt(
     finally:
         fit.restore()
     if patch is not None:  # the plan's parameters are those of the base, which is back
-        file = _plan_file(situation, method.name, choice, cost, rate)
+        file = situation.planned or _plan_file(situation, method.name, choice, cost, rate)
         patch = replace(patch, plan_sha256=plan_digest(file))
+        if (folded := situation.backbone.folded) is not None:
+            weights = file.model.weights and Path(file.model.weights)
+            whole = load_unfolded(file, method.name, weights or None)
+            patch = unfolded_patch(patch, folded, whole.graph, whole.tensors)
     return Adapted(
         method=method.name,
         guard=guard.name,
@@ -298,7 +307,7 @@ def _plan_file(
     situation: Situation, method: str, choice: Choice, cost: MethodCost, learning_rate: float
 ) -> PlanFile:
     backbone, place, task = situation.backbone, situation.place, situation.task
-    priced = cost.adaptation
+    priced, drawn = cost.adaptation, situation.drawn
     if backbone.origin is None:
         raise InputError(f"{backbone.name}: nothing says how to load it again")
     weights = backbone.origin.weights
@@ -314,6 +323,7 @@ def _plan_file(
             resolution=backbone.origin.resolution,
             provenance=backbone.provenance,
             parameters_sha256=parameters_digest(backbone.tensors),
+            batch_norm=None if backbone.folded is None else "folded",
         ),
         graph=situation.graph,
         step=situation.step,
@@ -324,15 +334,7 @@ def _plan_file(
         loss="prototype",
         device=place.device,
         target=place.target_name,
-        task=TaskRecord(
-            source=task.description,
-            **asdict(situation.drawn),
-            ways=task.ways,
-            shots=max(task.shots_by_class),
-            samples=len(task.labels),
-            seed=task.seed,
-            images_sha256=task.digest,
-        ),
+        task=TaskRecord.of(task, drawn.drawing, drawn.data, drawn.split),
         recipe=replace(
             situation.recipe if priced is None else priced.recipe,
             micro_batch=situation.step.samples_a_pass,

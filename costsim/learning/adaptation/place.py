@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from costsim.device import ComputeTarget, DeviceSpec
 from costsim.ir.recipe import CACHES, CacheIn
+from costsim.ir.step import BitWidths
 from costsim.planning import BudgetRequest
 from costsim.problem.task_budget import TaskBudget
 
@@ -22,6 +23,11 @@ class Place:
     caches: tuple[CacheIn, ...] = CACHES
     task_budget: TaskBudget = field(default_factory=TaskBudget)
     pinned: frozenset[str] = frozenset()
+
+    @property
+    def bits(self) -> BitWidths:
+        """Bits an element of its steps: those usual on the device."""
+        return self.device.bits.usual
 
     @property
     def target(self) -> ComputeTarget:

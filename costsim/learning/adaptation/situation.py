@@ -32,6 +32,7 @@ from costsim.problem.problem import Problem
 from costsim.run.criteria import make_criterion
 from costsim.run.criteria.base import Criterion
 from costsim.run.criteria.loss import PrototypeLoss, prototypes
+from costsim.solving.planfile import PlanFile
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ class Situation:
 
     What a device keeps of frozen parts is the recipe's to say. Here everything is kept up to
     `cache_bytes`, so that it is computed once for all iterations, which gives the same values.
-    `drawn` is how the task came about, for a plan file to say.
+    `drawn` is how the task came about, for a plan file to say; `planned` a plan file of this very
+    task, whose steps and budgets it has.
 
     Raises `InputError` for images of another size than the network takes and for a task of one
     class.
@@ -56,6 +58,7 @@ class Situation:
         progress: Progress | None = None,
         cache_bytes: int = CACHE_BYTES,
         drawn: Drawn | None = None,
+        planned: PlanFile | None = None,
     ) -> None:
         if tuple(task.images.shape[1:]) != backbone.input_shape:
             raise InputError(
@@ -69,7 +72,7 @@ class Situation:
         if self.recipe.augment and not task.are_images:
             note(f"{task.source}: no images, of which no changed copies are made (--no-augment)")
             self.recipe = replace(self.recipe, augment=False)
-        self.progress, self.drawn = progress, drawn or Drawn()
+        self.progress, self.drawn, self.planned = progress, drawn or Drawn(), planned
         self._frozen = FrozenValues(backbone, cache_bytes)
 
     # The task as tensors.
@@ -203,11 +206,19 @@ class Situation:
     @property
     def step(self) -> TrainingStep:
         """The step that is priced."""
-        return self.recipe.step(self.samples)
+        return self.step_over(self.samples)
+
+    def step_over(self, samples: int) -> TrainingStep:
+        """That of a task of so many samples."""
+        if self.planned is not None and samples == self.samples:
+            return self.planned.step
+        return self.recipe.step(samples, self.place.bits)
 
     @cached_property
     def budget(self) -> Budget:
         """The limits of a step on the device."""
+        if self.planned is not None:
+            return self.planned.budget
         return self.place.budget.resolve(self.place.device, self.graph, self.step)
 
     def on_device(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -223,7 +234,7 @@ class Situation:
         """
         step, budget = self.step, self.budget
         if samples is not None:
-            step = self.recipe.step(samples)
+            step = self.step_over(samples)
             graph = self.backbone.graph(step.samples_a_pass)
             budget = self.place.budget.resolve(self.place.device, graph, step)
         found = pose(self.backbone, self.place, step, budget, importance, with_bias=with_bias)

@@ -129,5 +129,5 @@ class SearchedScheme(Method):
             problem.seed = self.seed
             return solve_uninterrupted(problem, self.solver)
 
-        step = situation.recipe.step(samples)
+        step = situation.step_over(samples)
         return situation.on_device(("scheme", self, step, situation.place.budget), search)

@@ -12,6 +12,7 @@ from costsim.ir.cuts import between
 from costsim.ir.graph import LayerGraph
 from costsim.learning.training.network import Forward, forward_by_torch
 from costsim.learning.training.patch import Origin
+from costsim.models.folding import Folded
 from costsim.models.loading import load_model
 from costsim.models.networks.build import Network
 from costsim.models.networks.graph import architecture_graph
@@ -32,17 +33,20 @@ class Backbone:
     """A model that returns features, in evaluation mode, on one torch device.
 
     `tensors` are the module's own, by the graph's names; adapting writes to them and puts the base
-    back. `origin` says how to load the base again, for a patch. What is derived from a backbone
+    back. `origin` says how to load the base again, for a patch, `folded` what was done to its batch
+    norms, None if nothing. What is derived from a backbone
     (graphs, modified copies) is made once. Raises `InputError` for a model without weights.
     """
 
     def __init__(
         self, module: nn.Module, input_shape: tuple[int, ...], *, name: str,
         origin: Origin | None = None, provenance: str = "", backend: Backend = "torch",
+        folded: Folded | None = None,
     ) -> None:  # fmt: skip
         self.module, self.name, self.origin = module.eval(), name, origin
         self.input_shape, self.provenance = input_shape, provenance
         self.backend: Backend = backend
+        self.folded = folded
         self._graphs: dict[int, LayerGraph] = {}
         self._variants: dict[Hashable, Backbone] = {}
         self._derived: dict[Hashable, Any] = {}
@@ -149,6 +153,15 @@ def _layout(images: Tensor) -> torch.memory_format:
     return torch.channels_last if images.ndim == 4 else torch.contiguous_format
 
 
+def on_torch_device(module: nn.Module, device: str | torch.device) -> nn.Module:
+    """The module there; raises `InputError` for a torch device that is not there."""
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"torch device {str(device)!r} cannot be used: {reason}") from error
+
+
 def load_backbone(
     spec: str,
     *,
@@ -157,9 +170,10 @@ def load_backbone(
     seed: int = 0,
     device: str | torch.device = "cpu",
     backend: Backend = "torch",
+    fold: bool = False,
 ) -> Backbone:
     """The model that `spec` names, as `costsim plan` loads it (see
-    `costsim.models.loading.load_model`).
+    `costsim.models.loading.load_model`), its batch norms folded where `fold` says so.
 
     Raises `InputError` for a model or weights that cannot be used, and for a torch device that is
     not there.
@@ -169,13 +183,9 @@ def load_backbone(
             f"{spec}: an exported program takes batches of one size, and adapting needs several; "
             "give the function that makes the model, as file.py:name"
         )
-    loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution)
+    loaded = load_model(spec, weights=weights, seed=seed, resolution=resolution, fold=fold)
     shape = tuple(loaded.example_input.shape[1:])
-    try:
-        module = loaded.module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"torch device {str(device)!r} cannot be used: {reason}") from error
+    module = on_torch_device(loaded.module, device)
     origin = Origin(
         name=loaded.name,
         spec=spec,
@@ -190,4 +200,5 @@ def load_backbone(
         origin=origin,
         provenance=loaded.provenance,
         backend=backend,
+        folded=loaded.folded,
     )

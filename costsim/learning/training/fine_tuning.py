@@ -29,7 +29,7 @@ from costsim.learning.training.patch import (
     unfolded_patch,
     write_patch,
 )
-from costsim.learning.training.planned_task import draw_task
+from costsim.learning.training.planned_task import draw_planned_task
 from costsim.learning.training.train_request import TrainRequest
 from costsim.learning.training.trainer import Diverged, Support, Trainer
 from costsim.run.criteria.loss import prototypes
@@ -190,7 +190,7 @@ def prepare(request: TrainRequest, progress: Progress | None = None) -> Run:
     report("loading the model", 0, 0)
     subject, _ = load_planned(file, request.source, request.weights)
     recipe = request.recipe
-    task = draw_task(request, subject, progress)
+    task = draw_planned_task(request, subject, progress)
     if recipe.augment and not task.are_images:
         note(f"{task.source}: no images, of which no changed copies are made (--no-augment)")
         recipe = replace(recipe, augment=False)

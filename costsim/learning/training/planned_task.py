@@ -7,63 +7,41 @@ import numpy as np
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress
 from costsim.data import (
-    EpisodeRule,
-    FixedEpisode,
+    Drawing,
     ImageSource,
-    MetaDatasetEpisode,
     Task,
-    classes_of,
     digits,
-    find_tracks,
+    draw_task,
     open_source,
     resolution_and_channels,
-    sample_episode,
-    sample_task,
 )
 from costsim.learning.training.base_model import Subject
 from costsim.learning.training.train_request import TrainRequest
-from costsim.planning import DEFAULT_WAYS
 from costsim.solving.planfile import TaskRecord, data_found_again
 
-DEFAULT_QUERIES = 10
 
-
-def draw_task(request: TrainRequest, subject: Subject, progress: Progress | None = None) -> Task:
+def draw_planned_task(
+    request: TrainRequest, subject: Subject, progress: Progress | None = None
+) -> Task:
     """The task to train on, with images to test on.
 
     Raises `InputError` where nothing is said of it and the images are not the plan's any more.
     """
     planned, source = request.plan.task, _images(request, progress)
-    seed = planned.seed if request.seed is None else request.seed
-    queries = _queries(request)
+    drawing = _drawing(request).settled(source)
     resolution, channels = resolution_and_channels(subject.input_shape)
-    if _is_episode(planned):
-        task = sample_episode(
-            source,
-            _rule(request, source, max(queries, planned.queries)),
-            seed=seed,
-            resolution=resolution,
-            channels=channels,
-            tracks=planned.tracks,
-            progress=progress,
-        )
-        task = _with_queries(task, queries)
-    else:
-        shots = planned.shots if request.shots is None else request.shots
-        task = sample_task(
-            source,
-            ways=_ways(request) or max(1, min(DEFAULT_WAYS, len(classes_of(source, shots)))),
-            shots=shots,
-            queries=queries,
-            seed=seed,
-            resolution=resolution,
-            channels=channels,
-            tracks=True,
-            progress=progress,
-        )
+    task = draw_task(
+        source,
+        drawing,
+        seed=planned.seed if request.seed is None else request.seed,
+        resolution=resolution,
+        channels=channels,
+        progress=progress,
+        with_queries=request.queries != 0,
+    )
     if request.is_the_plans and task.digest != planned.images_sha256:
-        raise InputError(f"{request.source}: {_changed(planned, task, queries)}")
-    return task
+        raise InputError(f"{request.source}: {_changed(planned, task, drawing)}")
+    return task if request.queries is None else _with_queries(task, request.queries)
 
 
 def _images(request: TrainRequest, progress: Progress | None) -> ImageSource:
@@ -74,36 +52,24 @@ def _images(request: TrainRequest, progress: Progress | None) -> ImageSource:
     return digits() if data is None else open_source(data, split, progress)
 
 
-def _is_episode(planned: TaskRecord) -> bool:
-    """Whether what is learnt from was drawn beside what is tested on."""
-    return bool(planned.queries) or planned.tracks or planned.episode != "fixed"
+def _drawing(request: TrainRequest) -> Drawing:
+    """The plan's rule, with what is asked otherwise of it.
 
-
-def _queries(request: TrainRequest) -> int:
+    Of the plan's images as many are set aside as were then, however few are tested on. What an
+    episode of other images draws, ways and shots, is the plan's where that was fixed.
+    """
     planned = request.plan.task
-    if request.queries is not None:
-        return request.queries
-    return planned.queries if _is_episode(planned) else DEFAULT_QUERIES
-
-
-def _ways(request: TrainRequest) -> int | None:
-    """As many as asked, or as the plan's where its images are meant."""
-    if request.ways is None and request.data is None and request.shots is None:
-        return request.plan.task.ways
-    return request.ways
-
-
-def _rule(request: TrainRequest, source: ImageSource, queries: int) -> EpisodeRule:
-    planned = request.plan.task
-    if planned.episode == "meta-dataset" and request.ways is None and request.shots is None:
-        return MetaDatasetEpisode(queries=queries)
-    shots = planned.shots if request.shots is None else request.shots
-    ways = _ways(request)
-    if ways is None:
-        tracks = find_tracks(source.classes) if planned.tracks else None
-        able = FixedEpisode(1, shots, queries).able(source.classes, tracks)
-        ways = max(1, min(DEFAULT_WAYS, len(able)))
-    return FixedEpisode(ways, shots, queries)
+    if request.queries is not None and request.queries < 0:
+        raise InputError(f"queries is {request.queries}; at least 0 is needed")
+    ways, shots, queries = request.ways, request.shots, request.queries
+    if request.data is None:
+        queries = max(planned.queries, queries or 0)
+    if planned.episode == "meta-dataset" and ways is None and shots is None:
+        return Drawing(None, None, queries, planned.episode, planned.tracks)
+    if ways is None and request.data is None and shots is None:
+        ways = planned.ways
+    shots = planned.shots if shots is None else shots
+    return Drawing(ways, shots, queries, "fixed", planned.tracks)
 
 
 def _with_queries(task: Task, queries: int) -> Task:
@@ -119,11 +85,11 @@ def _with_queries(task: Task, queries: int) -> Task:
     )
 
 
-def _changed(planned: TaskRecord, task: Task, queries: int) -> str:
+def _changed(planned: TaskRecord, task: Task, drawing: Drawing) -> str:
     told = (
         f"was made for {planned.source}, and its images are not those that "
         f"{task.description} has now"
     )
-    if _is_episode(planned) and queries > planned.queries:
-        told += f" with {queries} queries of each class, not {planned.queries}, set aside"
+    if drawing.queries != planned.queries:
+        told += f" with {drawing.queries} queries of each class, not {planned.queries}, set aside"
     return f"{told}: say which to take (--data, and --seed if need be)"

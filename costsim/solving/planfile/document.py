@@ -24,18 +24,15 @@ from costsim.solving.planfile.records import (
     FleetRecord,
     ImportanceRecord,
     LayerRecord,
-    Listed,
     LossName,
     ModelRecord,
     Prediction,
-    RecipeRecord,
-    Record,
     Seed,
     SolverRecord,
-    StepRecord,
     TaskRecord,
     WayRecord,
 )
+from costsim.solving.planfile.values import ByFields, Listed, Record
 
 SCHEMA = "costsim.plan/2"
 OLDER = ("costsim.plan/1",)
@@ -47,9 +44,9 @@ T = TypeVar("T")
 class _Document(Record):
     model: ModelRecord
     device: DeviceRecord | None
-    step: StepRecord
+    step: Annotated[TrainingStep, ByFields()]
     task: TaskRecord
-    recipe: RecipeRecord
+    recipe: Annotated[Recipe, ByFields()]
     budgets: BudgetRecord
     layers: Annotated[tuple[LayerRecord, ...], Listed]
     predicted: Prediction | None
@@ -171,18 +168,16 @@ class PlanFile:
             read = _Document.model_validate({k: v for k, v in document.items() if k != "schema"})
         except ValidationError as error:
             raise InputError(f"{source}: {first_mistake(error, 'plan')}") from error
-        given, layers = read.step.model_dump(), [_dump(layer) for layer in read.layers]
-        step = _made(f"{source}: step", lambda: TrainingStep.from_json(given))
-        recipe = _made(f"{source}: recipe", lambda: Recipe(**read.recipe.model_dump()))
-        _check_recipe(recipe, step, source)
+        layers = [_dump(layer) for layer in read.layers]
+        _check_recipe(read.recipe, read.step, source)
         return cls(
             model=read.model,
             device=read.device,
-            step=step,
+            step=read.step,
             task=read.task,
-            recipe=recipe,
+            recipe=read.recipe,
             budget=_made(f"{source}: budgets", lambda: Budget(**read.budgets.of_a_step)),
-            task_budget=_made(f"{source}: budgets.task", lambda: read.budgets.of_the_task),
+            task_budget=read.budgets.of_the_task,
             plan=_made(f"{source}: layers", lambda: UpdatePlan.from_json(layers)),
             order=tuple(layer.name for layer in read.layers),
             predicted=read.predicted,

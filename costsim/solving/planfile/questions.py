@@ -3,7 +3,8 @@
 from typing import Annotated, Literal, TypeAlias
 
 from costsim.device.base import Named
-from costsim.solving.planfile.records import Amount, Count, Listed, Name, Number, Record
+from costsim.solving.planfile.records import Amount, Count, Name, Number
+from costsim.solving.planfile.values import Listed, Record
 
 
 class LimitPriceRecord(Record):

@@ -3,36 +3,29 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from costsim.device.base import Named, Part, refuse
+from costsim.data import Drawing, EpisodeName, Task
+from costsim.device.base import Named, refuse
 from costsim.ir.operators import UpdateKind
-from costsim.ir.recipe import MOST_ITERATIONS
+from costsim.ir.recipe import LARGEST_SEED
+from costsim.ir.step import MOST_SAMPLES
 from costsim.problem.budget import Budget
 from costsim.problem.task_budget import TaskBudget
+from costsim.solving.planfile.values import ByFields, Listed, Record
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Number = Count | Amount
 """Whole where the unit is: bytes and MACs."""
-LARGEST_COUNT = 1_000_000
+LARGEST_COUNT = MOST_SAMPLES
 """Of samples in a step, and of pixels a side: beyond what any device or machine has."""
-LARGEST_SEED = 2**63 - 1
-"""Of torch's generators."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Name = Annotated[str, Field(min_length=1)]
-EpisodeName = Literal["fixed", "meta-dataset"]
 LossName = Literal["prototype", "cross_entropy"]
 """What a plan is chosen for: likeness to class means, or logits."""
 PhaseName = Literal["scoring", "caching", "class means", "training", "answering"]
 """See `costsim.ir.program.adaptation.Phase`."""
-Listed = BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
-
-
-class Record(Part):
-    """A mapping of a plan file: known keys only, no coercion, finite numbers."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class ModelRecord(Record):
@@ -223,9 +216,8 @@ class TaskRecord(Record):
     """The task planned for: where its images come from, and how they were drawn.
 
     `data` and `split` are what was typed, None for the images that ship; `images_sha256` is of the
-    support images and their labels. `episode`: how ways and shots came about. What was drawn hangs
-    on the `queries` images of each class that were set aside, and on `tracks`: whether frames of
-    one track stayed on one side.
+    support images and their labels. What was drawn hangs on `episode`, `queries` and `tracks` too;
+    see `costsim.data.Drawing`.
     """
 
     source: str
@@ -240,25 +232,23 @@ class TaskRecord(Record):
     tracks: bool = False
     images_sha256: str
 
-
-class RecipeRecord(Record):
-    """How a task is adapted to; see `costsim.ir.recipe.Recipe`."""
-
-    iterations: Annotated[int, Field(ge=1, le=MOST_ITERATIONS)]
-    optimizer: str
-    learning_rate: Amount | None
-    batch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None
-    momentum: Amount
-    temperature: Amount
-    augment: bool
-    copies: Count
-    image_interval: Count
-    means_interval: Count
-    micro_batch: Count
-    loss: LossName
-    cut: str | None
-    cache_in: str
-    seed: Seed
+    @classmethod
+    def of(cls, task: Task, drawing: Drawing, data: str | None, split: str | None) -> "TaskRecord":
+        """The record of a task that a settled `drawing` drew, and of what was typed of the data."""
+        assert drawing.queries is not None
+        return cls(
+            source=task.description,
+            data=data,
+            split=split,
+            ways=task.ways,
+            shots=max(task.shots_by_class),
+            samples=len(task.labels),
+            seed=task.seed,
+            episode=drawing.episode,
+            queries=drawing.queries,
+            tracks=drawing.tracks,
+            images_sha256=task.digest,
+        )
 
 
 class Prediction(Record):
@@ -337,35 +327,6 @@ class ImportanceRecord(Record):
         return next(found, None)
 
 
-class BitsRecord(Record):
-    """Bits an element."""
-
-    weights: int
-    activations: int
-    gradients: int
-    optimizer: int
-
-
-class StepRecord(Record):
-    """One training step; see `costsim.ir.step.TrainingStep`."""
-
-    batch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-    micro_batch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None
-    optimizer: str
-    update: str
-    bits: BitsRecord
-    recompute: Annotated[tuple[Name, ...], Listed]
-
-
-class TaskBudgetRecord(Record):
-    """The budgets of the whole adaptation; see `costsim.problem.task_budget.TaskBudget`."""
-
-    latency_s: float | None = None
-    energy_j: float | None = None
-    macs: int | None = None
-    storage_bytes: int | None = None
-
-
 class BudgetRecord(Record):
     """The budgets of a step, and of the whole `task` where that has some."""
 
@@ -375,7 +336,7 @@ class BudgetRecord(Record):
     latency_s: float | None
     energy_j: float | None
     working_bytes: int | None
-    task: TaskBudgetRecord | None = None
+    task: Annotated[TaskBudget, ByFields()] | None = None
 
     @property
     def of_a_step(self) -> dict[str, Any]:
@@ -385,7 +346,7 @@ class BudgetRecord(Record):
     @property
     def of_the_task(self) -> TaskBudget:
         """Those of the whole."""
-        return TaskBudget() if self.task is None else TaskBudget(**self.task.model_dump())
+        return TaskBudget() if self.task is None else self.task
 
 
 class FleetRecord(Record):

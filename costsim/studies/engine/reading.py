@@ -15,12 +15,12 @@ from costsim.base.units import parse_bytes, parse_joules, parse_macs, parse_perc
 from costsim.base.yaml_text import parse_yaml
 from costsim.data import is_of_hub, open_source
 from costsim.device import load_device
+from costsim.ir.recipe import LARGEST_SEED
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM
 from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.studies.engine.cell import ModelChoice
 
-LARGEST_SEED = 2**63 - 1
 LIMITS = ("memory", "accounting", "macs", "latency", "energy")
 """What a budget may limit."""
 

@@ -72,7 +72,7 @@ def _solved(cell: SolverCell, prepared: Prepared, make_solver: MakeSolver) -> di
         solver = replace(solver, weight_norms=norms)
     solution = solve(problem, solver, device=device)
     row = {**cell.head, **_answer(problem, solution)}
-    notes = [*caveats(prepared.request, prepared.loaded, problem.graph, problem.importance)]
+    notes = [*caveats(prepared)]
     if cell.settings.accuracy:
         row |= _trained(cell, replace(prepared, problem=problem), solution, notes)
     return row | {"note": "\n".join(notes) or None}

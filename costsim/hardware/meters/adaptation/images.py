@@ -11,7 +11,7 @@ from costsim.base.progress import Progress
 from costsim.base.units import counted
 from costsim.hardware.meters.plan_validation import ValidationRequest
 from costsim.learning.training.base_model import Subject
-from costsim.learning.training.planned_task import draw_task
+from costsim.learning.training.planned_task import draw_planned_task
 from costsim.learning.training.train_request import TrainRequest
 
 _HALF = 127.5
@@ -38,7 +38,7 @@ def task_images(
     Raises `InputError` where the plan's are no longer there, and for others that are not as many.
     """
     planned = request.plan.task
-    asked = TrainRequest(request.plan, request.source, queries=planned.queries)
+    asked = TrainRequest(request.plan, request.source, queries=0)
     if request.data is not None:
         asked = replace(
             asked,
@@ -47,7 +47,7 @@ def task_images(
             ways=planned.ways,
             shots=planned.shots,
         )
-    task = draw_task(asked, subject, progress)
+    task = draw_planned_task(asked, subject, progress)
     if len(task.labels) != planned.samples:
         raise InputError(
             f"{request.source}: task.samples is {planned.samples}, but {task.description} has "
