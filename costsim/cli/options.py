@@ -28,7 +28,7 @@ from costsim.run.criteria.loss import LOSSES
 from costsim.run.native import BACKENDS
 
 if TYPE_CHECKING:
-    from costsim.data import Drawing
+    from costsim.data import Drawing, EpisodeName
     from costsim.planning import BudgetRequest
 
 F = TypeVar("F", bound="Callable[..., Any] | click.Command")
@@ -317,7 +317,8 @@ class TaskOptions:
         """As one value, not yet settled by the images."""
         from costsim.data import Drawing
 
-        episode = "meta-dataset" if self.episode == "meta-dataset" else "fixed"
+        varies = self.episode == "meta-dataset"
+        episode: EpisodeName = "meta-dataset" if varies else "fixed"
         return Drawing(self.ways, self.shots, self.queries, episode, self.tracks)
 
 

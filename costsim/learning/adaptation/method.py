@@ -39,9 +39,9 @@ class Choice:
     problem: Problem | None = None
     solution: Solution | None = None
     scored: tuple[str, ...] = ()
-    scored_axes: tuple[UpdateKind, ...] = ()
     scoring: ScoringWork = FISHER_WORK
     recipe: Recipe | None = None
+    scored_axes: tuple[UpdateKind, ...] = ()
 
 
 class Method(ABC):

@@ -19,7 +19,6 @@ from costsim.solving.planfile.questions import ExplanationRecord, SoughtRecord
 from costsim.solving.planfile.records import (
     AdaptationRecord,
     DeviceRecord,
-    EpisodeName,
     FleetRecord,
     ModelRecord,
     Prediction,
@@ -33,7 +32,6 @@ __all__ = [
     "WEIGHTS",
     "AdaptationRecord",
     "DeviceRecord",
-    "EpisodeName",
     "ExplanationRecord",
     "FleetRecord",
     "ModelRecord",
