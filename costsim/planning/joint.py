@@ -62,9 +62,11 @@ def choose_jointly(
     if alone.plan is None:
         return JointAnswer(side.problem, search.told(alone), None)
     report("pricing the whole adaptation", 0, 0)
-    priced = choose_cache(replace(side.asked, plan=alone.plan), question.recipe, question.caches)
-    if not side.asked.exceeded(priced.cost):
-        return JointAnswer(side.problem, search.told(alone), priced)
+    if search.may_be_in_time(question.recipe, alone.plan):
+        asked = replace(side.asked, plan=alone.plan)
+        priced = choose_cache(asked, question.recipe, question.caches)
+        if not side.asked.exceeded(priced.cost):
+            return JointAnswer(side.problem, search.told(alone), priced)
     if alone.reason == INTERRUPTED:  # what there is so far is not within the budgets
         raise KeyboardInterrupt
     return _Search(question, solver, report, search, alone).answer()
@@ -89,7 +91,9 @@ class _Search:
         """The search among steps as the recipe does them."""
         interval = recipe.image_interval
         if interval not in self.searches:
-            side = self.question.sides(interval)
+            side, (first, *_) = self.question.sides(interval), self.searches.values()
+            # Programs without updates are those of the first side: they are read once.
+            side = replace(side, asked=replace(side.asked, readings=first.asked.readings))
             self.searches[interval] = SideSearch(
                 side, self.question.caches, self.solver, self.report
             )

@@ -152,7 +152,9 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
     shown_once = recipe.augment and not recipe.copies
     if not trains or shown_once or uncached.latency_s is None:
         return best
-    for way in _promising(asked, recipe, caches, best):
+    updates_s = _seconds(uncached) - _seconds(asked.forward_cost(plain))
+    fastest = float("inf") if asked.exceeded(uncached) else _seconds(uncached)
+    for _, way in _promising(asked, recipe, caches, updates_s, fastest):
         cost = asked.cost(way)
         better = _worth(asked, cost) < _worth(asked, best.cost)
         if better and asked.has_room(cost, way.cache_in):
@@ -160,6 +162,18 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
             if not asked.exceeded(cost) and not recomputes(asked.step):
                 break  # of the rest none takes less
     return best
+
+
+def fastest_s(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], updates_s: float) -> float:
+    """Seconds of the whole by the fastest way, where the updates of all steps take `updates_s`.
+
+    No choice of a cut and a cache takes less: their room is not looked at.
+    """
+    plain = _seconds(asked.forward_cost(replace(recipe, cut=None, cache_in="nothing"))) + updates_s
+    if recipe.augment and not recipe.copies:
+        return plain
+    ways = _promising(asked, recipe, caches, updates_s, plain)
+    return min([plain, *(seconds + updates_s for seconds, _ in ways)])
 
 
 def unkept(asked: Asked, priced: PricedRecipe, caches: tuple[CacheIn, ...]) -> str | None:
@@ -198,14 +212,12 @@ def recomputes(step: TrainingStep | None) -> bool:
 
 
 def _promising(
-    asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], plain: PricedRecipe
-) -> list[Recipe]:
-    """`recipe` with each cut and cache that may take less than `plain`, the fastest first.
+    asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], updates_s: float, fastest: float
+) -> list[tuple[float, Recipe]]:
+    """`recipe` with each cut and cache that may take less than `fastest`, the fastest first.
 
-    They are compared without what updates add to each step, which is the same for all.
+    With the seconds of each, without those that updates add to all steps, `updates_s` for any.
     """
-    updates_s = _seconds(plain.cost) - _seconds(asked.forward_cost(plain.recipe))
-    fastest = float("inf") if asked.exceeded(plain.cost) else _seconds(plain.cost)
     found: list[tuple[float, Recipe]] = []
     for cut in reversed(frozen_cuts(asked.graph, updated_layers(asked.plan))):
         computing: list[float] = []
@@ -220,7 +232,7 @@ def _promising(
                 fastest = min(fastest, _seconds(cost) + updates_s)
         if not computing or min(computing) + updates_s * (not recomputes(asked.step)) > fastest:
             break
-    return [way for _, way in sorted(found, key=lambda one: one[0])]
+    return sorted(found, key=lambda one: one[0])
 
 
 def _seconds(cost: AdaptationCost) -> float:

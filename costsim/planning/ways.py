@@ -18,7 +18,7 @@ from costsim.base.progress import Progress
 from costsim.ir.cuts import between, cuts, last_frozen_cut, updated_layers
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.recipe import CacheIn, Recipe
-from costsim.planning.recipes import Asked, choose_cache, recomputes
+from costsim.planning.recipes import Asked, choose_cache, fastest_s, recomputes
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
@@ -27,6 +27,9 @@ from costsim.problem.task_budget import TaskBudget, described, enough
 from costsim.solving.arena_budget import INTERRUPTED
 from costsim.solving.pareto import TIE
 from costsim.solving.solve import KnownAnswer, ask, solve
+
+SURE = 1e-6
+"""By what share seconds are over a limit that is surely broken, however they were summed up."""
 
 BELOW = 1.5 * TIE
 """How far below a gain plans are still looked for that gain as much, as a share of all gains."""
@@ -199,6 +202,17 @@ class SideSearch:
             self.solver.name, answer.plan, None, answer.status, gain, answer.bound, seconds,
             answer.reason,
         )  # fmt: skip
+
+    def may_be_in_time(self, recipe: Recipe, plan: UpdatePlan) -> bool:
+        """Whether `plan` may be within the seconds of the whole: told without compiling it."""
+        limit, problem = self.asked.task_budget.latency_s, self.problem
+        step_s = problem.table.price_plan(plan).step_s
+        if limit is None or step_s is None or recomputes(problem.step) or not updated_layers(plan):
+            return True
+        steps = recipe.steps(self.asked.task.samples, problem.step.batch)
+        updates_s = steps * (float(step_s[0]) - self._idle_s)
+        asked = replace(self.asked, plan=plan)
+        return fastest_s(asked, recipe, self.caches, updates_s) <= limit * (1 + SURE)
 
     def keeping(
         self, recipe: Recipe, plan: UpdatePlan, able: Collection[frozenset[str]]

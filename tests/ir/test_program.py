@@ -37,6 +37,7 @@ from costsim.ir.program import (
     Direction,
     Operation,
     TrainingProgram,
+    build_schedule,
     compile_program,
     cut_calls,
     memory_timeline,
@@ -669,6 +670,16 @@ def test_arena_of_the_networks_is_the_peak(name: str, layers: int) -> None:
 
 
 # Values.
+
+
+@given(st.data())
+def test_a_program_without_updates_is_that_of_the_schedule_with_all_of_them(
+    data: st.DataObject,
+) -> None:
+    graph = data.draw(graphs())
+    step = data.draw(steps(graph))
+    whole = compile_program(graph, UpdatePlan(), step, build_schedule(graph, step))
+    assert compile_program(graph, UpdatePlan(), step) == whole
 
 
 @given(st.data())

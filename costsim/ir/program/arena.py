@@ -55,19 +55,12 @@ def plan_arena(program: TrainingProgram, without: Collection[Category] = ()) -> 
     buffers = {index: program.buffers[index] for index in indices}
     bound = _peak(buffers.values(), len(program.operations))
     orders = [sorted(indices, key=lambda i: (*key(buffers[i]), i)) for key in _ORDERS]
-    best = min((_placed(order, buffers) for order in orders), key=lambda placed: placed[0])
+    best = min((_placed(order, buffers) for order in orders), key=_size)
     for order in orders:
         if best[0] <= bound * GOOD_ENOUGH:
             break
-        best = min(best, _improved(order, buffers, bound), key=lambda placed: placed[0])
+        best = min(best, _improved(order, buffers, bound), key=_size)
     return Arena(best[1], best[0], bound)
-
-
-def _placed(order: list[int], buffers: Mapping[int, Buffer]) -> tuple[int, dict[int, int]]:
-    """The arena of placing in this order, and the offsets."""
-    offsets = _place(order, buffers)
-    ends = (offset + _aligned(buffers[index].bytes) for index, offset in offsets.items())
-    return max(ends, default=0), offsets
 
 
 def _improved(
@@ -92,7 +85,7 @@ def _improved(
         place = choices[int(generator.random() * len(choices))]
         tried = list(order)
         tried.insert(int(generator.random() * (place + 1)), tried.pop(place))
-        placed = _placed(tried, buffers)
+        placed = _placed(tried, buffers, size)
         if placed[0] <= size:
             order, best = tried, placed
     return best
@@ -114,20 +107,35 @@ def _peak(buffers: Iterable[Buffer], steps: int) -> int:
     return peak
 
 
-def _place(order: list[int], buffers: Mapping[int, Buffer]) -> dict[int, int]:
-    """Place each buffer as low as it fits among those it lives beside."""
+def _size(placed: tuple[int, dict[int, int]]) -> int:
+    return placed[0]
+
+
+def _placed(
+    order: list[int], buffers: Mapping[int, Buffer], enough: int | None = None
+) -> tuple[int, dict[int, int]]:
+    """The arena of placing each buffer in this order, as low as it fits among those it lives
+    beside, and the offsets.
+
+    Nothing more is placed once the arena is larger than `enough`.
+    """
     placed: list[tuple[int, int, int, int]] = []  # offset, end, birth, death; by offset
     offsets: dict[int, int] = {}
+    arena = 0
     for index in order:
         buffer = buffers[index]
-        size = _aligned(buffer.bytes)
+        size, first, last = _aligned(buffer.bytes), buffer.birth, buffer.death
         end = 0
         for start, stop, birth, death in placed:
-            if birth > buffer.death or death < buffer.birth:
+            if birth > last or death < first:
                 continue
             if start - end >= size:
                 break
-            end = max(end, stop)
+            if stop > end:  # as max() would have it, which is called too often to be
+                end = stop
         offsets[index] = end
-        insort(placed, (end, end + size, buffer.birth, buffer.death))
-    return offsets
+        arena = max(arena, end + size)
+        if enough is not None and arena > enough:
+            break
+        insort(placed, (end, end + size, first, last))
+    return arena, offsets

@@ -16,7 +16,7 @@ def build_schedule(graph: LayerGraph, step: TrainingStep, *, updates: bool = Tru
     Without `updates`: for the plan that has none alone, which ends with the loss. Raises
     `InputError` for a recomputation cut where more than one value is read.
     """
-    forward = ForwardWriter(graph, step)
+    forward = ForwardWriter(graph, step, updates)
     forward.run(graph.calls, None)
     loss_position = len(forward.steps)
     backward = BackwardWriter(graph, step, forward)

@@ -32,10 +32,12 @@ class ForwardWriter:
     """Writes forward steps and remembers which storage holds which value.
 
     `steps` and `storages` grow as it writes; the backward pass is appended to the same lists.
+    Without `updates` nothing is kept for gradients, of which there are none.
     """
 
     graph: LayerGraph
     step: TrainingStep
+    updates: bool = True
     steps: list[Step] = field(default_factory=list)
     storages: dict[str, Storage] = field(default_factory=dict)
     storage_of: dict[str, str] = field(default_factory=dict)
@@ -45,7 +47,10 @@ class ForwardWriter:
     segment_of: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.guards = gradient_guards(self.graph)
+        if self.updates:
+            self.guards = gradient_guards(self.graph)
+        else:
+            self.guards = {call.name: frozenset() for call in self.graph.calls}
         self.segment_of = segments(self.graph, self.step.recompute)
         self.place_weights()
 
@@ -90,10 +95,14 @@ class ForwardWriter:
 
     def place_weights(self) -> None:
         """A storage for each parameter, and which channels of it a plan may update."""
-        bits, states = self.step.bits, self.step.optimizer_states
         for p in self.graph.parameters:
             width = self.parameter_bits(p)
             self.store(f"parameter:{p.name}", Category.FROZEN_WEIGHTS, p.shape, width)
+        if self.updates:
+            self._place_updates()
+
+    def _place_updates(self) -> None:
+        bits, states = self.step.bits, self.step.optimizer_states
         for name, layer in self.graph.layers.items():
             parts: list[tuple[Atom, int]] = []
             if layer.weight is not None:
@@ -218,7 +227,7 @@ class ForwardWriter:
 
     def _partially_kept_values(self, calls: Sequence[Call]) -> dict[str, int]:
         values: dict[str, int] = {}
-        for call in calls:
+        for call in calls if self.updates else ():
             if call.weight is None or call.weight.frozen:
                 continue
             shapes = self.graph.shapes(call)
@@ -341,6 +350,8 @@ class ForwardWriter:
 
     def _saved_guard(self, call: Call) -> Guard:
         """The updates whose gradients read what `call` saves."""
+        if not self.updates:
+            return frozenset()
         guards = [guard for guard, need in self.needs(call) if need.source == "saved"]
         return frozenset().union(*guards)
 
