@@ -21,7 +21,7 @@ from costsim.base.errors import CostsimError, Mistakes, Note, one_line, shortene
 from costsim.base.nearness import hint
 from costsim.base.units import parse_count
 from costsim.cli.command import write_sections
-from costsim.cli.completion import begun
+from costsim.cli.completion import VARIABLE, begun
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -129,6 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    if VARIABLE in os.environ:
+        from costsim.cli.bash_completion import quote_in_bash
+
+        quote_in_bash()
     try:
         result = cli.main(args=argv, prog_name="costsim", standalone_mode=False)
         if sys.stdout is not None:  # closed by whoever started this

@@ -43,7 +43,8 @@ GROUPED = {
         "resume checkpoint checkpoint-every eval-every repeats probes store show port no-browser"
     ),
     "Output": (
-        "out plan-out report json csv latex picture reference measurement validation half log help"
+        "out plan-out language report json csv latex picture reference measurement validation half "
+        "log help"
     ),
 }
 """Headings of a help page in order, and the options below each without their dashes."""
@@ -72,6 +73,12 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("study", "accounting"): "Output",
 }
 """Options that are of something else in one command than in the others."""
+
+
+RENAMED: Mapping[tuple[str, str], str] = {
+    ("export", "--target"): "--target is a compute target elsewhere; the language is --language",
+}
+"""Options that had another name, by command, with what to say to whoever types the old one."""
 
 
 def group_of(command: str, option: click.Parameter) -> str:
@@ -113,6 +120,15 @@ class Command(click.Command):
         if defaults is not None:
             tell_used(context, defaults)
         return context
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it; an option's former name is refused with the present one."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if told := RENAMED.get((str(self.name), error.option_name)):
+                raise click.UsageError(told, ctx) from error
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options below their headings, and behind them what they choose from."""

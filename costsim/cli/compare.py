@@ -131,7 +131,8 @@ class CompareOptions:
     "--data",
     multiple=True,
     metavar="PATH",
-    help="Images, or digits; give it again for more.  [default: digits]",
+    help="Images, or digits; PATH::split for one of several sub-folders. Give it again for more.  "
+    "[default: digits]",
 )
 @click.option(
     "--seed",

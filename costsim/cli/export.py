@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from costsim.learning.training.base_model import Subject
     from costsim.solving.planfile import PlanFile
 
-TARGETS = ("c",)
+LANGUAGES = ("c",)
 SHOTS = 2
 """Images of each class that 8-bit scales are taken from, where others than the plan's are given."""
 
@@ -47,7 +47,7 @@ class ExportOptions:
     """What was typed of `costsim export`."""
 
     plan: Path
-    target: str
+    language: str
     out: Path
     weights: Path | None
     named_models: tuple[str, ...]
@@ -63,8 +63,8 @@ class ExportOptions:
 @click.command("export", cls=Command)
 @plan_argument
 @click.option(
-    "--target",
-    type=click.Choice(TARGETS),
+    "--language",
+    type=click.Choice(LANGUAGES),
     default="c",
     show_default=True,
     help="The language to write it in.",
@@ -118,7 +118,7 @@ def command(given: ExportOptions) -> int:
     \b
     Examples
       costsim plan --device stm32f746 --out plan.json
-      costsim export plan.json --target c --out firmware
+      costsim export plan.json --out firmware
     """
     from costsim.c.emission.folder import check_folder, write_folder
     from costsim.c.emission.prefix import check_prefix, prefixed

@@ -262,7 +262,9 @@ def check_hub(path: Path | str | None) -> None:
 
 
 split_option = click.option(
-    "--split", metavar="NAME", help="Sub-folder of the data, where it has several."
+    "--split",
+    metavar="NAME",
+    help="Sub-folder of the data, where it has several; or --data PATH::NAME.",
 )
 ways_option = click.option(
     "--ways", type=int, metavar="N", help="Classes of the task.  [default: up to 10]"

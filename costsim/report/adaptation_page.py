@@ -9,6 +9,7 @@ from costsim.base.units import counted, format_bytes, format_percent, format_sec
 from costsim.report.amounts import interval
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.html import Made, Picture, render_template
+from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
 
 if TYPE_CHECKING:
@@ -98,4 +99,8 @@ def _picture(losses: Sequence[float], name: str, width: float) -> str:
         axes.grid(color=COLOURS["band"], zorder=0)
         axes.set_axisbelow(True)
         told = f"From {losses[0]:.3g} in the first iteration to {losses[-1]:.3g} in the last."
-        return to_svg(figure, name, "Loss by iteration", told)
+        spots = [
+            Spot(axes, number, loss, (f"iteration {number}", f"loss {loss:.4g}"))
+            for number, loss in zip(iterations, losses, strict=True)
+        ]
+        return to_svg(figure, name, "Loss by iteration", told, spots)

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from costsim.base.units import format_percent
 from costsim.problem.importance import Importance
 from costsim.report.axes import shortened
-from costsim.report.summary import Summary
+from costsim.report.spots import Spot
+from costsim.report.summary import ChosenLayer, Summary
 from costsim.report.svg import COLOURS, drawing, to_svg
 
 if TYPE_CHECKING:
@@ -48,7 +50,19 @@ def channel_picture(
             name,
             "The channels of each chosen layer",
             "One bar a channel in the layer's order, chosen channels coloured.",
+            [
+                Spot(axes, (0.0, 1.0), (place, place + 0.82), _told(row))
+                for place, row in zip(reversed(range(len(rows))), rows, strict=True)
+            ],
         )
+
+
+def _told(row: ChosenLayer) -> tuple[str, ...]:
+    """What is chosen of a layer, and what that is worth."""
+    lines = [row.name, f"{len(row.channels)} of {row.size} {row.axis} channels"]
+    if row.gain_share is not None:
+        lines.append(f"{format_percent(row.gain_share)} of all gain")
+    return tuple(lines)
 
 
 def _bars(

@@ -17,6 +17,7 @@ from costsim.base.intervals import STATISTIC
 from costsim.base.units import counted, format_percent, format_seconds
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.html import Made, Picture, render_template
+from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.studies.engine.notes import note_counts
 from costsim.studies.solvers.analysis import (
@@ -177,7 +178,7 @@ def _pictures(findings: SolverFindings) -> list[tuple[Picture, str]]:
             (
                 Picture(*(Markup(_scatter(others, w, f"scatter-{n}")) for w, n in _WIDTHS)),
                 "Each dot is a problem: how much of all gain the optimum reaches, and what share "
-                "of that a solver misses.",
+                "of that a solver misses. A hollow one has no plan within the budgets.",
             )
         )
     found.append(
@@ -215,12 +216,16 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
     short = {n: text.replace(" of all gain", "") for n, text in short.items()}
     with drawing(width, 3.6) as figure:
         axes = figure.add_subplot()
-        bar = 0.8 / len(solvers)
+        bar, spots = 0.8 / len(solvers), []
         for index, solver in enumerate(solvers):
             mine = [g for g in groups if g.solver == solver]
             places = [names.index(g.name) + (index - (len(solvers) - 1) / 2) * bar for g in mine]
             means = [100 * g.loss.value for g in mine]
             axes.bar(places, means, bar * 0.9, color=_colour(solvers, solver), label=solver)
+            spots += [
+                Spot(axes, (p - bar / 2, p + bar / 2), (0.0, 100 * g.loss.value), _of_class(g))
+                for p, g in zip(places, mine, strict=True)
+            ]
             sure = [(p, 100 * g.loss.value, 100 * g.loss.half) for p, g in
                     zip(places, mine, strict=True) if g.loss.half is not None]  # fmt: skip
             if not sure:
@@ -248,7 +253,18 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
             "Loss against the proven optimum",
             f"The greatest mean is {format_percent(worst.loss.value)}, of {worst.solver}, "
             f"{worst.name}.",
+            spots,
         )
+
+
+def _of_class(group: Group) -> tuple[str, ...]:
+    """What the bar of a solver says."""
+    without = f", {group.none} without a plan" if group.none else ""
+    return (
+        group.solver,
+        f"loss {group.loss.told}, at worst {format_percent(group.worst)}",
+        f"{counted(group.problems, 'problem')}{without}",
+    )
 
 
 def _scatter(compared: Sequence[Compared], width: float, name: str) -> str:
@@ -256,31 +272,45 @@ def _scatter(compared: Sequence[Compared], width: float, name: str) -> str:
     with drawing(width, 3.6) as figure:
         axes = figure.add_subplot()
         for solver in solvers:
-            mine = [one for one in compared if one.solver == solver]
-            axes.plot(
-                [100 * one.tightness for one in mine],
-                [100 * one.loss for one in mine],
-                "o",
-                markersize=5.5,
-                markeredgewidth=0,
-                alpha=0.7,
-                color=_colour(solvers, solver),
-                label=solver,
-            )
+            for found, face in ((True, _colour(solvers, solver)), (False, "none")):
+                mine = [one for one in compared if one.solver == solver and one.has_plan is found]
+                if mine:
+                    axes.plot(
+                        [100 * one.tightness for one in mine],
+                        [100 * one.loss for one in mine],
+                        "o",
+                        markersize=5.5,
+                        markerfacecolor=face,
+                        markeredgecolor=_colour(solvers, solver),
+                        alpha=0.7,
+                        label=solver if found else f"{solver}: no plan",
+                    )
         axes.set_xlim(0, 102)
         axes.set_ylim(bottom=-1)
         axes.set_xlabel("share of all gain that the optimum reaches, %")
         axes.set_ylabel("loss, %")
         _legend(axes, width)
-        return to_svg(
-            figure, name, "Loss by tightness", f"{len(compared)} answers of {', '.join(solvers)}."
-        )
+        spots = [Spot(axes, 100 * o.tightness, 100 * o.loss, _of_problem(o)) for o in compared]
+        told = f"{len(compared)} answers of {', '.join(solvers)}."
+        return to_svg(figure, name, "Loss by tightness", told, spots)
+
+
+def _of_problem(one: Compared) -> tuple[str, ...]:
+    """What the dot of an answer says."""
+    row = one.row
+    loss = f"loss {format_percent(one.loss)}" if one.has_plan else "no plan within the budgets"
+    return (
+        f"{one.solver}, {loss}",
+        f"the optimum reaches {format_percent(one.tightness)} of all gain",
+        f"{row['model']}, {row['device']}, {row['budget']}",
+        f"{row['domain']} seed {row['seed']}",
+    )
 
 
 def _times(compared: Sequence[Compared], width: float, name: str) -> str:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    solvers = _solvers(compared)
+    solvers, spots = _solvers(compared), []
     with drawing(width, 3.2) as figure:
         axes = figure.add_subplot()
         for solver in solvers:
@@ -288,6 +318,15 @@ def _times(compared: Sequence[Compared], width: float, name: str) -> str:
             seconds = [seconds[0], *seconds]  # from no problem at all upwards
             shares = 100 * np.arange(len(seconds)) / (len(seconds) - 1)
             axes.step(seconds, shares, where="post", color=_colour(solvers, solver), label=solver)
+            spots += [
+                Spot(
+                    axes,
+                    took,
+                    share,
+                    (solver, f"{share:.0f} % take {format_seconds(took)} at most"),
+                )
+                for took, share in zip(seconds[1:], shares[1:], strict=True)
+            ]
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=4 if width <= NARROW else 8))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
@@ -298,4 +337,4 @@ def _times(compared: Sequence[Compared], width: float, name: str) -> str:
         axes.set_xlabel("time of a solve, logarithmic")
         axes.set_ylabel("problems, %")
         _legend(axes, width)
-        return to_svg(figure, name, "Time of one solve", f"Of {', '.join(solvers)}.")
+        return to_svg(figure, name, "Time of one solve", f"Of {', '.join(solvers)}.", spots)

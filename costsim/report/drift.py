@@ -16,6 +16,7 @@ from costsim.base.files import write_atomically
 from costsim.base.units import format_seconds
 from costsim.hardware.results.comparison import NOT_JUDGED
 from costsim.report.axes import WIDE
+from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
 
 if TYPE_CHECKING:
@@ -205,7 +206,22 @@ def drift_svg(steps: Sequence["MeasuredStep"], name: str = "drift", width: float
         last.legend(
             loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.25), handletextpad=0.4, fontsize=8
         )
-        return to_svg(figure, name, "Measured over predicted step time", sentence(every))
+        spots = [
+            Spot(axes, step.time.timestamp() / DAY_S, step.ratio, _told_of(step))
+            for target, axes in zip(targets, panels, strict=True)
+            for step in steps
+            if step.target == target
+        ]
+        return to_svg(figure, name, "Measured over predicted step time", sentence(every), spots)
+
+
+def _told_of(step: "MeasuredStep") -> tuple[str, ...]:
+    """What a step's mark says."""
+    return (
+        f"{step.model}, {_moment(step)}",
+        f"measured {format_seconds(step.measured_s)}, {step.ratio:.2f} of predicted",
+        f"predicted {_range(step)}",
+    )
 
 
 def _ends(step: "MeasuredStep") -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from costsim.hardware.results.record import Comparison, Validation
 from costsim.ir.program import memory_timeline
 from costsim.report.axes import WIDE, byte_axis
 from costsim.report.html import Made, Picture, render_template
+from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
 
 if TYPE_CHECKING:
@@ -137,6 +138,20 @@ def live_picture(step: EmulatedStep, name: str) -> str:
             "Planned and touched memory over one training step",
             f"Live bytes at each of {len(planned)} operations; planned and found differ at "
             f"{differ}. The planned peak is {format_bytes(int(planned.max()))}.",
+            [
+                Spot(
+                    axes,
+                    (index, index + 1),
+                    None,
+                    (
+                        operation.name,
+                        f"planned {format_bytes(int(planned[index]))}, "
+                        f"found {format_bytes(int(found[index]))}",
+                        f"touched {format_bytes(int(touched[index]))}",
+                    ),
+                )
+                for index, operation in enumerate(step.program.operations)
+            ],
         )
 
 
@@ -176,7 +191,23 @@ def places_picture(step: EmulatedStep, name: str) -> str:
             "Where the arena is touched",
             f"{len(step.planned_spans)} buffers in {format_bytes(size)}, and the bytes that each "
             "operation wrote and read.",
+            [_of_buffer(axes, step, *entry) for entry in step.planned_spans.items()],
         )
+
+
+def _of_buffer(axes: "Axes", step: EmulatedStep, index: int, span: tuple[int, int]) -> Spot:
+    """What the rectangle of a buffer says."""
+    buffer, operations = step.program.buffers[index], step.program.operations
+    return Spot(
+        axes,
+        (buffer.birth, buffer.death + 1),
+        span,
+        (
+            f"{buffer.name}, {buffer.category}",
+            f"{format_bytes(span[1] - span[0])} at offset {span[0]:,}",
+            f"from {operations[buffer.birth].name} to {operations[buffer.death].name}",
+        ),
+    )
 
 
 def _legend(figure: "Figure", categories: set[str]) -> None:

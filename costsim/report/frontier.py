@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from costsim.base.units import format_bytes, format_macs, format_percent, format_seconds
+from costsim.base.units import counted, format_bytes, format_macs, format_percent, format_seconds
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.html import Made, Picture, render_template
+from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, STYLE, drawing, to_svg
 from costsim.solving.pareto import Frontier, Point
 
@@ -137,7 +138,27 @@ def frontier_svg(frontier: Frontier, name: str, width: float) -> str:
         axes = figure.add_subplot()
         _draw(axes, frontier)
         figure.legend(loc="outside lower center", ncols=2 if width > NARROW else 1)
-        return to_svg(figure, name, f"Gain against {frontier.against}", conclusion(frontier))
+        scale, _ = SCALE[frontier.against]
+        spots = [
+            Spot(axes, point.used / scale, 100 * point.share, _told(point, frontier.against))
+            for point in shown_points(frontier)
+            if not point.unscored
+        ]
+        told = conclusion(frontier)
+        return to_svg(figure, name, f"Gain against {frontier.against}", told, spots)
+
+
+def _told(point: Point, against: str) -> tuple[str, ...]:
+    """What a point's mark says."""
+    layers = len({s.layer for s in point.plan.subsets} | point.plan.biases)
+    channels = sum(len(s.channels) for s in point.plan.subsets)
+    lines = (
+        f"{point.kind} {point.label}".strip(),
+        f"{SHOW[against](point.used)}, {format_percent(point.share)} of all gain",
+        f"{counted(channels, 'channel')} in {counted(layers, 'layer')}",
+        remark(point),
+    )
+    return tuple(filter(None, lines))
 
 
 def drawn_beside(frontier: Frontier) -> tuple[Point, ...]:

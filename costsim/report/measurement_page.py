@@ -9,6 +9,7 @@ from costsim.hardware.results.measurement_file import Beside, MeasurementFile
 from costsim.report.axes import NARROW, WIDE
 from costsim.report.html import Made, Picture, render_template
 from costsim.report.measurements import amount, notes_of
+from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
 
 
@@ -109,7 +110,21 @@ def _picture(rows: Sequence[Beside], name: str, width: float) -> str:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("measured / predicted, logarithmic")
         figure.legend(loc="outside lower center", ncols=3 if width > NARROW else 1)
-        return to_svg(figure, name, "Measured over predicted", ", ".join(labels))
+        spots = [
+            Spot(axes, ratio, place, _told(row))
+            for place, (row, ratio) in enumerate(zip(rows, ratios, strict=True))
+        ]
+        return to_svg(figure, name, "Measured over predicted", ", ".join(labels), spots)
+
+
+def _told(row: Beside) -> tuple[str, ...]:
+    """What a quantity's mark says."""
+    lines = [f"{row.quantity}, {row.target}", f"measured {amount(row, row.measured)}"]
+    if row.predicted is not None:
+        lines.append(f"predicted {amount(row, row.predicted)}")
+    if row.low is not None and row.high is not None and row.low < row.high:
+        lines.append(f"between {amount(row, row.low)} and {amount(row, row.high)}")
+    return tuple(lines)
 
 
 def _span(row: Beside) -> tuple[float, float]:

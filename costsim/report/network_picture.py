@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from costsim.base.units import format_macs
 from costsim.report.axes import NARROW, legend, mac_axis, set_ticks, spaced
+from costsim.report.spots import Spot
 from costsim.report.summary import Summary
 from costsim.report.svg import COLOURS, drawing, to_svg
 
@@ -31,7 +33,31 @@ def network_picture(summary: Summary, width: float, name: str) -> str:
             "The layers of the network, first to last",
             f"{updated} of {len(layers)} layers have channels to update; below, the MACs of each "
             "layer by cause.",
+            [
+                Spot(axes, (index, index + 1), None, _told(summary, layer))
+                for axes in (shares, work)
+                for index, layer in enumerate(layers)
+            ],
         )
+
+
+def _told(summary: Summary, layer: str) -> tuple[str, ...]:
+    """What is updated of a layer, and what it costs in one step."""
+    lines = [layer]
+    for row in summary.chosen:
+        if row.name == layer:
+            channels = f"{len(row.channels)} of {row.size} channels" if row.size else ""
+            lines.append(" and ".join(filter(None, (channels, "its bias" if row.bias else ""))))
+    for entry in summary.macs:
+        if entry.name == layer:
+            causes = ("forward", "recompute", "input_gradient", "weight_gradient")
+            words = ("forward", "computed again", "input gradient", "weight gradient")
+            lines += [
+                f"{word} {format_macs(getattr(entry, cause))}"
+                for cause, word in zip(causes, words, strict=True)
+                if getattr(entry, cause)
+            ]
+    return tuple(lines)
 
 
 def _draw_shares(shares: "Axes", summary: Summary, layers: Sequence[str]) -> int:

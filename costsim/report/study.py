@@ -24,6 +24,7 @@ from costsim.base.units import (
 )
 from costsim.report.budgets import BUDGETS
 from costsim.report.html import Made, Picture, render_template
+from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
 from costsim.studies.methods.analysis import AVERAGE, Line, MethodFindings
 from costsim.studies.methods.cells import MethodCell
@@ -385,7 +386,7 @@ def _picture(
     wide = width > _SIZES[1][0]
     with drawing(width, 3.8) as figure:
         axes: Axes = figure.add_subplot()
-        memories = []
+        memories, spots = [], []
         for index, line in enumerate(lines):
             point = _point(line, accounting)
             assert point is not None
@@ -402,8 +403,11 @@ def _picture(
                 capsize=2,
                 label=marked(line),
             )
+            spots.append(Spot(axes, memory, 100 * mean.value, _told(line, accounting)))
+        across_all: list[tuple[float, Line]] = []
         for line in level:
             if (across := line.accuracy[AVERAGE]) is not None:
+                across_all.append((100 * across.value, line))
                 axes.axhline(
                     100 * across.value,
                     color=COLOURS["quiet"],
@@ -416,7 +420,12 @@ def _picture(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         least, most = (pick(memories) for pick in (min, max))
-        axes.set_xlim(least / LEAST_ROOM, most * LEAST_ROOM)
+        edges = (least / LEAST_ROOM, most * LEAST_ROOM)
+        axes.set_xlim(*edges)
+        spots = [
+            *(Spot(axes, edges, (at, at), _told(line, accounting)) for at, line in across_all),
+            *spots,
+        ]
         axes.set_xlabel(f"memory ({accounting}), logarithmic")
         axes.set_ylabel("accuracy, %")
         handles = axes.get_legend_handles_labels()
@@ -427,7 +436,25 @@ def _picture(
             name,
             "Accuracy against memory",
             f"{counted(len(lines), 'method')}; the highest mean accuracy is that of {best.method}.",
+            spots,
         )
+
+
+def _told(line: Line, accounting: str) -> tuple[str, ...]:
+    """What a method's mark says."""
+    over = line.over_reference[AVERAGE]
+    memory, macs, _, _ = cost_cells(line, accounting)
+    lines = [
+        marked(line),
+        f"{percent(line.accuracy[AVERAGE])} % over {counted(line.tasks, 'task')}",
+    ]
+    if over is not None:
+        lines.append(f"{percent(over, signed=True)} points over the reference")
+    if line.costs["backward_macs"]:
+        lines.append(f"{memory}, {macs}")
+    if line.outside:
+        lines.append("outside the budget")
+    return tuple(lines)
 
 
 _LATEX = str.maketrans(

@@ -3,9 +3,11 @@
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from costsim.report.spots import Spot, spots_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,11 +63,13 @@ def drawing(width: float, height: float) -> "Iterator[Figure]":
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def to_svg(figure: "Figure", name: str, title: str, description: str) -> str:
+def to_svg(
+    figure: "Figure", name: str, title: str, description: str, spots: Sequence[Spot] = ()
+) -> str:
     """`figure` as an `<svg>` element: same input, same bytes.
 
     `name` is unique in the page and prefixes every id; `title` and `description` are what a
-    screen reader says. Colours of `COLOURS` become CSS variables.
+    screen reader says, and of `spots` what they say. Colours of `COLOURS` become CSS variables.
     """
     import matplotlib as mpl
 
@@ -78,16 +82,20 @@ def to_svg(figure: "Figure", name: str, title: str, description: str) -> str:
     _name_ids(root, name)
     for key in ("width", "height"):
         root.attrib.pop(key, None)
-    root.set("role", "img")
+    root.set("role", "group" if spots else "img")
     root.set("aria-labelledby", f"{name}-title {name}-description")
     for position, (tag, text) in enumerate((("title", title), ("desc", description))):
         element = ET.Element(f"{{{SVG}}}{tag}")
         element.set("id", f"{name}-{'title' if tag == 'title' else 'description'}")
         element.text = text
         root.insert(position, element)
+    if spots:
+        for drawn in root.findall(f"{{{SVG}}}g"):
+            drawn.set("aria-hidden", "true")  # ticks and names, which the spots say in order
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
-    return _with_variables(ET.tostring(root, encoding="unicode"))
+    drawn_svg = _with_variables(ET.tostring(root, encoding="unicode"))
+    return drawn_svg.removesuffix("</svg>") + spots_svg(figure, spots) + "</svg>"
 
 
 def _name_ids(root: ET.Element, name: str) -> None:

@@ -8,6 +8,7 @@ from costsim.base.units import format_bytes
 from costsim.ir.program import Direction
 from costsim.report.axes import NARROW, byte_axis, legend, set_ticks, spaced
 from costsim.report.layers import GROUP_COLOURS, GROUPS
+from costsim.report.spots import Spot
 from costsim.report.summary import Summary
 from costsim.report.svg import COLOURS, drawing, to_svg
 
@@ -63,7 +64,24 @@ def memory_timeline_picture(summary: Summary, width: float, name: str) -> str:
             "Memory over one training step",
             f"Live bytes at each of {len(total)} operations; the peak is {format_bytes(peak)} "
             f"at {operation}.",
+            _spots(axes, summary),
         )
+
+
+def _spots(axes: "Axes", summary: Summary) -> list[Spot]:
+    """What is live at each operation, by what it is for."""
+    groups = summary.live_bytes
+    total = np.sum(list(groups.values()), axis=0)
+    found = []
+    for index, operation in enumerate(summary.program.operations):
+        live = [
+            f"{group} {format_bytes(int(groups[group][index]))}"
+            for group in GROUPS
+            if groups[group][index]
+        ]
+        told = (f"{operation.name}: {format_bytes(int(total[index]))}", *live)
+        found.append(Spot(axes, (index, index + 1), (0.0, float(total[index])), told))
+    return found
 
 
 def timeline_limit(summary: Summary) -> tuple[str, int] | None:

@@ -1,8 +1,12 @@
 """What a shell is told when a person presses the tab key, each time by a process of its own."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 from costsim.solvers import SOLVERS
@@ -13,6 +17,9 @@ from costsim.learning.adaptation.guard import GUARDS
 from costsim.learning.methods import METHODS
 from costsim.models.networks import NETWORKS
 from costsim.run.criteria import CRITERIA
+
+PATIENCE_S = 120.0
+"""For a shell that waits for more."""
 
 
 def offered(line: str, watch: str = "") -> list[str]:
@@ -62,6 +69,48 @@ def test_only_names_that_begin_so_are_offered() -> None:
     assert offered("costsim plan --device STM") == ["stm32f746", "stm32h743"]
     assert offered("costsim ca") == ["calibrate"]
     assert offered("costsim plan --device ./b") == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("--method TinyTrain\\ \\(st\t", ["TinyTrain (static)"]),
+        ("--method 'TinyTrain (st\t", ["TinyTrain (static)"]),
+        ('--guard "2-fold,\t', ["2-fold, 3 rates"]),
+        ("--guard lea\t", ["leave-one-out"]),
+    ],
+)
+def test_bash_completes_names_with_spaces_as_one_word(
+    typed: str, words: list[str], tmp_path: Path
+) -> None:
+    """What a real bash has on its line after the tab key is printed by that bash, word by word."""
+    out = tmp_path / "words"
+    controller, terminal = os.openpty()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"],
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        env={**os.environ, "PATH": path, "TERM": "dumb", "INPUTRC": os.devnull},
+    )  # fmt: skip
+    os.close(terminal)
+
+    def say(text: str) -> None:
+        os.write(controller, text.encode())
+
+    end = threading.Timer(PATIENCE_S, shell.kill)
+    end.start()
+    with contextlib.suppress(OSError):  # of a shell that has gone
+        say('eval "$(_COSTSIM_COMPLETE=bash_source costsim)"\n')
+        say("tell() { printf '%s\\n' \"${@:3}\" > " + str(out) + "; }\n")
+        say(f"costsim adapt {typed}")
+        say("\001tell \n exit\n")  # control-A: to the beginning of the line
+        while os.read(controller, 4096):
+            pass
+    end.cancel()
+    shell.wait()
+    os.close(controller)
+    assert out.read_text().splitlines()[1:] == words
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

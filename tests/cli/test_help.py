@@ -134,3 +134,31 @@ def test_a_command_that_was_misspelt_is_guessed(capsys: pytest.CaptureFixture[st
     assert "no command 'valdate'; did you mean 'validate'? there are " in capsys.readouterr().err
     assert main(["plan", "--devise", "jetson-nano"]) == 2
     assert "'--device'" in capsys.readouterr().err
+
+
+def test_target_is_a_compute_target_wherever_it_is_taken() -> None:
+    for name in COMMANDS:
+        for option in options_of(name):
+            if "--target" in option.opts:
+                assert (option.help or "").startswith("Compute target of the device")
+
+
+def test_the_former_name_of_an_option_is_refused_with_the_present_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["export", "plan.json", "--target", "c", "--out", "firmware"]) == 2
+    told = "costsim: --target is a compute target elsewhere; the language is --language\n"
+    assert capsys.readouterr().err == told
+    assert main(["export", "plan.json", "--tarket", "c", "--out", "firmware"]) == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_data_of_one_split_is_named_the_same_way_everywhere(name: str) -> None:
+    """Either an option says it, or the path."""
+    for option in options_of(name):
+        if "--data" in option.opts:
+            words = (option.help or "") + "".join(
+                one.help or "" for one in options_of(name) if "--split" in one.opts
+            )
+            assert re.search(r"PATH::", words), name
