@@ -43,6 +43,8 @@ def conclusion(adapted: "Adapted") -> str:
         took = whole.latency_s
         told += f", predicted to take {interval(took.value, took.low, took.high)}"
         told += f" on {situation.place.device.name}"
+    if cost.exceeds:
+        told += "; outside the budget"
     return f"{told}."
 
 
@@ -91,7 +93,7 @@ def _picture(losses: Sequence[float], name: str, width: float) -> str:
         axes = figure.add_subplot()
         iterations = range(1, len(losses) + 1)
         axes.plot(iterations, losses, "-o", color=COLOURS["kept"], markersize=3, linewidth=1.2)
-        axes.set_xlim(0.5, max(len(losses), 2) + 0.5)
+        axes.set_xlim(0.5, len(losses) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("iteration")

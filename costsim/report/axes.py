@@ -11,12 +11,18 @@ from costsim.report.svg import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
 
 WIDE, NARROW = 9.2, 3.7
 """Inches; a picture is shown at about 90 pixels an inch on a desk and on a phone."""
 
 BYTE_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 NICE_STEPS = (1, 2, 5)
+RATIO_STEPS = (1.05, 1.1, 1.25, 1.5, 2, 4, 16, 256)
+"""Between the ticks of ratios, each as many times the one before."""
+
+MOST_RATIOS = 3.5
+"""Ticks on either side of 1."""
 
 
 def legend(axes: "Axes", width: float) -> None:
@@ -81,3 +87,27 @@ def mac_axis(axes: "Axes", top: float) -> None:
     axes.set_yticks(ticks, ["0" if not tick else format_macs(tick) for tick in ticks])
     axes.yaxis.grid(True, color=COLOURS["line"], linewidth=0.5, zorder=0)
     axes.set_axisbelow(True)
+
+
+def ratio_ticks(most: float) -> list[float]:
+    """A few round ratios between 1 / `most` and `most`, as far below 1 as above; at least three.
+
+    For a logarithmic axis, where powers of two alone may leave 1 as the only tick. `most` is at
+    least 1.05.
+    """
+    step = next(
+        (step for step in RATIO_STEPS if math.log(most, step) <= MOST_RATIOS), RATIO_STEPS[-1]
+    )
+    times = max(1, math.floor(math.log(most, step) + 1e-9))
+    return [float(step) ** power for power in range(-times, times + 1)]
+
+
+def ratio_axis(axis: "XAxis | YAxis", most: float) -> None:
+    """Such ticks on a logarithmic axis, told as `0.8×`."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+    ticks = ratio_ticks(most)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_ticklabels([f"{tick:.3g}×" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,9 @@ from costsim.studies.solvers.store import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+BREAKABLE = re.compile(r"\b(to|than) ")
+"""Words that a narrow picture breaks a class's name after."""
 
 FEWEST_PLACES = 4
 """Of bars side by side, that there is room for."""
@@ -165,25 +169,29 @@ def _tables(findings: SolverFindings) -> list[tuple[str, list[Group]]]:
 
 
 def _pictures(findings: SolverFindings) -> list[tuple[Picture, str]]:
+    inks = _inks(findings.compared)
     others = [one for one in findings.compared if one.row["status"] != "optimal"]
     found = []
     if others:
         found.append(
             (
-                Picture(*(Markup(_losses(others, w, f"losses-{n}")) for w, n in _WIDTHS)),
-                "Mean loss against the proven optimum by tightness, with its 95 % interval.",
+                Picture(*(Markup(_losses(others, inks, w, f"losses-{n}")) for w, n in _WIDTHS)),
+                "Mean loss against the proven optimum by tightness, with its 95 % interval "
+                "where there are tasks enough for one.",
             )
         )
         found.append(
             (
-                Picture(*(Markup(_scatter(others, w, f"scatter-{n}")) for w, n in _WIDTHS)),
+                Picture(*(Markup(_scatter(others, inks, w, f"scatter-{n}")) for w, n in _WIDTHS)),
                 "Each dot is a problem: how much of all gain the optimum reaches, and what share "
                 "of that a solver misses. A hollow one has no plan within the budgets.",
             )
         )
     found.append(
         (
-            Picture(*(Markup(_times(findings.compared, w, f"times-{n}")) for w, n in _WIDTHS)),
+            Picture(
+                *(Markup(_times(findings.compared, inks, w, f"times-{n}")) for w, n in _WIDTHS)
+            ),
             "Time of one solve: the share of the problems that take at most so long.",
         )
     )
@@ -193,8 +201,14 @@ def _pictures(findings: SolverFindings) -> list[tuple[Picture, str]]:
 _WIDTHS = ((WIDE, "wide"), (NARROW, "narrow"))
 
 
-def _colour(solvers: Sequence[str], solver: str) -> str:
-    return COLOURS[INKS[solvers.index(solver) % len(INKS)]]
+Inks = Mapping[str, str]
+"""The colour of each solver, the same in all pictures of a page."""
+
+
+def _inks(compared: Sequence[Compared]) -> Inks:
+    return {
+        solver: COLOURS[INKS[index % len(INKS)]] for index, solver in enumerate(_solvers(compared))
+    }
 
 
 def _solvers(compared: Sequence[Compared]) -> list[str]:
@@ -209,7 +223,7 @@ def _legend(axes: "Axes", width: float) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
+def _losses(compared: Sequence[Compared], inks: Inks, width: float, name: str) -> str:
     groups, solvers = by_tightness(compared), _solvers(compared)
     names = [n for _, n in TIGHTNESS if any(g.name == n for g in groups)]
     short = {n: n.removeprefix("optimum reaches ").partition(":")[0] for n in names}
@@ -221,7 +235,7 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
             mine = [g for g in groups if g.solver == solver]
             places = [names.index(g.name) + (index - (len(solvers) - 1) / 2) * bar for g in mine]
             means = [100 * g.loss.value for g in mine]
-            axes.bar(places, means, bar * 0.9, color=_colour(solvers, solver), label=solver)
+            axes.bar(places, means, bar * 0.9, color=inks[solver], label=solver)
             spots += [
                 Spot(axes, (p - bar / 2, p + bar / 2), (0.0, 100 * g.loss.value), _of_class(g))
                 for p, g in zip(places, mine, strict=True)
@@ -240,7 +254,9 @@ def _losses(compared: Sequence[Compared], width: float, name: str) -> str:
                 elinewidth=1,
                 capsize=2,
             )
-        ticks = [text if width > NARROW else text.replace(" ", "\n") for text in short.values()]
+        ticks = [
+            text if width > NARROW else BREAKABLE.sub(r"\1\n", text) for text in short.values()
+        ]
         axes.set_xticks(range(len(names)), ticks)
         axes.set_xlim(-0.5, max(len(names), FEWEST_PLACES) - 0.5)  # one class is no giant bar
         axes.set_ylabel("mean loss, %")
@@ -267,12 +283,12 @@ def _of_class(group: Group) -> tuple[str, ...]:
     )
 
 
-def _scatter(compared: Sequence[Compared], width: float, name: str) -> str:
+def _scatter(compared: Sequence[Compared], inks: Inks, width: float, name: str) -> str:
     solvers = _solvers(compared)
     with drawing(width, 3.6) as figure:
         axes = figure.add_subplot()
         for solver in solvers:
-            for found, face in ((True, _colour(solvers, solver)), (False, "none")):
+            for found, face in ((True, inks[solver]), (False, "none")):
                 mine = [one for one in compared if one.solver == solver and one.has_plan is found]
                 if mine:
                     axes.plot(
@@ -281,7 +297,7 @@ def _scatter(compared: Sequence[Compared], width: float, name: str) -> str:
                         "o",
                         markersize=5.5,
                         markerfacecolor=face,
-                        markeredgecolor=_colour(solvers, solver),
+                        markeredgecolor=inks[solver],
                         alpha=0.7,
                         label=solver if found else f"{solver}: no plan",
                     )
@@ -307,17 +323,24 @@ def _of_problem(one: Compared) -> tuple[str, ...]:
     )
 
 
-def _times(compared: Sequence[Compared], width: float, name: str) -> str:
+def _times(compared: Sequence[Compared], inks: Inks, width: float, name: str) -> str:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     solvers, spots = _solvers(compared), []
     with drawing(width, 3.2) as figure:
         axes = figure.add_subplot()
+        longest = max(float(one.row["seconds"]) for one in compared) * 2
         for solver in solvers:
             seconds = sorted(float(o.row["seconds"]) for o in compared if o.solver == solver)
-            seconds = [seconds[0], *seconds]  # from no problem at all upwards
-            shares = 100 * np.arange(len(seconds)) / (len(seconds) - 1)
-            axes.step(seconds, shares, where="post", color=_colour(solvers, solver), label=solver)
+            shares = 100 * np.arange(len(seconds) + 1) / len(seconds)
+            # from no problem at all upwards, and level from the last to the edge
+            axes.step(
+                [seconds[0], *seconds, longest],
+                [*shares, 100],
+                where="post",
+                color=inks[solver],
+                label=solver,
+            )
             spots += [
                 Spot(
                     axes,
@@ -325,14 +348,13 @@ def _times(compared: Sequence[Compared], width: float, name: str) -> str:
                     share,
                     (solver, f"{share:.0f} % take {format_seconds(took)} at most"),
                 )
-                for took, share in zip(seconds[1:], shares[1:], strict=True)
+                for took, share in zip(seconds, shares[1:], strict=True)
             ]
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=4 if width <= NARROW else 8))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        least, most = axes.get_xlim()
-        axes.set_xlim(least / 2, most * 2)
+        axes.set_xlim(min(float(one.row["seconds"]) for one in compared) / 2, longest)
         axes.set_ylim(0, 102)
         axes.set_xlabel("time of a solve, logarithmic")
         axes.set_ylabel("problems, %")

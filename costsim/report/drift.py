@@ -15,7 +15,7 @@ from costsim.base.errors import InputError
 from costsim.base.files import write_atomically
 from costsim.base.units import format_seconds
 from costsim.hardware.results.comparison import NOT_JUDGED
-from costsim.report.axes import WIDE
+from costsim.report.axes import WIDE, ratio_axis
 from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
 
@@ -170,7 +170,6 @@ def drift_svg(steps: Sequence["MeasuredStep"], name: str = "drift", width: float
     another machine than they were predicted for are left out; raises `InputError` if all are.
     """
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     every, steps = steps, judged(steps)
     if not steps:
@@ -186,9 +185,7 @@ def drift_svg(steps: Sequence["MeasuredStep"], name: str = "drift", width: float
             axes.set_title(target, loc="left", fontsize=9, color=COLOURS["ink"])
             axes.set_yscale("log", base=2)
             axes.set_ylim(1 / most, most)
-            axes.yaxis.set_major_locator(LogLocator(base=2, numticks=7))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}×"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            ratio_axis(axes.yaxis, most)
             axes.axhline(1, color=COLOURS["quiet"], linewidth=0.8, zorder=0)
             axes.set_ylabel("measured / predicted, log.", fontsize=8)
         last = panels[-1]

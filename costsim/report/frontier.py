@@ -31,6 +31,7 @@ SCALE: Mapping[str, tuple[float, str]] = {
     "macs": (1e6, "backward MACs of a step in millions"),
     "latency": (1e-3, "latency of a step in ms"),
 }
+NAMES: Mapping[str, str] = {"memory": "memory", "macs": "MACs", "latency": "latency"}
 UNIT: Mapping[str, str] = {"memory": "bytes", "macs": "macs", "latency": "s"}
 COLUMNS = (
     "kind", "label", "budget", "used", "unit", "gain", "share", "proven", "exceeds",
@@ -86,9 +87,8 @@ def remark(point: Point) -> str:
 
 
 def _plainly(limit: str) -> str:
-    return {"working_bytes": "the device's memory", "memory_bytes": "memory"}.get(
-        limit, limit.rpartition("_")[0] or limit
-    )
+    known = {"working_bytes": "the device's memory", "memory_bytes": "memory", "macs": "MACs"}
+    return known.get(limit, limit.rpartition("_")[0] or limit)
 
 
 def frontier_csv(frontier: Frontier) -> str:
@@ -145,7 +145,7 @@ def frontier_svg(frontier: Frontier, name: str, width: float) -> str:
             if not point.unscored
         ]
         told = conclusion(frontier)
-        return to_svg(figure, name, f"Gain against {frontier.against}", told, spots)
+        return to_svg(figure, name, f"Gain against {NAMES[frontier.against]}", told, spots)
 
 
 def _told(point: Point, against: str) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ def render_frontier_page(
         made=made,
         answer=conclusion(frontier),
         headline=[("of", title), ("within", limits)],
-        against=frontier.against,
+        against=NAMES[frontier.against],
         picture=picture,
         undrawn=sum(bool(point.unscored) for point in frontier.beside),
         rows=[

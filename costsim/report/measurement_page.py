@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from costsim.base.units import counted, format_percent
 from costsim.hardware.results.measurement_file import Beside, MeasurementFile
-from costsim.report.axes import NARROW, WIDE
+from costsim.report.axes import NARROW, WIDE, ratio_axis
 from costsim.report.html import Made, Picture, render_template
 from costsim.report.measurements import amount, notes_of
 from costsim.report.spots import Spot
@@ -67,8 +67,6 @@ def render_measurement_page(found: MeasurementFile, made: Made | None = None) ->
 
 def _picture(rows: Sequence[Beside], name: str, width: float) -> str:
     """Each quantity's measured over predicted on a logarithmic axis, in its predicted interval."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     labels = [f"{row.quantity}, {row.target}" for row in rows]
     with drawing(width, 1.3 + 0.32 * len(rows)) as figure:
         axes = figure.add_subplot()
@@ -103,9 +101,7 @@ def _picture(rows: Sequence[Beside], name: str, width: float) -> str:
         most = 1.15 * max(1.25, *(max(end, 1 / end) for end in ends if end > 0))
         axes.set_xscale("log", base=2)
         axes.set_xlim(1 / most, most)
-        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}×"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        ratio_axis(axes.xaxis, most)
         axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("measured / predicted, logarithmic")

@@ -47,8 +47,8 @@ OUTSIDE = "†"
 
 INKS = ("kept", "dweights", "weights", "optimizer", "gradient", "limit", "quiet")
 MARKS = "osD^vPX"
-LEAST_ROOM = 1.6
-"""Times the least and the most memory, so that a single method has an axis around it."""
+LEAST_ROOM = 2.1
+"""Times the least and the most memory, so that a single method has an axis with two ticks."""
 
 _SIZES = ((9.2, "wide"), (3.7, "narrow"))
 
@@ -276,7 +276,7 @@ def conclusion(findings: MethodFindings, accounting: str = "peak") -> str:
 def _best(findings: MethodFindings, lines: Sequence[Line], where: str, accounting: str) -> str:
     known = [line for line in lines if line.accuracy[AVERAGE] is not None and not line.outside]
     if not known:
-        return f"No method is within the budget{where}."
+        return f"No method is within the budget{where}{_best_outside(lines)}."
     best = max(known, key=lambda line: (line.accuracy[AVERAGE] or Mean(0, None, 0)).value)
     accuracy, over = best.accuracy[AVERAGE], best.over_reference[AVERAGE]
     tasks = counted(best.tasks, "task")
@@ -297,6 +297,16 @@ def _best(findings: MethodFindings, lines: Sequence[Line], where: str, accountin
         return f"{told}, {points}; too few tasks to call it better."
     sure = "surely more" if over.low > 0 else "not surely more"
     return f"{told}, {points}, {sure}."
+
+
+def _best_outside(lines: Sequence[Line]) -> str:
+    """The highest mean accuracy where no method keeps to the budget."""
+    known = [(mean.value, line) for line in lines if (mean := line.accuracy[AVERAGE])]
+    if not known:
+        return ""
+    _, best = max(known, key=lambda one: one[0])
+    tasks = counted(best.tasks, "task")
+    return f"; outside it {best.method} reaches {percent(best.accuracy[AVERAGE])} % over {tasks}"
 
 
 def render_study(
@@ -347,7 +357,8 @@ def render_study(
         footnote=footnote(findings, accounting),
         picture_caption=(
             "Mean accuracy, with its 95 % interval, against the memory of a step "
-            f"({accounting} accounting). A method that trains nothing is a dashed line."
+            f"({accounting} accounting). A method that trains nothing is a dashed line; "
+            "a hollow mark is outside the budget."
         ),
         failures=[
             f"{r['method']}, {r['model']}, {r['domain']} seed {r['seed']}: {r['reason']}"
@@ -398,6 +409,7 @@ def _picture(
                 None if mean.half is None else [100 * mean.half],
                 fmt=MARKS[index // len(INKS) % len(MARKS)],
                 color=COLOURS[INKS[index % len(INKS)]],
+                markerfacecolor="none" if line.outside else None,
                 markersize=5,
                 elinewidth=1,
                 capsize=2,
@@ -428,6 +440,8 @@ def _picture(
         ]
         axes.set_xlabel(f"memory ({accounting}), logarithmic")
         axes.set_ylabel("accuracy, %")
+        axes.grid(color=COLOURS["band"], zorder=0)
+        axes.set_axisbelow(True)
         handles = axes.get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=4 if wide else 2)
         best = max(lines, key=lambda line: (line.accuracy[AVERAGE] or Mean(0, None, 0)).value)

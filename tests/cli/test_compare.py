@@ -312,7 +312,11 @@ def test_loss_agreement_and_tightness_are_what_they_are_called():
     assert "cannot be said" in findings.answer()[-1]
     assert "no interval" in findings.answer()[0]
     assert next(group.name for group in by_tightness(findings.compared)) == "25 to 50 %"
-    assert render_comparison(findings) == render_comparison(findings)
+    page = render_comparison(findings)
+    assert page == render_comparison(findings)
+    # in two widths: two bars, two dots of answers that are not optimal, four times
+    assert page.count('class="mark"') == 2 * (2 + 2 + 4)
+    assert "none, no plan within the budgets" in page
 
 
 def test_a_study_without_a_proof_says_so():

@@ -702,6 +702,7 @@ def test_the_drift_is_drawn_over_time_a_panel_a_target() -> None:
     steps[2] = replace(steps[2], when="2026-01-11T12:00:00")
     svg = drift_svg(steps)
     assert svg == drift_svg(steps)
+    assert svg.count('class="mark"') == len(steps)
     root = ET.fromstring(svg)
     text = "".join(root.itertext())
     assert all(target in text for target in ("local", "ssh://pi@10.0.0.7", "measured, outside"))

@@ -154,5 +154,7 @@ def test_pages_of_real_runs_begin_with_what_came_out(name: str, told: str, folde
     page = checked(text)
     paragraphs = [words for tag, words in page.words if tag == "p"]
     assert re.search(told, paragraphs[0]), paragraphs[0]
+    pictures = re.findall(r"<svg .*?</svg>", text, re.DOTALL)
+    assert all('class="mark"' in one for one in pictures)
     command = {"none": "adapt", "drift": "calibrate --drift"}.get(name, name)
     assert re.search(rf"Made by <code>costsim {command} .*</code> on \d{{4}}-\d\d-\d\d", text)

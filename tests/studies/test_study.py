@@ -610,6 +610,9 @@ def test_the_table_in_every_form() -> None:
     assert "no &lt;scheme&gt;" in page
     assert "it died" in page
     assert page.count("<svg") == 2
+    # in both widths: two methods, and the line of None
+    assert render_study(found, "paper").count('class="mark"') == 2 * 3
+    assert "outside the budget</tspan>" in page
     latex = study_latex(found)
     assert r"Tiny \& sparse & \textbf{64.0 $\pm$ 3.9} & +12.0 $\pm$ 2.0 & " in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1

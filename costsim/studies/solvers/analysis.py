@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from costsim.base.intervals import FEWEST_TASKS, Mean
-from costsim.base.units import format_percent
+from costsim.base.units import counted, format_percent
 from costsim.solvers import SOLVERS
 
 EQUAL = 1e-9
@@ -309,6 +309,6 @@ def _sentence(where: str, group: Group) -> str:
     return (
         f"{where}: {group.solver} loses {group.loss.told} of the optimal gain on average "
         f"(median {format_percent(group.median)}, worst {format_percent(group.worst)}); "
-        f"{format_percent(group.equal)} of {group.problems} problems it solves optimally"
+        f"{format_percent(group.equal)} of {counted(group.problems, 'problem')} it solves optimally"
         + (f", on {group.none} it finds no plan" if group.none else "")
     )
