@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-import networkx as nx
-
 from costsim.ir.graph import Call, LayerGraph
 from costsim.ir.operators import Input
 from costsim.ir.plan import UpdatePlan
@@ -20,10 +18,10 @@ def cuts(graph: LayerGraph) -> tuple[str, ...]:
     dimension of each, so that values of several passes can be put together and cut again.
     """
     axes = sample_axes(graph)
-    after_input = nx.descendants(graph.digraph, graph.input) | {graph.input}
+    after_input = graph.behind(graph.input) | {graph.input}
     found: list[str] = []
     waiting: set[str] = set()  # values computed so far that are still to be read
-    readers = {call.name: set(graph.digraph.successors(call.name)) for call in graph.calls}
+    readers = {name: {call.name for call in calls} for name, calls in graph.readers.items()}
     done: set[str] = set()
     for call in graph.calls:
         if call.name not in after_input:
@@ -63,15 +61,15 @@ def between(graph: LayerGraph, start: str, end: str | None = None) -> LayerGraph
     end = graph.output if end is None else end
     if start == graph.input and end == graph.output:
         return graph
-    needed = {end} | nx.ancestors(graph.digraph, end)
-    before = nx.ancestors(graph.digraph, start)
+    needed = {end} | graph.before(end)
+    before = graph.before(start)
     calls = [
         call
         for call in graph.calls
         if call.name in needed and call.name != start and call.name not in before
     ]
     free = {name for call in calls for name in call.inputs} - {c.name for c in calls} - {start}
-    free |= {a for name in free for a in nx.ancestors(graph.digraph, name)}
+    free |= {earlier for name in free for earlier in graph.before(name)}
     shape = graph[start].shape
     entry = Call(start, Input(shape), (), shape)
     constants = [call for call in graph.calls if call.name in free]

@@ -7,9 +7,7 @@ it. A layer is what owns a weight or a bias. A module used twice is one layer wi
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from costsim.base.errors import InputError
 from costsim.ir.operators import (
@@ -23,6 +21,9 @@ from costsim.ir.operators import (
     operator_from_json,
     operator_to_json,
 )
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,9 @@ class LayerGraph:
                 )
             waiting.extend(before.inputs)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
     def __getitem__(self, name: str) -> Call:
         return self._by_name[name]
 
@@ -157,11 +161,29 @@ class LayerGraph:
     @cached_property
     def digraph(self) -> "nx.DiGraph[str]":
         """The networkx view: nodes are call names with attribute `call`, edges are values."""
+        import networkx as nx  # a fifth of a second that few need
+
         graph: nx.DiGraph[str] = nx.DiGraph()
         for call in self.calls:
             graph.add_node(call.name, call=call)
             graph.add_edges_from((name, call.name) for name in call.inputs)
         return graph
+
+    def before(self, name: str) -> frozenset[str]:
+        """All calls that the value of `name` is computed from."""
+        found = set(self[name].inputs)
+        for call in reversed(self.calls):  # whoever is read comes earlier
+            if call.name in found:
+                found.update(call.inputs)
+        return frozenset(found)
+
+    def behind(self, name: str) -> frozenset[str]:
+        """All calls whose value is computed from that of `name`."""
+        found = {name}
+        for call in self.calls:
+            if not found.isdisjoint(call.inputs):
+                found.add(call.name)
+        return frozenset(found - {name})
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[Call, ...]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from costsim.base.files import file_sha256
 from costsim.base.progress import Progress, silent
 from costsim.base.units import counted, format_bytes
-from costsim.c.emission.support import why_not_emitted
 from costsim.device import DeviceSpec
 from costsim.ir.graph import LayerGraph
 from costsim.ir.program.adaptation import Phase
@@ -251,6 +250,8 @@ def _warnings(
             f"{request.step_bits.activations}-bit activations may be faster"
         )
     if request.device.is_microcontroller:
+        from costsim.c.emission.support import why_not_emitted  # of no other device's business
+
         reason = why_not_emitted(problem.step)
         if reason is not None:
             found.append(f"this step cannot be exported as C: {reason}")

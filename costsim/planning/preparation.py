@@ -11,7 +11,6 @@ from costsim.base.errors import InputError, note
 from costsim.base.progress import Progress, silent
 from costsim.base.trust import name_from_now_on
 from costsim.base.units import format_bytes
-from costsim.c.emission.support import check_kernels
 from costsim.data import (
     ImageSource,
     are_images,
@@ -79,6 +78,8 @@ def prepare(
     report("tracing the model", 0, 0)
     graph, scoring_graph, tensors = _graphs(request, loaded)
     if request.needs_kernels and request.device.is_microcontroller:
+        from costsim.c.emission.support import check_kernels  # of no other device's business
+
         try:
             check_kernels(graph, request.step_bits)
         except InputError as error:

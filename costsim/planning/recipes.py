@@ -16,6 +16,8 @@ from costsim.ir.program.adaptation import (
     Task,
     compile_adaptation,
     frozen_cuts,
+    value_bytes,
+    values_kept,
 )
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.ir.step import TrainingStep
@@ -88,6 +90,12 @@ class Asked:
             return True
         region = self.device.region("storage")
         return region is not None and None not in (region.read_bandwidth, region.write_bandwidth)
+
+    def may_have_room(self, cut: str, cache_in: CacheIn, recipe: Recipe) -> bool:
+        """False where the values at `cut` alone are more than their place holds."""
+        bits = TrainingStep().bits if self.step is None else self.step.bits
+        held = values_kept(recipe, self.task) * value_bytes(self.graph, cut, bits)
+        return held <= (self.room_bytes if cache_in == "ram" else self.device.storage_bytes)
 
     def has_room(self, cost: AdaptationCost, cache_in: CacheIn) -> bool:
         """Whether what is kept in a place fits there; in RAM beside all else while it is there."""
@@ -216,21 +224,28 @@ def _promising(
 ) -> list[tuple[float, Recipe]]:
     """`recipe` with each cut and cache that may take less than `fastest`, the fastest first.
 
-    With the seconds of each, without those that updates add to all steps, `updates_s` for any.
+    With the seconds of each, without those that updates add to all steps, `updates_s` for any. One
+    whose values, or forward passes beside them, lack room has none with updates either: it is left
+    out before anything is compiled that nobody will choose.
     """
     found: list[tuple[float, Recipe]] = []
     for cut in reversed(frozen_cuts(asked.graph, updated_layers(asked.plan))):
         computing: list[float] = []
-        for cache_in in caches:
-            if cache_in == "nothing" or not asked.has_place(cache_in):
+        places = [one for one in caches if one != "nothing" and asked.has_place(one)]
+        for cache_in in places:
+            if not asked.may_have_room(cut, cache_in, recipe):
                 continue
             way = replace(recipe, cut=cut, cache_in=cache_in)
             cost = asked.forward_cost(way)
             computing.append(sum(phase.compute_s.value for phase in cost.phases))
+            if not asked.has_room(cost, cache_in):
+                continue
             found.append((_seconds(cost), way))
-            if asked.has_room(cost, cache_in) and "storage_bytes" not in asked.exceeded(cost):
+            if "storage_bytes" not in asked.exceeded(cost):
                 fastest = min(fastest, _seconds(cost) + updates_s)
-        if not computing or min(computing) + updates_s * (not recomputes(asked.step)) > fastest:
+        if not places:
+            break
+        if computing and min(computing) + updates_s * (not recomputes(asked.step)) > fastest:
             break
     return sorted(found, key=lambda one: one[0])
 

@@ -177,6 +177,16 @@ def compile_adaptation(
     return compiler.compile(scored)
 
 
+def value_bytes(graph: LayerGraph, cut: str, bits: BitWidths) -> int:
+    """Of the value at `cut` for one image, where it is kept."""
+    return (elements(graph[cut].shape[1:]) * bits.activations + 7) // 8
+
+
+def values_kept(recipe: Recipe, task: Task) -> int:
+    """How many values a cache holds: of every image as it is, and of every changed copy."""
+    return task.samples * (1 + (recipe.drawn_copies if recipe.augment else 0))
+
+
 @dataclass
 class _Compiler:
     graph: LayerGraph
@@ -223,13 +233,12 @@ class _Compiler:
     def value_bytes(self) -> int:
         """Of the value at the cut for one image."""
         assert self.cut is not None
-        return (elements(self.graph[self.cut].shape[1:]) * self.bits.activations + 7) // 8
+        return value_bytes(self.graph, self.cut, self.bits)
 
     @property
     def values(self) -> int:
         """How many values are cached: of every image as it is, and of every changed copy."""
-        copies = self.recipe.drawn_copies if self.recipe.augment else 0
-        return self.task.samples * (1 + copies)
+        return values_kept(self.recipe, self.task)
 
     @cached_property
     def after(self) -> LayerGraph:

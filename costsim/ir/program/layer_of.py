@@ -17,7 +17,7 @@ def buffer_owner(program: TrainingProgram, name: str) -> str | None:
         return layer if layer in program.graph.layers else call_owner(program, layer.split(":")[-1])
     name = name.removesuffix(" again")
     candidates = (name, name.partition(":")[2])
-    call = next((one for one in candidates if one in program.graph.digraph), None)
+    call = next((one for one in candidates if one in program.graph), None)
     return None if call is None else call_owner(program, call)
 
 

@@ -301,7 +301,7 @@ def evaluate(
             f"the input has shape {tuple(x.shape)}; "
             f"the graph was traced for {graph[graph.input].shape}"
         )
-    if unknown := [name for name in keep if name not in graph.digraph]:
+    if unknown := [name for name in keep if name not in graph]:
         raise InputError(f"call {unknown[0]!r} is not in the layer graph")
     if missing := [p.name for p in graph.parameters if p.name not in tensors]:
         raise InputError(f"tensor {missing[0]!r} of the layer graph is missing")
