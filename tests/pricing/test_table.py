@@ -5,18 +5,26 @@ from itertools import product
 
 import numpy as np
 import pytest
-from graphs import GraphBuilder, graphs, steps
+from graphs import DRAWN, GraphBuilder, all_blocks, graphs, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import RooflineTimer
 from tabulating import check_table_against_program
 
-from costsim.ir.operators import Add, Axis, MatMul, ReLU, Reshape, Softmax
+from costsim.ir.operators import OPERATORS, Add, Axis, MatMul, ReLU, Reshape, Softmax
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import Atom, build_schedule, compile_program, memory_timeline
 from costsim.ir.step import TrainingStep
 from costsim.pricing.cost import price
 from costsim.pricing.derivation import build_table
+
+
+@settings(max_examples=5)
+@given(all_blocks())
+def test_graphs_are_drawn_of_every_operator(graph):
+    assert {call.operator.kind for call in graph.calls} | {one.kind for one in DRAWN} >= set(
+        OPERATORS
+    )
 
 
 @settings(max_examples=200)

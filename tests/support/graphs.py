@@ -8,6 +8,7 @@ from costsim.ir.graph import Call, LayerGraph, Parameter
 from costsim.ir.operators import (
     ELU,
     GELU,
+    AdaptiveAveragePool,
     Add,
     AveragePool,
     BatchNorm,
@@ -17,6 +18,7 @@ from costsim.ir.operators import (
     Convolution,
     Expand,
     GroupNorm,
+    HardSigmoid,
     HardSwish,
     Input,
     LayerNorm,
@@ -40,6 +42,20 @@ from costsim.ir.operators import (
     Subtract,
     Tanh,
 )
+from costsim.ir.operators.activation import LogSigmoid, Mish, Softplus
+from costsim.ir.operators.convolution import DynamicConvolution, TransposedConvolution
+from costsim.ir.operators.elementwise import Divide, Larger, Where
+from costsim.ir.operators.function import (
+    Absolute,
+    Exp,
+    Log,
+    Power,
+    Reciprocal,
+    ReciprocalSquareRoot,
+    SquareRoot,
+)
+from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
+from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import AXES, cut_calls
 from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
@@ -156,8 +172,8 @@ def graphs(
 ) -> LayerGraph:
     """Chains with skips, branches, gates, reuse, slices and small attention.
 
-    `simple`: convolutions, ReLU and residual adds only. `rich`: every other kind of operator as
-    well, and views around those that save their output, a mask, indices or statistics.
+    `simple`: convolutions, ReLU and residual adds only. `rich`: every kind of operator, and views
+    around those that save their output, a mask, indices or statistics.
     """
     g = GraphBuilder()
     batch, channels = draw(st.integers(1, 2)), draw(st.integers(1, 2)) * 2
@@ -213,6 +229,14 @@ RICH_BLOCKS = (
     "permuted",
     "expanded",
     "padded",
+    "binary",
+    "where",
+    "reduced",
+    "resized",
+    "looked_up",
+    "windows",
+    "transposed",
+    "dynamic",
 )
 UNARY = (
     ReLU(),
@@ -229,8 +253,28 @@ UNARY = (
     Scale(2.0, 1.0),
     GroupNorm(1, 1e-5),
     LayerNorm(1, 1e-5),
+    HardSigmoid(),
+    Softplus(),
+    Mish(),
+    LogSigmoid(),
+    Exp(),
+    Log(),
+    SquareRoot(),
+    ReciprocalSquareRoot(),
+    Reciprocal(),
+    Absolute(),
+    Power(0.75),
 )
 """Operators of one input: of every kind of what they keep, most of which may work in place."""
+POOLS = (
+    MaxPool((3, 3), (1, 1), (1, 1), (1, 1)),
+    AveragePool((3, 3), (1, 1), (1, 1)),
+    AdaptiveAveragePool((3, 3)),
+)
+BINARY = (Add(), Subtract(), Multiply(), Divide(), Larger())
+REDUCTIONS = (Mean, Norm, Extremum, Variance, LogSumExp)
+DRAWN = (*UNARY, *POOLS, *BINARY, *REDUCTIONS)
+"""Operators of which a block draws one; others have a block of their own."""
 
 
 def _block(  # noqa: C901 - one case for each kind of block
@@ -292,15 +336,82 @@ def _block(  # noqa: C901 - one case for each kind of block
         case "columns":
             return g.linear(x, draw(st.sampled_from([2, 4])), bias=bias)
         case "pooled":
-            window = (3, 3), (1, 1), (1, 1)
-            pool = draw(st.sampled_from([MaxPool(*window, (1, 1)), AveragePool(*window)]))
-            return g.add(pool, (x,))
+            return g.add(draw(st.sampled_from(POOLS)), (x,))
         case "permuted":
             return g.add(Permute((0, 1, 3, 2)), (x,))
         case "expanded":
             return g.add(Expand(shape), (g.add(Mean((2, 3), keep_dimensions=True), (x,)),))
-        case _:
+        case "padded":
             return g.add(Pad(((0, 0), (0, 0), (0, 1), (0, 0))), (x,))
+        case "binary":
+            return g.add(draw(st.sampled_from(BINARY)), (x, other))
+        case "where":
+            return g.add(Where(shape[2:]), (x, other))
+        case "reduced":
+            return _reduced(draw, g, x)
+        case "resized":
+            mode = draw(st.sampled_from(["nearest", "linear"]))
+            return g.add(Resize(draw(st.sampled_from([(2, 3), (5, 4)])), mode), (x,))
+        case "looked_up":
+            along = draw(st.sampled_from([1, 2]))
+            last = shape[along] - 1
+            return g.add(Lookup(along, draw(st.sampled_from([(0, last), (last, 0, 0, 0)]))), (x,))
+        case "windows":
+            return _windows(g, x)
+        case "transposed":
+            return _transposed(draw, g, x, bias)
+        case _:
+            return _dynamic(draw, g, x)
+
+
+def _reduced(draw: st.DrawFn, g: GraphBuilder, x: str) -> str:
+    """A statistic of `x`, and `x` by it, either of the two first."""
+    dimensions = draw(st.sampled_from([(1,), (2, 3), (1, 2, 3)]))
+    statistic = g.add(draw(st.sampled_from(REDUCTIONS))(dimensions, True), (x,))
+    operator, order = draw(st.sampled_from(BINARY)), draw(st.sampled_from([1, -1]))
+    return g.add(operator, (x, statistic)[::order])
+
+
+def _windows(g: GraphBuilder, x: str) -> str:
+    """Windows that overlap, cut out, worked on and put back."""
+    how = (2, 2), (1, 1), (1, 1), (1, 1)
+    columns = g.relu(g.add(Unfold(*how), (x,)))
+    return g.add(Fold(*how, g.shape(x)[2:]), (columns,))
+
+
+def _transposed(draw: st.DrawFn, g: GraphBuilder, x: str, bias: bool) -> str:
+    """A transposed convolution; small images become larger."""
+    _, channels, *image = g.shape(x)
+    stride = draw(st.sampled_from([1, 2])) if max(image) <= 4 else 1
+    groups = draw(st.sampled_from([1, channels]))
+    operator = TransposedConvolution((stride,) * 2, (0, 0), (0, 0), (1, 1), groups)
+    return g.add(operator, (x,), (channels, channels // groups, 2, 2), bias)
+
+
+def _dynamic(draw: st.DrawFn, g: GraphBuilder, x: str) -> str:
+    """A convolution by weights that are normed in every pass, or by those of the images."""
+    channels = g.shape(x)[1]
+    if draw(st.booleans()):
+        weight = g.add(Constant((4, channels, 1, 1)), bias=True)
+        weight = g.add(Divide(), (weight, g.add(Norm((1, 2, 3), True), (weight,))))
+    else:
+        means = g.add(Mean((0, 2, 3)), (x,))
+        rows = g.add(Reshape((1, channels, 1, 1)), (means,))
+        weight = g.add(Expand((4, channels, 1, 1)), (rows,))
+    return g.add(DynamicConvolution((1, 1), (0, 0), (1, 1), 1), (x, weight))
+
+
+@st.composite
+def all_blocks(draw: st.DrawFn) -> LayerGraph:
+    """Every block there is, each on the same images, and what they give added up."""
+    g = GraphBuilder()
+    x = g.input(2, 4, 4, 4)
+    sums = []
+    for name in sorted(set(RICH_BLOCKS)):
+        y = _block(draw, g, x, [x], name)
+        sums.append(g.pool(g.add(Reshape((2, _size(g.shape(y)) // 2, 1, 1)), (y,))))
+    g.add(Concatenate(1), tuple(sums))
+    return g.graph()
 
 
 def _sides(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[int, int]:
