@@ -33,6 +33,9 @@ KERNELS = (
     "normalization.c",
     "pooling.c",
     "quantised.c",
+    "quantised_products.c",
+    "quantised_depthwise.c",
+    "quantised_gradients.c",
     "learning.c",
     "classifier.c",
 )

@@ -1,6 +1,7 @@
 /* Products of matrices, and the layers that are one: pointwise convolutions, linear layers. */
 
 #define COSTSIM_INLINE static inline __attribute__((always_inline))
+#define COSTSIM_APART static __attribute__((noinline))
 
 /* Row or column `i` of a matrix: its number in the tensor. */
 COSTSIM_INLINE int32_t costsim_number(const costsim_channel *list, int32_t i) {
