@@ -314,20 +314,12 @@ class Reference:
             for t, tap in reversed(taps) if window.turns else taps:
                 q, p = window.places(tap)
                 part = dy[:, outs][(slice(None), slice(None), *q)]
-                if window.turns:
-                    at: Any = (slice(None), ins, *p)
-                    weights = values[:, 0, t][None, :, None, None, None]
-                    dx[at] = self._mac(dx[at], weights, part)
-                    continue
-                if window.depthwise:
-                    sums = values[:, 0, t][None, :, None, None, None] * part
-                else:
-                    sums = np.zeros((len(dy), len(ins), *part.shape[2:]), np.float32)
-                    for m in range(len(outs)):
-                        weights = values[m, :, t][None, :, None, None, None]
-                        sums = self._mac(sums, weights, part[:, m : m + 1])
                 index: Any = (slice(None), ins, *p)
-                dx[index] += sums
+                for m in range(1 if window.depthwise else len(outs)):
+                    of = slice(None) if window.depthwise else slice(m, m + 1)
+                    weights = values[of, 0, t] if window.depthwise else values[m, :, t]
+                    weights = weights[None, :, None, None, None]
+                    dx[index] = self._mac(dx[index], weights, part[:, of])
         return dx.reshape(self.graph[call.inputs[0]].shape)
 
     def _weight_gradient(self, op: Operation) -> Floats:

@@ -273,8 +273,7 @@ void costsim_q_convolution_forward(const costsim_window *w, const costsim_block 
                                    int32_t count, int depthwise, const int32_t *bias,
                                    const float *factors, int32_t x_zero, int32_t y_zero,
                                    const int8_t *x, int8_t *y) {
-    const int plain = costsim_pixels(w->kernel) == 1 && w->stride[0] == 1 && w->stride[1] == 1 &&
-                      w->stride[2] == 1 && !(w->padding[0] | w->padding[1] | w->padding[2]);
+    const int plain = costsim_q_plain(w);
     const costsim_window flat = costsim_q_flat(w);
     int32_t n, i, more;
     for (n = 0; n < w->samples; n++) {

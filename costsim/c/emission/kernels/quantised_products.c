@@ -3,7 +3,7 @@
  * What the windows of two pixels see is widened to 16 bits once, into a column on the stack, for all
  * output channels; weights are widened as they are read. */
 
-#define COSTSIM_DEPTH 128 /* what a column holds of each of its two pixels */
+#define COSTSIM_DEPTH 96 /* what a column holds of each of its two pixels */
 #define COSTSIM_SUMS 48   /* output channels whose sums are kept beside it */
 
 #if COSTSIM_SIMD
@@ -310,7 +310,13 @@ COSTSIM_APART void costsim_q_border(const costsim_window *w, const costsim_block
     }
 }
 
-/* The window of one tap that is everywhere inside, over the image as one row. */
+/* Whether windows are of one tap, and everywhere inside. */
+static int costsim_q_plain(const costsim_window *w) {
+    return costsim_pixels(w->kernel) == 1 && w->stride[0] == 1 && w->stride[1] == 1 &&
+           w->stride[2] == 1 && !(w->padding[0] | w->padding[1] | w->padding[2]);
+}
+
+/* Such a window, over the image as one row. */
 static costsim_window costsim_q_flat(const costsim_window *w) {
     costsim_window flat = *w;
     flat.size[2] = flat.out[2] = costsim_pixels(w->size);
