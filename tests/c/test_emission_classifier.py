@@ -58,8 +58,9 @@ class Device:
             ranges = ranges_of(graph, tensors, torch.tensor(self.images))
             self.scales = quantize_ranges(graph, arrays(tensors), ranges)
         self.emitted = Emitted(
-            self.program, arrays(tensors), options=self.options, quantization=self.scales
-        )
+            self.program, arrays(tensors), beside=["costsim_adapt"], options=self.options,
+            quantization=self.scales,
+        )  # fmt: skip
 
     def trainer(self, **recipe):
         """PyTorch's loop on the same task and plan."""

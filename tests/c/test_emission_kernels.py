@@ -55,8 +55,9 @@ def scattered_plans(graph: LayerGraph) -> list[UpdatePlan]:
 
 
 def labels_for(graph: LayerGraph) -> np.ndarray:
+    """One for each row of the output, and no fewer than C reads: one for each image."""
     rows, size = graph[graph.output].shape[0], elements(graph[graph.output].shape)
-    return np.arange(rows, dtype=np.int32) % (size // rows)
+    return np.arange(max(rows, graph.batch), dtype=np.int32) % (size // rows)
 
 
 def check_step(program: TrainingProgram) -> None:
@@ -68,7 +69,7 @@ def check_step(program: TrainingProgram) -> None:
     emitted = Emitted(program, before, options=EmissionOptions(learning_rate=0.25))
     executor = Executor(program, tensors, learning_rate=0.25, loss=cross_entropy)
     labels = labels_for(graph)
-    targets = torch.from_numpy(labels).long()
+    targets = torch.from_numpy(labels[: graph[graph.output].shape[0]]).long()
     ours: dict[str, Any] = {"learning_rate": 0.25, "loss": cross_entropy}
     for images, _ in settled_batches(program, tensors, [targets] * 2, **ours):
         expected = float(executor.step(images.double(), targets))

@@ -40,8 +40,9 @@ def emitted(bits=WIDE, seed=0):
         scales = quantize_ranges(graph, arrays(backbone.tensors), ranges)
     program = compile_program(graph, every_other_channel(graph), TrainingStep(bits=bits))
     options = EmissionOptions(learning_rate=0.5, class_means=ClassMeans(WAYS))
-    built = Emitted(program, arrays(backbone.tensors), options=options, quantization=scales)
-    return built, task
+    weights = arrays(backbone.tensors)
+    beside = ["costsim_store"]
+    return Emitted(program, weights, beside=beside, options=options, quantization=scales), task
 
 
 def learn(device, task, steps):

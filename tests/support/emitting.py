@@ -151,7 +151,11 @@ def _fill(library: ctypes.CDLL, text: str) -> None:
 
 
 class Emitted:
-    """A program compiled for this machine: `step`, `predict`, and the weights as they are."""
+    """A program compiled for this machine: `step`, `predict`, and the weights as they are.
+
+    `beside` are the files that it is compiled with beside the model's own, as `costsim_adapt` (the
+    loop of a device) and `costsim_store` (what it saves): half of the compiler's work.
+    """
 
     def __init__(
         self,
@@ -159,6 +163,7 @@ class Emitted:
         weights: Mapping[str, Any],
         *,
         counting: bool = False,
+        beside: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self.program, self.weights = program, weights
@@ -176,11 +181,12 @@ class Emitted:
             large = len(text) > LARGE
             if large:
                 (folder / "costsim_weights.c").write_text(_emptied(text))
-            parts = [str(kernels_object(counting=counting))]
-            for part in ("costsim_model", "costsim_weights", "costsim_adapt", "costsim_store"):
-                compile_c(folder / f"{part}.c", folder / f"{part}.o", "-fPIC", "-O0")
-                parts.append(str(folder / f"{part}.o"))
-            run([*compiler(), "-shared", *parts, "-o", str(folder / "model.so")])
+            parts = [
+                str(folder / f"{part}.c") for part in ("costsim_model", "costsim_weights", *beside)
+            ]
+            build = [*compiler(), *COMPILER_FLAGS, *WARNINGS, "-fPIC", "-O0", "-shared"]
+            kernels = str(kernels_object(counting=counting))
+            run([*build, *parts, kernels, "-o", str(folder / "model.so")])
             self.library = ctypes.CDLL(str(folder / "model.so"))
             if large:
                 _fill(self.library, text)
@@ -191,6 +197,7 @@ class Emitted:
         """The loss of one training step on `images` `[N, C, H, W]` and `labels` `[N]`."""
         images = np.ascontiguousarray(images, np.float32)
         labels = np.ascontiguousarray(labels, np.int32)
+        assert min(len(images), len(labels)) >= self.program.step.batch  # C reads so many
         loss = self.library.costsim_train_step(
             images.ctypes.data_as(FLOATS), labels.ctypes.data_as(INTS)
         )
