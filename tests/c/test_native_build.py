@@ -21,18 +21,21 @@ from costsim.c.native.record import Flag, Kind, Place, Record
 from costsim.c.native.weights import PackedWeights
 
 SCALAR = InstructionSet("none", "any", 4, frozenset())
-"""Any machine's, for tests of the cache; compiled without optimization, which takes a second."""
+"""Any machine's, for tests of the cache."""
+
+FEW = {"few.c": b"int few(void) { return LANES; }", "few.h": b""}
+"""Kernels that compile in no time: the cache asks for nothing of what is in them."""
 
 
 @pytest.fixture
 def quickly(monkeypatch, tmp_path):
-    """A cache of the test's own, and builds that take a second."""
+    """A cache of the test's own, and builds that take no time."""
     try:
         host_compiler()
     except InputError as error:
         pytest.skip(str(error))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))
+    monkeypatch.setattr(build, "kernel_sources", lambda: FEW)
     return tmp_path / "cache" / "costsim" / "native"
 
 
@@ -64,7 +67,8 @@ def test_what_was_built_is_found_again_and_another_content_is_built_anew(quickly
     assert first.stat().st_mtime_ns == before
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert stat.S_IMODE(quickly.stat().st_mode) == 0o700
-    sources = {**kernel_sources(), "more.h": b"/* more */"}
+    assert ctypes.CDLL(str(first)).few() == SCALAR.lanes
+    sources = {**FEW, "more.h": b"/* more */"}
     monkeypatch.setattr(build, "kernel_sources", lambda: sources)
     assert build_kernels(SCALAR) != first
     assert not [entry for entry in quickly.iterdir() if not entry.name.startswith("kernels-none-")]
@@ -125,7 +129,7 @@ def test_a_compiler_that_is_missing_or_refuses_is_told_in_one_line(monkeypatch):
 
 def test_two_processes_that_build_at_once_end_with_one_library(quickly):
     code = (
-        "from costsim.c.native import build; build.FLAGS = ('-O0', *build.FLAGS[1:])\n"
+        f"from costsim.c.native import build; build.kernel_sources = lambda: {FEW}\n"
         "from costsim.c.native.instruction_sets import InstructionSet\n"
         "print(build.build_kernels(InstructionSet('none', 'any', 4, frozenset())))"
     )
@@ -172,6 +176,21 @@ def test_products_of_all_sizes_write_their_own_and_nothing_else(library, rows, c
     x = generator.standard_normal((rows, 11), np.float32)
     weight = generator.standard_normal((columns, 11), np.float32)
     assert np.allclose(product(library, x, weight), x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+def test_the_source_is_right_for_vectors_that_this_machine_does_not_take(tmp_path):
+    """As its compiler reads it; by `make slow` what it computes, and other machines."""
+    try:
+        compiler = host_compiler()
+    except InputError as error:
+        pytest.skip(str(error))
+    for file, content in kernel_sources().items():
+        (tmp_path / file).write_bytes(content)
+    sources = [file for file in kernel_sources() if file.endswith(".c")]
+    command = [*compiler.command, *build.FLAGS, "-DLANES=4", "-Wno-psabi", "-Werror"]
+    command += ["-fsyntax-only", *sources]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
