@@ -36,7 +36,7 @@ def images(count: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=generator).to(dtype)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*ZOO, "mcunet-5fps"])
 def test_gradients_bytes_and_macs(name):
     @settings(max_examples=1 if name in NETWORKS else 3)
     @given(st.data())

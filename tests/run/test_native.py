@@ -6,6 +6,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,15 @@ def test_each_kind_agrees_with_autograd_by_kernels_or_by_torch_in_the_arena(name
             pytest.skip("rounding decides about every image")
 
 
-@pytest.mark.parametrize("name", [*ZOO, *NETWORKS])
+WHOLE = [
+    *ZOO,
+    "mcunet-5fps",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "mcunet-5fps"),
+]
+"""The built-in ones have the same operators, and the first kernels of all sizes."""
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_gradients_of_whole_networks(name):
     double, single = traced(name, torch.float64), traced(name, torch.float32)
     program = compile_program(double.graph, UpdatePlan.full(double.graph), TrainingStep(BATCH))
@@ -135,9 +144,7 @@ def networks(draw):
     return with_statistics(g.graph())
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_drawn_networks_plans_and_steps(data):
+def check_drawn(data):
     graph = data.draw(networks())
     step = replace(data.draw(steps(graph)), bits=BitWidths(), optimizer="sgd")
     plan = data.draw(plans(graph))
@@ -146,6 +153,19 @@ def test_drawn_networks_plans_and_steps(data):
         check_rounded_gradients(graph, plan, step, tensors, NativeExecutor)
     except Unsettled:
         assume(False)
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_drawn_networks_plans_and_steps(data):
+    check_drawn(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_many_drawn_networks_plans_and_steps(data):
+    check_drawn(data)
 
 
 def test_what_is_drawn_runs_natively_at_least_half():
@@ -172,10 +192,17 @@ def calm_tensors(graph: LayerGraph) -> dict[str, torch.Tensor]:
 OPTIMIZERS = ("sgd", "momentum", "adam")
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("update", ["immediate", "deferred"])
-@pytest.mark.parametrize("passes", [1, 2])
-@pytest.mark.parametrize("stride", [1, 3])
+STEPS = list(product(OPTIMIZERS, ["immediate", "deferred"], [1, 2], [1, 3]))
+"""Of each optimizer, update and number of passes all channels or every third; the other slowly."""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "update", "passes", "stride"),
+    [
+        one if i.bit_count() % 2 else pytest.param(*one, marks=pytest.mark.slow)
+        for i, one in enumerate(STEPS)
+    ],
+)
 def test_training_is_torchs(optimizer, update, passes, stride):
     graph = checking_graph()
     plan = UpdatePlan(
