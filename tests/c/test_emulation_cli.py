@@ -145,8 +145,11 @@ def test_what_cannot_be_used_is_refused_in_one_line(plan, arguments, told, capsy
 def narrow(folder) -> str:
     """A plan for the bit widths that are usual on the device: 8 of weights and activations."""
     path = folder / "narrow.json"
-    arguments = ["--device", "stm32f746", "--model", "mcunet-5fps", "--resolution", "32"]
-    assert main(["plan", *arguments, "--ways", "3", "--shots", "1", "--out", str(path)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        arguments = ["--device", "stm32f746", "--model", MODEL, "--macs", "60%"]
+        assert main(["plan", *arguments, "--ways", "3", "--shots", "1", "--out", str(path)]) == 0
     assert read_plan(path).step.bits == NARROW
     return str(path)
 
