@@ -55,7 +55,7 @@ from costsim.ir.operators.function import (
     SquareRoot,
 )
 from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
-from costsim.ir.operators.sampling import Fold, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Fold, Interpolation, Lookup, Resize, Unfold
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import AXES, cut_calls
 from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
@@ -350,7 +350,8 @@ def _block(  # noqa: C901 - one case for each kind of block
         case "reduced":
             return _reduced(draw, g, x)
         case "resized":
-            mode = draw(st.sampled_from(["nearest", "linear"]))
+            modes: tuple[Interpolation, ...] = ("nearest", "linear")
+            mode = draw(st.sampled_from(modes))
             return g.add(Resize(draw(st.sampled_from([(2, 3), (5, 4)])), mode), (x,))
         case "looked_up":
             along = draw(st.sampled_from([1, 2]))
