@@ -19,6 +19,7 @@ from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.build import build
 from costsim.models.networks.graph import architecture_graph
+from costsim.models.tokens import taking_tokens
 from costsim.models.tracing.capture import Traced, capture
 from costsim.pricing.accounting.autograd import SAVED, autograd_memory, saved_bytes
 from costsim.pricing.accounting.sparse_update import (
@@ -260,11 +261,36 @@ def test_saved_bytes_of_what_is_centred_and_normed() -> None:
     assert sum(saved_bytes(traced.graph, plan).values()) == measured
 
 
+class Words(nn.Module):
+    """The mean of the rows that tokens choose, times what else is trained."""
+
+    input_tokens = 9
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.gain = nn.Embedding(9, 4), nn.Parameter(torch.ones(4))
+        self.eval()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens `[N, length]` to `[N, 4]`."""
+        mean: torch.Tensor = self.rows(tokens).mean(1)
+        return mean * self.gain
+
+
+def test_saved_bytes_of_a_look_up_by_tokens() -> None:
+    model, x = taking_tokens(Words()), torch.tensor([[0.0, 8, 8], [1, 2, 3]])
+    traced = capture(model, x)
+    plan = UpdatePlan.full(traced.graph)
+    measured = measured_bytes(model, x, traced, plan)
+    assert sum(saved_bytes(traced.graph, plan).values()) == measured
+
+
 def test_every_operator_is_measured() -> None:
     """By itself or in a network: most are taken to save what our gradients read."""
     x = torch.zeros(2, 4, 5, 6)
     graphs = [capture(make(), torch.zeros(2, 3, 32, 32)).graph for make in EVERY.values()]
     graphs.append(capture(Called(centred_and_normed, (2, 4, 5, 6)), x).graph)
+    graphs.append(capture(Words(), x[0, 0].long()).graph)
     seen = {call.operator.kind for graph in graphs for call in graph.calls}
     assert OPERATORS.keys() - seen - {operator_of(name).kind for name in TORCH} == set()
 

@@ -208,7 +208,7 @@ def _lookup(o: Lookup, t: Operands) -> Tensor:
 def _embedding(o: Embedding, t: Operands) -> Tensor:
     table, tokens = t.inputs[0], t.inputs[1].to(torch.int64)
     check_range(tokens, len(table))
-    return F.embedding(tokens, table)
+    return F.embedding(tokens, table, o.padding)
 
 
 @FORWARD.of(Slice)
