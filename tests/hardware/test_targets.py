@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from targeting import FOREVER, make_job, with_options
+from targeting import FOREVER, fork_jobs, make_job, with_options
 from waiting import PATIENCE_S, until
 
 import costsim
@@ -307,7 +307,8 @@ def test_a_job_can_be_stopped_from_another_thread(job, tmp_path, left_over):
         ("costsim.base.units:parse_bytes", "failed", "TypeError"),
     ],
 )
-def test_what_goes_wrong_in_a_job_is_one_line(runner, reason, told):
+def test_what_goes_wrong_in_a_job_is_one_line(runner, reason, told, monkeypatch):
+    fork_jobs(monkeypatch)
     with (
         pytest.raises(TargetError) as caught,
         parse_target("local").session(Watch()) as session,

@@ -5,11 +5,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from targeting import FOREVER, make_job, with_options
+from targeting import FOREVER, fork_jobs, make_job, with_options
 
 from costsim.hardware.results.measurement_file import Failure, Run
 from costsim.hardware.results.outcome import Outcome
@@ -22,6 +23,14 @@ from costsim.hardware.targets.readings import BEGUN, STEPS, Readings, Recorder
 
 LOCAL = parse_target("local")
 LOST = TargetError("local", "unreachable", "gone")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forked() -> Iterator[None]:
+    """Jobs that need no seconds to load PyTorch."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_jobs(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +117,7 @@ def kill_second_worker(folder: Path) -> None:
         time.sleep(0.002)
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # another one, which has ended meanwhile
-            if f"{folder}/".encode() in (process / "cmdline").read_bytes():
+            if (process / "fd" / "1").readlink().is_relative_to(folder):  # where its log is
                 os.kill(int(process.name), signal.SIGKILL)
 
 
