@@ -330,6 +330,13 @@ def test_the_emulator_is_loaded_by_its_own_process_alone() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_the_emulators_process_loads_no_more_than_it_runs() -> None:
+    """One is started for every program that is tried: a second each would count."""
+    code = "import sys, costsim.c.emulation.worker; print(*{'pydantic', 'yaml'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 # Builds.
 
 
