@@ -34,7 +34,7 @@ RATE = 0.05
 WAYS = 5
 
 
-def adapt_both(module, task, plan_of, step, rate, device="stm32f746"):
+def adapt_both(module, task, plan_of, step, rate, device="stm32f746", iterations=ITERATIONS):
     """Accuracy on the queries before, after on the emulated core, and after in PyTorch.
 
     PyTorch computes in float64, so that the answer is the same with any of its kernels.
@@ -52,9 +52,9 @@ def adapt_both(module, task, plan_of, step, rate, device="stm32f746"):
     size = step.samples_a_pass
     assert len(queries) % size == 0
     with trial:
-        losses = [trial.step(task.images, task.labels) for _ in range(ITERATIONS)]
+        losses = [trial.step(task.images, task.labels) for _ in range(iterations)]
         parts = [trial.predict(queries[i : i + size].numpy()) for i in range(0, len(queries), size)]
-    wanted = [float(executor.step(x.double(), labels)) for _ in range(ITERATIONS)]
+    wanted = [float(executor.step(x.double(), labels)) for _ in range(iterations)]
     found = np.concatenate(parts).argmax(1)
 
     def predicted(tensors) -> np.ndarray:
@@ -96,7 +96,9 @@ def test_digits_are_learnt_on_the_emulated_core_as_in_pytorch() -> None:
     needs_emulator()
     task = sample_task(digits(), ways=WAYS, shots=3, queries=6, seed=1, resolution=16)
     step = TrainingStep(WAYS * 3, micro_batch=5, optimizer="adam")
-    before, emulated, pytorch = adapt_both(small_classifier(), task, last_layers, step, rate=3e-3)
+    before, emulated, pytorch = adapt_both(
+        small_classifier(), task, last_layers, step, rate=6e-3, iterations=15
+    )
     assert emulated == pytorch
     assert emulated > before + 0.3
 

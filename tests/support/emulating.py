@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from settled import settled_batches
 from torch import Tensor
+from waiting import PATIENCE_S
 
 from costsim.base.errors import InputError
 from costsim.c.emission import EmissionOptions, Quantization, integers
@@ -63,6 +64,7 @@ def trial_of(
     """A program on the emulated core, with these rates; `given` goes to `Trial.of`."""
     options = EmissionOptions(learning_rate=LEARNING_RATE, eps=EPS)
     memory = memory or board()[1]
+    given = {"time_limit_s": PATIENCE_S, **given}
     return Trial.of(program, arrays(tensors), memory, options=options, **given)
 
 
@@ -143,6 +145,7 @@ def narrow_trial(
     """A trial of a step in 8 bits, and the numpy reference that it is held to."""
     scales = scales_of(program.graph, tensors, torch.from_numpy(images))
     options = EmissionOptions(learning_rate=NARROW_RATE)
+    given = {"time_limit_s": PATIENCE_S, **given}
     trial = Trial.of(
         program,
         arrays(tensors),
