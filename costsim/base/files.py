@@ -25,6 +25,9 @@ if sys.platform != "win32":
 MAXIMUM_TEXT_BYTES = 64 * 2**20
 """Of a file that people write or keep as text; a longer one is taken for a mistake."""
 
+READ_BYTES = 2**20
+"""At a time, of what does not say how long it is."""
+
 # No JSON string holds a raw line break, so that this never matches inside one.
 _NUMBERS = re.compile(r"(?<=: )\[\n[\s\d.,eE+-]+\]")
 
@@ -216,7 +219,15 @@ def read_file(path: Path, most_bytes: int = MAXIMUM_TEXT_BYTES) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(most_bytes + 1)
+            # To read takes as much memory as is asked for, however little there is.
+            asked = min(os.fstat(file.fileno()).st_size, most_bytes) + 1
+            parts = [file.read(asked)]
+            left = most_bytes + 1 - asked
+            while left > 0 and len(parts[-1]) == asked:
+                asked = min(READ_BYTES, left)
+                parts.append(file.read(asked))
+                left -= asked
+        content = b"".join(parts)
     except (OSError, ValueError) as error:
         raise InputError(f"{told_path(path)}: cannot be read: {why(error)}") from error
     if len(content) > most_bytes:

@@ -13,7 +13,6 @@ has as many elements.
 import csv
 import io
 import math
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from costsim.base.errors import InputError, shown
-from costsim.base.files import read_file, told_path
+from costsim.base.errors import InputError, note, shortened, shown
+from costsim.base.files import read_file, told_path, why
 from costsim.base.units import counted
+from costsim.data.numpy_files import LARGEST_BYTES, NpzFile, read_npy
 
 SUFFIXES = (".npz", ".npy", ".csv")
-LARGEST_BYTES = 2**32
-"""Of a file, and of the samples in it."""
 
 LABELS = ("labels", "label", "y", "targets", "target", "class")
 DATA = ("x", "data", "images", "features", "signals", "samples")
@@ -48,10 +46,21 @@ class ArraySource:
     is_table: bool = False
 
     def __post_init__(self) -> None:
+        if self.samples.ndim == 0:
+            raise InputError(f"{self.description}: is a number; an array of samples is needed")
         if self.labels.ndim != 1 or len(self.labels) != len(self.samples):
             raise InputError(
                 f"{self.description}: {counted(len(self.samples), 'sample')} and labels of shape "
                 f"{self.labels.shape}; one label a sample is needed"
+            )
+        if self.labels.dtype.kind not in "biufUS":
+            raise InputError(
+                f"{self.description}: labels are of {self.labels.dtype}; numbers or texts are "
+                "needed"
+            )
+        if (row := _unlabelled(self.labels)) is not None:
+            raise InputError(
+                f"{self.description}: sample {row + 1} of {len(self.labels)} has no label"
             )
         if self.samples.dtype.kind not in "fiub":
             raise InputError(
@@ -63,7 +72,10 @@ class ArraySource:
         """The names of the samples of each class, both in ascending order."""
         width = len(str(max(len(self.labels) - 1, 0)))
         found: dict[str, list[str]] = {}
-        for row, label in enumerate(self.labels.tolist()):
+        labels = self.labels
+        if labels.dtype.kind == "S":
+            labels = np.char.decode(labels, "utf-8", "replace")
+        for row, label in enumerate(labels.tolist()):
             found.setdefault(str(label), []).append(f"{label}/{row:0{width}d}")
         return {label: tuple(found[label]) for label in sorted(found)}
 
@@ -82,6 +94,11 @@ class ArraySource:
             pixels = self.samples[int(name.rpartition("/")[2])]
             if pixels.ndim == 3:
                 last = pixels if pixels.shape[2] in (1, 3) else np.moveaxis(pixels, 0, 2)
+                if last.shape[2] not in (1, 3):
+                    raise InputError(
+                        f"{self.description}: samples are of shape {self.samples.shape[1:]}; "
+                        "images have 1 or 3 channels"
+                    )
                 pixels = last[..., 0] if last.shape[2] == 1 else last
             yield name, Image.fromarray(np.ascontiguousarray(pixels))
 
@@ -136,9 +153,11 @@ def open_arrays(path: Path, split: str | None = None) -> ArraySource:
                 raise InputError(f"{where}: a table has no splits")
             return _table(path, where)
         samples, labels = _pair(path, split, where)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{where}: is no file of plain arrays: {reason}") from error
+    except InputError:
+        raise
+    except Exception as error:  # what a damaged file raises depends on where it was cut
+        told = shortened(why(error), 200)
+        raise InputError(f"{where}: is no file of plain arrays: {told}") from error
     part = "" if split is None else f" ({split})"
     return ArraySource(f"{path.name}{part}", samples, labels)
 
@@ -152,25 +171,31 @@ def _pair(path: Path, split: str | None, where: str) -> tuple[NDArray[Any], NDAr
         if found is None:
             names = ", ".join(one.name for one in beside)
             raise InputError(f"{where}: has no labels beside it; looked for {names}")
-        return _array(path), _array(found)
-    with np.load(io.BytesIO(read_file(path, LARGEST_BYTES)), allow_pickle=False) as file:
-        known = {name.lower(): name for name in file.files}
-        end = "" if split is None else f"_{split.lower()}"
-        data = next((known[n + end] for n in DATA if n + end in known), None)
-        labels = next((known[n + end] for n in LABELS if n + end in known), None)
-        if not (data and labels) and split is None and len(known) == 2:
-            labels, data = sorted(file.files, key=lambda name: (file[name].ndim, name))
-        if not (data and labels):
-            raise InputError(
-                f"{where}: holds {', '.join(file.files) or 'nothing'}; x{end} and y{end} (or "
-                f"data{end} and labels{end}) are needed"
-            )
+        return read_npy(path), read_npy(found)
+    file = NpzFile(path)
+    known = {name.lower(): name for name in file.names}
+    end = "" if split is None else f"_{split.lower()}"
+    data = next((known[n + end] for n in DATA if n + end in known), None)
+    labels = next((known[n + end] for n in LABELS if n + end in known), None)
+    if data and labels:
         return file[data], file[labels]
+    if split is None and len(file.names) == 2:
+        (few, labels), (many, data) = sorted(
+            ((file[name], name) for name in file.names), key=lambda one: (one[0].ndim, one[1])
+        )
+        note(f"{where}: {labels!r} is taken for the labels of {data!r}")
+        return many, few
+    raise InputError(
+        f"{where}: holds {', '.join(file.names) or 'nothing'}; x{end} and y{end} (or "
+        f"data{end} and labels{end}) are needed"
+    )
 
 
-def _array(path: Path) -> NDArray[Any]:
-    found: NDArray[Any] = np.load(io.BytesIO(read_file(path, LARGEST_BYTES)), allow_pickle=False)
-    return found
+def _unlabelled(labels: NDArray[Any]) -> int | None:
+    """The first that says nothing; None where all say something."""
+    empty = np.isnan(labels) if labels.dtype.kind == "f" else labels == labels.dtype.type()
+    rows = np.flatnonzero(empty) if labels.dtype.kind in "fUS" else ()
+    return int(rows[0]) if len(rows) else None
 
 
 def _table(path: Path, where: str) -> ArraySource:

@@ -46,7 +46,6 @@ def drawn(path: Path, shape: tuple[int, ...], split: str | None = None) -> NDArr
 def test_the_same_signals_in_every_kind_of_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=SIGNALS, y=LABELS)
     np.savez_compressed(tmp_path / "b.npz", Labels=LABELS, data=SIGNALS)
-    np.savez(tmp_path / "c.npz", one=SIGNALS, other=LABELS)
     np.savez(tmp_path / "d.npz", x_train=SIGNALS, y_train=LABELS, x_test=SIGNALS, y_test=LABELS)
     np.save(tmp_path / "e.npy", SIGNALS)
     np.save(tmp_path / "e.labels.npy", LABELS)
@@ -62,12 +61,37 @@ def test_the_same_signals_in_every_kind_of_file(tmp_path: Path) -> None:
     found = [
         drawn(tmp_path / name, (9, 64), split)
         for name, split in [
-            ("a.npz", None), ("b.npz", None), ("c.npz", None), ("d.npz", "train"),
+            ("a.npz", None), ("b.npz", None), ("d.npz", "train"),
             ("d.npz::test", None), ("e.npy", None), ("f/x.npy", None), ("g.csv", None),
         ]
     ]  # fmt: skip
     assert all(np.array_equal(found[0], other) for other in found[1:])
     assert {tuple(image.ravel()) for image in found[0]} <= {tuple(x.ravel()) for x in SIGNALS}
+
+
+def test_of_two_arrays_the_one_taken_for_labels_is_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", one=SIGNALS, other=LABELS)
+    with pytest.warns(Note, match="'other' is taken for the labels of 'one'"):
+        found = open_arrays(tmp_path / "c.npz")
+    assert np.array_equal(found.samples, SIGNALS)
+    assert np.array_equal(found.labels, LABELS)
+
+
+def test_labels_may_be_bytes_and_every_sample_has_one(tmp_path: Path) -> None:
+    source = ArraySource("x", SIGNALS[:2], np.array([b"ant", "bär".encode()]))
+    assert list(source.classes) == ["ant", "bär"]
+    for labels in (np.array(["a", ""]), np.array([1.0, np.nan]), np.array([b"a", b""])):
+        with pytest.raises(InputError, match="x: sample 2 of 2 has no label"):
+            ArraySource("x", SIGNALS[:2], labels)
+    (tmp_path / "t.csv").write_text("v,label\n1,a\n2, \n")
+    with pytest.raises(InputError, match="sample 2 of 2 has no label"):
+        open_arrays(tmp_path / "t.csv")
+
+
+def test_images_of_two_channels_are_refused() -> None:
+    source = ArraySource("x", np.zeros((2, 2, 8, 8), np.uint8), np.array([0, 1]))
+    with pytest.raises(InputError, match="images have 1 or 3 channels"):
+        next(iter(source.read(["0/0"])))
 
 
 def test_images_in_8_bits_are_scaled_and_turned() -> None:
@@ -100,9 +124,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     refuse(r"60 samples and labels of shape \(59,\); one label", x=SIGNALS, y=LABELS[1:])
     refuse(r"holds a, b, c; x and y \(or data and labels\) are needed", a=1, b=2, c=3)
     refuse("has values that are NaN", x=np.full_like(SIGNALS, np.nan), y=LABELS)
-    refuse(
-        "is no file of plain arrays: Object arrays cannot be loaded", x=np.array([{}, 1]), y=[1, 2]
-    )
+    refuse("is no file of plain arrays: 'x': holds Python objects", x=np.array([{}, 1]), y=[1, 2])
     refuse("samples are of <U1; numbers are needed", x=np.array(["a", "b"]), y=np.array([1, 2]))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"a\.npz: is no file of plain arrays"):
