@@ -76,7 +76,8 @@ class PlanOptions(SoughtOptions, RecipeOptions):
     "--free-passes",
     is_flag=True,
     help="Also choose --micro-batch and --recompute, where they are not given: they change no "
-    "result. The greatest gain first, then the fewest seconds.",
+    "result. The greatest gain first, then the fewest seconds. It takes up to ten times as long, "
+    "and where nothing fits without it, that is said.",
 )
 @solve_for_options
 @recipe_options("Passes over the samples.")
@@ -181,10 +182,5 @@ def _requests(given: PlanOptions) -> "list[PlanRequest]":
         plan_request(given, device, solver, recipe=given, explain=given.explain)
         for device in devices
     ]
-    return [_with_free_passes(one) for one in asked] if given.free_passes else asked
-
-
-def _with_free_passes(request: "PlanRequest") -> "PlanRequest":
-    """With passes that are the planner's, but for what was typed of them."""
     typed = frozenset(name for name in ("micro_batch", "recompute") if was_typed(name))
-    return replace(request, free_passes=True, pinned=request.pinned | typed)
+    return [replace(one, free_passes=given.free_passes, pinned=one.pinned | typed) for one in asked]

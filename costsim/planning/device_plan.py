@@ -7,14 +7,16 @@ from typing import Any
 
 from costsim.base.errors import InputError, shown
 from costsim.base.progress import Progress
+from costsim.base.units import counted
 from costsim.device import load_device
 from costsim.planning.alternatives import Alternative
 from costsim.planning.conclusion import Planned, conclude
 from costsim.planning.joint import JointAnswer, choose_jointly
-from costsim.planning.passes import choose_passes
+from costsim.planning.passes import PassesAnswer, choose_passes
 from costsim.planning.preparation import Prepared, prepare
 from costsim.planning.question import by_passes, choices, joint_question
 from costsim.planning.request import PlanRequest
+from costsim.problem.solution import Status
 
 
 def make_plan(
@@ -30,7 +32,12 @@ def make_plan(
     request = asked_for(request, asked)
     if request.explain_with is not None:
         request.check_of_a_step("an explanation (--explain)")
-    return plan_prepared(prepare(request, progress), progress)
+    prepared = prepare(request, progress)
+    planned = plan_prepared(prepared, progress)
+    if request.free_passes or planned.solution.status is not Status.INFEASIBLE:
+        return planned
+    told = _other_passes_do(prepared, progress)
+    return replace(planned, warnings=(*planned.warnings, told)) if told else planned
 
 
 def plan_prepared(prepared: Prepared, progress: Progress | None = None) -> Planned:
@@ -39,14 +46,31 @@ def plan_prepared(prepared: Prepared, progress: Progress | None = None) -> Plann
     if not request.free_passes:
         answer = choose_jointly(joint_question(prepared), request.solver, progress)
         return _concluded(prepared, answer, (), progress)
-    found = choose_passes(
-        lambda passes: joint_question(by_passes(prepared, passes)),
-        choices(prepared),
-        request.solver,
-        progress,
-    )
+    found = _by_free_passes(prepared, progress)
     there = by_passes(prepared, found.passes)
     return _concluded(there, found.answer, found.alternatives, progress)
+
+
+def _by_free_passes(prepared: Prepared, progress: Progress | None) -> PassesAnswer:
+    return choose_passes(
+        lambda passes: joint_question(by_passes(prepared, passes)),
+        choices(prepared),
+        prepared.request.solver,
+        progress,
+    )
+
+
+def _other_passes_do(prepared: Prepared, progress: Progress | None) -> str | None:
+    """That there is a plan by other passes, where there is none by those given."""
+    found = _by_free_passes(prepared, progress)
+    if found.answer.solution.plan is None:
+        return None
+    passes = counted(found.passes.micro_batch, "sample")
+    parts = f", computed twice in {found.passes.segments} segments"
+    return (
+        f"in passes of {passes}{parts if found.passes.segments > 1 else ''} there is a plan: "
+        "--free-passes chooses them"
+    )
 
 
 def _concluded(

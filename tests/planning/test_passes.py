@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import scores_for
 
+from costsim.base.units import parse_seconds
 from costsim.cli import main
 from costsim.device import load_device
 from costsim.ir.cuts import updated_layers
@@ -199,6 +200,21 @@ def test_the_command_chooses_passes_only_where_they_are_free(capsys):
     assert planned("--free-passes", "--micro-batch", "2")["step"]["micro_batch"] == 2
     pinned = planned("--free-passes", "--recompute", "2")
     assert len(pinned["step"]["recompute"]) == 1
+
+
+def test_where_nothing_fits_the_passes_given_it_is_said_that_others_do(capsys):
+    """And only where they do: within a little more than one pass of four images takes."""
+    assert main([*SMALL, "--latency", "1us"]) == 1
+    least = capsys.readouterr().err.split("--latency ")[1].split(" would do")[0]
+    tight = [*SMALL, "--latency", f"{parse_seconds(least) * 0.9}s"]
+    told = "note: in passes of 4 samples there is a plan: --free-passes chooses them"
+    assert main(tight) == 1
+    assert told in capsys.readouterr().err
+    assert main([*tight, "--free-passes"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["micro_batch"] == 4
+    for more in (["--micro-batch", "1", "--recompute", "1"], ["--latency", "1us"]):
+        assert main([*tight, *more]) == 1
+        assert "--free-passes" not in capsys.readouterr().err
 
 
 def test_what_looks_at_given_passes_refuses_to_choose_them(capsys):
