@@ -70,6 +70,16 @@ def test_a_turned_sign_is_caught_by_what_is_learnt(plans, bits, monkeypatch):
     assert not all(ok), learnt
 
 
+def test_a_plan_without_images_to_test_on_is_one_line(plans, tmp_path, capsys):
+    needs_emulator()
+    document = json.loads(next(iter(plans.values())).read_text())
+    document["task"]["queries"] = 0
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(document))
+    assert main(["validate", str(plan), "--on", "unicorn:cortex-m7", "--adaptation", "small"]) == 2
+    assert f"{plan}: task.queries is 0, and what was learnt" in capsys.readouterr().err
+
+
 def passes(comparison: Comparison) -> bool:
     return comparison.verdict != "outside"
 

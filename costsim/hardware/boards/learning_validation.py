@@ -95,6 +95,11 @@ def validate_learning(
             iterations=iterations,
         )
     )  # fmt: skip
+    if not len(run.task.query_labels):
+        raise InputError(
+            f"{request.source}: task.queries is 0, and what was learnt is judged by answers; plan "
+            "with --queries 1 or more"
+        )
     c = EmittedTask.of(run, request.source)
     machine, watched = _watch(target, c, run, report)
     learnt = learn(c.on_host(), run, report)
