@@ -1,6 +1,7 @@
 """`costsim examples`: the examples and templates that come along, listed or written."""
 
 import ast
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,14 +41,18 @@ def folder() -> Path:
 
 
 def examples() -> dict[str, Path]:
-    """Every example by the name that a person types: scripts, studies, images, device files."""
+    """Every example by the name that a person types: scripts, notebooks, studies, images, device
+    files."""
     from importlib import resources
 
-    there = [*folder().glob("*.py"), *folder().glob("*.yaml")]
+    there = [*(file for end in KINDS for file in folder().glob(f"*{end}"))]
     devices = Path(str(resources.files("costsim.devices"))).glob("*.yaml")
     found = {file.name: file for file in sorted(there) if file.name != "__init__.py"}
     return found | {DIGITS: Path(DIGITS)} | {file.name: file for file in sorted(devices)}
 
+
+KINDS = (".py", ".ipynb", ".yaml")
+"""Of files that are examples."""
 
 DIGITS = "digits.zip"
 DIGITS_SIDE = 32
@@ -82,6 +87,10 @@ def words_of(file: Path) -> str:
     if file.suffix == ".py":
         told = ast.get_docstring(ast.parse(text)) or ""
         return " ".join(told.partition("\n\n")[0].split())
+    if file.suffix == ".ipynb":  # its title, and what stands below it
+        title, *lines = "".join(json.loads(text)["cells"][0]["source"]).split("\n\n")
+        told = f"{title.removeprefix('# ')}, a notebook: {lines[0].partition(': ')[0]}."
+        return " ".join(told.split())
     told = text.partition("\n")[0].removeprefix("# ").rstrip(".")
     if file.parent.name == "devices":
         return f"Device file to copy and change: {told}."
@@ -102,8 +111,8 @@ def _complete(
 def command(given: ExamplesOptions) -> int:
     """List the examples and templates that come along, or write NAME into this folder.
 
-    Scripts that use the library, studies and comparisons to run, and the shipped device files as
-    templates for your own. A file that is there already is left alone.
+    Scripts and a notebook that use the library, studies and comparisons to run, and the shipped
+    device files as templates for your own. A file that is there already is left alone.
 
     \b
     Examples

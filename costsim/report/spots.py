@@ -1,7 +1,8 @@
 """What a mark of a picture says under a pointer or the keyboard: shapes that nobody sees.
 
 They lie above the drawing and need no script: the page's style shows the words of the one that is
-pointed at or has the focus.
+pointed at or has the focus. Where there is no such style, in a file of the picture alone, nothing
+of them is seen.
 """
 
 import xml.etree.ElementTree as ET
@@ -47,7 +48,7 @@ def spots_svg(figure: "Figure", spots: Sequence[Spot]) -> str:
     width, height = (side * POINTS_AN_INCH for side in figure.get_size_inches())
     for spot in spots:
         left, right, top, bottom = _box(spot, figure.dpi, height)
-        mark = ET.SubElement(group, "g", {"class": "mark"})
+        mark = ET.SubElement(group, "g", {"class": "mark", "fill": "transparent"})
         if len(spots) <= MOST_STOPS:
             mark.attrib |= {"tabindex": "0", "role": "img", "aria-label": ", ".join(spot.lines)}
         if left == right and top == bottom:
@@ -95,7 +96,9 @@ def _words(
     if first < LINE_HEIGHT:
         first = top + GAP + LINE_HEIGHT
     anchor = "start" if middle < width / 3 else "end" if middle > 2 * width / 3 else "middle"
-    text = ET.SubElement(mark, "text", {"text-anchor": anchor, "y": f"{first:.2f}"})
+    text = ET.SubElement(
+        mark, "text", {"text-anchor": anchor, "y": f"{first:.2f}", "visibility": "hidden"}
+    )
     for index, line in enumerate(lines):
         place = {"x": f"{middle:.2f}"} | ({"dy": f"{LINE_HEIGHT:g}"} if index else {})
         ET.SubElement(text, "tspan", place).text = line

@@ -103,6 +103,26 @@ def test_digits_of_what_is_said_stay_and_markup_is_text() -> None:
     assert "<b>" not in svg
 
 
+def test_without_the_pages_style_nothing_of_them_is_seen(tmp_path: Path) -> None:
+    """As in a file of the picture alone: it looks as if there were no spots."""
+    program = chromium()
+    if program is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    pictures = []
+    for name, spots in (("with", True), ("without", False)):
+        with drawing(4.0, 3.0) as figure:
+            axes = figure.add_subplot()
+            axes.plot([0, 1], [0, 1])
+            told = [Spot(axes, 0.5, 0.5, ("in the middle",)), Spot(axes, (0, 1), None, ("all",))]
+            svg = to_svg(figure, "f", "title", "description", told if spots else ())
+        file = tmp_path / f"{name}.svg"
+        file.write_text(svg, encoding="utf-8")
+        with Browser(program, file.as_uri(), tmp_path / name) as browser:
+            browser.until("document.readyState === 'complete' && document.rootElement !== null")
+            pictures.append(browser.call("Page.captureScreenshot")["data"])
+    assert pictures[0] == pictures[1]
+
+
 def test_every_point_of_a_frontier_says_its_numbers() -> None:
     hollow = replace(GREEDY[0], exceeds=("macs",))
     svg = frontier_svg(Frontier("memory", 1.0, EXACT, (hollow, GREEDY[1])), "f", 9.2)

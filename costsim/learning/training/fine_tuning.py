@@ -70,7 +70,11 @@ class Run:
         self._base = {name: t.detach().clone() for name, t in subject.tensors.items()}
         self.accuracy_before = self.accuracy()
 
-    def train(self, stop: Callable[[], bool], watch: Watcher) -> bool:
+    def train(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        watch: Watcher = lambda _run, _loss: None,
+    ) -> bool:
         """Train until done, or until `stop` says so after a step; whether it is done.
 
         Writes checkpoints where the request names a file, the last one for where it ends. Raises
