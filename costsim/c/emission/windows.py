@@ -34,9 +34,9 @@ class Window:
         strides = o if isinstance(o, Convolution) else Convolution((), (), (), 1)
         self.stride, self.dilation = _spatial(strides.stride), _spatial(strides.dilation)
         self.padding = _spatial(strides.padding, 0)
-        # Then the kernel is turned round, and every product goes to the sum by itself.
-        small = prod(self.kernel) <= TURNED
-        self.turns = self.depthwise and set(self.stride) == {1} and small
+        # Then the kernel is turned round, and the last tap's product is added first (`costsim_turns`).
+        small, plain = prod(self.kernel) <= TURNED, {1} in ({*self.stride}, {*self.dilation})
+        self.turns = self.depthwise and small and plain
 
     def channels(self, group: int) -> tuple[slice, slice]:
         """The output and input channels of a group."""

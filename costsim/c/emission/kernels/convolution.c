@@ -258,98 +258,207 @@ void costsim_convolution_weight_gradient(const costsim_window *w, const costsim_
     }
 }
 
-/* Depthwise: planes of two dimensions; a third is looped over outside. */
+/* Depthwise. */
 
-/* One row of outputs, added to: what `taps` weights give from a row of x. `taps` and `step` are
- * constants where this is called. Columns low to high have all their taps inside. */
-COSTSIM_INLINE void costsim_depthwise_row(int32_t low, int32_t high, int taps, int step,
-                                          const float *weight, const float *x, float *y) {
-    int32_t q;
-    int t;
-    for (q = low; q + 4 <= high; q += 4) {
-        const float *from = x + q * step;
-        float a = y[q], b = y[q + 1], c = y[q + 2], d = y[q + 3];
+/* A row of outputs of one channel, of the rows of taps that are inside. */
+typedef struct {
+    int32_t planes, rows;            /* of taps */
+    int32_t x_plane, x_row, w_plane; /* from one to the next in x, and in the weight */
+    int32_t columns, step, reach;    /* taps of a row, between outputs and between taps in x */
+    int32_t y_step;                  /* between outputs in y */
+} costsim_line;
+
+static costsim_line costsim_line_of(const costsim_window *w) {
+    costsim_line l;
+    l.planes = l.rows = 0;
+    l.x_row = w->dilation[1] * w->size[2];
+    l.x_plane = w->dilation[0] * w->size[1] * w->size[2];
+    l.w_plane = w->kernel[1] * w->kernel[2];
+    l.columns = w->kernel[2];
+    l.step = w->stride[2];
+    l.reach = w->dilation[2];
+    l.y_step = 1;
+    return l;
+}
+
+/* `count` times four outputs, all of whose columns are inside, added to. If `quick`, taps lie side
+ * by side, and columns and step are constants. */
+COSTSIM_INLINE void costsim_depthwise_fours(const costsim_line *l, int quick, int32_t columns,
+                                            int32_t step, int32_t count, const float *weight,
+                                            const float *from, float *y) {
+    const int32_t planes = l->planes, rows = l->rows, x_row = l->x_row, next = l->y_step;
+    const int32_t reach = quick ? 1 : l->reach;
+    for (; count > 0; count--, from += 4 * step, y += 4 * next) {
+        float a = y[0], b = y[next], c = y[2 * next], d = y[3 * next];
+        int32_t p, r, t;
+        for (p = 0; p < planes; p++) {
+            const float *with = weight + p * l->w_plane, *x = from + p * l->x_plane;
+            for (r = rows; r > 0; r--, with += columns, x += x_row) {
 #if defined(__clang__)
 #pragma unroll
 #elif defined(__GNUC__)
 #pragma GCC unroll 8
 #endif
-        for (t = 0; t < taps; t++) {
-            const float v = weight[t];
-            COSTSIM_MAC(a, v, from[t]);
-            COSTSIM_MAC(b, v, from[t + step]);
-            COSTSIM_MAC(c, v, from[t + 2 * step]);
-            COSTSIM_MAC(d, v, from[t + 3 * step]);
+                for (t = 0; t < columns; t++) {
+                    const float v = with[t];
+                    COSTSIM_MAC(a, v, x[t * reach]);
+                    COSTSIM_MAC(b, v, x[t * reach + step]);
+                    COSTSIM_MAC(c, v, x[t * reach + 2 * step]);
+                    COSTSIM_MAC(d, v, x[t * reach + 3 * step]);
+                }
+            }
         }
-        y[q] = a, y[q + 1] = b, y[q + 2] = c, y[q + 3] = d;
-    }
-    for (; q < high; q++) {
-        float a = y[q];
-        for (t = 0; t < taps; t++) {
-            COSTSIM_MAC(a, weight[t], x[q * step + t]);
-        }
-        y[q] = a;
+        y[0] = a, y[next] = b, y[2 * next] = c, y[3 * next] = d;
     }
 }
 
-/* y += the correlation of one plane with one kernel, row by row. */
-static void costsim_depthwise_plane(const costsim_window *w, const float *weight, const float *x,
-                                    float *y) {
-    const int32_t columns = w->kernel[2], step = w->stride[2], reach = w->dilation[2];
-    int32_t q0, q1, q2, t0, t1, t2, low, high;
-    /* Columns whose taps are all inside. */
-    costsim_span first = costsim_places(w, 2, 0), last = costsim_places(w, 2, columns - 1);
-    low = first.low;
-    high = last.high > low ? last.high : low;
+/* One output, of `columns` taps a row that are inside, added to. */
+COSTSIM_INLINE void costsim_depthwise_one(const costsim_line *l, int quick, int32_t columns,
+                                          const float *weight, const float *from, float *y) {
+    const int32_t rows = l->rows, x_row = l->x_row, w_row = l->columns;
+    const int32_t reach = quick ? 1 : l->reach;
+    float sum = *y;
+    int32_t p, r, t;
+    for (p = 0; p < l->planes; p++) {
+        const float *with = weight + p * l->w_plane, *x = from + p * l->x_plane;
+        for (r = rows; r > 0; r--, with += w_row, x += x_row) {
+#if defined(__clang__)
+#pragma unroll
+#elif defined(__GNUC__)
+#pragma GCC unroll 8
+#endif
+            for (t = 0; t < columns; t++) {
+                COSTSIM_MAC(sum, with[t], x[t * reach]);
+            }
+        }
+    }
+    *y = sum;
+}
+
+/* By how many taps lie in a row, each a function of its own: in one together registers run out. */
+#define COSTSIM_SINGLE(columns)                                                             \
+    COSTSIM_APART void costsim_depthwise_one_##columns(                                     \
+        const costsim_line *l, const float *weight, const float *from, float *y) {          \
+        costsim_depthwise_one(l, 1, columns, weight, from, y);                              \
+    }
+#define COSTSIM_SEVERAL(columns, step)                                                      \
+    COSTSIM_APART void costsim_depthwise_fours_##columns##_##step(                          \
+        const costsim_line *l, int32_t count, const float *weight, const float *from,       \
+        float *y) {                                                                         \
+        costsim_depthwise_fours(l, 1, columns, step, count, weight, from, y);               \
+    }
+COSTSIM_SINGLE(1)
+COSTSIM_SINGLE(2)
+COSTSIM_SINGLE(3)
+COSTSIM_SINGLE(4)
+COSTSIM_SINGLE(5)
+COSTSIM_SINGLE(6)
+COSTSIM_SINGLE(7)
+COSTSIM_SEVERAL(2, 1)
+COSTSIM_SEVERAL(3, 1)
+COSTSIM_SEVERAL(4, 1)
+COSTSIM_SEVERAL(5, 1)
+COSTSIM_SEVERAL(7, 1)
+COSTSIM_SEVERAL(3, 2)
+COSTSIM_SEVERAL(5, 2)
+COSTSIM_SEVERAL(7, 2)
+
+COSTSIM_INLINE void costsim_depthwise_edge(const costsim_line *l, int32_t columns,
+                                           const float *weight, const float *from, float *y) {
+    switch (l->reach == 1 ? columns : -1) {
+    case 0:
+        break;
+    case 1:
+        costsim_depthwise_one_1(l, weight, from, y);
+        break;
+    case 2:
+        costsim_depthwise_one_2(l, weight, from, y);
+        break;
+    case 3:
+        costsim_depthwise_one_3(l, weight, from, y);
+        break;
+    case 4:
+        costsim_depthwise_one_4(l, weight, from, y);
+        break;
+    case 5:
+        costsim_depthwise_one_5(l, weight, from, y);
+        break;
+    case 6:
+        costsim_depthwise_one_6(l, weight, from, y);
+        break;
+    case 7:
+        costsim_depthwise_one_7(l, weight, from, y);
+        break;
+    default:
+        costsim_depthwise_one(l, 0, columns, weight, from, y);
+    }
+}
+
+COSTSIM_INLINE void costsim_depthwise_middle(const costsim_line *l, int32_t count,
+                                             const float *weight, const float *from, float *y) {
+    switch (l->reach == 1 && l->columns < 10 ? 10 * l->step + l->columns : 0) {
+    case 12:
+        costsim_depthwise_fours_2_1(l, count, weight, from, y);
+        break;
+    case 13:
+        costsim_depthwise_fours_3_1(l, count, weight, from, y);
+        break;
+    case 14:
+        costsim_depthwise_fours_4_1(l, count, weight, from, y);
+        break;
+    case 15:
+        costsim_depthwise_fours_5_1(l, count, weight, from, y);
+        break;
+    case 17:
+        costsim_depthwise_fours_7_1(l, count, weight, from, y);
+        break;
+    case 23:
+        costsim_depthwise_fours_3_2(l, count, weight, from, y);
+        break;
+    case 25:
+        costsim_depthwise_fours_5_2(l, count, weight, from, y);
+        break;
+    case 27:
+        costsim_depthwise_fours_7_2(l, count, weight, from, y);
+        break;
+    default:
+        costsim_depthwise_fours(l, 0, l->columns, l->step, count, weight, from, y);
+    }
+}
+
+/* y += the correlation of one plane with one kernel; `steps` lie between outputs in y. */
+COSTSIM_APART void costsim_depthwise_plane(const costsim_window *w, const int32_t *steps,
+                                           const float *weight, const float *x, float *y) {
+    const int32_t wide = w->out[2], inside = costsim_places(w, 2, 0).low;
+    const int32_t fours = (costsim_places(w, 2, w->kernel[2] - 1).high - inside) / 4;
+    costsim_line l = costsim_line_of(w);
+    int32_t q0, q1, q2;
+    l.y_step = steps[2];
     for (q0 = 0; q0 < w->out[0]; q0++) {
         const costsim_span s0 = costsim_taps(w, 0, q0);
         for (q1 = 0; q1 < w->out[1]; q1++) {
             const costsim_span s1 = costsim_taps(w, 1, q1);
-            float *to = y + (q0 * w->out[1] + q1) * w->out[2];
-            for (t0 = s0.low; t0 < s0.high; t0++) {
-                for (t1 = s1.low; t1 < s1.high; t1++) {
-                    const int32_t p0 = s0.start + t0 * w->dilation[0];
-                    const int32_t p1 = s1.start + t1 * w->dilation[1];
-                    const float *from = x + (p0 * w->size[1] + p1) * w->size[2] - w->padding[2];
-                    const float *with = weight + (t0 * w->kernel[1] + t1) * columns;
-                    for (q2 = 0; q2 < w->out[2]; q2++) {
-                        costsim_span s2;
-                        float sum;
-                        if (q2 == low) {
-                            q2 = high;
-                            if (q2 == w->out[2]) {
-                                break;
-                            }
-                        }
-                        s2 = costsim_taps(w, 2, q2);
-                        sum = to[q2];
-                        for (t2 = s2.low; t2 < s2.high; t2++) {
-                            COSTSIM_MAC(sum, with[t2], from[q2 * step + t2 * reach]);
-                        }
-                        to[q2] = sum;
-                    }
-                    if (reach == 1 && step == 1 && columns == 3) {
-                        costsim_depthwise_row(low, high, 3, 1, with, from, to);
-                    } else if (reach == 1 && step == 1 && columns == 5) {
-                        costsim_depthwise_row(low, high, 5, 1, with, from, to);
-                    } else if (reach == 1 && step == 1 && columns == 7) {
-                        costsim_depthwise_row(low, high, 7, 1, with, from, to);
-                    } else if (reach == 1 && step == 2 && columns == 3) {
-                        costsim_depthwise_row(low, high, 3, 2, with, from, to);
-                    } else if (reach == 1 && step == 2 && columns == 5) {
-                        costsim_depthwise_row(low, high, 5, 2, with, from, to);
-                    } else if (reach == 1 && step == 2 && columns == 7) {
-                        costsim_depthwise_row(low, high, 7, 2, with, from, to);
-                    } else {
-                        for (q2 = low; q2 < high; q2++) {
-                            float sum = to[q2];
-                            for (t2 = 0; t2 < columns; t2++) {
-                                COSTSIM_MAC(sum, with[t2], from[q2 * step + t2 * reach]);
-                            }
-                            to[q2] = sum;
-                        }
+            const int32_t p0 = s0.start + s0.low * w->dilation[0];
+            const int32_t p1 = s1.start + s1.low * w->dilation[1];
+            const float *from = x + (p0 * w->size[1] + p1) * w->size[2] - w->padding[2];
+            const float *with = weight + s0.low * l.w_plane + s1.low * l.columns;
+            float *to = y + q0 * steps[0] + q1 * steps[1];
+            l.planes = s0.high - s0.low;
+            l.rows = s1.high - s1.low;
+            for (q2 = 0; q2 < wide; q2++) {
+                costsim_span s2;
+                if (q2 == inside && fours > 0) {
+                    costsim_depthwise_middle(&l, fours, with, from + q2 * l.step,
+                                             to + q2 * steps[2]);
+                    q2 += 4 * fours;
+                    if (q2 == wide) {
+                        break;
                     }
                 }
+                s2 = costsim_taps(w, 2, q2);
+                costsim_depthwise_edge(&l, s2.high - s2.low, with + s2.low,
+                                       from + q2 * l.step + s2.low * l.reach,
+                                       to + q2 * steps[2]);
             }
         }
     }
@@ -359,7 +468,8 @@ void costsim_depthwise_forward(const costsim_window *w, const costsim_block *blo
                                const float *bias, const float *x, float *y) {
     const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
     const int32_t pixels = costsim_pixels(w->out);
-    int32_t n, block, j;
+    int32_t n, block, j, steps[3];
+    steps[0] = w->out[1] * w->out[2], steps[1] = w->out[2], steps[2] = 1;
     for (n = 0; n < w->samples; n++) {
         for (block = 0; block < count; block++) {
             const costsim_block *k = blocks + block;
@@ -367,7 +477,7 @@ void costsim_depthwise_forward(const costsim_window *w, const costsim_block *blo
                 const int32_t c = k->first_out + costsim_number(k->outs, j);
                 float *to = y + (n * w->outputs + c) * pixels;
                 costsim_fill(pixels, bias ? bias[c] : 0.0f, to);
-                costsim_depthwise_plane(w, (const float *)k->weight + j * taps,
+                costsim_depthwise_plane(w, steps, (const float *)k->weight + j * taps,
                                         x + (n * w->inputs + c) * plane, to);
             }
         }
@@ -376,48 +486,125 @@ void costsim_depthwise_forward(const costsim_window *w, const costsim_block *blo
 
 #define COSTSIM_TURNED 49
 
-/* The window that leads from dy back to dx, of stride 1. */
-static costsim_window costsim_turned(const costsim_window *w) {
+/* Whether the input gradient of a depthwise convolution is correlations with its kernel turned
+ * round: then the products of an element are added up from the last tap to the first. */
+static int costsim_turns(const costsim_window *w) {
+    const int steps = w->stride[0] * w->stride[1] * w->stride[2] > 1;
+    const int reaches = w->dilation[0] * w->dilation[1] * w->dilation[2] > 1;
+    return costsim_pixels(w->kernel) <= COSTSIM_TURNED && !(steps && reaches);
+}
+
+/* Of the inputs whose number leaves the rest `phase` when divided by the stride, in every
+ * dimension: the window of stride 1 that leads from dy back to them, the first tap in `first`. */
+static costsim_window costsim_turned(const costsim_window *w, const int32_t *phase,
+                                     int32_t *first) {
     costsim_window back = *w;
     int32_t d;
     for (d = 0; d < 3; d++) {
+        const int32_t step = w->stride[d], at = phase[d] + w->padding[d];
+        const int32_t taps = w->kernel[d] - 1 - at % step;
+        first[d] = at % step;
+        back.kernel[d] = taps < 0 ? 0 : taps / step + 1;
         back.size[d] = w->out[d];
-        back.out[d] = w->size[d];
-        back.padding[d] = (w->kernel[d] - 1) * w->dilation[d] - w->padding[d];
+        back.out[d] = phase[d] < w->size[d] ? (w->size[d] - 1 - phase[d]) / step + 1 : 0;
+        back.padding[d] = (back.kernel[d] - 1) * w->dilation[d] - at / step;
+        back.stride[d] = 1;
     }
     return back;
+}
+
+/* The taps of a phase, the last first, as they are numbered in the weight. */
+static void costsim_turned_taps(const costsim_window *w, const costsim_window *back,
+                                const int32_t *first, uint8_t *taps) {
+    int32_t t0, t1, t2;
+    for (t0 = back->kernel[0] - 1; t0 >= 0; t0--) {
+        for (t1 = back->kernel[1] - 1; t1 >= 0; t1--) {
+            for (t2 = back->kernel[2] - 1; t2 >= 0; t2--) {
+                const int32_t s0 = first[0] + t0 * w->stride[0];
+                const int32_t s1 = first[1] + t1 * w->stride[1];
+                const int32_t s2 = first[2] + t2 * w->stride[2];
+                *taps++ = (uint8_t)((s0 * w->kernel[1] + s1) * w->kernel[2] + s2);
+            }
+        }
+    }
+}
+
+/* Adds to the inputs of one phase. `scales` are of 8-bit weights, or NULL: weights are floats. */
+static void costsim_depthwise_phase(const costsim_window *w, const int32_t *phase,
+                                    const costsim_block *blocks, int32_t count,
+                                    const float *scales, const float *dy, float *dx) {
+    const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
+    const int32_t pixels = costsim_pixels(w->out);
+    int32_t first[3], steps[3], n, block, j, t;
+    const costsim_window back = costsim_turned(w, phase, first);
+    const int32_t some = costsim_pixels(back.kernel);
+    float turned[COSTSIM_TURNED];
+    uint8_t order[COSTSIM_TURNED];
+    if (some == 0) {
+        return;
+    }
+    costsim_turned_taps(w, &back, first, order);
+    steps[0] = w->stride[0] * w->size[1] * w->size[2];
+    steps[1] = w->stride[1] * w->size[2];
+    steps[2] = w->stride[2];
+    dx += (phase[0] * w->size[1] + phase[1]) * w->size[2] + phase[2];
+    for (block = 0; block < count; block++) {
+        const costsim_block *k = blocks + block;
+        for (j = 0; j < k->n_outs; j++) {
+            const int32_t c = k->first_out + costsim_number(k->outs, j);
+            if (scales) {
+                const int8_t *weight = (const int8_t *)k->weight + j * taps;
+                const float scale = scales[c];
+                for (t = 0; t < some; t++) {
+                    turned[t] = (float)weight[order[t]] * scale;
+                }
+            } else {
+                const float *weight = (const float *)k->weight + j * taps;
+                for (t = 0; t < some; t++) {
+                    turned[t] = weight[order[t]];
+                }
+            }
+            for (n = 0; n < w->samples; n++) {
+                costsim_depthwise_plane(&back, steps, turned, dy + (n * w->outputs + c) * pixels,
+                                        dx + (n * w->inputs + c) * plane);
+            }
+        }
+    }
+}
+
+/* Adds to dx, of windows that turn. */
+static void costsim_depthwise_turned(const costsim_window *w, const costsim_block *blocks,
+                                     int32_t count, const float *scales, const float *dy,
+                                     float *dx) {
+    int32_t phase[3];
+    for (phase[0] = 0; phase[0] < w->stride[0]; phase[0]++) {
+        for (phase[1] = 0; phase[1] < w->stride[1]; phase[1]++) {
+            for (phase[2] = 0; phase[2] < w->stride[2]; phase[2]++) {
+                costsim_depthwise_phase(w, phase, blocks, count, scales, dy, dx);
+            }
+        }
+    }
 }
 
 void costsim_depthwise_input_gradient(const costsim_window *w, const costsim_block *blocks,
                                       int32_t count, const float *dy, float *dx) {
     const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
     const int32_t pixels = costsim_pixels(w->out);
-    const int turns =
-        w->stride[0] == 1 && w->stride[1] == 1 && w->stride[2] == 1 && taps <= COSTSIM_TURNED;
-    const costsim_window back = costsim_turned(w);
-    int32_t n, block, j, t;
+    int32_t n, block, j;
     costsim_fill(w->samples * w->inputs * plane, 0.0f, dx);
+    if (costsim_turns(w)) {
+        costsim_depthwise_turned(w, blocks, count, NULL, dy, dx);
+        return;
+    }
     for (block = 0; block < count; block++) {
         const costsim_block *k = blocks + block;
         for (j = 0; j < k->n_outs; j++) {
             const int32_t c = k->first_out + costsim_number(k->outs, j);
-            const float *weight = (const float *)k->weight + j * taps;
-            if (turns) { /* the correlation with the kernel turned round */
-                float turned[COSTSIM_TURNED];
-                for (t = 0; t < taps; t++) {
-                    turned[t] = weight[taps - 1 - t];
-                }
-                for (n = 0; n < w->samples; n++) {
-                    costsim_depthwise_plane(&back, turned, dy + (n * w->outputs + c) * pixels,
-                                            dx + (n * w->inputs + c) * plane);
-                }
-            } else {
-                costsim_block one = {NULL, NULL, NULL, 1, 1, 0, 0, 0, 0};
-                one.weight = weight;
-                for (n = 0; n < w->samples; n++) {
-                    costsim_spread_block(w, &one, dy + (n * w->outputs + c) * pixels,
-                                         dx + (n * w->inputs + c) * plane);
-                }
+            costsim_block one = {NULL, NULL, NULL, 1, 1, 0, 0, 0, 0};
+            one.weight = (const float *)k->weight + j * taps;
+            for (n = 0; n < w->samples; n++) {
+                costsim_spread_block(w, &one, dy + (n * w->outputs + c) * pixels,
+                                     dx + (n * w->inputs + c) * plane);
             }
         }
     }

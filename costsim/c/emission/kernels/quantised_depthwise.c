@@ -1,11 +1,9 @@
 /* Depthwise convolutions in 8 bits: four outputs side by side, two taps at a time. */
 
-/* A row of outputs of one channel, of the rows of taps that are inside. */
+/* A row of outputs of one channel, and what makes them of sums. */
 typedef struct {
-    int32_t planes, rows;           /* of taps */
-    int32_t x_plane, x_row, w_plane; /* from one to the next in x, and in the weight */
-    int32_t columns, step, reach;   /* taps of a row, between outputs and between taps in x */
-    int32_t x_zero, start, zero;    /* of x, where sums start, and of y */
+    costsim_line of;
+    int32_t x_zero, start, zero; /* of x, where sums start, and of y */
     float factor;
 } costsim_q_line;
 
@@ -85,7 +83,7 @@ COSTSIM_INLINE void costsim_q_row(int outs, int32_t columns, int32_t step, int32
 COSTSIM_INLINE void costsim_q_fours(const costsim_q_line *l, int quick, int32_t columns,
                                     int32_t step, int32_t count, const int8_t *weight,
                                     const int8_t *from, int8_t *y) {
-    const int32_t planes = l->planes, rows = l->rows, x_row = l->x_row, x_zero = l->x_zero;
+    const int32_t planes = l->of.planes, rows = l->of.rows, x_row = l->of.x_row, x_zero = l->x_zero;
     const int32_t start = l->start, zero = l->zero;
     const float factor = l->factor;
 #if COSTSIM_SIMD
@@ -94,7 +92,7 @@ COSTSIM_INLINE void costsim_q_fours(const costsim_q_line *l, int quick, int32_t 
     for (; count > 0; count--, from += 4 * step, y += 4) {
         int32_t sums[4] = {0, 0, 0, 0}, p, r;
         for (p = 0; p < planes; p++) {
-            const int8_t *with = weight + p * l->w_plane, *x = from + p * l->x_plane;
+            const int8_t *with = weight + p * l->of.w_plane, *x = from + p * l->of.x_plane;
             for (r = rows; r > 0; r--, with += columns, x += x_row) {
 #if COSTSIM_SIMD
                 if (quick) {
@@ -102,7 +100,7 @@ COSTSIM_INLINE void costsim_q_fours(const costsim_q_line *l, int quick, int32_t 
                     continue;
                 }
 #endif
-                costsim_q_row(4, columns, step, quick ? 1 : l->reach, x_zero, with, x, sums);
+                costsim_q_row(4, columns, step, quick ? 1 : l->of.reach, x_zero, with, x, sums);
             }
         }
         y[0] = costsim_q_requantised(sums[0], start, factor, zero);
@@ -116,9 +114,9 @@ COSTSIM_INLINE void costsim_q_fours(const costsim_q_line *l, int quick, int32_t 
 COSTSIM_INLINE int8_t costsim_q_one(const costsim_q_line *l, int quick, int32_t columns,
                                     const int8_t *weight, const int8_t *from) {
     int32_t sum = 0, p, r;
-    for (p = 0; p < l->planes; p++) {
-        const int8_t *with = weight + p * l->w_plane, *x = from + p * l->x_plane;
-        for (r = l->rows; r > 0; r--, with += l->columns, x += l->x_row) {
+    for (p = 0; p < l->of.planes; p++) {
+        const int8_t *with = weight + p * l->of.w_plane, *x = from + p * l->of.x_plane;
+        for (r = l->of.rows; r > 0; r--, with += l->of.columns, x += l->of.x_row) {
             int32_t t = 0;
 #if COSTSIM_SIMD
             if (quick && columns >= 4) {
@@ -130,7 +128,7 @@ COSTSIM_INLINE int8_t costsim_q_one(const costsim_q_line *l, int quick, int32_t 
             }
 #endif
             if (!quick) {
-                costsim_q_row(1, columns, 1, l->reach, l->x_zero, with, x, &sum);
+                costsim_q_row(1, columns, 1, l->of.reach, l->x_zero, with, x, &sum);
                 continue;
             }
 #if defined(__clang__)
@@ -174,7 +172,7 @@ COSTSIM_Q_SEVERAL(7, 2)
 
 COSTSIM_INLINE int8_t costsim_q_edge(const costsim_q_line *l, int32_t columns,
                                      const int8_t *weight, const int8_t *from) {
-    switch (l->reach == 1 ? columns : 0) {
+    switch (l->of.reach == 1 ? columns : 0) {
     case 1:
         return costsim_q_one_1(l, weight, from);
     case 2:
@@ -196,21 +194,21 @@ COSTSIM_INLINE int8_t costsim_q_edge(const costsim_q_line *l, int32_t columns,
 
 COSTSIM_INLINE void costsim_q_middle(const costsim_q_line *l, int32_t count, const int8_t *weight,
                                      const int8_t *from, int8_t *y) {
-    const int32_t k = l->reach == 1 ? l->columns : 0;
-    if (k == 3 && l->step == 1) {
+    const int32_t k = l->of.reach == 1 ? l->of.columns : 0;
+    if (k == 3 && l->of.step == 1) {
         costsim_q_fours_3_1(l, count, weight, from, y);
-    } else if (k == 5 && l->step == 1) {
+    } else if (k == 5 && l->of.step == 1) {
         costsim_q_fours_5_1(l, count, weight, from, y);
-    } else if (k == 7 && l->step == 1) {
+    } else if (k == 7 && l->of.step == 1) {
         costsim_q_fours_7_1(l, count, weight, from, y);
-    } else if (k == 3 && l->step == 2) {
+    } else if (k == 3 && l->of.step == 2) {
         costsim_q_fours_3_2(l, count, weight, from, y);
-    } else if (k == 5 && l->step == 2) {
+    } else if (k == 5 && l->of.step == 2) {
         costsim_q_fours_5_2(l, count, weight, from, y);
-    } else if (k == 7 && l->step == 2) {
+    } else if (k == 7 && l->of.step == 2) {
         costsim_q_fours_7_2(l, count, weight, from, y);
     } else {
-        costsim_q_fours(l, 0, l->columns, l->step, count, weight, from, y);
+        costsim_q_fours(l, 0, l->of.columns, l->of.step, count, weight, from, y);
     }
 }
 
@@ -218,7 +216,7 @@ COSTSIM_INLINE void costsim_q_middle(const costsim_q_line *l, int32_t count, con
 COSTSIM_APART void costsim_q_channel(const costsim_window *w, costsim_q_line *l, const int8_t *weight,
                               const int8_t *x, int8_t *y) {
     const int32_t wide = w->out[2], inside = costsim_places(w, 2, 0).low;
-    const int32_t fours = (costsim_places(w, 2, l->columns - 1).high - inside) / 4;
+    const int32_t fours = (costsim_places(w, 2, l->of.columns - 1).high - inside) / 4;
     int32_t q0, q1, q2;
     for (q0 = 0; q0 < w->out[0]; q0++) {
         const costsim_span s0 = costsim_taps(w, 0, q0);
@@ -227,13 +225,13 @@ COSTSIM_APART void costsim_q_channel(const costsim_window *w, costsim_q_line *l,
             const int32_t p0 = s0.start + s0.low * w->dilation[0];
             const int32_t p1 = s1.start + s1.low * w->dilation[1];
             const int8_t *from = x + (p0 * w->size[1] + p1) * w->size[2] - w->padding[2];
-            const int8_t *with = weight + s0.low * l->w_plane + s1.low * l->columns;
-            l->planes = s0.high - s0.low;
-            l->rows = s1.high - s1.low;
+            const int8_t *with = weight + s0.low * l->of.w_plane + s1.low * l->of.columns;
+            l->of.planes = s0.high - s0.low;
+            l->of.rows = s1.high - s1.low;
             for (q2 = 0; q2 < wide; q2++) {
                 costsim_span s2;
                 if (q2 == inside && fours > 0) {
-                    costsim_q_middle(l, fours, with, from + q2 * l->step, y + q2);
+                    costsim_q_middle(l, fours, with, from + q2 * l->of.step, y + q2);
                     q2 += 4 * fours;
                     if (q2 == wide) {
                         break;
@@ -241,7 +239,7 @@ COSTSIM_APART void costsim_q_channel(const costsim_window *w, costsim_q_line *l,
                 }
                 s2 = costsim_taps(w, 2, q2);
                 y[q2] = costsim_q_edge(l, s2.high - s2.low, with + s2.low,
-                                       from + q2 * l->step + s2.low * l->reach);
+                                       from + q2 * l->of.step + s2.low * l->of.reach);
             }
         }
     }
@@ -252,12 +250,7 @@ static void costsim_q_depthwise(const costsim_window *w, const costsim_block *k,
     const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
     costsim_q_line l;
     int32_t m;
-    l.x_row = w->dilation[1] * w->size[2];
-    l.x_plane = w->dilation[0] * w->size[1] * w->size[2];
-    l.w_plane = w->kernel[1] * w->kernel[2];
-    l.columns = w->kernel[2];
-    l.step = w->stride[2];
-    l.reach = w->dilation[2];
+    l.of = costsim_line_of(w);
     l.x_zero = x_zero;
     l.zero = to->zero;
     for (m = 0; m < k->n_outs; m++) {

@@ -148,12 +148,13 @@ void costsim_q_convolution_input_gradient(const costsim_window *w, const costsim
                                           const float *dy, float *dx) {
     const int32_t taps = costsim_pixels(w->kernel), plane = costsim_pixels(w->size);
     const int32_t image = w->inputs * plane, dy_image = w->outputs * costsim_pixels(w->out);
-    const int turns = depthwise && w->stride[0] == 1 && w->stride[1] == 1 && w->stride[2] == 1 &&
-                      taps <= COSTSIM_TURNED;
     const int plain = !depthwise && costsim_q_plain(w);
-    const costsim_window back = costsim_turned(w);
     int32_t n, block, i, t0, t1, t2;
     costsim_fill(w->samples * image, 0.0f, dx);
+    if (depthwise && costsim_turns(w)) {
+        costsim_depthwise_turned(w, blocks, count, scales, dy, dx);
+        return;
+    }
     for (n = 0; n < w->samples; n++) {
         for (block = 0; block < count; block++) {
             const costsim_block *k = blocks + block;
@@ -165,17 +166,6 @@ void costsim_q_convolution_input_gradient(const costsim_window *w, const costsim
             for (i = fours; i < inputs; i++) {
                 const int8_t *weight = (const int8_t *)k->weight + (depthwise ? 0 : i * taps);
                 const int32_t c = k->first_in + costsim_number(k->ins, i);
-                if (turns) { /* the correlation with the kernel turned round */
-                    const int32_t o = k->first_out + costsim_number(k->outs, i);
-                    float turned[COSTSIM_TURNED];
-                    for (t0 = 0; t0 < taps; t0++) {
-                        turned[t0] = (float)weight[i * taps + taps - 1 - t0] * scales[o];
-                    }
-                    costsim_depthwise_plane(&back, turned,
-                                            dy + n * dy_image + o * costsim_pixels(w->out),
-                                            dx + n * image + c * plane);
-                    continue;
-                }
                 for (t0 = 0; t0 < w->kernel[0]; t0++) {
                     for (t1 = 0; t1 < w->kernel[1]; t1++) {
                         for (t2 = 0; t2 < w->kernel[2]; t2++, weight++) {
@@ -301,6 +291,131 @@ COSTSIM_INLINE void costsim_q_correlate(const costsim_window *w, const costsim_s
     }
 }
 
+#define COSTSIM_LINE 128 /* of a row of x, how much is kept in floats */
+
+/* Sums of `columns` (a constant) taps side by side over the positions where all are inside. */
+COSTSIM_INLINE void costsim_q_taps(int32_t low, int32_t high, int columns, int32_t step,
+                                   const float *g, const float *x, float *sums) {
+    float s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = 0, s4 = 0, s5 = 0, s6 = 0;
+    if (columns > 3) {
+        s3 = sums[3], s4 = sums[4];
+    }
+    if (columns > 5) {
+        s5 = sums[5], s6 = sums[6];
+    }
+    x += low * step;
+    for (; low < high; low++, x += step) {
+        const float v = g[low];
+        COSTSIM_MAC(s0, v, x[0]);
+        COSTSIM_MAC(s1, v, x[1]);
+        COSTSIM_MAC(s2, v, x[2]);
+        if (columns > 3) {
+            COSTSIM_MAC(s3, v, x[3]);
+            COSTSIM_MAC(s4, v, x[4]);
+        }
+        if (columns > 5) {
+            COSTSIM_MAC(s5, v, x[5]);
+            COSTSIM_MAC(s6, v, x[6]);
+        }
+    }
+    sums[0] = s0, sums[1] = s1, sums[2] = s2;
+    if (columns > 3) {
+        sums[3] = s3, sums[4] = s4;
+    }
+    if (columns > 5) {
+        sums[5] = s5, sums[6] = s6;
+    }
+}
+
+/* Columns whose taps are partly outside, or all if they are not 3, 5 or 7 side by side. */
+static void costsim_q_taps_beside(const costsim_window *w, int32_t low, int32_t high,
+                                  const float *g, const float *x, float *sums) {
+    const int32_t step = w->stride[2], reach = w->dilation[2];
+    for (; low < high; low++) {
+        const costsim_span s = costsim_taps(w, 2, low);
+        const float v = g[low], *at = x + low * step + s.low * reach;
+        int32_t t;
+        for (t = s.low; t < s.high; t++, at += reach) {
+            COSTSIM_MAC(sums[t], v, *at);
+        }
+    }
+}
+
+/* A row of taps over a row of outputs, in the order of the outputs. */
+static void costsim_q_correlate_row(const costsim_window *w, int32_t low, int32_t high,
+                                    const float *g, const float *x, float *sums) {
+    const int32_t step = w->stride[2];
+    costsim_q_taps_beside(w, 0, low, g, x, sums);
+    if (w->kernel[2] == 3) {
+        costsim_q_taps(low, high, 3, step, g, x, sums);
+    } else if (w->kernel[2] == 5) {
+        costsim_q_taps(low, high, 5, step, g, x, sums);
+    } else if (w->kernel[2] == 7) {
+        costsim_q_taps(low, high, 7, step, g, x, sums);
+    }
+    costsim_q_taps_beside(w, high, w->out[2], g, x, sums);
+}
+
+/* The output position whose tap t looks at input position p, or -1 for none. */
+COSTSIM_INLINE int32_t costsim_q_seen_from(const costsim_window *w, int d, int32_t p, int32_t t) {
+    const int32_t at = p + w->padding[d] - t * w->dilation[d], step = w->stride[d];
+    const int32_t q = step == 1 ? at : at / step;
+    return at < 0 || q * step != at || q >= w->out[d] ? -1 : q;
+}
+
+/* The weight gradient of one channel and one sample, added to, in units of x. A row of x becomes
+ * floats once, for all rows of taps. */
+static void costsim_q_correlate_plane(const costsim_window *w, int32_t x_zero, const float *dy,
+                                      const int8_t *x, float *dw) {
+    const int32_t columns = w->kernel[2], wide = w->size[2];
+    const int quick = w->dilation[2] == 1 && (columns == 3 || columns == 5 || columns == 7);
+    const int32_t low = quick ? costsim_places(w, 2, 0).low : w->out[2];
+    const int32_t until = quick ? costsim_places(w, 2, columns - 1).high : w->out[2];
+    const int32_t high = until > low ? until : low;
+    float line[COSTSIM_LINE];
+    int32_t p0, p1, t0, t1, i;
+    for (p0 = 0; p0 < w->size[0]; p0++) {
+        for (p1 = 0; p1 < w->size[1]; p1++, x += wide) {
+            for (i = 0; i < wide; i++) {
+                line[i] = (float)(x[i] - x_zero);
+            }
+            for (t0 = 0; t0 < w->kernel[0]; t0++) {
+                const int32_t q0 = costsim_q_seen_from(w, 0, p0, t0);
+                for (t1 = 0; q0 >= 0 && t1 < w->kernel[1]; t1++) {
+                    const int32_t q1 = costsim_q_seen_from(w, 1, p1, t1);
+                    if (q1 >= 0) {
+                        costsim_q_correlate_row(w, low, high,
+                                                dy + (q0 * w->out[1] + q1) * w->out[2],
+                                                line - w->padding[2],
+                                                dw + (t0 * w->kernel[1] + t1) * columns);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* The weight gradient of a depthwise block whose rows of x fit into a line. */
+static void costsim_q_correlate_planes(const costsim_window *w, const costsim_block *k,
+                                       float x_scale, int32_t x_zero, const float *dy,
+                                       const int8_t *x, float *dw) {
+    const int32_t taps = costsim_pixels(w->kernel);
+    int32_t m, n, t;
+    for (m = 0; m < k->n_outs; m++, dw += taps) {
+        const int32_t o = k->first_out + costsim_number(k->outs, m);
+        const int32_t c = k->first_in + costsim_number(k->ins, m);
+        costsim_fill(taps, 0.0f, dw);
+        for (n = 0; n < w->samples; n++) {
+            costsim_q_correlate_plane(w, x_zero,
+                                      dy + (n * w->outputs + o) * costsim_pixels(w->out),
+                                      x + (n * w->inputs + c) * costsim_pixels(w->size), dw);
+        }
+        for (t = 0; t < taps; t++) {
+            dw[t] *= x_scale;
+        }
+    }
+}
+
 void costsim_q_convolution_weight_gradient(const costsim_window *w, const costsim_block *blocks,
                                            int32_t count, int depthwise, float x_scale,
                                            int32_t x_zero, const float *dy, const int8_t *x,
@@ -312,6 +427,11 @@ void costsim_q_convolution_weight_gradient(const costsim_window *w, const costsi
     for (block = 0; block < count; block++) {
         const costsim_block *k = blocks + block;
         const int32_t row = k->n_ins * taps, fours = plain ? k->n_ins & ~3 : 0;
+        if (depthwise && w->size[2] <= COSTSIM_LINE) {
+            costsim_q_correlate_planes(w, k, x_scale, x_zero, dy, x, dw);
+            dw += k->n_outs * row;
+            continue;
+        }
         if (fours) {
             costsim_fill(k->n_outs * row, 0.0f, dw);
             costsim_q_outer_points(w, k, x_zero, dy, x, dw);
