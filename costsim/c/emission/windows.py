@@ -34,7 +34,7 @@ class Window:
         strides = o if isinstance(o, Convolution) else Convolution((), (), (), 1)
         self.stride, self.dilation = _spatial(strides.stride), _spatial(strides.dilation)
         self.padding = _spatial(strides.padding, 0)
-        # Then the kernel is turned round, and the last tap's product is added first (`costsim_turns`).
+        # Then the kernel is turned round, and the last tap's product comes first (`costsim_turns`).
         small, plain = prod(self.kernel) <= TURNED, {1} in ({*self.stride}, {*self.dilation})
         self.turns = self.depthwise and small and plain
 

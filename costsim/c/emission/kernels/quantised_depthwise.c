@@ -39,10 +39,10 @@ COSTSIM_INLINE void costsim_q_add_row(int columns, int j, int last, int32_t minu
     COSTSIM_Q_MAC_UPPER(*sum, one, costsim_q_two(minus, x, j + 3, last));
 }
 
-/* Adds a row of 3, 5 or 7 taps (a constant, as is the step of 1 or 2) to four outputs. */
-COSTSIM_INLINE void costsim_q_four_rows(int columns, int step, int32_t minus, const int8_t *with,
-                                        const int8_t *x, int32_t *sums) {
-    const int last = columns + 3 * step - 1;
+/* Adds a row of 3, 5 or 7 taps (a constant, as is the step of 1 or 2) to two or four outputs. */
+COSTSIM_INLINE void costsim_q_quick_row(int outs, int columns, int step, int32_t minus,
+                                        const int8_t *with, const int8_t *x, int32_t *sums) {
+    const int last = columns + (outs - 1) * step - 1;
     int32_t a, b = 0, c = 0, one;
     if (columns == 3) {
         a = costsim_q_halves(with[0], with[2]);
@@ -58,55 +58,61 @@ COSTSIM_INLINE void costsim_q_four_rows(int columns, int step, int32_t minus, co
     }
     costsim_q_add_row(columns, 0, last, minus, a, b, c, one, x, sums);
     costsim_q_add_row(columns, step, last, minus, a, b, c, one, x, sums + 1);
-    costsim_q_add_row(columns, 2 * step, last, minus, a, b, c, one, x, sums + 2);
-    costsim_q_add_row(columns, 3 * step, last, minus, a, b, c, one, x, sums + 3);
+    if (outs == 4) {
+        costsim_q_add_row(columns, 2 * step, last, minus, a, b, c, one, x, sums + 2);
+        costsim_q_add_row(columns, 3 * step, last, minus, a, b, c, one, x, sums + 3);
+    }
 }
 #endif
 
-/* Adds a row of `columns` taps to `outs` outputs (1 or 4). */
+/* Adds a row of `columns` taps to `outs` outputs (1, 2 or 4). */
 COSTSIM_INLINE void costsim_q_row(int outs, int32_t columns, int32_t step, int32_t reach,
                                   int32_t x_zero, const int8_t *with, const int8_t *x,
                                   int32_t *sums) {
     int32_t t;
     for (t = 0; t < columns; t++, x += reach) {
         COSTSIM_Q_MAC(sums[0], with[t], x[0] - x_zero);
-        if (outs == 4) {
+        if (outs > 1) {
             COSTSIM_Q_MAC(sums[1], with[t], x[step] - x_zero);
+        }
+        if (outs == 4) {
             COSTSIM_Q_MAC(sums[2], with[t], x[2 * step] - x_zero);
             COSTSIM_Q_MAC(sums[3], with[t], x[3 * step] - x_zero);
         }
     }
 }
 
-/* `count` times four outputs, all of whose columns are inside. For a row of 3, 5 or 7 taps, which
- * `quick` says, columns and step are constants. */
-COSTSIM_INLINE void costsim_q_fours(const costsim_q_line *l, int quick, int32_t columns,
-                                    int32_t step, int32_t count, const int8_t *weight,
-                                    const int8_t *from, int8_t *y) {
-    const int32_t planes = l->of.planes, rows = l->of.rows, x_row = l->of.x_row, x_zero = l->x_zero;
-    const int32_t start = l->start, zero = l->zero;
+/* `count` times `outs` outputs (2 or 4), all of whose columns are inside. For a row of 3, 5 or 7
+ * taps, which `quick` says, columns and step are constants. */
+COSTSIM_INLINE void costsim_q_several(const costsim_q_line *l, int quick, int outs, int32_t columns,
+                                      int32_t step, int32_t count, const int8_t *weight,
+                                      const int8_t *from, int8_t *y) {
+    const int32_t planes = l->of.planes, rows = l->of.rows, x_row = l->of.x_row;
+    const int32_t x_zero = l->x_zero, start = l->start, zero = l->zero;
     const float factor = l->factor;
 #if COSTSIM_SIMD
     const int32_t minus = costsim_q_halves(-x_zero, -x_zero);
 #endif
-    for (; count > 0; count--, from += 4 * step, y += 4) {
+    for (; count > 0; count--, from += outs * step, y += outs) {
         int32_t sums[4] = {0, 0, 0, 0}, p, r;
         for (p = 0; p < planes; p++) {
             const int8_t *with = weight + p * l->of.w_plane, *x = from + p * l->of.x_plane;
             for (r = rows; r > 0; r--, with += columns, x += x_row) {
 #if COSTSIM_SIMD
                 if (quick) {
-                    costsim_q_four_rows((int)columns, (int)step, minus, with, x, sums);
+                    costsim_q_quick_row(outs, (int)columns, (int)step, minus, with, x, sums);
                     continue;
                 }
 #endif
-                costsim_q_row(4, columns, step, quick ? 1 : l->of.reach, x_zero, with, x, sums);
+                costsim_q_row(outs, columns, step, quick ? 1 : l->of.reach, x_zero, with, x, sums);
             }
         }
         y[0] = costsim_q_requantised(sums[0], start, factor, zero);
         y[1] = costsim_q_requantised(sums[1], start, factor, zero);
-        y[2] = costsim_q_requantised(sums[2], start, factor, zero);
-        y[3] = costsim_q_requantised(sums[3], start, factor, zero);
+        if (outs == 4) {
+            y[2] = costsim_q_requantised(sums[2], start, factor, zero);
+            y[3] = costsim_q_requantised(sums[3], start, factor, zero);
+        }
     }
 }
 
@@ -144,17 +150,29 @@ COSTSIM_INLINE int8_t costsim_q_one(const costsim_q_line *l, int quick, int32_t 
     return costsim_q_requantised(sum, l->start, l->factor, l->zero);
 }
 
-/* By how many taps lie in a row, each a function of its own: in one together registers run out. */
-#define COSTSIM_Q_SINGLE(columns)                                                              \
-    COSTSIM_APART int8_t costsim_q_one_##columns(const costsim_q_line *l, const int8_t *weight, \
-                                                 const int8_t *from) {                         \
-        return costsim_q_one(l, 1, columns, weight, from);                                     \
+/* A row of outputs, an even number of them, all of whose columns are inside. */
+COSTSIM_INLINE void costsim_q_evens(const costsim_q_line *l, int quick, int32_t columns,
+                                    int32_t step, int32_t count, const int8_t *weight,
+                                    const int8_t *from, int8_t *y) {
+    const int32_t fours = count / 4;
+    costsim_q_several(l, quick, 4, columns, step, fours, weight, from, y);
+    if (count & 2) {
+        costsim_q_several(l, quick, 2, columns, step, 1, weight, from + 4 * fours * step,
+                          y + 4 * fours);
     }
-#define COSTSIM_Q_SEVERAL(columns, step)                                                    \
-    COSTSIM_APART void costsim_q_fours_##columns##_##step(                                  \
-        const costsim_q_line *l, int32_t count, const int8_t *weight, const int8_t *from,   \
-        int8_t *y) {                                                                        \
-        costsim_q_fours(l, 1, columns, step, count, weight, from, y);                       \
+}
+
+/* By how many taps lie in a row, each a function of its own: in one together registers run out. */
+#define COSTSIM_Q_SINGLE(columns)                                                               \
+    COSTSIM_APART int8_t costsim_q_one_##columns(const costsim_q_line *l, const int8_t *weight, \
+                                                 const int8_t *from) {                          \
+        return costsim_q_one(l, 1, columns, weight, from);                                      \
+    }
+#define COSTSIM_Q_EVENS(columns, step)                                                          \
+    COSTSIM_APART void costsim_q_evens_##columns##_##step(                                      \
+        const costsim_q_line *l, int32_t count, const int8_t *weight, const int8_t *from,       \
+        int8_t *y) {                                                                            \
+        costsim_q_evens(l, 1, columns, step, count, weight, from, y);                           \
     }
 COSTSIM_Q_SINGLE(1)
 COSTSIM_Q_SINGLE(2)
@@ -163,12 +181,22 @@ COSTSIM_Q_SINGLE(4)
 COSTSIM_Q_SINGLE(5)
 COSTSIM_Q_SINGLE(6)
 COSTSIM_Q_SINGLE(7)
-COSTSIM_Q_SEVERAL(3, 1)
-COSTSIM_Q_SEVERAL(5, 1)
-COSTSIM_Q_SEVERAL(7, 1)
-COSTSIM_Q_SEVERAL(3, 2)
-COSTSIM_Q_SEVERAL(5, 2)
-COSTSIM_Q_SEVERAL(7, 2)
+COSTSIM_Q_EVENS(3, 1)
+COSTSIM_Q_EVENS(5, 1)
+COSTSIM_Q_EVENS(7, 1)
+COSTSIM_Q_EVENS(3, 2)
+COSTSIM_Q_EVENS(5, 2)
+COSTSIM_Q_EVENS(7, 2)
+
+COSTSIM_APART int8_t costsim_q_one_any(const costsim_q_line *l, int32_t columns,
+                                       const int8_t *weight, const int8_t *from) {
+    return costsim_q_one(l, 0, columns, weight, from);
+}
+
+COSTSIM_APART void costsim_q_evens_any(const costsim_q_line *l, int32_t count,
+                                       const int8_t *weight, const int8_t *from, int8_t *y) {
+    costsim_q_evens(l, 0, l->of.columns, l->of.step, count, weight, from, y);
+}
 
 COSTSIM_INLINE int8_t costsim_q_edge(const costsim_q_line *l, int32_t columns,
                                      const int8_t *weight, const int8_t *from) {
@@ -188,27 +216,33 @@ COSTSIM_INLINE int8_t costsim_q_edge(const costsim_q_line *l, int32_t columns,
     case 7:
         return costsim_q_one_7(l, weight, from);
     default:
-        return costsim_q_one(l, 0, columns, weight, from);
+        return costsim_q_one_any(l, columns, weight, from);
     }
 }
 
 COSTSIM_INLINE void costsim_q_middle(const costsim_q_line *l, int32_t count, const int8_t *weight,
                                      const int8_t *from, int8_t *y) {
-    const int32_t k = l->of.reach == 1 ? l->of.columns : 0;
-    if (k == 3 && l->of.step == 1) {
-        costsim_q_fours_3_1(l, count, weight, from, y);
-    } else if (k == 5 && l->of.step == 1) {
-        costsim_q_fours_5_1(l, count, weight, from, y);
-    } else if (k == 7 && l->of.step == 1) {
-        costsim_q_fours_7_1(l, count, weight, from, y);
-    } else if (k == 3 && l->of.step == 2) {
-        costsim_q_fours_3_2(l, count, weight, from, y);
-    } else if (k == 5 && l->of.step == 2) {
-        costsim_q_fours_5_2(l, count, weight, from, y);
-    } else if (k == 7 && l->of.step == 2) {
-        costsim_q_fours_7_2(l, count, weight, from, y);
-    } else {
-        costsim_q_fours(l, 0, l->of.columns, l->of.step, count, weight, from, y);
+    switch (l->of.reach == 1 && l->of.columns < 10 ? 10 * l->of.step + l->of.columns : 0) {
+    case 13:
+        costsim_q_evens_3_1(l, count, weight, from, y);
+        break;
+    case 15:
+        costsim_q_evens_5_1(l, count, weight, from, y);
+        break;
+    case 17:
+        costsim_q_evens_7_1(l, count, weight, from, y);
+        break;
+    case 23:
+        costsim_q_evens_3_2(l, count, weight, from, y);
+        break;
+    case 25:
+        costsim_q_evens_5_2(l, count, weight, from, y);
+        break;
+    case 27:
+        costsim_q_evens_7_2(l, count, weight, from, y);
+        break;
+    default:
+        costsim_q_evens_any(l, count, weight, from, y);
     }
 }
 
@@ -216,7 +250,7 @@ COSTSIM_INLINE void costsim_q_middle(const costsim_q_line *l, int32_t count, con
 COSTSIM_APART void costsim_q_channel(const costsim_window *w, costsim_q_line *l, const int8_t *weight,
                               const int8_t *x, int8_t *y) {
     const int32_t wide = w->out[2], inside = costsim_places(w, 2, 0).low;
-    const int32_t fours = (costsim_places(w, 2, l->of.columns - 1).high - inside) / 4;
+    const int32_t evens = (costsim_places(w, 2, l->of.columns - 1).high - inside) & ~1;
     int32_t q0, q1, q2;
     for (q0 = 0; q0 < w->out[0]; q0++) {
         const costsim_span s0 = costsim_taps(w, 0, q0);
@@ -230,9 +264,9 @@ COSTSIM_APART void costsim_q_channel(const costsim_window *w, costsim_q_line *l,
             l->of.rows = s1.high - s1.low;
             for (q2 = 0; q2 < wide; q2++) {
                 costsim_span s2;
-                if (q2 == inside && fours > 0) {
-                    costsim_q_middle(l, fours, with, from + q2 * l->of.step, y + q2);
-                    q2 += 4 * fours;
+                if (q2 == inside && evens > 0) {
+                    costsim_q_middle(l, evens, with, from + q2 * l->of.step, y + q2);
+                    q2 += evens;
                     if (q2 == wide) {
                         break;
                     }

@@ -1,6 +1,6 @@
 /* Gradients of 8-bit convolutions and linear layers: floats of the real values. */
 
-#define COSTSIM_WIDENED 32 /* of four channels side by side, how many elements are floats at a time */
+#define COSTSIM_WIDENED 64 /* of four channels side by side, how many elements are floats at a time */
 
 /* 4 by `width` (4 or 1) sums, added to: of products of `depth` elements of four channels, side by
  * side in `four`, with `width` values that lie side by side every `step`, or at the rows of a list. */
@@ -75,7 +75,7 @@ COSTSIM_INLINE void costsim_q_back_pixels(int32_t pixels, int32_t depth, const f
 
 /* The input gradient of a block whose windows are one tap, and everywhere inside. Weights of four
  * input channels become floats once, for all pixels. */
-static void costsim_q_back_points(const costsim_block *k, int32_t pixels, const float *scales,
+COSTSIM_APART void costsim_q_back_points(const costsim_block *k, int32_t pixels, const float *scales,
                                   const float *dy, float *dx) {
     float four[4 * COSTSIM_WIDENED];
     int32_t i, j, m, o, depth;
@@ -223,11 +223,12 @@ COSTSIM_INLINE void costsim_q_outer_tile(int32_t depth, const float *four, const
     to3[0] = s30, to3[1] = s31, to3[2] = s32, to3[3] = s33;
 }
 
-/* The weight gradient, in units of x, of input channels 0 to n_ins & ~3 and output channels 0 to
- * n_outs & ~3 of a block whose windows are one tap, and everywhere inside. What four input channels
+/* The weight gradient of input channels 0 to n_ins & ~3 and output channels 0 to n_outs & ~3 of a
+ * block whose windows are one tap, and everywhere inside: dw holds zeros. What four input channels
  * hold becomes floats once, for all output channels. */
-static void costsim_q_outer_points(const costsim_window *w, const costsim_block *k, int32_t x_zero,
-                                   const float *dy, const int8_t *x, float *dw) {
+COSTSIM_APART void costsim_q_outer_points(const costsim_window *w, const costsim_block *k,
+                                          float x_scale, int32_t x_zero, const float *dy,
+                                          const int8_t *x, float *dw) {
     const int32_t pixels = costsim_pixels(w->size), row = k->n_ins;
     float four[4 * COSTSIM_WIDENED];
     int32_t i, j, m, n, q, p, depth;
@@ -252,6 +253,10 @@ static void costsim_q_outer_points(const costsim_window *w, const costsim_block 
                     costsim_q_outer_tile(depth, four, g, row, dw + m * row + i);
                 }
             }
+        }
+        for (m = 0; m < (k->n_outs & ~3); m++) {
+            float *to = dw + m * row + i;
+            to[0] *= x_scale, to[1] *= x_scale, to[2] *= x_scale, to[3] *= x_scale;
         }
     }
 }
@@ -291,103 +296,63 @@ COSTSIM_INLINE void costsim_q_correlate(const costsim_window *w, const costsim_s
     }
 }
 
-#define COSTSIM_LINE 128 /* of a row of x, how much is kept in floats */
+#define COSTSIM_BAND 256   /* of an image, how much is floats at a time: whole rows */
+#define COSTSIM_COLUMNS 11 /* taps of a row whose places are kept beside it */
 
-/* Sums of `columns` (a constant) taps side by side over the positions where all are inside. */
-COSTSIM_INLINE void costsim_q_taps(int32_t low, int32_t high, int columns, int32_t step,
-                                   const float *g, const float *x, float *sums) {
-    float s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = 0, s4 = 0, s5 = 0, s6 = 0;
-    if (columns > 3) {
-        s3 = sums[3], s4 = sums[4];
-    }
-    if (columns > 5) {
-        s5 = sums[5], s6 = sums[6];
-    }
-    x += low * step;
-    for (; low < high; low++, x += step) {
-        const float v = g[low];
-        COSTSIM_MAC(s0, v, x[0]);
-        COSTSIM_MAC(s1, v, x[1]);
-        COSTSIM_MAC(s2, v, x[2]);
-        if (columns > 3) {
-            COSTSIM_MAC(s3, v, x[3]);
-            COSTSIM_MAC(s4, v, x[4]);
-        }
-        if (columns > 5) {
-            COSTSIM_MAC(s5, v, x[5]);
-            COSTSIM_MAC(s6, v, x[6]);
+/* One tap over `rows` rows of outputs and of what it looks at, added to `sum`. Between rows lie
+ * `g_row` and `x_row`; `step` between columns of x is a constant where it is 1. */
+COSTSIM_INLINE float costsim_q_correlate_tap(int32_t rows, int32_t columns, int32_t g_row,
+                                             int32_t x_row, int32_t step, const float *g,
+                                             const float *x, float sum) {
+    for (; rows > 0; rows--, g += g_row, x += x_row) {
+        const float *v = g, *at = x;
+        int32_t left;
+        for (left = columns; left > 0; left--, at += step) {
+            COSTSIM_MAC(sum, *v++, *at);
         }
     }
-    sums[0] = s0, sums[1] = s1, sums[2] = s2;
-    if (columns > 3) {
-        sums[3] = s3, sums[4] = s4;
-    }
-    if (columns > 5) {
-        sums[5] = s5, sums[6] = s6;
-    }
+    return sum;
 }
 
-/* Columns whose taps are partly outside, or all if they are not 3, 5 or 7 side by side. */
-static void costsim_q_taps_beside(const costsim_window *w, int32_t low, int32_t high,
-                                  const float *g, const float *x, float *sums) {
-    const int32_t step = w->stride[2], reach = w->dilation[2];
-    for (; low < high; low++) {
-        const costsim_span s = costsim_taps(w, 2, low);
-        const float v = g[low], *at = x + low * step + s.low * reach;
-        int32_t t;
-        for (t = s.low; t < s.high; t++, at += reach) {
-            COSTSIM_MAC(sums[t], v, *at);
-        }
-    }
-}
-
-/* A row of taps over a row of outputs, in the order of the outputs. */
-static void costsim_q_correlate_row(const costsim_window *w, int32_t low, int32_t high,
-                                    const float *g, const float *x, float *sums) {
-    const int32_t step = w->stride[2];
-    costsim_q_taps_beside(w, 0, low, g, x, sums);
-    if (w->kernel[2] == 3) {
-        costsim_q_taps(low, high, 3, step, g, x, sums);
-    } else if (w->kernel[2] == 5) {
-        costsim_q_taps(low, high, 5, step, g, x, sums);
-    } else if (w->kernel[2] == 7) {
-        costsim_q_taps(low, high, 7, step, g, x, sums);
-    }
-    costsim_q_taps_beside(w, high, w->out[2], g, x, sums);
-}
-
-/* The output position whose tap t looks at input position p, or -1 for none. */
-COSTSIM_INLINE int32_t costsim_q_seen_from(const costsim_window *w, int d, int32_t p, int32_t t) {
-    const int32_t at = p + w->padding[d] - t * w->dilation[d], step = w->stride[d];
-    const int32_t q = step == 1 ? at : at / step;
-    return at < 0 || q * step != at || q >= w->out[d] ? -1 : q;
-}
-
-/* The weight gradient of one channel and one sample, added to, in units of x. A row of x becomes
- * floats once, for all rows of taps. */
-static void costsim_q_correlate_plane(const costsim_window *w, int32_t x_zero, const float *dy,
-                                      const int8_t *x, float *dw) {
-    const int32_t columns = w->kernel[2], wide = w->size[2];
-    const int quick = w->dilation[2] == 1 && (columns == 3 || columns == 5 || columns == 7);
-    const int32_t low = quick ? costsim_places(w, 2, 0).low : w->out[2];
-    const int32_t until = quick ? costsim_places(w, 2, columns - 1).high : w->out[2];
-    const int32_t high = until > low ? until : low;
-    float line[COSTSIM_LINE];
-    int32_t p0, p1, t0, t1, i;
+/* The weight gradient of one channel and one sample, added to, in units of x. Some rows of x become
+ * floats once, for all taps; `spans` are the places of the taps of a row. */
+COSTSIM_APART void costsim_q_correlate_plane(const costsim_window *w, const costsim_span *spans,
+                                             int32_t x_zero, const float *dy, const int8_t *x,
+                                             float *dw) {
+    const int32_t columns = w->kernel[2], wide = w->size[2], out = w->out[2], step = w->stride[2];
+    const int32_t g_plane = w->out[1] * out, x_row = w->stride[1] * wide;
+    float band[COSTSIM_BAND];
+    int32_t p0, p1, t0, t1, t2, i, rows;
     for (p0 = 0; p0 < w->size[0]; p0++) {
-        for (p1 = 0; p1 < w->size[1]; p1++, x += wide) {
-            for (i = 0; i < wide; i++) {
-                line[i] = (float)(x[i] - x_zero);
+        for (p1 = 0; p1 < w->size[1]; p1 += rows, x += rows * wide) {
+            rows = w->size[1] - p1 < COSTSIM_BAND / wide ? w->size[1] - p1 : COSTSIM_BAND / wide;
+            for (i = 0; i < rows * wide; i++) {
+                band[i] = (float)(x[i] - x_zero);
             }
             for (t0 = 0; t0 < w->kernel[0]; t0++) {
-                const int32_t q0 = costsim_q_seen_from(w, 0, p0, t0);
-                for (t1 = 0; q0 >= 0 && t1 < w->kernel[1]; t1++) {
-                    const int32_t q1 = costsim_q_seen_from(w, 1, p1, t1);
-                    if (q1 >= 0) {
-                        costsim_q_correlate_row(w, low, high,
-                                                dy + (q0 * w->out[1] + q1) * w->out[2],
-                                                line - w->padding[2],
-                                                dw + (t0 * w->kernel[1] + t1) * columns);
+                /* The position that looks at p0 with this tap, if there is one. */
+                const int32_t at = p0 + w->padding[0] - t0 * w->dilation[0];
+                const int32_t q0 = at / w->stride[0];
+                float *to = dw + t0 * w->kernel[1] * columns;
+                if (at < 0 || q0 * w->stride[0] != at || q0 >= w->out[0]) {
+                    continue;
+                }
+                for (t1 = 0; t1 < w->kernel[1]; t1++, to += columns) {
+                    const int32_t start = t1 * w->dilation[1] - w->padding[1] - p1;
+                    int32_t low, high;
+                    costsim_inside(start, w->stride[1], w->out[1], rows, &low, &high);
+                    for (t2 = 0; t2 < columns; t2++) {
+                        const costsim_span *s = spans + t2;
+                        const float *g = dy + q0 * g_plane + low * out + s->low;
+                        const float *from =
+                            band + start * wide + low * x_row + s->start + s->low * step;
+                        if (step == 1) {
+                            to[t2] = costsim_q_correlate_tap(high - low, s->high - s->low, out,
+                                                             x_row, 1, g, from, to[t2]);
+                        } else {
+                            to[t2] = costsim_q_correlate_tap(high - low, s->high - s->low, out,
+                                                             x_row, step, g, from, to[t2]);
+                        }
                     }
                 }
             }
@@ -395,18 +360,22 @@ static void costsim_q_correlate_plane(const costsim_window *w, int32_t x_zero, c
     }
 }
 
-/* The weight gradient of a depthwise block whose rows of x fit into a line. */
+/* The weight gradient of a depthwise block whose rows, of x and of taps, are small enough. */
 static void costsim_q_correlate_planes(const costsim_window *w, const costsim_block *k,
                                        float x_scale, int32_t x_zero, const float *dy,
                                        const int8_t *x, float *dw) {
     const int32_t taps = costsim_pixels(w->kernel);
+    costsim_span spans[COSTSIM_COLUMNS];
     int32_t m, n, t;
+    for (t = 0; t < w->kernel[2]; t++) {
+        spans[t] = costsim_places(w, 2, t);
+    }
     for (m = 0; m < k->n_outs; m++, dw += taps) {
         const int32_t o = k->first_out + costsim_number(k->outs, m);
         const int32_t c = k->first_in + costsim_number(k->ins, m);
         costsim_fill(taps, 0.0f, dw);
         for (n = 0; n < w->samples; n++) {
-            costsim_q_correlate_plane(w, x_zero,
+            costsim_q_correlate_plane(w, spans, x_zero,
                                       dy + (n * w->outputs + o) * costsim_pixels(w->out),
                                       x + (n * w->inputs + c) * costsim_pixels(w->size), dw);
         }
@@ -427,14 +396,14 @@ void costsim_q_convolution_weight_gradient(const costsim_window *w, const costsi
     for (block = 0; block < count; block++) {
         const costsim_block *k = blocks + block;
         const int32_t row = k->n_ins * taps, fours = plain ? k->n_ins & ~3 : 0;
-        if (depthwise && w->size[2] <= COSTSIM_LINE) {
+        if (depthwise && w->size[2] <= COSTSIM_BAND && w->kernel[2] <= COSTSIM_COLUMNS) {
             costsim_q_correlate_planes(w, k, x_scale, x_zero, dy, x, dw);
             dw += k->n_outs * row;
             continue;
         }
         if (fours) {
             costsim_fill(k->n_outs * row, 0.0f, dw);
-            costsim_q_outer_points(w, k, x_zero, dy, x, dw);
+            costsim_q_outer_points(w, k, x_scale, x_zero, dy, x, dw);
         }
         for (m = 0; m < k->n_outs;) {
             const int32_t width = depthwise || k->n_outs - m < 4 ? 1 : 4;
@@ -443,12 +412,7 @@ void costsim_q_convolution_weight_gradient(const costsim_window *w, const costsi
                 const int32_t o = costsim_number(k->outs, j < width ? m + j : m);
                 g[j] = dy + (k->first_out + o) * pixels;
             }
-            for (i = 0; i < (width == 4 ? fours : 0); i++) {
-                for (j = 0; j < width; j++) {
-                    dw[(m + j) * row + i] *= x_scale;
-                }
-            }
-            for (; i < k->n_ins; i++) {
+            for (i = width == 4 ? fours : 0; i < k->n_ins; i++) {
                 const int32_t c = k->first_in + costsim_number(k->ins, depthwise ? m : i);
                 float *to = dw + m * row + i * taps;
                 for (t0 = 0; t0 < w->kernel[0]; t0++) {
