@@ -193,9 +193,10 @@ def _pair(path: Path, split: str | None, where: str) -> tuple[NDArray[Any], NDAr
 
 def _unlabelled(labels: NDArray[Any]) -> int | None:
     """The first that says nothing; None where all say something."""
+    if labels.dtype.kind not in "fUS":
+        return None
     empty = np.isnan(labels) if labels.dtype.kind == "f" else labels == labels.dtype.type()
-    rows = np.flatnonzero(empty) if labels.dtype.kind in "fUS" else ()
-    return int(rows[0]) if len(rows) else None
+    return next((int(row) for row in np.flatnonzero(empty)), None)
 
 
 def _table(path: Path, where: str) -> ArraySource:

@@ -8,7 +8,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def array_of(content: bytes) -> NDArray[Any]:
     needed = math.prod(shape) * dtype.itemsize
     if needed > here:
         raise ValueError(f"an array of {shape} in {dtype} is {needed:,} bytes; it has {here:,}")
-    order = "F" if is_fortran else "C"
+    order: Literal["F", "C"] = "F" if is_fortran else "C"
     return np.ndarray(shape, dtype, buffer=content, offset=stream.tell(), order=order)
 
 

@@ -5,6 +5,7 @@ import re
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -89,9 +90,11 @@ def test_a_hostile_file_is_refused_in_one_line_and_in_little_memory(
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kind", ["u1", ">i2", "<f8", "<U3"])
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3), (2, 1, 4)])
-def test_arrays_are_as_numpy_reads_them(shape: tuple[int, ...], kind: str, order: str) -> None:
+def test_arrays_are_as_numpy_reads_them(
+    shape: tuple[int, ...], kind: str, order: Literal["C", "F"]
+) -> None:
     size = int(np.prod(shape))
-    wanted = np.arange(size).astype(kind).reshape(shape).copy(order)  # type: ignore[call-overload]
+    wanted = np.arange(size).astype(kind).reshape(shape).copy(order)
     file = io.BytesIO()
     np.save(file, wanted)
     found = array_of(file.getvalue())
