@@ -9,7 +9,7 @@ from costsim.base.progress import Progress
 from costsim.base.units import counted
 from costsim.data.episode import EpisodeRule, FixedEpisode, MetaDatasetEpisode
 from costsim.data.source import ImageSource
-from costsim.data.task import Resolution, Task, sample_episode
+from costsim.data.task import Resolution, Task, check_classes, sample_episode
 from costsim.data.tracks import find_tracks
 
 EpisodeName: TypeAlias = Literal["fixed", "meta-dataset"]
@@ -100,12 +100,17 @@ def draw_task(
 def _most_queries(
     source: ImageSource, tracks: Mapping[str, str] | None, ways: int | None, shots: int
 ) -> int:
-    """The most up to `DEFAULT_QUERIES` that leave the classes wanted, or all there are."""
+    """The most up to `DEFAULT_QUERIES` that leave the classes wanted, or all there are.
+
+    Raises `InputError` for fewer classes than ways.
+    """
 
     def able(queries: int) -> int:
         return len(FixedEpisode(1, shots, queries).able(source.classes, tracks))
 
-    wanted = min(DEFAULT_WAYS if ways is None else ways, able(0))
+    there = able(0)
+    check_classes(source, there, 1 if ways is None else ways, shots)
+    wanted = min(DEFAULT_WAYS, there) if ways is None else ways
     return next(count for count in range(DEFAULT_QUERIES, -1, -1) if able(count) >= wanted)
 
 

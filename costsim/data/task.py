@@ -100,6 +100,16 @@ def classes_of(source: ImageSource, shots: int) -> list[str]:
     return names
 
 
+def check_classes(source: ImageSource, able: int, ways: int, shots: int) -> None:
+    """Raise `InputError` where fewer classes than `ways` are `able` to give that many images."""
+    if able < ways:
+        few = f" with {counted(shots, 'image')} or more" if able < len(source.classes) else ""
+        raise InputError(
+            f"{source.description}: has {counted(able, 'class', 'classes')}{few}; "
+            f"{counted(ways, 'way')} need{'s' if ways == 1 else ''} as many"
+        )
+
+
 def sample_task(
     source: ImageSource,
     *,
@@ -134,14 +144,7 @@ def sample_task(
 
     rng = np.random.default_rng(seed)
     names = classes_of(source, shots)
-    if len(names) < ways:
-        few = ""
-        if len(names) < len(source.classes):
-            few = f" with {counted(shots, 'image')} or more"
-        raise InputError(
-            f"{source.description}: has {counted(len(names), 'class', 'classes')}{few}; "
-            f"{ways} ways need as many"
-        )
+    check_classes(source, len(names), ways, shots)
     chosen = sorted(names[index] for index in draw_order(rng, len(names))[:ways])
     support: list[tuple[str, ...]] = []
     query: list[tuple[str, ...]] = []

@@ -677,7 +677,7 @@ BAD: Mapping[str, tuple[tuple[object, ...], str]] = {
     "corrupt image": (("--data", "corrupt", "--ways", 2, "--shots", 3), "class1/1.png"),
     "class with too few images": (
         ("--data", "few", "--shots", 3),
-        "few: has 0 classes with 3 images",
+        "few: has 0 classes with 3 images or more; 1 way needs as many",
     ),
     "more ways than classes": (("--data", "few", "--ways", 3, "--shots", 1), "few: has 2 classes"),
     "split of nothing": (("--split", "train"), "--split names a part of --data"),
