@@ -294,7 +294,7 @@ def test_modules_go_by_their_installed_names() -> None:
 
 
 def test_every_public_name_exists_and_is_listed_once() -> None:
-    wrong = []
+    wrong: list[tuple[str, str]] = []
     for module in sorted(sources().keys() - {"costsim.__main__"}):
         loaded = importlib.import_module(module)
         names = getattr(loaded, "__all__", ())
