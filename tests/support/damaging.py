@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from fuzzing import Kind, Worker, mutated, value_replaced
 from PIL import Image
@@ -105,6 +106,13 @@ def zip_of() -> bytes:
     return file.getvalue()
 
 
+def arrays_of() -> bytes:
+    """Samples of the network's shape, and labels."""
+    file = io.BytesIO()
+    np.savez_compressed(file, x=np.ones((4, 3, 8, 16), np.float32), y=np.array([0, 0, 1, 1]))
+    return file.getvalue()
+
+
 def patch_of(path: Path) -> bytes:
     """A patch of one convolution."""
     selection = Selection((4, 3, 3, 3), "output", (1, 2))
@@ -185,6 +193,8 @@ def kinds_of(folder: Path) -> tuple[Kind, ...]:
         Kind("images.tar.gz", tar_of("w:gz"), (images,)),
         Kind("images.tar.xz", tar_of("w:xz"), (images,)),
         Kind("images.zip", zip_of(), (images,)),
+        Kind("samples.npz", arrays_of(), (images,)),
+        Kind("samples.csv", b"a,b,label\n0.5,1,ant\n-2,3e3,bee\n", (images,)),
     )
 
 
