@@ -1,5 +1,6 @@
 """A step on an emulated core as one HTML file: planned against touched memory over time."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from costsim.base.units import format_bytes, format_seconds
 from costsim.hardware.results.emulated_step import EmulatedStep
 from costsim.hardware.results.record import Comparison, Validation
 from costsim.ir.program import memory_timeline
-from costsim.report.axes import WIDE, byte_axis
+from costsim.report.axes import NARROW, WIDE, byte_axis
 from costsim.report.html import Made, Picture, render_template
 from costsim.report.spots import Spot
 from costsim.report.svg import COLOURS, drawing, to_svg
@@ -60,13 +61,13 @@ def render_emulation_page(
     """The page; it needs no script, no network and no other file."""
     pictures = {
         "live": (
-            _picture(live_picture(step, "live")),
+            _picture(live_picture, step, "live"),
             "Bytes alive at each operation: the plan's as an area, and as a line what the accesses "
             "alone say: a buffer kept to the end and not read again, such as an updated weight, "
             "is found only until its last access. Below, the bytes that each operation touched.",
         ),
         "places": (
-            _picture(places_picture(step, "places")),
+            _picture(places_picture, step, "places"),
             "The arena over the step: where buffers are planned, in pale colours, and what each "
             "operation wrote (dark) and read (grey). Colours say what a buffer is for.",
         ),
@@ -87,8 +88,13 @@ def render_emulation_page(
     )
 
 
-def _picture(svg: str) -> Picture:
-    return Picture(Markup(svg))
+def _picture(
+    draw: Callable[[EmulatedStep, str, float], str], step: EmulatedStep, name: str
+) -> Picture:
+    """For a desk and for a phone."""
+    return Picture(
+        Markup(draw(step, f"{name}-wide", WIDE)), Markup(draw(step, f"{name}-narrow", NARROW))
+    )
 
 
 def _amount(one: Comparison, value: float) -> str:
@@ -97,12 +103,12 @@ def _amount(one: Comparison, value: float) -> str:
     return f"{value:.6g}" if one.unit == "1" else f"{int(value):,}"
 
 
-def live_picture(step: EmulatedStep, name: str) -> str:
+def live_picture(step: EmulatedStep, name: str, width: float = WIDE) -> str:
     """Live bytes over the operations, planned and found; bytes touched by each."""
     planned = memory_timeline(step.program).total_bytes
     found, touched = step.liveness.live_bytes, step.liveness.touched_bytes
     edges = np.arange(len(planned) + 1)
-    with drawing(WIDE, 3.8) as figure:
+    with drawing(width, 3.8) as figure:
         axes = figure.add_subplot()
         axes.stackplot(
             edges,
@@ -130,7 +136,7 @@ def live_picture(step: EmulatedStep, name: str) -> str:
         )
         _axes(axes, step, int(planned.max()))
         axes.set_ylabel("bytes")
-        axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.16))
+        figure.legend(loc="outside lower center", ncols=3 if width > NARROW else 1)
         differ = int((planned != found).sum())
         return to_svg(
             figure,
@@ -155,10 +161,10 @@ def live_picture(step: EmulatedStep, name: str) -> str:
         )
 
 
-def places_picture(step: EmulatedStep, name: str) -> str:
+def places_picture(step: EmulatedStep, name: str, width: float = WIDE) -> str:
     """The arena's addresses over the operations: planned rectangles, and what was touched."""
     program, size = step.program, step.observed.arena_bytes
-    with drawing(WIDE, 4.6) as figure:
+    with drawing(width, 4.6 if width > NARROW else 5.2) as figure:
         axes = figure.add_subplot()
         for index, (first, end) in step.planned_spans.items():
             buffer = program.buffers[index]
@@ -184,7 +190,8 @@ def places_picture(step: EmulatedStep, name: str) -> str:
                     )
         _axes(axes, step, size)
         axes.set_ylabel("offset in the arena")
-        _legend(figure, {str(program.buffers[index].category) for index in step.planned_spans})
+        used = {str(program.buffers[index].category) for index in step.planned_spans}
+        _legend(figure, used, columns=4 if width > NARROW else 2)
         return to_svg(
             figure,
             name,
@@ -210,7 +217,7 @@ def _of_buffer(axes: "Axes", step: EmulatedStep, index: int, span: tuple[int, in
     )
 
 
-def _legend(figure: "Figure", categories: set[str]) -> None:
+def _legend(figure: "Figure", categories: set[str], columns: int) -> None:
     """What each colour is for, those alone that the picture has; kinds of one colour together."""
     from matplotlib.patches import Patch
 
@@ -226,7 +233,7 @@ def _legend(figure: "Figure", categories: set[str]) -> None:
         Patch(facecolor=COLOURS["ink"], label="written"),
         Patch(facecolor=COLOURS["quiet"], label="read"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def _merged(spans: tuple[tuple[int, int], ...], grain: int) -> list[tuple[int, int]]:

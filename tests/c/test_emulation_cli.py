@@ -62,7 +62,7 @@ def test_a_plan_is_confirmed_on_the_emulated_core(plan, tmp_path, capsys) -> Non
     assert measurement.kept_bytes == memory.kept_bytes
     assert "zig cc" in measurement.versions["compiler"] or "gcc" in measurement.versions["compiler"]
     page = report.read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4  # two pictures in two widths
     assert all('class="mark"' in one for one in page.split("<svg")[1:])
     assert "Planned and touched memory over one training step" in page
     assert "planned and found differ at 0." in page
