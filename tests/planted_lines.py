@@ -27,6 +27,7 @@ LAWS = "tests/test_mutants.py::"
 EXECUTION = "tests/run/test_execution.py::"
 KINDS = "tests/run/test_execution_kinds.py::"
 KERNELS = "tests/c/test_emission_kernels.py::"
+TILES = "tests/c/test_emission_quantised.py::test_sizes_around_the_tiles_are_bit_exact"
 EPISODES = "tests/data/test_episodes.py::"
 INTERVALS = "tests/studies/test_intervals.py::"
 FROZEN = "tests/problem/test_frozen.py::"
@@ -260,6 +261,24 @@ MUTANTS = (
         "return (int8_t)(q > 127 ? 127 : q < -128 ? -128 : q);",
         "return (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);",
         ("tests/c/test_emission_quantised.py::test_inverted_bottlenecks_are_bit_exact",),
+    ),
+    Mutant(
+        "costsim/c/emission/kernels/convolution.c",
+        "first[d] = at % step;",
+        "first[d] = 0;",
+        (f"{TILES}[3 taps a row, stride 2]",),
+    ),
+    Mutant(
+        "costsim/c/emission/kernels/quantised_products.c",
+        "column[1] = (int16_t)(a[step] - x_zero);",
+        "column[1] = (int16_t)(a[0] - x_zero);",
+        (f"{TILES}[several columns]",),
+    ),
+    Mutant(
+        "costsim/c/emission/kernels/quantised_gradients.c",
+        "const float *at = list ? g + list[m] * step : g;",
+        "const float *at = g;",
+        (f"{TILES}[several runs of floats]",),
     ),
     # Drawing episodes.
     Mutant(

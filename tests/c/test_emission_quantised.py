@@ -10,7 +10,7 @@ import pytest
 import torch
 from channel_plans import every_other_channel
 from emitting import Emitted
-from graphs import GraphBuilder, graphs, inverted_bottleneck, plans
+from graphs import GraphBuilder, around_tiles, graphs, inverted_bottleneck, plans
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from operator_cases import POOLS
@@ -131,6 +131,25 @@ def test_pools_in_8_bits_are_those_of_pytorch(pool):
     assert np.allclose(dx, given.grad.numpy(), rtol=1e-5, atol=1e-7)
 
 
+def test_a_clamp_over_all_integers_is_no_statement():
+    """Unless its mask is asked for: the convolution before it has cut off what a ReLU6 does."""
+    graph = inverted_bottleneck()
+    bodies = clamp_calls(graph, UpdatePlan()), clamp_calls(graph, UpdatePlan.full(graph))
+    assert [count for count, _ in bodies] == [0, 4]
+    assert all(masks == count for count, masks in bodies)
+
+
+def clamp_calls(graph, plan):
+    """Calls of the clamp in emitted C, and how many of them write a mask."""
+    step = TrainingStep(graph.batch, bits=BITS)
+    tensors = random_tensors(graph, torch.float32)
+    x = random_images(graph, step, torch.float32)
+    program = compile_program(graph, plan, step)
+    source = emit(program, arrays(tensors), quantization=quantized(graph, tensors, x))
+    found = re.findall(r"costsim_q_clamp\(.*", source["costsim_model.c"])
+    return len(found), sum("NULL" not in call for call in found)
+
+
 @pytest.mark.parametrize("optimizer", NARROW_OPTIMIZERS)
 @pytest.mark.parametrize("passes", [1, 2])
 def test_inverted_bottlenecks_are_bit_exact(optimizer, passes):
@@ -142,6 +161,17 @@ def test_inverted_bottlenecks_are_bit_exact(optimizer, passes):
     assert any(not np.array_equal(before[name], after[name]) for name in after)
     x = random_images(graph, step, torch.float32).numpy()
     assert emitted.stray_writes(x, labels_for(graph, step)) == []
+
+
+@pytest.mark.parametrize("name", around_tiles())
+def test_sizes_around_the_tiles_are_bit_exact(name):
+    """Whole weights and lists of channels; nothing is touched that is no operation's own."""
+    graph = around_tiles()[name]
+    step = TrainingStep(graph.batch)
+    x = random_images(graph, step, torch.float32).numpy()
+    for plan in (UpdatePlan.full(graph), every_other_channel(graph)):
+        emitted, _ = check_bit_exact(graph, plan, step, count=1)
+        assert emitted.stray_writes(x, labels_for(graph, step)) == []
 
 
 def integers_of(graph, step):

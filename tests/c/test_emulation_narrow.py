@@ -17,7 +17,7 @@ from emulating import (
     needs_emulator,
     scales_of,
 )
-from graphs import GraphBuilder, graphs, inverted_bottleneck, plans
+from graphs import GraphBuilder, around_tiles, graphs, inverted_bottleneck, plans
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from measuring import traced
@@ -73,6 +73,23 @@ def test_inverted_bottlenecks_do_what_is_predicted_bit_by_bit() -> None:
     step = TrainingStep(4, micro_batch=2, optimizer="momentum", bits=NARROW)
     program = compile_program(graph, every_other_channel(graph), step)
     check_narrow(program, random_tensors(graph, torch.float32), steps=3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("5 taps a row, stride 2", "7 taps a row, stride 1", "several columns")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in around_tiles()
+    ],
+)
+def test_sizes_around_the_tiles_do_what_is_predicted_bit_by_bit(name) -> None:
+    """Words of four bytes are read where four bytes are: nothing beyond what an operation has."""
+    graph = around_tiles()[name]
+    step = TrainingStep(graph.batch, bits=NARROW)
+    program = compile_program(graph, every_other_channel(graph), step)
+    check_narrow(program, random_tensors(graph, torch.float32), steps=1)
 
 
 @pytest.mark.parametrize("name", COMPILERS)

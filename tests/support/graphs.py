@@ -166,6 +166,51 @@ def inverted_bottleneck() -> LayerGraph:
     return g.graph()
 
 
+def around_tiles() -> dict[str, LayerGraph]:
+    """Sizes that kernels in tiles and pairs of taps must not trip over, by what they are about."""
+
+    def depthwise(
+        kernel: tuple[int, int],
+        stride: int = 1,
+        dilation: int = 1,
+        shape: tuple[int, int] = (9, 11),
+    ) -> LayerGraph:
+        g = GraphBuilder()
+        x = g.conv(g.input(2, 3, *shape), 5, 1)
+        around = tuple(k // 2 * dilation for k in kernel)
+        o = Convolution((stride, stride), around, (dilation, dilation), 5)
+        g.linear(g.pool(g.add(o, (x,), (5, 1, *kernel), True)), 3)
+        return g.graph()
+
+    def dense(
+        inputs: int, outputs: int, kernel: int = 1, stride: int = 1, shape: tuple[int, int] = (9, 9)
+    ) -> LayerGraph:
+        g = GraphBuilder()
+        x = g.conv(g.input(1, 2, *shape), inputs, 1)
+        g.linear(g.pool(g.conv(x, outputs, kernel, stride=stride)), 3)
+        return g.graph()
+
+    found = {
+        f"{k} taps a row, stride {step}": depthwise((k, k), step) for k in range(3, 10, 2)
+        for step in (1, 2, 3)
+    }  # fmt: skip
+    return found | {
+        "few columns": depthwise((5, 5), shape=(6, 3)),
+        "no rows alike": depthwise((3, 7), shape=(2, 12)),
+        "taps apart": depthwise((3, 3), dilation=2),
+        "taps apart, strided": depthwise((3, 3), 2, 2),
+        "more taps than are turned": depthwise((7, 13), shape=(4, 14)),
+        "rows longer than a band": depthwise((3, 3), shape=(2, 300)),
+        "several bands": depthwise((5, 3), shape=(12, 40)),
+        "several columns": dense(101, 3),
+        "several rounds of sums": dense(6, 53),
+        "several runs of floats": dense(7, 70),
+        "one pixel left": dense(9, 5, shape=(5, 5)),
+        "channels of many taps": dense(13, 5, 3, 2),
+        "more taps than a column holds": dense(2, 5, 11, shape=(12, 12)),
+    }
+
+
 @st.composite
 def graphs(
     draw: st.DrawFn, *, max_calls: int = 10, simple: bool = False, rich: bool = False
