@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import traced
 from running import copies, random_tensors, with_statistics
+from waiting import PATIENCE_S
 
 from costsim.base.errors import InputError
 from costsim.c.emission import emit
@@ -309,9 +310,9 @@ def test_the_emulators_process_may_die() -> None:
 
 
 def test_an_emulator_that_does_not_answer_is_ended(monkeypatch) -> None:
-    monkeypatch.setattr("costsim.c.emulation.emulator.GRACE_S", 0.3)
     firmware = build_firmware(broken(""), board()[1])
-    with Emulator(firmware, time_limit_s=5.0) as emulator:
+    with Emulator(firmware, time_limit_s=PATIENCE_S) as emulator:
+        monkeypatch.setattr("costsim.c.emulation.emulator.GRACE_S", 0.3)
         emulator.time_limit_s = 0.1
         process = emulator._process
         os.kill(process.pid, signal.SIGSTOP)
