@@ -296,7 +296,7 @@ COSTSIM_INLINE void costsim_q_correlate(const costsim_window *w, const costsim_s
     }
 }
 
-#define COSTSIM_BAND 256   /* of an image, how much is floats at a time: whole rows */
+#define COSTSIM_BAND 192   /* of an image, how much is floats at a time: whole rows */
 #define COSTSIM_COLUMNS 11 /* taps of a row whose places are kept beside it */
 
 /* One tap over `rows` rows of outputs and of what it looks at, added to `sum`. Between rows lie
