@@ -84,8 +84,8 @@ MUTANTS = (
     # The arena.
     Mutant(
         "costsim/ir/program/arena.py",
-        "if birth > buffer.death or death < buffer.birth:",
-        "if birth > buffer.death or death <= buffer.birth:",
+        "if birth > last or death < first:",
+        "if birth > last or death <= first:",
         (f"{PROGRAM}test_arena_holds_every_live_buffer_apart",),
     ),
     Mutant(

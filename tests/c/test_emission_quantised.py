@@ -146,7 +146,9 @@ def clamp_calls(graph, plan):
     x = random_images(graph, step, torch.float32)
     program = compile_program(graph, plan, step)
     source = emit(program, arrays(tensors), quantization=quantized(graph, tensors, x))
-    found = re.findall(r"costsim_q_clamp\(.*", source["costsim_model.c"])
+    text = source["costsim_model.c"]
+    assert isinstance(text, str)
+    found = re.findall(r"costsim_q_clamp\(.*", text)
     return len(found), sum("NULL" not in call for call in found)
 
 
