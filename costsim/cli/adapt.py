@@ -13,39 +13,43 @@ from costsim.base.files import to_json_text, write_atomically
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
 from costsim.cli.made import made_now
+from costsim.cli.model_options import (
+    MODELS,
+    model_option,
+    model_spec,
+    naming,
+    resolution_option,
+    weights_option,
+)
 from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     DEVICE,
-    IMAGES,
-    MODELS,
-    WITHOUT_DATA,
     BudgetOptions,
-    TaskOptions,
     augment_option,
     backend_option,
     budget_options,
     budget_request,
-    check_hub,
     check_seed,
-    check_split,
     json_option,
-    model_option,
-    model_spec,
-    naming,
     optimizer_option,
     page_option,
     path_option,
-    resolution_option,
     seed_option,
-    split_option,
     target_option,
-    task_options,
-    weights_option,
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.recipe import RecipeOptions, recipe_options
 from costsim.cli.signature import taking, was_typed
+from costsim.cli.task_options import (
+    IMAGES,
+    WITHOUT_DATA,
+    TaskOptions,
+    check_hub,
+    check_split,
+    split_option,
+    task_options,
+)
 from costsim.ir.step import Optimizer
 from costsim.learning.adaptation.guard import GUARDS, make_guard
 from costsim.learning.methods import METHODS, make_method

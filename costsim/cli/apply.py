@@ -10,14 +10,8 @@ from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.cli import completion
 from costsim.cli.command import Command
-from costsim.cli.options import (
-    MODELS,
-    check_writable,
-    json_option,
-    naming,
-    path_option,
-    weights_option,
-)
+from costsim.cli.model_options import MODELS, naming, weights_option
+from costsim.cli.options import check_writable, json_option, path_option
 from costsim.cli.signature import taking
 
 MOST_BYTES = 1 << 28

@@ -14,13 +14,13 @@ from costsim.base.files import to_json_text
 from costsim.base.units import counted, format_percent, parse_seconds
 from costsim.cli import completion
 from costsim.cli.command import Command
+from costsim.cli.model_options import named_models_option
 from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     check_positive,
     check_writable,
     compute_target_option,
     json_option,
-    named_models_option,
     page_option,
     path_option,
     threads_option,

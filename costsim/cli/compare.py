@@ -17,21 +17,20 @@ from costsim.cli import completion
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.command import Command
 from costsim.cli.made import made_now
+from costsim.cli.model_options import naming, trust_option
 from costsim.cli.options import (
     check_writable,
     jobs_option,
     json_option,
-    naming,
     page_option,
     path_option,
     rows_option,
     scheduler_option,
-    trust_option,
-    ways_option,
 )
 from costsim.cli.progress import lines_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
+from costsim.cli.task_options import ways_option
 from costsim.ir.step import OPTIMIZER_STATES, TrainingStep
 from costsim.models.networks.shipped import RANDOM
 from costsim.problem.axes import SCORED_AXES

@@ -15,19 +15,10 @@ from costsim.base.files import write_atomically
 from costsim.base.units import format_bytes, parse_bytes, parse_hertz
 from costsim.cli import completion
 from costsim.cli.command import Command
-from costsim.cli.options import (
-    MODELS,
-    check_split,
-    check_writable,
-    data_option,
-    json_option,
-    naming,
-    path_option,
-    resolution_option,
-    split_option,
-    weights_option,
-)
+from costsim.cli.model_options import MODELS, naming, resolution_option, weights_option
+from costsim.cli.options import check_writable, json_option, path_option
 from costsim.cli.signature import taking
+from costsim.cli.task_options import check_split, data_option, split_option
 from costsim.cli.values import Quantity as Typed
 from costsim.device import DeviceSpec, Quantity, load_device, shipped_devices
 

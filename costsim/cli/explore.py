@@ -14,7 +14,8 @@ from costsim.base.errors import InputError
 from costsim.base.extras import require
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
-from costsim.cli.options import check_writable, naming, path_option, seed_option
+from costsim.cli.model_options import naming
+from costsim.cli.options import check_writable, path_option, seed_option
 from costsim.cli.plan_words import words_of
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.recipe import RecipeOptions, recipe_options

@@ -13,20 +13,13 @@ from costsim.base.files import to_json_text
 from costsim.base.units import format_bytes
 from costsim.cli import completion
 from costsim.cli.command import Command
+from costsim.cli.model_options import moved_weights_option, named_models_option
 from costsim.cli.next_steps import tell_next
-from costsim.cli.options import (
-    data_option,
-    json_option,
-    momentum_option,
-    moved_weights_option,
-    named_models_option,
-    path_option,
-    plan_argument,
-    split_option,
-)
+from costsim.cli.options import json_option, momentum_option, path_option, plan_argument
 from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
+from costsim.cli.task_options import data_option, split_option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

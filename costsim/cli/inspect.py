@@ -8,14 +8,8 @@ import click
 from costsim.base.files import to_json_text
 from costsim.cli import completion
 from costsim.cli.command import Command
-from costsim.cli.options import (
-    DEVICE,
-    json_option,
-    naming,
-    resolution_option,
-    target_option,
-    together,
-)
+from costsim.cli.model_options import naming, resolution_option
+from costsim.cli.options import DEVICE, json_option, target_option, together
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.values import parse_bits

@@ -14,12 +14,11 @@ from costsim.base.units import parse_bytes, parse_seconds
 from costsim.cli import completion
 from costsim.cli.command import Command
 from costsim.cli.made import made_now
+from costsim.cli.model_options import moved_weights_option, named_models_option
 from costsim.cli.options import (
     check_positive,
     compute_target_option,
     json_option,
-    moved_weights_option,
-    named_models_option,
     page_option,
     path_option,
     plan_argument,

@@ -6,29 +6,25 @@ sentence, and a default that is not a plain value stands behind it as click writ
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from costsim.base.errors import InputError
-from costsim.base.extras import require
 from costsim.base.files import mode_of, resolved, told_path, why
 from costsim.base.units import parse_bytes, parse_joules, parse_seconds
-from costsim.cli import completion
 from costsim.cli.values import Quantity, parse_macs_or_share
 from costsim.ir.recipe import LARGEST_SEED
 from costsim.ir.step import OPTIMIZER_STATES
-from costsim.learning.pretraining.settings import EPISODES
 from costsim.pricing.accounting import ACCOUNTINGS
 from costsim.run.criteria.loss import LOSSES
 from costsim.run.native import BACKENDS
 
 if TYPE_CHECKING:
-    from costsim.data import Drawing, EpisodeName
     from costsim.planning import BudgetRequest
 
 F = TypeVar("F", bound="Callable[..., Any] | click.Command")
@@ -109,227 +105,6 @@ compute_target_option = click.option(
     help="Compute target of the device, such as cpu or gpu.  [default: the device's own]",
 )
 plan_argument = click.argument("plan", type=click.Path(path_type=Path))
-moved_weights_option = path_option(
-    "--weights", help="Weights of the model, where they are no longer at the plan's place."
-)
-resolution_option = click.option(
-    "--resolution",
-    type=int,
-    metavar="N",
-    help="Side of the images in pixels, or tokens in a sample.  [default: what the model's "
-    "attribute resolution says, or input_shape (channels, height, width); else 128]",
-)
-
-
-MODELS = "A built-in network, or code of yours: net.py:make, package.module:make"
-"""What `--model` takes, whoever asks."""
-
-
-def model_option(kinds: str) -> Callable[[F], F]:
-    """`--model`, of these kinds, `--model-args` and `--output`; `model_spec` puts them together."""
-    return together(
-        click.option(
-            "--model",
-            default="mcunet-5fps",
-            show_default=True,
-            metavar="MODEL",
-            callback=naming,
-            shell_complete=completion.models,
-            help=kinds,
-        ),
-        click.option(
-            "--model-args",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Arguments of the code that makes the model, each value as YAML; or several as "
-            "'{width: 0.5, classes: 10}'.",
-        ),
-        click.option(
-            "--output",
-            metavar="NAME",
-            help="Which output of a model with several: a name or a number, or a path such as "
-            "heads.1.  [default: logits, else the first]",
-        ),
-    )
-
-
-class ModelOptions(Protocol):
-    """What `model_option` read."""
-
-    @property
-    def model(self) -> str:
-        """As it was typed."""
-
-    @property
-    def model_args(self) -> tuple[str, ...]:
-        """Of what makes it."""
-
-    @property
-    def output(self) -> str | None:
-        """Which of several."""
-
-
-def model_spec(given: ModelOptions) -> str:
-    """All that was said of the model as one text, which files may name from now on.
-
-    Raises `InputError` for arguments and outputs of what has none.
-    """
-    from costsim.base.code import is_code, with_arguments
-    from costsim.base.trust import name_from_now_on
-
-    spec = with_arguments(given.model, given.model_args, "--model-args", "model")
-    if given.output is not None:
-        if not is_code(spec):
-            raise InputError(f"--output: {spec} has one; those of code may have several")
-        spec = f"{spec}[{given.output}]"
-    name_from_now_on(spec)
-    return spec
-
-
-def naming(_context: click.Context, _parameter: click.Parameter, given: object) -> object:
-    """The models that were typed, which files may name from now on; see `costsim.base.trust`."""
-    from costsim.base.trust import name_from_now_on
-
-    for spec in given if isinstance(given, tuple) else (given,):
-        if spec is not None:
-            name_from_now_on(spec)
-    return given
-
-
-named_models_option = click.option(
-    "--model",
-    "named_models",
-    multiple=True,
-    metavar="MODEL",
-    callback=naming,
-    help="Run this code (net.py:make) where a file names it.  [default: those that you named "
-    "before and whose module has not changed since, as kept in costsim/named-code in "
-    "$XDG_STATE_HOME, ~/.local/state]",
-)
-
-
-trust_option = click.option(
-    "--trust",
-    "trusted",
-    multiple=True,
-    metavar="CODE",
-    callback=naming,
-    help="Run this code (my.py:Mine) where the file names it; may be repeated.  [default: what you "
-    "named before and has not changed since]",
-)
-
-
-def check_named_models(named_models: Sequence[str], spec: str, file: Path) -> None:
-    """Raise `InputError` if others were named than the model `spec` of a plan."""
-    for named in named_models:
-        if named != spec:
-            raise InputError(f"--model {named}: {file} was made for {spec}")
-
-
-def weights_option(
-    words: str = "Weights for the model; random: none, but those of the seed.  [default: those "
-    "that come with it, if any]",
-) -> Callable[[F], F]:
-    """`--weights`."""
-    return path_option("--weights", help=words)
-
-
-# The samples of a task.
-
-FOLDERS = "Images in one folder a class: a folder, .tar, .tar.gz or .zip"
-IMAGES = (
-    f"{FOLDERS}; arrays: .npz of x and y, .npy beside labels.npy, .csv with a column label; "
-    "Omniglot's own zips; Parquet files, or hub:NAME, with the extra costsim[hub]"
-)
-WITHOUT_DATA = "Without it: the handwritten digits inside scikit-learn."
-
-
-def data_option(words: str = f"{IMAGES}. {WITHOUT_DATA}") -> Callable[[F], F]:
-    """`--data`, a path."""
-    return path_option("--data", metavar="PATH", callback=_of_hub, help=words)
-
-
-def _of_hub(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-    """The path; refused at once where it names the hub and the extra for that is missing."""
-    check_hub(path)
-    return path
-
-
-def check_hub(path: Path | str | None) -> None:
-    """Raise `InputError` for data of the hub where the extra for that is not installed."""
-    if path is not None and str(path).startswith("hub:"):
-        require("hub", "--data hub:")
-
-
-split_option = click.option(
-    "--split",
-    metavar="NAME",
-    help="Sub-folder of the data, where it has several; or --data PATH::NAME.",
-)
-ways_option = click.option(
-    "--ways", type=int, metavar="N", help="Classes of the task.  [default: up to 10]"
-)
-
-
-def episode_option(words: str) -> Callable[[F], F]:
-    """`--episode`."""
-    return click.option(
-        "--episode",
-        type=click.Choice(EPISODES),
-        default="fixed",
-        show_default=True,
-        help=words,
-    )
-
-
-task_options = together(
-    episode_option("fixed: --ways and --shots; meta-dataset: both vary, as drawn from the seed."),
-    ways_option,
-    click.option("--shots", type=int, metavar="N", help="Images of each class.  [default: 5]"),
-    click.option(
-        "--queries",
-        type=int,
-        metavar="N",
-        help="Other images of each class, set aside to measure the accuracy on.  [default: 10, or "
-        "as many as there are]",
-    ),
-    click.option(
-        "--tracks/--no-tracks",
-        default=True,
-        show_default=True,
-        help="Images named TRACK_FRAME (photographs of one object): a track is learnt from or "
-        "tested on, never both.",
-    ),
-)
-"""Which task is drawn from the data; see `costsim.data.Drawing`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """What `task_options` read."""
-
-    episode: str
-    ways: int | None
-    shots: int | None
-    queries: int | None
-    tracks: bool
-
-    @property
-    def drawing(self) -> "Drawing":
-        """As one value, not yet settled by the images."""
-        from costsim.data import Drawing
-
-        varies = self.episode == "meta-dataset"
-        episode: EpisodeName = "meta-dataset" if varies else "fixed"
-        return Drawing(self.ways, self.shots, self.queries, episode, self.tracks)
-
-
-def check_split(split: str | None, data: object) -> None:
-    """Raise `InputError` for a part of data that is not given."""
-    if split is not None and data is None:
-        raise InputError("--split names a part of --data, which is missing")
-
-
 # The budgets of a step.
 
 

@@ -11,13 +11,7 @@ from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.command import Command
 from costsim.cli.made import made_now
-from costsim.cli.options import (
-    check_writable,
-    json_option,
-    page_option,
-    path_option,
-    seed_option,
-)
+from costsim.cli.options import check_writable, json_option, page_option, path_option, seed_option
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.request import (
     RequestOptions,

@@ -12,15 +12,9 @@ from costsim.base.files import to_json_text, write_atomically
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
 from costsim.cli.made import made_now
+from costsim.cli.model_options import naming
 from costsim.cli.next_steps import tell_next
-from costsim.cli.options import (
-    check_writable,
-    json_option,
-    naming,
-    page_option,
-    path_option,
-    seed_option,
-)
+from costsim.cli.options import check_writable, json_option, page_option, path_option, seed_option
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.recipe import RecipeOptions, recipe_options
 from costsim.cli.request import (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from costsim.cli.options import check_named_models
+from costsim.cli.model_options import check_named_models
 
 if TYPE_CHECKING:
     from costsim.solving.planfile import PlanFile

@@ -16,22 +16,18 @@ from costsim.cli import completion
 from costsim.cli.command import Command
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
+from costsim.cli.model_options import MODELS, naming, weights_option
 from costsim.cli.options import (
-    IMAGES,
-    MODELS,
-    check_hub,
     checkpoint_file,
     checkpoint_option,
-    episode_option,
     json_option,
-    naming,
     path_option,
     resume_option,
     seed_option,
-    weights_option,
 )
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
+from costsim.cli.task_options import IMAGES, check_hub, episode_option
 from costsim.learning.pretraining.settings import AUGMENTATIONS, OPTIMIZERS, PRECISIONS
 
 if TYPE_CHECKING:

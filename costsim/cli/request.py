@@ -11,31 +11,35 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.units import parse_seconds
 from costsim.cli import completion
-from costsim.cli.options import (
-    DEVICE,
+from costsim.cli.model_options import (
     MODELS,
-    BudgetOptions,
-    F,
-    TaskOptions,
-    budget_options,
-    budget_request,
-    check_seed,
-    check_split,
-    data_option,
-    loss_option,
     model_option,
     model_spec,
     naming,
-    optimizer_option,
     resolution_option,
-    split_option,
-    target_option,
-    task_options,
-    together,
     weights_option,
+)
+from costsim.cli.options import (
+    DEVICE,
+    BudgetOptions,
+    F,
+    budget_options,
+    budget_request,
+    check_seed,
+    loss_option,
+    optimizer_option,
+    target_option,
+    together,
 )
 from costsim.cli.recipe import RecipeOptions
 from costsim.cli.signature import was_typed
+from costsim.cli.task_options import (
+    TaskOptions,
+    check_split,
+    data_option,
+    split_option,
+    task_options,
+)
 from costsim.cli.values import Quantity, parse_bits, parse_count_or_all
 from costsim.ir.recipe import Loss, Recipe
 from costsim.ir.step import BitWidths, Optimizer

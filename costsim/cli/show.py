@@ -9,14 +9,8 @@ import click
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.command import Command
 from costsim.cli.made import made_now
-from costsim.cli.options import (
-    check_writable,
-    json_option,
-    moved_weights_option,
-    named_models_option,
-    page_option,
-    plan_argument,
-)
+from costsim.cli.model_options import moved_weights_option, named_models_option
+from costsim.cli.options import check_writable, json_option, page_option, plan_argument
 from costsim.cli.planned import given_plan
 from costsim.cli.signature import taking
 

@@ -14,15 +14,14 @@ from costsim.base.files import to_json_text, write_atomically
 from costsim.cli.cell_runs import progress_line, tell_computed, tell_failures, tell_notes
 from costsim.cli.command import Command
 from costsim.cli.made import made_now
+from costsim.cli.model_options import named_models_option, trust_option
 from costsim.cli.options import (
     jobs_option,
     json_option,
-    named_models_option,
     page_option,
     path_option,
     rows_option,
     scheduler_option,
-    trust_option,
 )
 from costsim.cli.outputs import check_outputs
 from costsim.cli.progress import lines_on_stderr

@@ -15,25 +15,23 @@ from costsim.base.units import counted, format_bytes, format_percent, format_sec
 from costsim.cli.command import Command, typed_words
 from costsim.cli.facts import facts_table
 from costsim.cli.interruption import stopping
+from costsim.cli.model_options import moved_weights_option, named_models_option
 from costsim.cli.next_steps import tell_next
 from costsim.cli.options import (
     backend_option,
     check_seed,
     checkpoint_file,
     checkpoint_option,
-    data_option,
     json_option,
     loss_option,
-    moved_weights_option,
-    named_models_option,
     path_option,
     plan_argument,
     resume_option,
-    split_option,
 )
 from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking
+from costsim.cli.task_options import data_option, split_option
 from costsim.ir.recipe import Loss
 from costsim.run.native import Backend
 

@@ -13,22 +13,20 @@ from costsim.base.errors import InputError
 from costsim.base.files import to_json_text
 from costsim.cli.command import Command
 from costsim.cli.made import made_now
+from costsim.cli.model_options import moved_weights_option, named_models_option
 from costsim.cli.options import (
     check_positive,
     check_writable,
-    data_option,
     json_option,
-    moved_weights_option,
-    named_models_option,
     page_option,
     path_option,
     plan_argument,
-    split_option,
     threads_option,
 )
 from costsim.cli.planned import given_plan
 from costsim.cli.progress import progress_on_stderr
 from costsim.cli.signature import taking, was_typed
+from costsim.cli.task_options import data_option, split_option
 
 if TYPE_CHECKING:
     from costsim.hardware.boards.unicorn import UnicornTarget
