@@ -121,6 +121,18 @@ def test_two_models_are_one_program_in_cpp_by_cmake(folders, tmp_path):
     assert kernels[0] == kernels[1]
 
 
+@pytest.mark.parametrize("name", [PREFIX, "costsim"])
+def test_all_files_of_a_folder_compile_beside_a_main(folders, name, tmp_path):
+    """As an Arduino sketch has it, and whoever gives the compiler `*.c`."""
+    folder = shutil.copytree(folders / name, tmp_path / name)
+    (folder / "main.c").write_text(
+        f'#include "{name}_model.h"\nint main(void) {{ {name}_init(); return 0; }}\n'
+    )
+    sources = sorted(file.name for file in folder.glob("*.c"))
+    done([*compiler(), "-std=c99", "-pedantic-errors", *sources, "-lm", "-o", "program"], folder)
+    done([str(folder / "program")], folder)
+
+
 def test_all_names_of_a_prefixed_model_are_its_own_and_ascii(folders):
     folder = folders / PREFIX
     for file in folder.iterdir():
