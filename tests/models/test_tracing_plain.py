@@ -119,6 +119,17 @@ MAY_RETURN_ITS_INPUT: dict[str, Callable[[Tensor], Tensor]] = {
     "sum_to_size": lambda y: y.sum_to_size(y.shape),
     "interpolate": lambda y: functional.interpolate(y, scale_factor=1),
     "pad": lambda y: functional.pad(y, (0, 0)),
+    "pad, reflect": lambda y: functional.pad(y, (0, 0, 0, 0), mode="reflect"),
+    "interpolate, bilinear": lambda y: functional.interpolate(y, scale_factor=1, mode="bilinear"),
+    "roll": lambda y: y.roll(0, 1),
+    "channel_shuffle": lambda y: functional.channel_shuffle(y, 1),
+    "pixel_shuffle": lambda y: functional.pixel_shuffle(y, 1),
+    "unfold and fold": lambda y: functional.fold(functional.unfold(y, 1), (30, 30), 1),
+    "where": lambda y: torch.where(torch.ones(30, 30) > 0, y, y),
+    "index_select": lambda y: y.index_select(1, torch.arange(4)),
+    "repeat_interleave": lambda y: y.repeat_interleave(1, 1),
+    "adaptive_avg_pool2d": lambda y: functional.adaptive_avg_pool2d(y, 30),
+    "amax of one": lambda y: y.unsqueeze(0).amax(0),
 }  # fmt: skip
 
 
