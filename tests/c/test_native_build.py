@@ -89,6 +89,21 @@ def test_a_library_that_others_could_have_written_is_not_loaded(quickly):
     assert elsewhere.read_bytes() == b"no library"
 
 
+@pytest.mark.usefixtures("quickly")
+def test_a_library_that_is_not_whole_is_built_again():
+    """As a full disk or a power cut leaves one; to load it would end the process."""
+    path = build_kernels(SCALAR)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:-1] + b"\0\0"):
+        path.write_bytes(damaged)
+        assert build_kernels(SCALAR) == path
+        assert path.read_bytes() != damaged
+    path.with_name(f"{path.name}.sha256").unlink()
+    before = path.stat().st_mtime_ns
+    assert build_kernels(SCALAR) == path
+    assert path.stat().st_mtime_ns != before
+
+
 def test_a_folder_that_others_can_write_to_is_not_used(quickly):
     quickly.mkdir(parents=True)
     quickly.chmod(0o777)

@@ -1,7 +1,8 @@
 """Compiling the kernels for this machine: once for each content, compiler and instruction set.
 
 What lies in the cache is loaded into the process, so it is only ever taken from a folder that is
-the user's own and that nobody else can write to.
+the user's own and that nobody else can write to, and only whole: beside each library lies the
+digest of its bytes. One that a full disk or a power cut left short may end the process as it loads.
 """
 
 import atexit
@@ -16,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from costsim.base.errors import InputError, note
-from costsim.base.files import scratch_folder, user_path, why
+from costsim.base.files import file_sha256, scratch_folder, user_path, why
 from costsim.c.emulation.toolchain import Compiler, host_compiler
 from costsim.c.native.instruction_sets import InstructionSet
 
@@ -66,8 +67,10 @@ def build_kernels(target: InstructionSet, compiler: Compiler | None = None) -> P
             for source, content in sources.items():
                 (scratch / source).write_bytes(content)
             _compile((*compiler.command, *arguments, "-o", name), scratch)
-            (scratch / name).chmod(0o600)
-            (scratch / name).replace(folder / name)
+            (scratch / _sum_of(name)).write_text(str(file_sha256(scratch / name)))
+            for made in (name, _sum_of(name)):
+                (scratch / made).chmod(0o600)
+                (scratch / made).replace(folder / made)
     except OSError as error:
         raise InputError(f"{folder}: native kernels cannot be built there: {why(error)}") from error
     return folder / name
@@ -152,4 +155,15 @@ def _kept(path: Path) -> Path | None:
         found = path.lstat()
     except OSError:
         return None
-    return path if is_private(found) and stat.S_ISREG(found.st_mode) else None
+    if not (is_private(found) and stat.S_ISREG(found.st_mode)):
+        return None
+    try:
+        wanted = path.with_name(_sum_of(path.name)).read_text(errors="replace")
+    except OSError:
+        return None
+    return path if wanted == file_sha256(path) else None
+
+
+def _sum_of(name: str) -> str:
+    """The file beside a library of this name that has its digest."""
+    return f"{name}.sha256"
