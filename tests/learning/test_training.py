@@ -376,7 +376,7 @@ def test_channels_that_are_repeated_are_refused(plan):
         ({"momentum": 1.0}, "momentum is 1"),
         ({"loss": "hinge"}, "loss 'hinge'; allowed are prototype, cross_entropy"),
         ({"ways": 1}, "at least 2 classes"),
-        ({"ways": 11}, "has 10 classes; 11 ways"),
+        ({"ways": 11}, "11 ways need as many classes"),
         ({"data": Path("nowhere")}, "nowhere"),
         ({"resume": True}, "nothing to resume from"),
     ],
