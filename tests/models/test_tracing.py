@@ -514,6 +514,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
         "upsample_bilinear2d_aa",
     ),
     "other type": (lambda _m, x: x.double(), "torch.float64"),
+    "whole numbers": (lambda _m, x: x.long().float(), "torch.int64"),
     "random": (lambda _m, x: x + torch.rand(32), "aten.rand"),
 }
 

@@ -85,6 +85,7 @@ class Builder:
     tensors: dict[str, Tensor]
     node: Node | None = None
     dtype: torch.dtype = torch.float32
+    of_tokens: bool = False
     emitted: list[_Emitted] = field(default_factory=list)
     constants: dict[str, Value] = field(default_factory=dict)
     biases: dict[str, str | None] = field(default_factory=dict)
@@ -184,7 +185,7 @@ class Builder:
         What a model takes apart from them in whole numbers is as exact in floating point.
         """
         moving = (Input, Slice, Reshape, Permute, Expand)
-        while isinstance(handle, Value):
+        while self.of_tokens and isinstance(handle, Value):
             emitted = self.emitted[handle.index]
             if not isinstance(emitted.operator, moving):
                 return False

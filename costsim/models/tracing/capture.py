@@ -81,7 +81,9 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
                 f"the model cannot be traced on input of shape {tuple(example_input.shape)}: "
                 f"{_reason(error)}"
             ) from error
-    return _translate(exported, {**parameters, **buffers}, _CHANGES)
+    return _translate(
+        exported, {**parameters, **buffers}, _CHANGES, getattr(model, "token_input", False)
+    )
 
 
 def capture_program(exported: ExportedProgram) -> Traced:
@@ -142,8 +144,13 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"the model's {name!r} has values that are not finite")
 
 
-def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing: str) -> Traced:
-    """`changing` says what to do where a buffer changes."""
+def _translate(
+    exported: ExportedProgram,
+    given: Mapping[str, Tensor],
+    changing: str,
+    of_tokens: bool = False,
+) -> Traced:
+    """`changing` says what to do where a buffer changes; `of_tokens`: samples are whole numbers."""
     _output_node(exported)  # before the work: its complaints are the clearest
     decompositions: dict[Any, Any] = {}
     if changes_in_place(exported):
@@ -153,7 +160,7 @@ def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing:
     state = {plain_path(name): tensor for name, tensor in given.items()}
     if is_plain(exported, _ancestors(_output_node(exported))):
         try:
-            return _read(exported, state)
+            return _read(exported, state, of_tokens)
         except CostsimError:
             pass  # said again of the program as torch writes it out
     with quiet():
@@ -164,14 +171,14 @@ def _translate(exported: ExportedProgram, given: Mapping[str, Tensor], changing:
     if program.graph_signature.buffers_to_mutate:
         changed = next(iter(program.graph_signature.buffers_to_mutate.values()))
         raise InputError(f"the model changes its buffer {plain_path(changed)!r}: {changing}")
-    return _read(program, state)
+    return _read(program, state, of_tokens)
 
 
-def _read(program: ExportedProgram, state: Mapping[str, Tensor]) -> Traced:
+def _read(program: ExportedProgram, state: Mapping[str, Tensor], of_tokens: bool) -> Traced:
     """Translate call after call."""
     output = _output_node(program)
     constants = {plain_path(name): tensor for name, tensor in program.constants.items()}
-    builder = Builder({**state, **constants, **state})
+    builder = Builder({**state, **constants, **state}, of_tokens=of_tokens)
     handles = _placeholders(program, builder)
     needed = _ancestors(output)
     for node in program.graph.nodes:
@@ -287,7 +294,8 @@ def _check_type(builder: Builder, node: Node, handle: Any) -> None:
     """A graph has one floating point type, the input's: nothing may be computed in another."""
     if isinstance(handle, Value):
         found, wanted = node.meta["val"].dtype, builder.dtype
-        if found != wanted and not builder.are_tokens(handle):
+        whole = builder.are_tokens(handle) and not found.is_floating_point
+        if found != wanted and not whole:
             builder.unsupported(f"when it computes {found} in a model of {wanted}")
 
 
