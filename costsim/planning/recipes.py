@@ -175,7 +175,8 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
 def fastest_s(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], updates_s: float) -> float:
     """Seconds of the whole by the fastest way, where the updates of all steps take `updates_s`.
 
-    No choice of a cut and a cache takes less: their room is not looked at.
+    No choice of a cut and a cache that there is room for takes less: of their room only what
+    forward passes leave is looked at.
     """
     plain = _seconds(asked.forward_cost(replace(recipe, cut=None, cache_in="nothing"))) + updates_s
     if recipe.augment and not recipe.copies:

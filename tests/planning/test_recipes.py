@@ -61,7 +61,10 @@ def test_the_choice_is_the_best_of_all(data):
     updates_s = found.uncached.latency_s.value - here.forward_cost(recipe).latency_s.value
     fastest = min(cost.latency_s.value for cost in costs)
     told = fastest_s(limited, recipe, ("nothing", *places), updates_s)
-    assert told == pytest.approx(fastest)
+    nearly = 1 + 1e-9
+    assert fastest <= told * nearly <= min(allowed) * nearly * nearly
+    if room is None:
+        assert told == pytest.approx(fastest)
     assert found.uncached.latency_s.value == costs[0].latency_s.value
 
 

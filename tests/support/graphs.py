@@ -55,7 +55,7 @@ from costsim.ir.operators.function import (
     SquareRoot,
 )
 from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
-from costsim.ir.operators.sampling import Fold, Interpolation, Lookup, Resize, Unfold
+from costsim.ir.operators.sampling import Embedding, Fold, Interpolation, Lookup, Resize, Unfold
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.ir.program import AXES, cut_calls
 from costsim.ir.step import OPTIMIZER_STATES, BitWidths, TrainingStep
@@ -282,6 +282,7 @@ RICH_BLOCKS = (
     "windows",
     "transposed",
     "dynamic",
+    "embedded",
 )
 UNARY = (
     ReLU(),
@@ -404,6 +405,8 @@ def _block(  # noqa: C901 - one case for each kind of block
             return g.add(Lookup(along, draw(st.sampled_from([(0, last), (last, 0, 0, 0)]))), (x,))
         case "windows":
             return _windows(g, x)
+        case "embedded":
+            return _embedded(g, x)
         case "transposed":
             return _transposed(draw, g, x, bias)
         case _:
@@ -475,6 +478,14 @@ def _viewed(draw: st.DrawFn, g: GraphBuilder, x: str) -> str:
     for _ in range(draw(st.integers(1, 2))):
         y = g.add(draw(st.sampled_from(UNARY)), (y,))
     return g.add(Reshape((*shape[:2], *_sides(draw, shape))), (y,))
+
+
+def _embedded(g: GraphBuilder, x: str) -> str:
+    """Rows of a table by what the samples have for tokens: whatever they are, it is the first."""
+    table = (3, g.shape(x)[1], 1, 1)
+    means = g.add(Mean(tuple(range(1, len(g.calls[0].shape)))), (g.calls[0].name,))
+    tokens = g.add(Scale(0.0), (means,))
+    return g.add(Add(), (x, g.add(Embedding(), (g.add(Constant(table), bias=True), tokens))))
 
 
 def _gate(g: GraphBuilder, x: str) -> str:
