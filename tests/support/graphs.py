@@ -482,10 +482,11 @@ def _viewed(draw: st.DrawFn, g: GraphBuilder, x: str) -> str:
 
 def _embedded(g: GraphBuilder, x: str) -> str:
     """Rows of a table by what the samples have for tokens: whatever they are, it is the first."""
-    table = (3, g.shape(x)[1], 1, 1)
+    n, c = g.shape(x)[:2]
     means = g.add(Mean(tuple(range(1, len(g.calls[0].shape)))), (g.calls[0].name,))
     tokens = g.add(Scale(0.0), (means,))
-    return g.add(Add(), (x, g.add(Embedding(), (g.add(Constant(table), bias=True), tokens))))
+    rows = g.add(Embedding(), (g.add(Constant((3, c)), bias=True), tokens))
+    return g.add(Add(), (x, g.add(Reshape((n, c, 1, 1)), (rows,))))
 
 
 def _gate(g: GraphBuilder, x: str) -> str:

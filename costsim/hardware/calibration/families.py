@@ -305,9 +305,10 @@ def _rearranged(w: Writer, x: str) -> str:
 
 def _embedded(w: Writer, x: str) -> str:
     """Rows of a table by what counts as tokens: the mean of the noise is row 0 of every image."""
-    table = (4, w.shapes[x][1], 1, 1)
+    n, c = w.shapes[x][:2]
     tokens = w.call(Mean((1, 2, 3)), w.calls[0].name)
-    return w.call(Add(), x, w.call(Embedding(), w.call(Constant(table), bias=table), tokens))
+    rows = w.call(Embedding(), w.call(Constant((4, c)), bias=(4, c)), tokens)
+    return w.call(Add(), x, w.call(Reshape((n, c, 1, 1)), rows))
 
 
 def _standardised(w: Writer, x: str) -> str:

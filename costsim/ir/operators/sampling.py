@@ -64,7 +64,7 @@ class Lookup(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Operator):
-    """Rows of a table, input 0 `[rows, ...]`, by tokens, input 1, that the sample holds.
+    """Rows of a table, input 0 `[rows, width]`, by tokens, input 1, that the sample holds.
 
     Tokens are whole numbers from 0 to rows - 1, kept as floating point as every sample is. The row
     of `padding` gets no gradient, and tokens have none.
@@ -78,9 +78,11 @@ class Embedding(Operator):
 
     def output_shape(self, inputs: Sequence[Shape], weight: Shape | None) -> Shape:
         table, tokens = inputs
+        if len(table) != 2:
+            raise ShapeError(f"a table [rows, width] is needed; {table} is none")
         if self.padding is not None and not 0 <= self.padding < table[0]:
             raise ShapeError(f"a table of {table[0]} rows has no row {self.padding}")
-        return (*tokens, *table[1:])
+        return (*tokens, table[1])
 
     def output_dimension(self, shapes: Shapes, index: int, dimension: int) -> int | None:
         if index == 1:
