@@ -25,6 +25,7 @@ def expected() -> set[str]:
                 ".py",
                 ".typed",
                 ".yaml",
+                ".ipynb",
                 ".html",
                 ".css",
                 ".js",
