@@ -13,6 +13,7 @@ made small and with random weights, so that nothing is loaded. Of each, as `cost
 """
 
 import argparse
+import inspect
 import sys
 import time
 import warnings
@@ -180,11 +181,11 @@ def made(name: str) -> nn.Module:
             config_class, model_class, small = OF_TOKENS[name]
             sizes = {"vocab_size": VOCABULARY, **small}
             torch.manual_seed(0)
-            model = (
-                getattr(transformers, model_class)(getattr(transformers, config_class)(**sizes))
-                .eval()
-                .double()
-            )
+            make = getattr(transformers, model_class)
+            # The pooler's output is another than the one that is taken.
+            pooled = "add_pooling_layer" in inspect.signature(make).parameters
+            more = {"add_pooling_layer": False} if pooled else {}
+            model = make(getattr(transformers, config_class)(**sizes), **more).eval().double()
             return one_output(taking_tokens(model), example(name))
         kind, small = SMALL[name]
         config = getattr(transformers, f"{kind}Config")(**{"num_labels": 5, **small})
