@@ -55,7 +55,11 @@ def plan_arena(program: TrainingProgram, without: Collection[Category] = ()) -> 
     buffers = {index: program.buffers[index] for index in indices}
     bound = _peak(buffers.values(), len(program.operations))
     orders = [sorted(indices, key=lambda i: (*key(buffers[i]), i)) for key in _ORDERS]
-    best = min((_placed(order, buffers) for order in orders), key=_size)
+    best = _placed(orders[0], buffers)
+    for order in orders[1:]:
+        if best[0] == bound:
+            break
+        best = min(best, _placed(order, buffers, best[0]), key=_size)
     for order in orders:
         if best[0] <= bound * GOOD_ENOUGH:
             break
