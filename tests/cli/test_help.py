@@ -1,6 +1,7 @@
 """What `--help` says: examples, a sentence for every option, one way of writing it."""
 
 import dataclasses
+import gc
 import importlib
 import inspect
 import re
@@ -162,3 +163,23 @@ def test_data_of_one_split_is_named_the_same_way_everywhere(name: str) -> None:
                 one.help or "" for one in options_of(name) if "--split" in one.opts
             )
             assert re.search(r"PATH::", words), name
+
+
+def test_a_command_leaves_the_collector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    during = []
+
+    def run(_argv: object) -> int:
+        during.append(gc.get_threshold())
+        return 0
+
+    monkeypatch.setattr("costsim.cli._run", run)
+    for before in ((700, 10, 10), (0, 5, 5)):
+        usual = gc.get_threshold()
+        gc.set_threshold(*before)
+        try:
+            main(["models"])
+            after = gc.get_threshold()
+        finally:
+            gc.set_threshold(*usual)
+        assert after == before
+    assert during == [(10_000, 10, 10), (0, 5, 5)]
