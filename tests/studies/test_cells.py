@@ -112,7 +112,7 @@ def test_a_run_that_is_killed_alone_leaves_its_cells_to_the_next(
     """Its processes end with it, however long their cells last."""
     killed = begin(COUNTING, tmp_path, 1, 4, 60, "")
     store = open_store(tmp_path / "store.sqlite")
-    until(lambda: len(list(tmp_path.glob("*.tries"))) == 2)
+    until(lambda: len(_workers_of(killed.pid, tmp_path)) == 2)  # a file may still be empty
     workers = [Owner.of(pid) for pid in _workers_of(killed.pid, tmp_path)]
     assert len(workers) == len(store.claimed()) == 2
     killed.kill()
