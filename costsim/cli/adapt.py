@@ -193,9 +193,7 @@ def command(given: AdaptOptions) -> int:
         {"--out": given.out, "--plan-out": given.plan_out, "--report": given.report},
         {"--weights": given.weights},
     )
-    if given.plan is not None:
-        _check_left_to(given.plan)
-    elif given.device is None:
+    if given.plan is None and given.device is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
     check_split(given.split, given.data)
     for path in (given.data, given.source):
@@ -295,6 +293,7 @@ def _by_plan(given: AdaptOptions, path: Path, progress: "Progress") -> "Adapted"
     from costsim.learning.adaptation.planned import Planned, planned_situation
 
     plan = given_plan(path, (model_spec(given),) if was_typed("model") else ())
+    _check_left_to(path)
     situation = planned_situation(
         plan,
         str(path),

@@ -214,7 +214,8 @@ def _notes(run: "Run", resume: bool, out: Path | None) -> None:
     from costsim.run.criteria.caveats import data_caveat, output_caveat, weights_caveat
 
     plan, task = run.request.plan, run.task
-    model, given = plan.model, run.request.data is not None
+    model = plan.model
+    given = run.request.data is not None or plan.task.data is not None
     doubts = (
         output_caveat(run.subject.graph, run.recipe.loss, task.ways),
         data_caveat(model.spec, built_in=model.spec in NETWORKS, given=given),

@@ -48,17 +48,11 @@ def as_tokens(values: Tensor, size: int | None) -> Tensor:
     if values.is_floating_point() and not bool((tokens == values).all()):
         wrong = values[tokens != values][0].item()
         raise InputError(f"the model takes tokens, which are whole numbers; a sample has {wrong:g}")
-    if size is not None:
-        check_range(tokens, size)
-    return tokens
-
-
-def check_range(tokens: Tensor, size: int) -> None:
-    """Raise `InputError` for a token that is not from 0 to `size` - 1."""
     least, most = map(int, tokens.aminmax()) if tokens.numel() else (0, 0)
-    if least < 0 or most >= size:
+    if size is not None and (least < 0 or most >= size):
         foreign = least if least < 0 else most
         raise InputError(f"a sample has the token {foreign}; the model's are 0 to {size - 1}")
+    return tokens
 
 
 def drawn_tokens(size: int, shape: tuple[int, ...], seed: int) -> Tensor:

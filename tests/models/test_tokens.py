@@ -1,6 +1,7 @@
 """Models of tokens: whole numbers that choose rows of a table."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from costsim.models.inputs import input_shape_of, vocabulary_of
 from costsim.models.loading import load_given
 from costsim.models.tracing.capture import capture
 from costsim.run.execution.executor import Executor
+from costsim.run.execution.forward import evaluate
 
 VOCABULARY, LENGTH = 30, 6
 
@@ -125,11 +127,36 @@ def test_what_is_no_token_is_refused(samples: list[list[float]], says: str) -> N
         load_given(made()).module(torch.tensor(samples))
 
 
-def test_the_executor_refuses_a_token_without_a_row() -> None:
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        (30.0, "a sample has the token 30; the model's are 0 to 29"),
+        (0.5, "tokens, which are whole numbers; a sample has 0.5"),
+        (math.nan, "tokens, which are whole numbers; a sample has nan"),
+    ],
+)
+def test_the_executor_refuses_what_has_no_row(token: float, says: str) -> None:
     graph, tensors = (traced := capture(made(), drawn())).graph, traced.tensors
     executor = Executor(compile_program(graph, UpdatePlan(), TrainingStep(3)), tensors)
-    with pytest.raises(InputError, match="a sample has the token 30; the model's are 0 to 29"):
-        executor.forward(executor.begin(), torch.full((3, LENGTH), 30.0))
+    with pytest.raises(InputError, match=says):
+        executor.forward(executor.begin(), torch.full((3, LENGTH), token))
+
+
+def test_tokens_in_other_places_are_tokens() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(VOCABULARY, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            around = torch.cat([x.flip(1), x.roll(1, 1)], 1)
+            both: Tensor = self.table(around) + self.table(x[:, :1])
+            return both
+
+    model, tokens = Turned().eval(), drawn()
+    traced = capture(model, tokens)
+    output, _ = evaluate(traced.graph, traced.tensors, tokens.float())
+    assert torch.equal(output, model(tokens))
 
 
 def test_whole_numbers_that_parameters_compute_are_refused() -> None:
@@ -194,6 +221,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = random.integers(0, 7, (len(labels), LENGTH)) + 7 * labels[:, None]
     np.savez(tmp_path / "words.npz", x=samples, y=labels)
     np.savez(tmp_path / "foreign.npz", x=samples + 20, y=labels)
+    np.savez(tmp_path / "halves.npz", x=samples + 0.5, y=labels)
     monkeypatch.chdir(tmp_path)
 
 
@@ -206,6 +234,11 @@ def test_tokens_are_planned_and_learnt(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["train", "plan.json", "--iterations", "30", "--json"]) == 0
     losses = json.loads(capsys.readouterr().out)["losses"]
     assert losses[-1] < losses[0]
+    assert main(["train", "plan.json", "--iterations", "1"]) == 0
+    assert "without --data" not in capsys.readouterr().err  # it is the plan's
     plan[plan.index("words.npz")] = "foreign.npz"
     assert main(plan) == 2
     assert "; the model's are 0 to 29" in capsys.readouterr().err
+    plan[plan.index("foreign.npz")] = "halves.npz"
+    assert main(plan) == 2
+    assert "whole numbers; a sample has" in capsys.readouterr().err

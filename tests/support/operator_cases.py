@@ -246,8 +246,9 @@ def case(name: str, *, alone: bool) -> LayerGraph:
     x = g.input(*shapes[0])
     inputs = []
     for index, shape in enumerate(shapes):
-        if index in operator.whole_inputs:  # squares, which are not below 0, and their mean
-            inputs.append(g.add(Mean((1,)), (g.add(Multiply(), (x, x)),)))
+        if index in operator.whole_inputs:  # 0 or 1, as means are below or above 0
+            steep = g.add(Scale(1e9), (g.add(Mean((1,)), (x,)),))
+            inputs.append(g.add(HardSigmoid(), (steep,)))
             continue
         other = g.add(Multiply(), (x, constant(g, shapes[0])))
         if shape != shapes[0]:

@@ -19,6 +19,7 @@ from costsim.base.errors import InputError, UnsupportedOperator
 from costsim.ir.graph import Call, LayerGraph, Parameter
 from costsim.ir.operators import (
     Add,
+    Concatenate,
     Constant,
     Expand,
     Input,
@@ -29,6 +30,7 @@ from costsim.ir.operators import (
     Shapes,
     Slice,
 )
+from costsim.ir.operators.sampling import Lookup
 from costsim.models.tracing.names import Namer, module_stack
 from costsim.models.tracing.ownership import Owners, Use, check_uses
 
@@ -184,15 +186,15 @@ class Builder:
 
         What a model takes apart from them in whole numbers is as exact in floating point.
         """
-        moving = (Input, Slice, Reshape, Permute, Expand)
-        while self.of_tokens and isinstance(handle, Value):
-            emitted = self.emitted[handle.index]
+        moving = (Input, Slice, Lookup, Concatenate, Reshape, Permute, Expand)
+        waiting = [handle.index] if self.of_tokens and isinstance(handle, Value) else []
+        found = bool(waiting)
+        while waiting:
+            emitted = self.emitted[waiting.pop()]
             if not isinstance(emitted.operator, moving):
                 return False
-            if emitted.operator.source == "sample":
-                return True
-            (handle,) = emitted.inputs
-        return False
+            waiting += [value.index for value in emitted.inputs]
+        return found
 
     def operator_of(self, handle: Handle) -> Operator | None:
         """The operator that computed `handle`; None for a tensor of the model."""

@@ -61,7 +61,7 @@ from costsim.ir.operators.function import (
 from costsim.ir.operators.pooling import Extremum, LogSumExp, Norm, Variance
 from costsim.ir.operators.reading import Reading
 from costsim.ir.operators.sampling import Embedding, Fold, Lookup, Resize, Unfold
-from costsim.models.tokens import check_range
+from costsim.models.tokens import as_tokens
 from costsim.run.execution.resizing import folded, resized
 
 
@@ -206,9 +206,8 @@ def _lookup(o: Lookup, t: Operands) -> Tensor:
 
 @FORWARD.of(Embedding)
 def _embedding(o: Embedding, t: Operands) -> Tensor:
-    table, tokens = t.inputs[0], t.inputs[1].to(torch.int64)
-    check_range(tokens, len(table))
-    return F.embedding(tokens, table, o.padding)
+    table, tokens = t.inputs
+    return F.embedding(as_tokens(tokens, len(table)), table, o.padding)
 
 
 @FORWARD.of(Slice)
