@@ -189,10 +189,7 @@ def command(given: AdaptOptions) -> int:
       costsim adapt --device jetson-nano --method gaintrain --episode meta-dataset --seed 3
       costsim adapt --device jetson-nano --method "SparseUpdate (search)" --source photos.zip::val
     """
-    check_outputs(
-        {"--out": given.out, "--plan-out": given.plan_out, "--report": given.report},
-        {"--weights": given.weights},
-    )
+    check_outputs({"--out": given.out, "--plan-out": given.plan_out, "--report": given.report})
     if given.plan is None and given.device is None:
         raise InputError("--device is missing: the name of a shipped device or a YAML file")
     check_split(given.split, given.data)

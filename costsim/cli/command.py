@@ -12,6 +12,7 @@ import click
 from costsim.base.registry import Entry
 from costsim.cli.colour import heading, typed_name
 from costsim.cli.defaults import project_defaults, tell_used
+from costsim.cli.overwriting import check_not_read
 
 GROUPED = {
     "What to do": (
@@ -75,6 +76,14 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
 """Options that are of something else in one command than in the others."""
 
 
+_WRITTEN = "out plan-out report csv latex picture measurement validation checkpoint"
+WRITTEN = frozenset(_WRITTEN.split())
+"""Options that name a file to write, which may be none of those that a command reads."""
+
+SAVING_OVER = frozenset({"explore"})
+"""Commands that write when a person presses Save, also over what they have opened."""
+
+
 RENAMED: Mapping[tuple[str, str], str] = {
     ("export", "--target"): "--target is a compute target elsewhere; the language is --language",
 }
@@ -129,6 +138,11 @@ class Command(click.Command):
             if told := RENAMED.get((str(self.name), error.option_name)):
                 raise click.UsageError(told, ctx) from error
             raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it, where nothing that is read would be written over."""
+        check_not_read(ctx, frozenset() if self.name in SAVING_OVER else WRITTEN)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options below their headings, and behind them what they choose from."""

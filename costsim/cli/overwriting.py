@@ -1,0 +1,57 @@
+"""What is read is not written over, whatever a command reads and writes."""
+
+import contextlib
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import click
+
+from costsim.base.errors import InputError
+from costsim.base.files import resolved
+
+_BEHIND_A_PATH = re.compile(r"(?<=\.py):.*|::.*", re.DOTALL)
+"""The name of what a script makes, and of a part of some images."""
+
+
+def check_not_read(context: click.Context, written: Collection[str]) -> None:
+    """Raise `InputError` where an option of `written` names a file that another parameter names.
+
+    A file that is not there yet is read by nobody, and what is no file (`/dev/null`) may be both.
+    Two that are written are the command's own to tell apart.
+    """
+    named = [(one, list(_files(context.params.get(str(one.name))))) for one in _given(context)]
+    read = {path: one for one, paths in named if not _writes(one, written) for path in paths}
+    for one, paths in named:
+        for path in paths:
+            if _writes(one, written) and (other := read.get(path)) is not None:
+                raise InputError(
+                    f"{one.opts[0]}: {path.name} is {_called(other)} too; give it a file of its own"
+                )
+
+
+def _given(context: click.Context) -> list[click.Parameter]:
+    return [one for one in context.command.params if context.params.get(str(one.name))]
+
+
+def _writes(parameter: click.Parameter, written: Collection[str]) -> bool:
+    names = {name.removeprefix("--") for name in parameter.opts}
+    return isinstance(parameter, click.Option) and bool(names & set(written))
+
+
+def _called(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Option):
+        return parameter.opts[0]
+    return (parameter.metavar or parameter.human_readable_name).strip("[].")
+
+
+def _files(value: object) -> Iterator[Path]:
+    """The files that there are of those that a value names."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _files(part)
+    elif isinstance(value, str | Path):
+        path = Path(_BEHIND_A_PATH.sub("", str(value)))
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            if path.is_file():
+                yield resolved(path)

@@ -1,0 +1,100 @@
+"""What a command reads is not written over by what it writes."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from costsim.cli import COMMANDS, main
+from costsim.cli.command import WRITTEN, group_of
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    input_shape = (6,)
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+    def forward(self, x):
+        return self.head(torch.relu(self.first(x)))
+"""
+
+SMALL = ["--model", "net.py:Net", "--data", "rows.npz", "--ways", "4", "--shots", "2"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A script, samples, a device, a plan and a patch."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(SCRIPT)
+    random, labels = np.random.default_rng(0), np.repeat(np.arange(4), 14)
+    np.savez("rows.npz", x=random.normal(size=(len(labels), 6)) + labels[:, None], y=labels)
+    shutil.copy(ROOT / "devices" / "jetson-nano.yaml", "board.yaml")
+    assert main(["plan", *SMALL, "--device", "board.yaml", "--out", "plan.json"]) == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "over", "told"),
+    [
+        (["plan", *SMALL, "--device", "board.yaml", "--out", "board.yaml"], "board.yaml",
+         "--out: board.yaml is --device too"),
+        (["plan", *SMALL, "--device", "board.yaml", "--report", "rows.npz"], "rows.npz",
+         "--report: rows.npz is --data too"),
+        (["plan", *SMALL, "--device", "board.yaml", "--out", "./net.py"], "net.py",
+         "--out: net.py is --model too"),
+        (["pareto", *SMALL, "--device", "board.yaml", "--csv", "board.yaml"], "board.yaml",
+         "--csv: board.yaml is --device too"),
+        (["train", "plan.json", "--out", "plan.json"], "plan.json",
+         "--out: plan.json is PLAN too"),
+        (["train", "plan.json", "--data", "rows.npz", "--out", "rows.npz"], "rows.npz",
+         "--out: rows.npz is --data too"),
+        (["adapt", "plan.json", "--out", "plan.json"], "plan.json", "--out: plan.json is PLAN too"),
+        (["show", "plan.json", "--report", "plan.json"], "plan.json",
+         "--report: plan.json is PLAN too"),
+        (["validate", "plan.json", "--validation", "plan.json"], "plan.json",
+         "--validation: plan.json is PLAN too"),
+        (["measure", "plan.json", "--out", "link.json"], "plan.json", "--out: plan.json is PLAN"),
+    ],
+)  # fmt: skip
+def test_what_is_read_stays(
+    folder: Path, command: list[str], over: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "link.json").symlink_to("plan.json")
+    before = (folder / over).read_bytes()
+    capsys.readouterr()
+    assert main(command) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "note:" not in one]
+    assert line.startswith(f"costsim: {told}")
+    assert (folder / over).read_bytes() == before
+
+
+def test_what_is_written_again_or_is_no_file_is_no_matter(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = ["plan", *SMALL, "--device", "board.yaml"]
+    assert main([*plan, "--out", "plan.json"]) == 0
+    assert main([*plan, "--out", "/dev/null"]) == 0
+    assert main(["train", "plan.json", "--iterations", "1", "--out", "patch.safetensors"]) == 0
+    assert main(["train", "plan.json", "--iterations", "1", "--out", "patch.safetensors"]) == 0
+    capsys.readouterr()
+    assert json.loads((folder / "plan.json").read_text())["schema"].startswith("costsim.plan/")
+
+
+def test_every_option_that_names_a_file_to_write_is_known() -> None:
+    others = {"log"}  # a folder, which is added to
+    for name in COMMANDS:
+        command: click.Command = importlib.import_module(f"costsim.cli.{name}").command
+        for option in command.params:
+            if isinstance(option, click.Option) and isinstance(option.type, click.Path):
+                names = {one.removeprefix("--") for one in option.opts}
+                if group_of(name, option) == "Output":
+                    assert names & (WRITTEN | others), (name, option.opts)
