@@ -161,7 +161,9 @@ def command(given: StudyOptions) -> int:
 
 
 def _write(given: StudyOptions, findings: "MethodFindings", cells: "Sequence[MethodCell]") -> None:
-    from costsim.report.study import print_study, render_study, study_csv, study_latex
+    from costsim.report.study import render_study
+    from costsim.report.study_files import study_csv, study_latex
+    from costsim.report.study_table import print_study
 
     accounting = given.accounting
     if given.table:

@@ -33,15 +33,10 @@ from costsim.learning.adaptation.situation import Situation
 from costsim.learning.methods import METHODS, make_method
 from costsim.learning.methods.sparse_update import SearchedScheme
 from costsim.learning.training.backbone import Backbone, load_backbone
-from costsim.report.study import (
-    conclusion,
-    percent,
-    print_study,
-    render_study,
-    settings_rows,
-    study_csv,
-    study_latex,
-)
+from costsim.report.study import render_study
+from costsim.report.study_files import study_csv, study_latex
+from costsim.report.study_table import percent, print_study
+from costsim.report.study_words import conclusion, settings_rows
 from costsim.studies.engine import StudyStore, parse_study, run_study
 from costsim.studies.methods import MethodStudies, MethodStudy
 from costsim.studies.methods.analysis import AVERAGE, MethodFindings, analyse

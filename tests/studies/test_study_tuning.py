@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costsim.report.study import footnote
+from costsim.report.study_table import footnote
 from costsim.studies.methods.analysis import analyse
 from costsim.studies.methods.tuning import tuned
 
