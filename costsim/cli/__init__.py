@@ -182,9 +182,17 @@ def _run(argv: Sequence[str] | None) -> int:
         _tell(f"cannot go on: {where}{error.strerror or error}")
         return 2
     except (click.Abort, KeyboardInterrupt):
-        print("costsim: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        return _interrupted()  # while a class was made: Python 3.11 wraps what its fields raise
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    print("costsim: interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _tell(text: str) -> None:

@@ -884,6 +884,23 @@ def test_interrupted_at_any_moment(tmp_path: Path, delay_s: float) -> None:
     assert process.returncode == 130 or "costsim/cli/plan.py" not in err
 
 
+def test_interrupted_while_a_class_is_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python 3.11 makes a `RuntimeError` of what is raised while a class is made."""
+
+    class Field:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    def plan_request(*_: object, **__: object) -> type:
+        return type("Plan", (), {"field": Field()})
+
+    monkeypatch.setattr("costsim.cli.plan.plan_request", plan_request)
+    assert main(["plan", "--device", "jetson-nano"]) == 130
+    assert capsys.readouterr().err == "costsim: interrupted\n"
+
+
 def test_weights_larger_than_the_flash_are_a_no(capsys: pytest.CaptureFixture[str]) -> None:
     """Four bytes each of some 430,000 parameters, in less than a megabyte: before any scoring."""
     plan = ["plan", "--resolution", "32", "--bits", "32", "--criterion", "l2_norm", "--device"]

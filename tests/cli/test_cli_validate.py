@@ -132,7 +132,7 @@ def test_every_number_of_threads_has_its_own_scratch(threads, plan, cache):
         (["PLAN", "--steps", "0"], "--steps is 0; at least 1 is needed"),
         (["PLAN", "--threads", "0"], "--threads is 0; at least 1 is needed"),
         (["PLAN", "--out", "absent/folder"], "--out: the folder absent does not exist"),
-        (["PLAN", "--out", "PLAN"], "is a file; a folder is needed"),
+        (["PLAN", "--out", __file__], "is a file; a folder is needed"),
         (["PLAN", "--measurement", "absent/m.json"], "the folder absent does not exist"),
         (["PLAN", "--data", "absent.zip"], "absent.zip"),
         (["PLAN", "--weights", "absent.pth"], "absent.pth"),

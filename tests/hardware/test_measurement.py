@@ -1,5 +1,6 @@
 """What is measured is what was predicted, and a wrong prediction is found out."""
 
+import gc
 import json
 import os
 import subprocess
@@ -212,6 +213,26 @@ def test_kernels_that_take_more_scratch_than_the_table_says_are_found(subject):
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_garbage_of_an_earlier_recording_is_not_released_in_this_one() -> None:
+    class Knot:
+        def __init__(self) -> None:
+            self.myself, self.values = self, torch.zeros(1000)
+
+    gc.disable()  # else it may already be gone
+    try:
+        with record_allocations() as earlier:
+            knot = Knot()
+            earlier.mark("made")
+        assert earlier.pieces[0].net_bytes >= 4000
+        del knot
+        with record_allocations() as recorder:
+            gc.collect()
+            recorder.mark("collected")
+    finally:
+        gc.enable()
+    assert [piece.net_bytes for piece in recorder.pieces] == [0, 0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")

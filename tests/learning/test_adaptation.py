@@ -682,7 +682,6 @@ def test_json_of_a_meta_dataset_episode(capsys):
             ["--method", "AdapterDrop-75%", "--out", "x"],
             "adds modules to the network, which no pat",
         ),
-        (["--weights", "x", "--out", "./x"], "--out: x is --weights too"),
         (["--model", "torch.nn:Identity"], "Identity: has no weights, so that there is nothing"),
         (["--method", "transductive", "--guard", "2-fold"], "Transductive learns from the queries"),
         (["--method", "TinyTrain (static)"], "chooses by tasks of other images; give them as --so"),

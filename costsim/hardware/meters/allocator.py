@@ -5,6 +5,7 @@ and kernels' scratch alike; numpy's come from `numpy_memory`. Both are put on on
 marks in the profile.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,8 +64,10 @@ def _note(text: str) -> None:
 def record_allocations() -> Iterator[AllocationRecorder]:
     """Record every allocation and release in this process until the end of the block.
 
-    Releases of blocks that were there before are not seen.
+    Releases of blocks that were there before are not seen. Garbage goes first: PyTorch remembers
+    blocks of an earlier recording, and would show their release in this one.
     """
+    gc.collect()
     recorder = AllocationRecorder()
     # What `torch.profiler` wraps; the wrapper would load PyTorch's compiler before it starts.
     profiler = profile(use_kineto=True, profile_memory=True)
