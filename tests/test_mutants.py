@@ -80,7 +80,7 @@ def law(examples, solver):
 
 @pytest.mark.parametrize("solver", [Exact(), BruteForce()], ids=lambda s: s.name)
 def test_the_price_of_a_plan_buys_its_gain(solver):
-    law(80, solver)()
+    law(40, solver)()
 
 
 def shorter_reach(table):
@@ -157,12 +157,12 @@ def biases_reach_nothing(table):
     "mutant",
     [
         shorter_reach,
-        longer_reach,
+        pytest.param(longer_reach, marks=pytest.mark.slow),
         kept_alone,
         summed_positions,
         no_pairs,
         channels_twice,
-        biases_reach_nothing,
+        pytest.param(biases_reach_nothing, marks=pytest.mark.slow),
     ],
     ids=lambda m: m.__name__,
 )
@@ -188,7 +188,7 @@ def enumerating(monkeypatch):
 
 @pytest.mark.usefixtures("enumerating")
 def test_enumeration_of_small_problems_is_exact():
-    law(300, Exact())()
+    law(100, Exact())()
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def check_against_pytorch(program, tensors, labels, *, count=2, rate=0.05):
     return emitted, x
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data())
 def test_drawn_steps_are_those_of_pytorch_and_write_where_they_may(data):
     graph = with_statistics(data.draw(graphs()))
@@ -337,6 +337,7 @@ def test_a_plan_says_by_what_its_c_tells_classes_apart(plan, tmp_path, capsys):
     assert "outputs taken for logits; the plan does not say its loss" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_flash_is_refused_and_nothing_written(plan, tmp_path, capsys):
     out = tmp_path / "firmware"
     assert main(["export", str(plan), "--out", str(out), "--json"]) == 0

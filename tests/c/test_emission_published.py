@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_default import by_default
 from published_weights import INT8, int8_document, write_int8
 from torch.nn import functional as F  # noqa: N812
 
@@ -94,7 +95,7 @@ def images(shared: Path, count: int, side: int) -> np.ndarray:
     return np.asarray(task.images, np.float32)
 
 
-@pytest.mark.parametrize("name", INT8)
+@pytest.mark.parametrize("name", by_default(INT8, ["mcunet-5fps"]))
 def test_the_forward_pass_is_the_published_networks(shared: Path, name: str) -> None:
     """Every integer of every layer, on a real image."""
     path = shared / "weights" / INT8[name]
@@ -117,7 +118,7 @@ def test_the_forward_pass_is_the_published_networks(shared: Path, name: str) -> 
         assert np.array_equal(integer, expected.numpy()), call.name
 
 
-@pytest.mark.parametrize("name", INT8)
+@pytest.mark.parametrize("name", by_default(INT8, ["mcunet-5fps"]))
 def test_features_are_near_those_of_the_float_network(shared: Path, name: str) -> None:
     """The loader reads the same file as floats: with its scales features are nearer than far."""
     path = shared / "weights" / INT8[name]

@@ -60,7 +60,7 @@ def check_drawn(data) -> None:
     check_emulated(program, random_tensors(graph, torch.float32), steps=2)
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(st.data())
 def test_drawn_programs_do_what_is_predicted(data) -> None:
     check_drawn(data)
@@ -211,6 +211,7 @@ def is_wide(image, address) -> bool:
     return int.from_bytes(image.code(address, 2), "little") >> 11 in (29, 30, 31)
 
 
+@pytest.mark.slow
 def test_too_deep_a_stack_faults_below_the_memory() -> None:
     program, tensors, memory, _ = limit_case()
     with trial_of(program, tensors) as trial:

@@ -92,6 +92,7 @@ def last_layers(graph) -> UpdatePlan:
     return UpdatePlan(tuple(subsets), frozenset({convolution, head}))
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_on_the_emulated_core_as_in_pytorch() -> None:
     needs_emulator()
     task = sample_task(digits(), ways=WAYS, shots=3, queries=6, seed=1, resolution=16)

@@ -172,6 +172,7 @@ class BadLine:
         self.inner.close()
 
 
+@pytest.mark.slow
 def test_garbage_and_lost_bytes_change_nothing(small, tmp_path) -> None:
     program, tensors, _, firmware = small
     feed = batches(program, 4)

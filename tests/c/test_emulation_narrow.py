@@ -54,7 +54,7 @@ def check_drawn(data) -> None:
     check_narrow(program, random_tensors(graph, torch.float32))
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(st.data())
 def test_drawn_programs_do_what_is_predicted_bit_by_bit(data) -> None:
     check_drawn(data)
@@ -122,7 +122,7 @@ def test_pools_do_what_is_predicted_bit_by_bit() -> None:
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        ("mcunet-5fps", 32),
+        pytest.param("mcunet-5fps", 32, marks=pytest.mark.slow),
         pytest.param("mcunet-5fps", 48, marks=pytest.mark.slow),
         pytest.param("mbv2-w0.35", 48, marks=pytest.mark.slow),
         pytest.param("proxyless-w0.3", 48, marks=pytest.mark.slow),

@@ -5,6 +5,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from by_default import by_default
 from emulating import needs_emulator
 
 from costsim.cli import main
@@ -31,7 +32,7 @@ def plans(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("bits", ["32", "8"])
+@pytest.mark.parametrize("bits", by_default(["32", "8"], ["8"]))
 def test_a_task_is_learnt_as_well_as_in_pytorch_and_by_the_cores_own_bits(
     plans, bits, tmp_path, capsys
 ):
@@ -47,7 +48,7 @@ def test_a_task_is_learnt_as_well_as_in_pytorch_and_by_the_cores_own_bits(
     assert "accuracy on queries, PyTorch's in 32 bits beside it" in rows
 
 
-@pytest.mark.parametrize("bits", ["32", "8"])
+@pytest.mark.parametrize("bits", by_default(["32", "8"], ["8"]))
 def test_a_turned_sign_is_caught_by_what_is_learnt(plans, bits, monkeypatch):
     """The C climbs where it should descend, and is not worse by chance."""
 

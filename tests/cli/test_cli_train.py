@@ -64,7 +64,7 @@ def test_a_run_prints_a_table_and_writes_a_patch(tmp_path, capsys):
     ("planned", "asked", "told"),
     [
         ("cross_entropy", [], ""),
-        ("cross_entropy", ["--loss", "cross_entropy"], ""),
+        pytest.param("cross_entropy", ["--loss", "cross_entropy"], "", marks=pytest.mark.slow),
         ("prototype", ["--loss", "cross_entropy"],
          "the plan was chosen for --loss prototype; it is trained by --loss cross_entropy"),
     ],
@@ -205,6 +205,7 @@ def wait_for(process: Process, beginning: str) -> None:
     pytest.fail(f"ended before {beginning!r}")
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_in_the_same_file(made, tmp_path, capsys):
     done = 0
     for more, pause in ((2, 0.0), (8, 0.011)):

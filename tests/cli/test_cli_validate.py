@@ -97,7 +97,9 @@ def test_a_plan_for_bits_that_torch_does_not_train_in_is_priced_again(bits, tmp_
     assert "priced again for 32 bits" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [("16", "bfloat16"), ("64", "float64")])
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [("16", "bfloat16"), pytest.param("64", "float64", marks=pytest.mark.slow)]
+)
 def test_a_plan_for_16_or_64_bits_runs_in_them(bits, dtype, tmp_path, capsys):
     path, found = tmp_path / "plan.json", tmp_path / "m.json"
     arguments = ["plan", "--device", "jetson-nano", "--resolution", "32", "--bits", bits]
@@ -109,6 +111,7 @@ def test_a_plan_for_16_or_64_bits_runs_in_them(bits, dtype, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "2"])
+@pytest.mark.slow
 def test_every_number_of_threads_has_its_own_scratch(threads, plan, cache):
     """In a process of its own: how many threads there are is said before torch loads."""
     command = [sys.executable, "-m", "costsim", "validate", str(plan), "--steps", "1"]

@@ -360,6 +360,7 @@ def test_the_store_refuses_another_schema(tmp_path):
         open_store(path)
 
 
+@pytest.mark.slow
 def test_a_study_in_accuracy_trains_every_plan_once(tmp_path):
     settings = {"inspect": 3, "resolution": 32, "accuracy": True, "optimizer": "adam"}
     tasks = [{"data": "digits", "seeds": [0, 1], "ways": 2, "shots": 1}]

@@ -169,6 +169,7 @@ def test_another_device_is_predicted_for_in_the_bits_that_run(plan, tmp_path):
     assert notes == ()
 
 
+@pytest.mark.slow
 def test_several_devices_at_once_and_what_came_is_kept_when_one_fails(
     plan, there, tmp_path, capsys
 ):
@@ -226,6 +227,7 @@ def asked_for_steps(device):
     return re.findall(r"tail -n \+(\d+) ", "\n".join(device.commands))
 
 
+@pytest.mark.slow
 def test_a_device_unplugged_in_the_middle_of_a_run_keeps_its_steps(plan, there, tmp_path, capsys):
     out = tmp_path / "measured.json"
     target = f"ssh://me@127.0.0.1:{there.port}?patience=3"

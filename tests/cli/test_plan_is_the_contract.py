@@ -115,9 +115,9 @@ def test_plan_chooses_what_adapt_did(adapted, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given",
     [
-        ["--no-tracks", "--ways", "2", "--shots", "2"],
+        pytest.param(["--no-tracks", "--ways", "2", "--shots", "2"], marks=pytest.mark.slow),
         ["--episode", "meta-dataset", "--queries", "3"],
-        ["--task-time", "30s", "--cache", "ram"],
+        pytest.param(["--task-time", "30s", "--cache", "ram"], marks=pytest.mark.slow),
         ["--device", "stm32f746", "--queries", "2"],
     ],
 )

@@ -476,9 +476,9 @@ def test_the_digits_of_scikit_learn() -> None:
         ("dtd.tar.gz", 10),
         ("quickdraw.tar.gz", 40),
         ("vgg_flower.tar.gz", 12),
-        ("mini_imagenet.tar.gz::train", 64),
+        pytest.param("mini_imagenet.tar.gz::train", 64, marks=pytest.mark.slow),
         ("mini_imagenet.tar.gz::val", 16),
-        ("mini_imagenet.tar.gz::test", 20),
+        pytest.param("mini_imagenet.tar.gz::test", 20, marks=pytest.mark.slow),
     ],
 )
 def test_real_packs(shared: Path, pack: str, classes: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_default import by_default
 
 from costsim.cli import main
 from costsim.hardware.meters.adaptation.images import task_images
@@ -110,10 +111,19 @@ def changed(path, tmp_path, change):
     return out
 
 
+EACH_KIND = ("storage", "batches", "uneven", "logits", "summed", "half")
+"""What the others do alone, these do together with something else."""
+
+
 @pytest.mark.parametrize(
     ("extent", "way"),
     [
-        *(("full", way) for way in WAYS),
+        *(("full", way) for way in EACH_KIND),
+        *(
+            pytest.param("full", way, marks=pytest.mark.slow)
+            for way in WAYS
+            if way not in EACH_KIND
+        ),
         ("small", "ram"),
         # What each phase of the others does alone, it does in the whole of it, above.
         *(pytest.param("small", way, marks=pytest.mark.slow) for way in WAYS if way != "ram"),
@@ -159,7 +169,12 @@ def test_what_is_planned_is_what_the_ways_are_for(plan_of):
     assert "scoring" not in phases["no scores"]
 
 
-@pytest.mark.parametrize("way", ["plain", "ram", "storage", "micro", "batches", "logits"])
+@pytest.mark.parametrize(
+    "way",
+    by_default(
+        ["plain", "ram", "storage", "micro", "batches", "logits"], ["plain", "ram", "logits"]
+    ),
+)
 def test_all_of_it_trains_what_train_trains(way, plan_of):
     """The same images, copies, class means and order; only sums are in another order."""
     path = plan_of(f"{way} slowly", [*WAYS[way], "--optimizer", "sgd"])
@@ -207,7 +222,7 @@ def test_all_of_it_trains_what_train_trains(way, plan_of):
         (("phases", 4, "macs", "recompute"), "answering: recompute MACs"),
     ],
 )
-@pytest.mark.parametrize("off_by", [1, -1])
+@pytest.mark.parametrize("off_by", by_default([1, -1], [1]))
 def test_a_figure_that_is_off_by_one_is_found_out(off_by, where, told, plan_of, tmp_path, capsys):
     path = plan_of("storage")
     if off_by < 0 and where[-1] == "recompute":

@@ -326,6 +326,7 @@ def test_every_operation_of_a_built_in_network_has_a_probe(network: str) -> None
     assert _families([program]) <= probed()
 
 
+@pytest.mark.slow
 def test_a_calibration_runs_the_rare_kinds_too(tmp_path: Path) -> None:
     found = calibrate(request(tmp_path / "s.json", probes=6))
     assert any(one.probe.family == "assorted" for one in seen(found.samples))
@@ -596,6 +597,7 @@ def test_readings_that_no_clock_shows_are_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_file_of_no_readings_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     path.write_text(json.dumps({**samples_of(PROBES[:1]).to_json(), "probes": []}))

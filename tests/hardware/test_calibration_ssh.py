@@ -69,6 +69,7 @@ def samples_of(out):
 # What works.
 
 
+@pytest.mark.slow
 def test_a_device_is_calibrated_through_a_lost_connection_and_left_clean(there, tmp_path, capsys):
     out = tmp_path / "there.yaml"
     asked = ["calibrate", "--on", name_of(there), *keys(there), *QUICK, "--out", str(out)]
@@ -219,6 +220,7 @@ def test_a_device_that_is_not_who_it_was(there, tmp_path, capsys):
     assert "another machine may be answering" in refused(there, tmp_path, capsys)
 
 
+@pytest.mark.slow
 def test_a_device_without_memory_to_start_in(there, tmp_path, capsys):
     there.wrap = "ulimit -v 300000; "
     line = refused(there, tmp_path, capsys)

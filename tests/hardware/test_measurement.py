@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_default import by_default
 from graphs import chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,11 +71,13 @@ def check(network, program):
     assert validation.ok, validation.outside
 
 
-@pytest.mark.parametrize("name", [*ZOO, *NETWORKS])
+@pytest.mark.parametrize(
+    "name", by_default([*ZOO, *NETWORKS], ["tiny", "classic", "small_vit", "mcunet-5fps"])
+)
 def test_drawn_plans_cost_what_they_are_priced(name):
     network = traced(name)
 
-    @settings(max_examples=1 if name in NETWORKS else 3)
+    @settings(max_examples=1 if name in NETWORKS else 2)
     @given(st.data())
     def run(data):
         check(network, data.draw(programs(network)))
@@ -288,6 +291,7 @@ def test_arrays_may_outlive_the_recorder():
     assert array.sum() == 10
 
 
+@pytest.mark.slow
 def test_building_and_measuring_loads_no_compiler():
     """PyTorch's, and the symbolic algebra it brings: seconds before anything is measured."""
     script = (

@@ -245,7 +245,7 @@ def test_runs_of_one_plan_count_once() -> None:
     assert once.deviation == pytest.approx(often.deviation)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     factors=st.dictionaries(st.sampled_from(PARTS), st.floats(0.3, 3.0)),
     whole=st.floats(0.5, 2.0),

@@ -135,6 +135,7 @@ def test_what_a_process_holds_is_seen_without_what_its_starter_does() -> None:
     assert 80 << 20 < evidence.gather()["peak_bytes"] < 160 << 20
 
 
+@pytest.mark.slow
 def test_a_local_job_that_somebody_killed(tmp_path: Path) -> None:
     job = with_options(make_job(tmp_path), steps=FOREVER)
 

@@ -88,6 +88,7 @@ def test_a_worker_that_is_killed_leaves_its_steps(job: PlanJob, tmp_path: Path) 
     assert len(found.measurement.step_s) >= 2
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_stands_before_what_is_left_of_the_next(
     job: PlanJob, tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_two_visits_at_once_do_not_disturb_each_other(there):
 # Stopped, given up, lost.
 
 
+@pytest.mark.slow
 def test_stopping_ends_the_job_and_removes_its_files(there, job):
     story = Story("timing the step")
     story.then = story.watch.stopping.set
@@ -235,6 +236,7 @@ def test_a_job_that_takes_too_long_is_ended_there(there, job):
     assert_nothing_is_left(there)
 
 
+@pytest.mark.slow
 def test_when_nobody_comes_back_the_device_cleans_up_by_itself(there, job):
     """This side is killed in the middle, without a word; the device waits its time and ends it."""
     code = f"""
@@ -264,6 +266,7 @@ with replace(target, poll_s=0.05).session(Watch(lambda *told: print(told, flush=
     assert_nothing_is_left(there)
 
 
+@pytest.mark.slow
 def test_unplugged_for_good_is_said_and_the_device_cleans_up(there, job):
     story = Story("loading PyTorch", lambda: there.drop(deaf=True))
     target = target_on(there, patience_s=3.0)
@@ -440,6 +443,7 @@ def test_a_disk_that_fills_up_while_files_are_sent(there, small_disk, job):
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_device_without_memory_for_the_job(there, job):
     """The system itself refuses, by `ulimit -v`, wherever that strikes first."""
     there.wrap = "ulimit -v 300000; "

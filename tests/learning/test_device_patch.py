@@ -35,7 +35,11 @@ def built(folder: Path) -> ctypes.CDLL:
     return library
 
 
-@pytest.fixture(scope="module", params=["32", "8,gradients=32,optimizer=32"], ids=["32", "8"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("32", marks=pytest.mark.slow), "8,gradients=32,optimizer=32"],
+    ids=["32", "8"],
+)
 def firmware(request, tmp_path_factory):
     """A plan, its folder, and the folder's C."""
     place = tmp_path_factory.mktemp("firmware")

@@ -372,8 +372,15 @@ def test_a_problem_posed_again_is_the_same_problem() -> None:
         assert found.problem.plan_usage(found.plan) == wanted.problem.plan_usage(wanted.plan)
 
 
-@pytest.mark.parametrize("limit", [{}, {"latency_s": 1.0}])
-@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(
+    ("with_bias", "limit"),
+    [
+        (True, {}),
+        (False, {"latency_s": 1.0}),
+        pytest.param(False, {}, marks=pytest.mark.slow),
+        pytest.param(True, {"latency_s": 1.0}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_problem_of_any_number_of_images_is_as_if_posed_for_it_alone(
     limit: dict[str, float], with_bias: bool
 ) -> None:
@@ -490,6 +497,7 @@ def test_random_plans_fill_the_budgets_and_differ(situation: Situation) -> None:
         assert cost.macs.backward <= macs
 
 
+@pytest.mark.slow
 def test_every_other_three_random_plans_may_have_biases(situation: Situation) -> None:
     trials = random_trials(situation, 7, seed=3, inspect=12, biases=True)
     assert [t.label.endswith("+biases") for t in trials] == [False] * 3 + [True] * 3 + [False]

@@ -540,6 +540,7 @@ def test_a_full_disk_loses_no_checkpoint(
     assert "going on after 6 steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tensorboard_logs_hold_what_was_measured(arguments: list[str], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     script = (

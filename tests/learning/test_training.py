@@ -415,18 +415,22 @@ def cut(data: bytes) -> bytes:
     ("damage", "told"),
     [
         (lambda d: d[:-3], "is cut short, damaged"),
-        (lambda d: d[:100], "is cut short, damaged"),
-        (lambda _d: b"", "is cut short, damaged"),
+        pytest.param(lambda d: d[:100], "is cut short, damaged", marks=pytest.mark.slow),
+        pytest.param(lambda _d: b"", "is cut short, damaged", marks=pytest.mark.slow),
         (lambda _d: save({"a": torch.zeros(2)}), "has no header of this program"),
         (lambda d: d.replace(b"checkpoint/1", b"checkpoint/2"), "schema 'costsim.checkpoint/2'"),
         (lambda d: without(d, "weights"), "is missing"),
-        (lambda d: without(d, "optimizer"), "is missing"),
+        pytest.param(lambda d: without(d, "optimizer"), "is missing", marks=pytest.mark.slow),
         (lambda d: without(d, "class_means"), "class means are needed within"),
         (shifted, "does not belong there"),
         (cut, "is needed"),
         (lambda d: d.replace(b'batch\\": 2', b'batch\\": 9'), "is damaged: what it holds"),
         (lambda d: altered(d, header=lambda h: h.update(batch=9)), "do not fit together"),
-        (lambda d: altered(d, header=lambda h: h.update(batch=-2)), "batch: "),
+        pytest.param(
+            lambda d: altered(d, header=lambda h: h.update(batch=-2)),
+            "batch: ",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_bad_checkpoint_is_refused_and_left_alone(plan, kept, damage, told):

@@ -82,7 +82,7 @@ def numbered(graph: LayerGraph) -> list[tuple[Any, ...]]:
     [
         ("mcunet-5fps", False),
         ("mcunet-5fps", True),
-        ("mbv2-w0.35", True),
+        pytest.param("mbv2-w0.35", True, marks=pytest.mark.slow),
         ("proxyless-w0.3", False),
         ("mcunet-320kb-1mb", False),
     ],

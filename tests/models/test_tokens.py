@@ -225,6 +225,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("words")
 def test_tokens_are_planned_and_learnt(capsys: pytest.CaptureFixture[str]) -> None:
     task = ["--data", "words.npz", "--ways", "4", "--shots", "4"]

@@ -330,6 +330,7 @@ def nearest_mean_accuracy(network: Network, source: ImageFolder, seed: int) -> f
         ),
     ],
 )
+@pytest.mark.slow
 def test_published_weights_recognise_new_classes(shared: Path, name: str, file: str) -> None:
     """About 70 % on 10-way 5-shot tasks; chance is 10 %."""
     network, _ = load_weights(name, shared / "weights" / file)

@@ -69,7 +69,7 @@ def best_for_all(members):
     return first.gains(selections[allowed]).max() if allowed.any() else None
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(fleets())
 def test_a_fleets_plan_fits_all_and_its_bound_holds(members):
     assume(np.prod([c.size + 1.0 for c in members[0].problem.candidates]) <= 20_000)

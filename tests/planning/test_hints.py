@@ -21,8 +21,8 @@ def hinted(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "blamed"),
     [
-        (["--memory", "20KiB"], "memory is to blame"),
-        (["--macs", "0.001%"], "backward MACs are to blame"),
+        pytest.param(["--memory", "20KiB"], "memory is to blame", marks=pytest.mark.slow),
+        pytest.param(["--macs", "0.001%"], "backward MACs are to blame", marks=pytest.mark.slow),
         (["--latency", "1us"], "latency of a step is to blame"),
         (["--memory", "10KiB", "--macs", "1000"], "memory and backward MACs are to blame"),
     ],

@@ -280,6 +280,7 @@ def test_the_command_spares_what_a_budget_asks_for_and_says_so(capsys):
     assert pinned["solver"]["objective"] < free["solver"]["objective"]
 
 
+@pytest.mark.slow
 def test_too_little_says_what_would_do(capsys):
     assert main([*SMALL, "--task-time", "1s"]) == 1
     told = capsys.readouterr().out
@@ -288,6 +289,7 @@ def test_too_little_says_what_would_do(capsys):
     assert main([*SMALL, "--task-time", enough]) == 0
 
 
+@pytest.mark.slow
 def test_a_device_without_room_for_the_whole_says_that(capsys):
     chip = ["plan", "--device", "stm32f746", "--model", "mbv2-w0.35", "--resolution", "64"]
     assert main([*chip, "--inspect", "4", "--bits", "8", "--task-time", "9min"]) == 1

@@ -121,7 +121,7 @@ class Case:
         return choose_passes(question_by, choices, make_solver("exact"))
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(st.data())
 def test_the_answer_is_the_best_of_all_plans_by_all_ways_and_the_fastest_of_them(data):
     case = Case(data.draw, data.draw(st.sampled_from([("nothing",), ("nothing", "storage")])))
@@ -154,7 +154,7 @@ def test_the_answer_is_the_best_of_all_plans_by_all_ways_and_the_fastest_of_them
         assert other.part in ("micro_batch", "recompute")
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.data())
 def test_more_of_a_budget_never_leaves_less(data):
     case = Case(data.draw, ("nothing", "storage"))
@@ -202,6 +202,7 @@ def test_the_command_chooses_passes_only_where_they_are_free(capsys):
     assert len(pinned["step"]["recompute"]) == 1
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_the_passes_given_it_is_said_that_others_do(capsys):
     """And only where they do: within a little more than one pass of four images takes."""
     assert main([*SMALL, "--latency", "1us"]) == 1

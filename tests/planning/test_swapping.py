@@ -49,7 +49,9 @@ def planned(out: Path, *arguments: str) -> Any:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("model", "ram"), [(BUILT_IN, "4608KiB"), (TRACED, "12MiB")])
+@pytest.mark.parametrize(
+    ("model", "ram"), [(BUILT_IN, "4608KiB"), pytest.param(TRACED, "12MiB", marks=pytest.mark.slow)]
+)
 def test_a_step_that_swaps_is_priced_with_other_ways_beside_it(
     model: tuple[str, ...], ram: str, board: Board, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -79,7 +81,9 @@ def test_a_step_that_swaps_is_priced_with_other_ways_beside_it(
     assert all(name in shown for name in ways)
 
 
-@pytest.mark.parametrize(("model", "ram"), [(BUILT_IN, "4MiB"), (TRACED, "9MiB")])
+@pytest.mark.parametrize(
+    ("model", "ram"), [(BUILT_IN, "4MiB"), pytest.param(TRACED, "9MiB", marks=pytest.mark.slow)]
+)
 def test_a_pass_of_fewer_images_than_planned_is_sought_among_all(
     model: tuple[str, ...], ram: str, board: Board, tmp_path: Path
 ) -> None:

@@ -216,7 +216,7 @@ def plans(graph: LayerGraph) -> list[UpdatePlan]:
     [
         ("mcunet-5fps", False),
         ("mcunet-5fps", True),
-        ("mbv2-w0.35", True),
+        pytest.param("mbv2-w0.35", True, marks=pytest.mark.slow),
         ("proxyless-w0.3", False),
     ],
 )

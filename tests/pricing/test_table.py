@@ -27,7 +27,7 @@ def test_graphs_are_drawn_of_every_operator(graph):
     )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.data())
 def test_table_and_program_agree_exactly(data):
     check_table_against_program(data, plans_of_each=3)

@@ -45,7 +45,7 @@ def compiled(problem, plan):
     return price(compile_program(problem.graph, plan, problem.step))
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(problems(max_layers=4), st.data())
 def test_a_selection_costs_what_its_program_does(problem, data):
     """What solvers see, the table by selection, against the compiled plan, in every accounting."""
@@ -137,7 +137,7 @@ def test_without_a_single_mac_the_last_bias_is_trained(solver):
     assert solution.plan == UpdatePlan((), frozenset({last}))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(problems(max_layers=4))
 def test_a_choice_of_biases_never_lowers_the_optimum(problem):
     """With them closed the plans are those of the problem without them."""

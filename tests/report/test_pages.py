@@ -149,6 +149,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("plan", r"Update \d+ channels and 1 bias in 1 of 42 layers"),
     ],
 )
+@pytest.mark.slow
 def test_pages_of_real_runs_begin_with_what_came_out(name: str, told: str, folder: Path) -> None:
     text = (folder / f"{name}.html").read_text(encoding="utf-8")
     page = checked(text)

@@ -455,6 +455,7 @@ def test_same_input_same_bytes(page: str, plan: PlanFile) -> None:
     assert render_page(plan, network(), scores(network())) == page
 
 
+@pytest.mark.slow
 def test_page_is_the_same_from_another_process() -> None:
     program = (
         f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parent / 'support')]}\n"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_default import by_default
 from torch import nn
 
 from costsim.cli import main
@@ -191,6 +192,7 @@ def test_training_and_adapting_say_it(capsys: pytest.CaptureFixture[str]) -> Non
     assert STILL in notes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nets")
 def test_a_comparison_says_it_of_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["compare", "--store", "c.sqlite", "--model", "caveat_nets:logits", "--ways", "2"]
@@ -202,6 +204,7 @@ def test_a_comparison_says_it_of_its_cells(capsys: pytest.CaptureFixture[str]) -
     assert any(LOGITS in note for note in json.loads(captured.out)["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nets")
 def test_a_study_says_it_of_its_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "s.yaml").write_text(
@@ -236,7 +239,12 @@ UNTRAINED = "those of an untrained network"
 
 
 @pytest.mark.usefixtures("nets")
-@pytest.mark.parametrize("command", ["plan", "pareto", "adapt", "compare", "study", "train"])
+@pytest.mark.parametrize(
+    "command",
+    by_default(
+        ["plan", "pareto", "adapt", "compare", "study", "train"], ["plan", "adapt", "study"]
+    ),
+)
 def test_every_command_that_scores_says_that_a_network_is_untrained(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,11 @@
 import copy
 from collections.abc import Iterable
 from itertools import cycle
+from typing import Any
 
 import pytest
 import torch
+from by_default import by_default
 from channel_plans import every_nth_layer
 from graphs import plans
 from hypothesis import given, settings
@@ -36,7 +38,10 @@ def images(count: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=generator).to(dtype)
 
 
-@pytest.mark.parametrize("name", [*ZOO, "mcunet-5fps"])
+@pytest.mark.parametrize(
+    "name",
+    by_default([*ZOO, "mcunet-5fps"], ["mobilenet_v3_like", "small_vit", "tiny", "mcunet-5fps"]),
+)
 def test_gradients_bytes_and_macs(name):
     @settings(max_examples=1 if name in NETWORKS else 3)
     @given(st.data())
@@ -66,7 +71,9 @@ def check_drawn(name, data):
     check_measured(single.graph, plan, step, tensors=single.tensors)
 
 
-@pytest.mark.parametrize("name", [*ZOO, "mcunet-5fps"])
+@pytest.mark.parametrize(
+    "name", by_default([*ZOO, "mcunet-5fps"], ["tiny", "small_vit", "classic"])
+)
 def test_brain_floats_cost_what_16_bits_are_priced(name):
     """bfloat16 throughout, statistics in float32; no further from float32 than autograd's is."""
     single, brain = traced(name, torch.float32), traced(name, torch.bfloat16)
@@ -104,7 +111,13 @@ def flat(parts: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.cat([part.double().flatten() for part in parts])
 
 
-@pytest.mark.parametrize(("name", "optimizer"), list(zip(NAMES, cycle(OPTIMIZERS))))
+def with_optimizers(names: Iterable[str]) -> list[Any]:
+    """Each name with the next optimizer; of the built-in networks one by default."""
+    cases = list(zip(names, cycle(OPTIMIZERS)))
+    return by_default(cases, [case for case in cases if case[0] in (*ZOO, "mcunet-5fps")])
+
+
+@pytest.mark.parametrize(("name", "optimizer"), with_optimizers(NAMES))
 def test_the_full_plan_is_ordinary_training(name, optimizer):
     ordinary, (ours, graph, tensors) = (
         copy.deepcopy(network(name, torch.float64)),
@@ -138,7 +151,7 @@ def test_the_full_plan_is_ordinary_training(name, optimizer):
         assert torch.allclose(state[key], value, rtol=1e-7, atol=1e-9), key
 
 
-@pytest.mark.parametrize(("name", "optimizer"), list(zip(NAMES[::-1], cycle(OPTIMIZERS))))
+@pytest.mark.parametrize(("name", "optimizer"), with_optimizers(NAMES[::-1]))
 def test_what_is_not_selected_stays_bit_for_bit(name, optimizer):
     model, graph, tensors = fresh(name, torch.float32)
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from by_default import by_default
 from costsim.solvers.greedy import Greedy
 from running import live_bytes
 from settled import settled_images
@@ -173,7 +174,7 @@ def test_gradients_are_those_of_dense_autograd_where_the_plan_selects(name):
         assert (found[parameter] - wanted).abs().max() <= allowed, parameter
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", by_default(ZOO, ("tiny", "classic", "small_vit")))
 def test_rounded_gradients_are_as_near_as_those_of_dense_autograd(name):
     """To float64's, on images of which rounding decides nothing; ten times as far is allowed."""
     network = capture(model_of(name, torch.float32), images(dtype=torch.float32))
@@ -215,8 +216,8 @@ def test_gradients_of_a_built_in_network(name):
     [
         *((optimizer, "tiny") for optimizer in OPTIMIZERS),
         ("adamw", "small_vit"),
-        ("momentum", "resnet18"),
-        ("adam", "mobilenet_v3_like"),
+        pytest.param("momentum", "resnet18", marks=pytest.mark.slow),
+        pytest.param("adam", "mobilenet_v3_like", marks=pytest.mark.slow),
     ],
 )
 def test_training_is_dense_training_with_everything_else_held_still(name, optimizer):

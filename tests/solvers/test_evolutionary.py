@@ -48,7 +48,7 @@ def mcunet():
     return Problem(graph, TrainingStep(), drawn_importance(graph, 18), budget)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(problems())
 def test_small_problems_are_solved_nearly_and_always_within_the_budgets(problem):
     assume(np.prod([c.size + 1.0 for c in problem.candidates]) <= EXACT.most)

@@ -48,21 +48,21 @@ def agree(problem, solver, other):
         assert ours.gap == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(problems())
 def test_exact_equals_brute_force(problem):
     assume(small(problem))
     agree(problem, Exact(), ORACLE)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(problems())
 def test_ilp_equals_brute_force(problem):
     assume(small(problem))
     agree(problem, IntegerProgram(), ORACLE)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(problems())
 def test_one_program_equals_brute_force(problem):
     assume(small(problem))
@@ -108,7 +108,7 @@ def test_the_optimum_of_a_budget_that_a_plan_meets_exactly(limit, seed):
         assert (solution.objective or 0.0) == pytest.approx(optimum, rel=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(problems(max_layers=8, max_calls=12))
 def test_exact_equals_one_program_on_larger_problems(problem):
     """Two derivations that share the rows alone: cases and enumeration, and branch and cut."""
@@ -145,7 +145,7 @@ def test_both_ilps_equal_exact_thousands_of_times(problem):
     agree(problem, IntegerProgram(by_case=False), Exact())
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(problems(max_layers=6, max_calls=9), st.sampled_from(sorted(SOLVERS)))
 def test_no_solver_exceeds_a_budget_or_the_optimum(problem, name):
     """Priced from the compiled program, without the table that the solvers see."""
@@ -171,7 +171,7 @@ def test_no_solver_exceeds_a_budget_or_the_optimum(problem, name):
             assert solution.objective <= optimum.objective * (1 + 1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(problems(max_layers=6, max_calls=9), st.sampled_from(LIMITS), st.integers(1, 500))
 def test_a_bigger_budget_never_lowers_the_optimum(problem, name, more):
     assume(getattr(problem.budget, name) is not None)
@@ -182,7 +182,7 @@ def test_a_bigger_budget_never_lowers_the_optimum(problem, name, more):
         assert after.objective >= before.objective * (1 - 1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(problems(), st.randoms(use_true_random=False))
 def test_permuting_channels_permutes_the_plan(problem, random):
     """With scores that are all different, so that the best channels of a count are unique."""
@@ -206,7 +206,7 @@ def test_permuting_channels_permutes_the_plan(problem, random):
         assert back == {(s.layer, s.axis): set(s.channels) for s in plain.plan.subsets}
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(problems(), st.integers(-40, 40))
 def test_scaling_all_scores_changes_nothing(problem, power):
     scaled = rescored(problem, lambda _i, _c, score: score * 2.0**power)
@@ -215,7 +215,7 @@ def test_scaling_all_scores_changes_nothing(problem, power):
         assert (ours.plan, ours.status) == (theirs.plan, theirs.status)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(problems())
 def test_scaling_by_any_factor_scales_the_optimum(problem):
     scaled = rescored(problem, lambda _i, _c, score: score * 0.3)
@@ -225,14 +225,14 @@ def test_scaling_by_any_factor_scales_the_optimum(problem):
         assert ours.objective == pytest.approx(0.3 * theirs.objective, rel=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(problems())
 def test_the_same_problem_gives_the_same_plan(problem):
     for name in ("exact", "greedy", "ilp"):
         assert make_solver(name)(problem) == make_solver(name)(problem)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(problems(), st.sampled_from([0.1, 0.4, 0.7]))
 def test_an_infeasible_problem_says_the_smallest_budgets_that_would_do(problem, share):
     less = {name: type(limit)(limit * share) for name, limit in problem.limits()}
@@ -302,7 +302,7 @@ def test_a_solver_without_an_aim_is_asked_as_it_is():
     assert aiming(Greedy(), Aim(1.0, 2.0)) == Greedy()
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.data())
 def test_what_is_kept_for_the_next_question_changes_no_answer(data):
     """Of a problem among fewer layers, and within other budgets, after others were asked."""

@@ -52,7 +52,7 @@ def small(problem, most=3000):
     return np.prod([c.size + 1.0 for c in problem.candidates]) <= most
 
 
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(problems(max_layers=3))
 def test_every_statement_is_what_trying_everything_says(problem):
     assume(small(problem))

@@ -56,6 +56,7 @@ def pids(folder: Path, cell: int) -> list[int]:
 # Two runs on one store.
 
 
+@pytest.mark.slow
 def test_two_runs_share_the_cells(tmp_path: Path, begin: Begin) -> None:
     cells = 60
     runs = [begin(COUNTING, tmp_path, 2, cells, 0.1, "") for _ in range(2)]
@@ -68,6 +69,7 @@ def test_two_runs_share_the_cells(tmp_path: Path, begin: Begin) -> None:
     assert store.claimed() == frozenset()
 
 
+@pytest.mark.slow
 def test_cells_of_a_killed_run_are_done_by_the_other(tmp_path: Path, begin: Begin) -> None:
     cells = 50
     store = open_store(tmp_path / "store.sqlite")
@@ -123,6 +125,7 @@ def test_a_run_that_is_killed_alone_leaves_its_cells_to_the_next(
     assert store.finished() == set("0123")
 
 
+@pytest.mark.slow
 def test_what_failed_at_another_run_is_not_tried_again_by_this_one(
     tmp_path: Path, begin: Begin
 ) -> None:
@@ -135,6 +138,7 @@ def test_what_failed_at_another_run_is_not_tried_again_by_this_one(
     assert tries(tmp_path, cells) == [2 if cell in (3, 11) else 1 for cell in range(cells)]
 
 
+@pytest.mark.slow
 def test_what_cells_share_is_made_once_whoever_makes_it(tmp_path: Path, begin: Begin) -> None:
     cells = 40
     runs = [begin(COUNTING, tmp_path, 2, cells, 0.05, "shares") for _ in range(2)]

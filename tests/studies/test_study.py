@@ -377,6 +377,7 @@ class Informed(SearchedScheme):
         return super().informed(found)
 
 
+@pytest.mark.slow
 def test_the_source_is_looked_at_once_for_a_model() -> None:
     models = [{"model": "mcunet-5fps", "resolution": side, "name": f"{side}"} for side in (32, 48)]
     cells = study(
@@ -407,6 +408,7 @@ def pictures(folder: Path, labels: Iterable[str] = "01234", count: int = 6) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_with_a_source_through_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -698,6 +700,7 @@ def test_the_command_refuses_in_one_line(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path: Path) -> None:
     file = yaml(tmp_path / "study.yaml", seeds=40)
     script = (

@@ -5,14 +5,14 @@ Those that nobody translates are taken apart, as far as that leads to operators 
 """
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from costsim.models.tracing.aten import HANDLERS
+from costsim.models.tracing.decompositions import decompositions
 
 _ROUNDS = 4
 """What an operator is made of may be made of others in turn."""
@@ -26,20 +26,17 @@ def taken_apart(program: ExportedProgram) -> ExportedProgram:
     missing = _missing(program)
     if not missing:
         return program
-    known = torch.export.default_decompositions()  # half a second for torch to list
-    whole = _rounds(program, missing, known)
+    whole = _rounds(program, missing)
     if not _missing(whole):
         return whole
-    possible = {one for one in missing if not _missing(_rounds(program, {one}, known)) - missing}
-    return _rounds(program, possible, known) if possible else program
+    possible = {one for one in missing if not _missing(_rounds(program, {one})) - missing}
+    return _rounds(program, possible) if possible else program
 
 
-def _rounds(
-    program: ExportedProgram, chosen: Collection[Any], known: Mapping[Any, Any]
-) -> ExportedProgram:
+def _rounds(program: ExportedProgram, chosen: Collection[Any]) -> ExportedProgram:
     left = _missing(program) - set(chosen)
     for _ in range(_ROUNDS):
-        table = {one: known[one] for one in _missing(program) - left if one in known}
+        table = decompositions(_missing(program) - left)
         if not table:
             break
         program = program.run_decompositions(table)

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from costsim.models.tracing.aten import HANDLERS
+from costsim.models.tracing.decompositions import decompositions
 
 _DROPOUTS = frozenset(
     f"aten.{name}.default"
@@ -53,13 +54,9 @@ def without_idle_dropouts(program: ExportedProgram) -> ExportedProgram:
 
 def aliasing_composites(program: ExportedProgram) -> dict[Any, Any]:
     """Decompositions of all operators that torch makes of others and nobody translates whole."""
-    known = torch.export.default_decompositions()
     key = torch._C.DispatchKey.CompositeImplicitAutograd
-    return {
-        one: known[one]
-        for one in _operators(program)
-        if one in known and str(one) not in HANDLERS and one.has_kernel_for_dispatch_key(key)
-    }
+    untranslated = [one for one in _operators(program) if str(one) not in HANDLERS]
+    return decompositions(one for one in untranslated if one.has_kernel_for_dispatch_key(key))
 
 
 def _nodes(program: ExportedProgram) -> list[Node]:
