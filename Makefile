@@ -1,7 +1,7 @@
 # What CI does, in pieces. Everything runs in .venv, made from constraints.txt.
 BIN := .venv/bin
 
-.PHONY: setup test slow mutants reliability zoo lint types ci bench plan docs pictures
+.PHONY: setup test slow sweep mutants reliability zoo lint types ci bench plan docs pictures
 
 setup:
 	python3 -m venv .venv
@@ -13,6 +13,14 @@ test:
 
 slow:
 	$(BIN)/pytest -m slow
+
+# The default suite in other circumstances, which may change nothing: two threads, PyTorch's own
+# kernels in place of oneDNN's, those of older processors, another order. An hour and more.
+sweep:
+	OMP_NUM_THREADS=2 $(BIN)/pytest $(TESTS)
+	COSTSIM_TEST_ONEDNN=off $(BIN)/pytest $(TESTS)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest $(TESTS)
+	COSTSIM_TEST_ORDER=1 $(BIN)/pytest $(TESTS)
 
 # Wrong lines planted in a copy of the tree, one at a time: the tests must notice each. Minutes.
 mutants:
