@@ -6,6 +6,7 @@ only where a person has named the same: on this command line, or on an earlier o
 as that of the plan, which is kept in their own folder together with where the code lay then and a
 digest of the module itself. Code that has changed is to be named again: whoever can write to a
 folder must not have run there what they like. What the module imports in turn is not looked at.
+A script that is named without a name in it (`net.py`) is trusted with all that it makes.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ def name_from_now_on(spec: str) -> None:
 
     Where nothing can be kept (a home that is read-only) it has to be named again each time.
     """
-    if not is_code(spec):
+    if not is_code(spec) and not _is_script(spec):
         return
     spec = _canonical(spec)
     NAMED_HERE.add(spec)
@@ -56,16 +57,19 @@ def check_named(spec: str, source: str, option: str = "--model") -> str:
 
     Code that has changed since counts as code that nobody named.
     """
-    if not is_code(spec) or (known := _canonical(spec)) in NAMED_HERE:
+    if not is_code(spec):
         return spec
     why = ""
-    with contextlib.suppress(InputError, OSError):
-        files = _files(known)
-        kept = _kept(known, files) if files else None
-        if kept is not None and kept == _content(known, files):
+    for known in _names(_canonical(spec)):
+        if known in NAMED_HERE:
             return spec
-        if kept is not None:
-            why = f", whose code ({told_path(files[-1])}) is not what it was when you named it"
+        with contextlib.suppress(InputError, OSError):
+            files = _files(known)
+            kept = _kept(known, files) if files else None
+            if kept is not None and kept == _content(known, files):
+                return spec
+            if kept is not None:
+                why = f", whose code ({told_path(files[-1])}) is not what it was when you named it"
     raise InputError(f"{source}: is for {shortened(spec)}{why}; name it with {option} to run it")
 
 
@@ -80,8 +84,18 @@ def code_digest(spec: str) -> str:
 
 def _canonical(spec: str) -> str:
     """The same name however a person came to the script."""
-    place, _, rest = spec.partition(":")
-    return f"{os.path.realpath(user_path(place))}:{rest}" if place.endswith(".py") else spec
+    place, colon, rest = spec.partition(":")
+    return os.path.realpath(user_path(place)) + colon + rest if place.endswith(".py") else spec
+
+
+def _is_script(spec: str) -> bool:
+    return spec.endswith(".py") and ":" not in spec
+
+
+def _names(spec: str) -> list[str]:
+    """Under which a person may have named it: its own, and its script's."""
+    place = spec.partition(":")[0]
+    return [spec, place] if _is_script(place) else [spec]
 
 
 def _record(spec: str, files: Sequence[str]) -> Path:

@@ -115,8 +115,8 @@ trust_option = click.option(
     multiple=True,
     metavar="CODE",
     callback=naming,
-    help="Run this code (my.py:Mine) where the file names it; may be repeated.  [default: what you "
-    "named before and has not changed since]",
+    help="Run this code (my.py:Mine, or my.py for all of it) where the file names it; may be "
+    "repeated.  [default: what you named before and has not changed since]",
 )
 
 

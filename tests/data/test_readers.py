@@ -206,6 +206,25 @@ def test_code_that_changed_is_to_be_named_again(changed: str, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("unnamed")
+def test_a_script_is_named_with_all_that_it_makes(tmp_path: Path) -> None:
+    script, other = tmp_path / "mine.py", tmp_path / "other.py"
+    for file in (script, other):
+        file.write_text("class Mine: ...\n")
+    trust.name_from_now_on("mine.py")
+    for process in range(2):
+        for spec in ("mine.py:Mine", f"{script}:Mine(share=0.5)", "./mine.py:another"):
+            assert trust.check_named(spec, "s.yaml") == spec
+        for spec in ("other.py:Mine", "mine:Mine", "mine.py.py:Mine"):
+            with pytest.raises(InputError, match="to run it"):
+                trust.check_named(spec, "s.yaml")
+        trust.NAMED_HERE.clear()  # another process
+        assert process or trust.record_folder().exists()
+    script.write_text("import os\n")
+    with pytest.raises(InputError, match=r"mine.py\) is not what it was when you named it"):
+        trust.check_named("mine.py:Mine", "s.yaml")
+
+
+@pytest.mark.usefixtures("unnamed")
 def test_a_damaged_record_is_none() -> None:
     trust.name_from_now_on(MODEL)
     trust.NAMED_HERE.clear()
