@@ -1,9 +1,9 @@
 """Fixtures shared by all tests, and other circumstances to run them in.
 
 No test may hang on a processor's rounding, on the order of tests or on speed. To look for one that
-does (`make sweep`): `OMP_NUM_THREADS=2`; `ATEN_CPU_CAPABILITY=default` and `ONEDNN_MAX_CPU_ISA=SSE41`, which take
-the kernels of older processors; `COSTSIM_TEST_ONEDNN=off`, which takes PyTorch's own; and
-`COSTSIM_TEST_ORDER=SEED`, which shuffles the tests.
+does (`make sweep`): `OMP_NUM_THREADS=2`; `ATEN_CPU_CAPABILITY=default` and
+`ONEDNN_MAX_CPU_ISA=SSE41`, which take the kernels of older processors; `COSTSIM_TEST_ONEDNN=off`,
+which takes PyTorch's own; and `COSTSIM_TEST_ORDER=SEED`, which shuffles the tests.
 """
 
 import atexit
