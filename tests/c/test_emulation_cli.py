@@ -187,6 +187,19 @@ def test_a_plan_in_8_bits_is_confirmed_bit_by_bit(narrow, capsys, tmp_path) -> N
     assert {c.verdict for c in informal} == {"informal"}
 
 
+@pytest.mark.slow
+def test_seconds_in_8_bits_are_of_the_kernels_that_are_emitted(tmp_path) -> None:
+    """The device's rates are counted of them, and seconds follow by the same issue rules."""
+    plan, out = str(tmp_path / "plan.json"), tmp_path / "validation.json"
+    size = ["--model", "mcunet-5fps", "--resolution", "128", "--ways", "4", "--shots", "2"]
+    assert main(["plan", "--device", "stm32f746", *size, "--out", plan]) == 0
+    assert read_plan(Path(plan)).step.bits == NARROW
+    assert main(["validate", plan, "--on", UNICORN, "--steps", "1", "--validation", str(out)]) == 0
+    found = Validation.read(out).comparisons
+    (step,) = [c for c in found if c.quantity.startswith("step (emulated")]
+    assert step.predicted == pytest.approx(step.measured, rel=0.25)
+
+
 def test_a_measurement_in_8_bits_is_beside_the_prediction_in_8_bits(narrow, capsys) -> None:
     assert main(["measure", narrow, "--on", UNICORN, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
