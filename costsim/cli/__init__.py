@@ -22,7 +22,7 @@ from costsim.base.errors import CostsimError, Mistakes, Note, one_line, shortene
 from costsim.base.nearness import hint
 from costsim.base.units import parse_count
 from costsim.cli.command import write_sections
-from costsim.cli.completion import VARIABLE, begun
+from costsim.cli.completion import VARIABLE, begun, check_question
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -149,11 +149,12 @@ def _collecting_seldom() -> Iterator[None]:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    if VARIABLE in os.environ:
-        from costsim.cli.bash_completion import quote_in_bash
-
-        quote_in_bash()
     try:
+        if os.environ.get(VARIABLE):
+            from costsim.cli.bash_completion import quote_in_bash
+
+            quote_in_bash()
+            check_question(os.environ)
         result = cli.main(args=argv, prog_name="costsim", standalone_mode=False)
         if sys.stdout is not None:  # closed by whoever started this
             sys.stdout.flush()
@@ -171,10 +172,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _tell(error.format_message())
         return 2
     except SystemExit as error:
-        if error.code == 0:  # what a shell asked to complete a line is answered
-            return 0
-        # What click and rich make of a broken pipe.
-        raise BrokenPipeError from error
+        return _ended(error)
     except BrokenPipeError:
         raise
     except OSError as error:  # most files have errors of their own: what is left is stdout
@@ -188,6 +186,16 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         return _interrupted()  # while a class was made: Python 3.11 wraps what its fields raise
     return result if isinstance(result, int) else 0
+
+
+def _ended(error: SystemExit) -> int:
+    """The status where something asked Python to end: click and rich, or others' code."""
+    if isinstance(error.__context__, BrokenPipeError):  # what click and rich make of one
+        raise BrokenPipeError from error
+    if os.environ.get(VARIABLE) and error.code in (0, 1):  # a shell was answered
+        return int(error.code)
+    _tell(f"cannot go on: code that was called ended the program: SystemExit: {error.code}")
+    return 2
 
 
 def _interrupted() -> int:

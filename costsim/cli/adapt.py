@@ -144,6 +144,7 @@ class AdaptOptions(TaskOptions, BudgetOptions, RecipeOptions):
     "--guard",
     default=None,
     metavar="NAME",
+    callback=naming,
     shell_complete=completion.of_registry(GUARDS),
     help="How much of the change is kept, so that it does no harm: one of the guards below.  "
     "[default: shrink for GainTrain, else none]",

@@ -12,7 +12,7 @@ import click
 from costsim.base.registry import Entry
 from costsim.cli.colour import heading, typed_name
 from costsim.cli.defaults import project_defaults, tell_used
-from costsim.cli.overwriting import check_not_read
+from costsim.cli.overwriting import WRITTEN, check_not_read
 
 GROUPED = {
     "What to do": (
@@ -76,10 +76,6 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
 """Options that are of something else in one command than in the others."""
 
 
-_WRITTEN = "out plan-out report csv latex picture measurement validation checkpoint"
-WRITTEN = frozenset(_WRITTEN.split())
-"""Options that name a file to write, which may be none of those that a command reads."""
-
 SAVING_OVER = frozenset({"explore"})
 """Commands that write when a person presses Save, also over what they have opened."""
 
@@ -119,7 +115,9 @@ class Command(click.Command):
         **extra: Any,
     ) -> click.Context:
         """As click does it, with the project's defaults for what is not typed."""
-        defaults = None if {"-h", "--help"} & {*args} else project_defaults()
+        completing = extra.get("resilient_parsing", False)
+        unasked = completing or {"-h", "--help"} & {*args}
+        defaults = None if unasked else project_defaults()
         if defaults is not None:
             defaults.check(_beside(self, parent), KEYS)
             extra["default_map"] = defaults.of(self)

@@ -5,10 +5,13 @@ names. Set up once: `eval "$(_COSTSIM_COMPLETE=bash_source costsim)"`, likewise 
 `_COSTSIM_COMPLETE=fish_source costsim | source`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from costsim.base.errors import InputError, shown
+from costsim.base.units import parse_count
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -37,6 +40,25 @@ def begun(
         if name.casefold().startswith(typed)
     ]
     return [*found, CompletionItem(incomplete, type="file")] if or_file else found
+
+
+def check_question(asked: Mapping[str, str]) -> None:
+    """Raise `InputError` where the environment asks what no shell does."""
+    from click.shell_completion import get_completion_class
+
+    shell, _, kind = asked[VARIABLE].partition("_")
+    if get_completion_class(shell) is None or kind not in ("source", "complete"):
+        raise InputError(
+            f"{VARIABLE}: {shown(asked[VARIABLE])} is unknown; allowed are bash_source, zsh_source "
+            "and fish_source"
+        )
+    missing = [name for name in ("COMP_WORDS", "COMP_CWORD") if name not in asked]
+    if kind == "complete" and missing:
+        raise InputError(f"{VARIABLE}: {missing[0]} is missing, which the shell's own code gives")
+    if kind == "complete" and shell != "fish" and parse_count(asked["COMP_CWORD"]) is None:
+        raise InputError(
+            f"COMP_CWORD: cannot read {shown(asked['COMP_CWORD'])}; a number is needed"
+        )
 
 
 def of_registry(registry: "Registry[Any]") -> Completer:

@@ -7,8 +7,9 @@
     explain = true             # of costsim plan alone
 
 A key is an option without its dashes; what is typed wins. Files are looked for beside
-`pyproject.toml`. Code is never named there: a folder that somebody else made must not choose what
-runs, so that `package.module:name` is to be typed.
+`pyproject.toml`. A folder that somebody else made must not choose what runs, where, by whose word,
+or what is written over elsewhere: code (`package.module:name`), targets and whom to trust are to be
+typed, and files to write stay below the project's folder.
 """
 
 import sys
@@ -19,9 +20,12 @@ from typing import Any
 
 import click
 
-from costsim.base.errors import InputError, shown
-from costsim.base.files import read_file, told_path
+from costsim.base.code import is_code
+from costsim.base.errors import InputError, one_line, shown
+from costsim.base.files import is_there, read_file, resolved, told_path
 from costsim.base.nearness import hint
+from costsim.cli.model_options import naming
+from costsim.cli.overwriting import ADDED_TO, WRITTEN
 
 FILE = "pyproject.toml"
 TABLE = "costsim"
@@ -78,6 +82,8 @@ class Defaults:
 
     def _value(self, option: click.Option, where: str, value: Any) -> Any:
         """`value` as if it were typed: numbers as texts, files beside the project's own."""
+        if _keys(option)[0] in TYPED_ONLY:
+            raise InputError(f"{where}: where work runs and whom to trust is to be typed")
         if option.is_flag:
             if not isinstance(value, bool):
                 raise InputError(f"{where}: is {shown(value)}; true or false is needed")
@@ -87,26 +93,28 @@ class Defaults:
         if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in texts):
             wanted = "a text or number, or a list of them," if several else "a text or number"
             raise InputError(f"{where}: is {shown(value)}; {wanted} is needed")
-        read = [self._text(option, where, str(one)) for one in texts]
+        read = [self._text(option, where, _written(one, where)) for one in texts]
         return read if several else read[0]
 
     def _text(self, option: click.Option, where: str, text: str) -> str:
-        here = self.file.parent
-        if isinstance(option.type, click.Path):
-            return text if text == "random" or text.startswith("hub:") else str(here / text)
-        name, _, _split = text.partition("::")
-        if _keys(option)[0] in MAY_BE_FILES and name and (here / name).exists():
-            return str(here / text)
-        if ":" in text and _keys(option)[0] in NAMES_CODE:
+        here, key = self.file.parent, _keys(option)[0]
+        if option.callback is naming and is_code(text):
             raise InputError(f"{where}: {shown(text)} is code, which is to be typed, not read here")
-        return text
+        if isinstance(option.type, click.Path):
+            written = key in WRITTEN or key in ADDED_TO
+            if written and not _is_below(here / text, here):
+                raise InputError(f"{where}: {shown(text)} is not in the project's folder; type it")
+            named = not written and (text == "random" or text.startswith("hub:"))
+            return text if named else str(here / text)
+        name, _, _split = text.partition("::")
+        return str(here / text) if key in MAY_BE_FILES and name and is_there(here / name) else text
 
 
 MAY_BE_FILES = frozenset(("device", "model", "data", "source", "transfer"))
 """Options whose values are names of other things too; a file of that name is meant first."""
 
-NAMES_CODE = frozenset(("model", "solver", "criterion", "method", "guard"))
-"""Options whose values may be `package.module:name`, which is run."""
+TYPED_ONLY = frozenset(("on", "scheduler", "trust", "trust-new-host", "known-hosts"))
+"""Options that say on which machine work runs, or whom and what to believe."""
 
 
 def project_defaults(start: Path | None = None) -> Defaults | None:
@@ -140,7 +148,9 @@ def _tables(content: bytes, file: Path) -> dict[str, Any]:
 
     try:
         return tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InputError(f"{told_path(file)}: is nested too deeply to be read") from error
+    except ValueError as error:  # of TOML, of UTF-8, of a number too long for Python
         raise InputError(f"{told_path(file)}: is no TOML: {error}") from error
 
 
@@ -154,11 +164,27 @@ def tell_used(context: click.Context, defaults: Defaults) -> None:
         if context.get_parameter_source(str(option.name)) is ParameterSource.DEFAULT_MAP
     ]
     if used:
-        print(f"costsim: note: {told_path(defaults.file)}: {', '.join(used)}", file=sys.stderr)
+        told = one_line(f"{told_path(defaults.file)}: {', '.join(used)}")
+        print(f"costsim: note: {told}", file=sys.stderr)
 
 
 def _told(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _written(value: str | int | float, where: str) -> str:
+    try:
+        return str(value)
+    except ValueError as error:  # Python writes out no whole number of more than 4,300 digits
+        raise InputError(f"{where}: the number is too large") from error
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a path leads to somewhere in `folder`, links followed; one to nowhere does not."""
+    try:
+        return resolved(path).is_relative_to(resolved(folder))
+    except (OSError, ValueError):
+        return False
 
 
 def _content(file: Path) -> bytes | None:

@@ -10,6 +10,13 @@ import click
 from costsim.base.errors import InputError
 from costsim.base.files import resolved
 
+_WRITTEN = "out plan-out report csv latex picture measurement validation checkpoint"
+WRITTEN = frozenset(_WRITTEN.split())
+"""Options that name a file to write, which may be none of those that a command reads."""
+
+ADDED_TO = frozenset(("store", "log"))
+"""Options that name a file to read and to add to."""
+
 _BEHIND_A_PATH = re.compile(r"(?<=\.py):.*|::.*", re.DOTALL)
 """The name of what a script makes, and of a part of some images."""
 

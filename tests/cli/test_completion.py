@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from costsim.solvers import SOLVERS
 
-from costsim.cli import COMMANDS
+from costsim.cli import COMMANDS, main
 from costsim.device import shipped_devices
 from costsim.learning.adaptation.guard import GUARDS
 from costsim.learning.methods import METHODS
@@ -123,3 +123,28 @@ def test_the_script_for_a_shell_is_written(shell: str) -> None:
     )
     assert done.returncode == 0
     assert "_COSTSIM_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"_COSTSIM_COMPLETE": "bash_complete"}, "COMP_WORDS is missing"),
+        (
+            {"_COSTSIM_COMPLETE": "zsh_complete", "COMP_WORDS": "costsim p", "COMP_CWORD": "x"},
+            "COMP_CWORD: cannot read 'x'",
+        ),
+        ({"_COSTSIM_COMPLETE": "tcsh_source"}, "'tcsh_source' is unknown; allowed are bash_source"),
+        ({"_COSTSIM_COMPLETE": "bash_foo"}, "'bash_foo' is unknown; allowed are bash_source"),
+    ],
+)
+def test_what_no_shell_asks_is_refused_in_one_line(
+    asked: dict[str, str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    assert main(["models"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line

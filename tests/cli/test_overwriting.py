@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from costsim.cli import COMMANDS, main
-from costsim.cli.command import WRITTEN, group_of
+from costsim.cli.command import group_of
+from costsim.cli.overwriting import WRITTEN
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,5 +1,6 @@
 """`[tool.costsim]` in `pyproject.toml`: what it says is used, said, and checked."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -8,8 +9,9 @@ import click
 import pytest
 
 from costsim.base.errors import InputError
-from costsim.cli import main
-from costsim.cli.defaults import Defaults, project_defaults
+from costsim.cli import COMMANDS, main
+from costsim.cli.defaults import TYPED_ONLY, Defaults, project_defaults
+from costsim.cli.overwriting import ADDED_TO, WRITTEN
 from costsim.cli.plan import command as plan
 
 
@@ -77,6 +79,9 @@ def test_the_nearest_table_above_counts_and_its_files_lie_beside_it(tmp_path: Pa
         ('[tool.costsim]\nmodel = "a.b:c"', r"\[tool.costsim\] model: 'a.b:c' is code"),
         ("[tool.costsim]\nseed = 1.5", r"Invalid value for '--seed'"),
         ("[tool.costsim\n", "pyproject.toml: is no TOML: "),
+        (f"[tool.costsim]\nseed = {'9' * 5000}", "pyproject.toml: is no TOML: "),
+        (f"[tool.costsim]\nseed = 0x{'f' * 5000}", r"\[tool.costsim\] seed: the number is too l"),
+        (f"[tool.costsim]\nx = {'[' * 9000}", "pyproject.toml: is nested too deeply"),
         ("[tool]\ncostsim = 3", r"\[tool.costsim\]: a table of options is needed"),
     ],
 )
@@ -113,3 +118,86 @@ def test_every_key_of_every_command_is_known() -> None:
     with pytest.raises(InputError, match="no such command"):
         empty.check({"plan": plan}, ())
     assert isinstance(plan, click.Command)
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    return [(name, importlib.import_module(f"costsim.cli.{name}").command) for name in COMMANDS]
+
+
+def opts(command: click.Command) -> set[str]:
+    return {name for option in command.params for name in option.opts}
+
+
+def options() -> list[tuple[str, str, click.Command]]:
+    """Every option of every command that takes a value, with its name and its command's."""
+    return [
+        (name, option.opts[0].removeprefix("--"), command)
+        for name, command in commands()
+        for option in command.params
+        if isinstance(option, click.Option) and not option.is_flag
+    ]
+
+
+def test_no_option_of_any_command_takes_code_from_a_folder(tmp_path: Path) -> None:
+    """Also where a file has the very name; an option may know none, and then says so later."""
+    (tmp_path / "evil.py:make").touch()
+    taken = set()
+    for name, key, command in options():
+        found = Defaults(tmp_path / "pyproject.toml", {}, {name: {key: "evil.py:make"}})
+        try:
+            found.of(command)
+        except InputError as error:
+            assert re.search("is code, which is to be typed|whom to trust", str(error))  # noqa: PT017
+        else:
+            taken.add((name, key))
+    for name, key, command in options():
+        option = next(one for one in command.params if f"--{key}" in one.opts)
+        assert isinstance(option, click.Option)
+        if re.search(r"\.py:\w|the (solver|method|guard|criteri)\w+ below", option.help or ""):
+            assert (name, key) not in taken
+
+
+@pytest.mark.parametrize("key", sorted(TYPED_ONLY))
+def test_no_folder_says_where_work_runs_and_whom_to_trust(tmp_path: Path, key: str) -> None:
+    having = [(name, command) for name, command in commands() if f"--{key}" in opts(command)]
+    assert having
+    for name, command in having:
+        found = Defaults(tmp_path / "pyproject.toml", {}, {name: {key: "ssh://host"}})
+        with pytest.raises(InputError, match="where work runs and whom to trust is to be typed"):
+            found.of(command)
+
+
+def test_what_is_written_stays_in_the_folder_of_the_project(tmp_path: Path) -> None:
+    inner = tmp_path / "project"
+    inner.mkdir()
+    (inner / "link").symlink_to(tmp_path / "elsewhere")
+    (inner / "random").symlink_to(tmp_path / "elsewhere")
+    writing = [one for one in options() if one[1] in WRITTEN | ADDED_TO]
+    assert len(writing) > 30
+    for name, key, command in writing:
+        for text in ("../elsewhere", "/tmp/elsewhere", "link", "random", "a\0b"):
+            found = Defaults(inner / "pyproject.toml", {}, {name: {key: text}})
+            with pytest.raises(InputError, match="is not in the project's folder; type it"):
+                found.of(command)
+        assert Defaults(inner / "pyproject.toml", {}, {name: {key: "a.out"}}).of(command)
+
+
+def test_nothing_of_a_note_is_obeyed_by_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project(tmp_path, '[tool.costsim]\ndevice = "a\\u001b[31m"\n'))
+    assert main(["plan"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_no_default_speaks_while_a_line_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ('[tool.costsim]\ndevice = "nowhere"\n', "[tool.costsim\n"):
+        monkeypatch.chdir(project(tmp_path, text))
+        monkeypatch.setenv("_COSTSIM_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", "costsim plan --dev")
+        monkeypatch.setenv("COMP_CWORD", "2")
+        assert main(["plan"]) == 0
+        told = capsys.readouterr()
+        assert (told.out, told.err) == ("plain,--device\n", "")
