@@ -16,13 +16,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from costsim.base.errors import InputError, shown
+from costsim.base.errors import CostsimError, InputError, OthersFault, shown
 from costsim.base.files import told_path, user_path
 
 EXPORTED = ".pt2"
@@ -127,6 +128,52 @@ def _typed_arguments(text: str, option: str) -> dict[str, object]:
     return {str(name): value for name, value in given.items()}
 
 
+@dataclass
+class _Aside:
+    """How many calls of others' code are open, and the stdout that is kept from them."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    depth: int = 0
+    stdout: Any = None
+
+
+_ASIDE = _Aside()
+
+
+@contextlib.contextmanager
+def others_prints_aside() -> Iterator[None]:
+    """While open, what is printed goes to stderr: stdout belongs to results.
+
+    Several threads may be inside; stdout is back when the last has left.
+    """
+    with _ASIDE.lock:
+        if _ASIDE.depth == 0:
+            _ASIDE.stdout, sys.stdout = sys.stdout, sys.stderr
+        _ASIDE.depth += 1
+    try:
+        yield
+    finally:
+        with _ASIDE.lock:
+            _ASIDE.depth -= 1
+            if _ASIDE.depth == 0:
+                sys.stdout, _ASIDE.stdout = _ASIDE.stdout, None
+
+
+@contextlib.contextmanager
+def others_code(what: str) -> Iterator[None]:
+    """While open, others' code runs: it prints aside, and its errors are told in one line.
+
+    Raises `OthersFault` that begins with `what` for whatever it raises but this library's own.
+    """
+    try:
+        with others_prints_aside():
+            yield
+    except (CostsimError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise OthersFault(f"{what} failed: {sentence(error)}") from error
+
+
 def find_code(name: CodeName, what: str) -> Any:
     """The object that `name` names, its module imported; its arguments are not looked at.
 
@@ -138,7 +185,8 @@ def find_code(name: CodeName, what: str) -> Any:
     if name.script is None and _is_pythons_own(name.place):
         raise refused
     try:
-        found: Any = _imported(name, what)
+        with others_prints_aside():
+            found: Any = _imported(name, what)
     except InputError:
         raise
     except (Exception, SystemExit) as error:
@@ -165,20 +213,6 @@ def importable_from(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(place)
-
-
-def call_code(name: CodeName, what: str) -> Any:
-    """What the function or class `name` gives for its arguments; raises `InputError`."""
-    with importable_from(folder_of(name)):
-        found = find_code(name, what)
-        if not callable(found):
-            raise InputError(f"{what} {name.plain!r}: {name.attribute!r} is not a function")
-        try:
-            return found(**name.arguments)
-        except InputError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise InputError(f"{what} {str(name)!r}: fails: {sentence(error)}") from error
 
 
 def folder_of(name: CodeName) -> Path:

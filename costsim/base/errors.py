@@ -4,7 +4,8 @@ CostsimError                    exit status 2, one line
 ├── InputError                  a file, key, value or option that cannot be used
 │   ├── Mistakes                several keys of one file: a line each
 │   └── UnsupportedOperator     a model with an operator nobody described
-└── InvalidSolution             a solver returned a plan that its own problem forbids
+├── InvalidSolution             a solver returned a plan that its own problem forbids
+└── OthersFault                 a criterion or a method of somebody's fails
 """
 
 import warnings
@@ -41,6 +42,10 @@ class Note(UserWarning):
 
 class InvalidSolution(CostsimError):
     """A solver's answer, priced again, breaks a budget or a rule of its problem."""
+
+
+class OthersFault(CostsimError):
+    """Code that a person or a package added raises something, or gives what is of no use."""
 
 
 MOST_SHOWN = 80

@@ -11,7 +11,7 @@ person by naming code, `my.py:Mine` (`costsim.base.code`; whether a file may nam
 
 import importlib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from costsim.base.code import (
     folder_of,
     importable_from,
     is_code,
+    others_prints_aside,
     parse_code_name,
     sentence,
 )
@@ -88,20 +89,29 @@ class Registry(Mapping[str, T]):
             raise KeyError(name)
         if is_code(name):
             return self._of_code(name)
-        if plugin := self.plugins.get(name):
-            return self._of_plugin(plugin)
+        if found := [one for one in self._added() if one.name == name]:
+            return self._of_plugin(*found)
         raise KeyError(name)
 
     @property
     def plugins(self) -> Mapping[str, EntryPoint]:
         """What installed packages add, by name; a name that is here already stays what it is."""
-        found = () if self.group is None else entry_points(group=self.group)
-        return {one.name: one for one in found if one.name not in self.entries}
+        return {one.name: one for one in self._added() if one.name not in self.entries}
 
-    def _of_plugin(self, plugin: EntryPoint) -> T:
+    def _added(self) -> Iterable[EntryPoint]:
+        return () if self.group is None else entry_points(group=self.group)
+
+    def _of_plugin(self, plugin: EntryPoint, *others: EntryPoint) -> T:
+        if any(one.value != plugin.value for one in others):
+            values = ", ".join(one.value for one in (plugin, *others))
+            raise InputError(f"{self.what} {plugin.name!r}: several packages add one: {values}")
         try:
-            found = plugin.load()
-        except Exception as error:  # foreign code: whatever it raises is its own fault
+            with others_prints_aside():
+                found = plugin.load()
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # foreign code: whatever it raises is its own fault
             raise InputError(
                 f"{self.what} {plugin.name!r}: {plugin.value} cannot be loaded: {sentence(error)}"
             ) from error
@@ -116,17 +126,21 @@ class Registry(Mapping[str, T]):
         """What others' code gives: a class is made, a function wrapped, one of the kind is it."""
         kind = _load(self.kind or "builtins:object")
         try:
-            if inspect.isclass(found):
-                found = found(**options)
-            elif self.of_function is not None and inspect.isfunction(found):
-                found = _load(self.of_function)(found, dict(options))
-        except Exception as error:
+            with others_prints_aside():
+                if inspect.isclass(found):
+                    found = found(**options)
+                elif self.of_function is not None and inspect.isfunction(found):
+                    found = _load(self.of_function)(found, dict(options))
+                name = getattr(found, "name", None)
+        except (Exception, SystemExit) as error:
             raise InputError(f"{self.what} {told!r}: fails: {sentence(error)}") from error
         if not isinstance(found, kind):
             raise InputError(
                 f"{self.what} {told!r}: is a {type(found).__name__}; one of {kind.__module__}."
                 f"{kind.__name__} is needed"
             )
+        if not isinstance(name, str):
+            raise InputError(f"{self.what} {told!r}: its name is {shown(name)}; a text is needed")
         made: T = found
         return made
 

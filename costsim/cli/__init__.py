@@ -179,6 +179,9 @@ def _run(argv: Sequence[str] | None) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         _tell(f"cannot go on: {where}{error.strerror or error}")
         return 2
+    except MemoryError:
+        _tell("cannot go on: there is not enough memory")
+        return 2
     except (click.Abort, KeyboardInterrupt):
         return _interrupted()
     except RuntimeError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from costsim.base.code import others_code
 from costsim.base.errors import InputError
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli import completion
@@ -144,7 +145,6 @@ class AdaptOptions(TaskOptions, BudgetOptions, RecipeOptions):
     "--guard",
     default=None,
     metavar="NAME",
-    callback=naming,
     shell_complete=completion.of_registry(GUARDS),
     help="How much of the change is kept, so that it does no harm: one of the guards below.  "
     "[default: shrink for GainTrain, else none]",
@@ -360,17 +360,17 @@ def _adapted(given: AdaptOptions, device: str, progress: "Progress") -> "Adapted
     situation = Situation(backbone, task, place, recipe, progress, drawn=drawn)
     if others is not None:
         rule, tasks = given.drawing.settled(others).rule, given.source_tasks
-        method = method.informed(
-            source_situations(
-                backbone,
-                others,
-                rule,
-                place,
-                recipe,
-                tasks=DEFAULT_SOURCE_TASKS if tasks is None else tasks,
-                progress=progress,
-            )
+        situations = source_situations(
+            backbone,
+            others,
+            rule,
+            place,
+            recipe,
+            tasks=DEFAULT_SOURCE_TASKS if tasks is None else tasks,
+            progress=progress,
         )
+        with others_code(f"method {method.name}"):
+            method = method.informed(situations)
     progress(f"adapting: {method.name}", 0, 0)
     return adapt(
         situation,

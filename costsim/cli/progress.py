@@ -1,4 +1,8 @@
-"""What a person sees on stderr while a command works."""
+"""What a person sees on stderr while a command works.
+
+Others' code runs meanwhile, a model's `forward` for one, and prints what it likes: that goes to
+stderr too, because stdout belongs to results.
+"""
 
 import os
 import sys
@@ -6,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from costsim.base.code import others_prints_aside
 
 if TYPE_CHECKING:
     from costsim.base.progress import Progress
@@ -20,7 +26,7 @@ def progress_on_stderr() -> Iterator["Progress"]:
     from rich.console import Console
 
     console = Console(stderr=True, markup=False)
-    with console.status("starting") as status:
+    with others_prints_aside(), console.status("starting") as status:
 
         def report(what: str, done: int, total: int) -> None:
             status.update(f"{what} ({done}/{total})" if total else what)
@@ -34,7 +40,8 @@ def lines_on_stderr() -> Iterator[Callable[[str], None]]:
     if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
         from rich.console import Console
 
-        with Console(stderr=True, markup=False).status("starting") as status:
+        live = Console(stderr=True, markup=False).status("starting")
+        with others_prints_aside(), live as status:
             yield status.update
         return
     told = time.monotonic()
@@ -45,4 +52,5 @@ def lines_on_stderr() -> Iterator[Callable[[str], None]]:
             told = time.monotonic()
             print(f"costsim: {line}", file=sys.stderr, flush=True)
 
-    yield say
+    with others_prints_aside():
+        yield say

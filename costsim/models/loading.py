@@ -18,6 +18,7 @@ from costsim.base.code import (
     folder_of,
     importable_from,
     is_code,
+    others_prints_aside,
     parse_code_name,
     sentence,
 )
@@ -284,7 +285,8 @@ def _made(spec: str, seed: int, resolution: int | None) -> tuple[Any, _Origin]:
         takes = _parameters(found)
         sized = {"resolution": resolution} if resolution and "resolution" in takes else {}
         try:
-            made = found(**{**sized, **name.arguments})
+            with others_prints_aside():
+                made = found(**{**sized, **name.arguments})
         except (Exception, SystemExit) as error:
             raise InputError(
                 f"model {spec!r}: the factory fails: {sentence(error)}{_remedy(error)}"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from costsim.base.code import others_prints_aside
 from costsim.base.errors import InputError, note, shown
 
 PREFERRED = "logits"
@@ -34,9 +35,9 @@ def one_output(model: nn.Module, example_input: Tensor, output: str | None = Non
     if any(module.training for module in model.modules()):
         return model
     try:
-        with torch.no_grad():
+        with torch.no_grad(), others_prints_aside():
             returned = model(example_input)
-    except Exception:  # whatever it raises, it raises again where it is traced
+    except (Exception, SystemExit):  # whatever it raises, it raises again where it is traced
         return model
     if isinstance(returned, Tensor) and output is None:
         return model

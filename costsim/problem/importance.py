@@ -22,6 +22,10 @@ DEFAULT_INSPECTED_LAYERS = 18
 """The last six blocks of three convolutions of a MobileNet-like network."""
 
 
+LARGEST_SCORE = 1e200
+"""Of a channel; sums of larger ones, and what they are divided by, are beyond any float."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelScores:
     """One score a channel of one layer's weight, along its `output` or its `input` axis.
@@ -42,10 +46,10 @@ class ChannelScores:
         if not self.scores:
             raise InputError(f"layer {self.layer!r}: no scores; one a channel is needed")
         for channel, score in enumerate(self.scores):
-            if not math.isfinite(score) or score < 0:
+            if not 0 <= score <= LARGEST_SCORE:
                 raise InputError(
                     f"layer {self.layer!r}: the score of {self.axis} channel {channel} is {score}; "
-                    "a finite number of at least 0 is needed"
+                    f"a number from 0 to {LARGEST_SCORE:g} is needed"
                 )
 
 

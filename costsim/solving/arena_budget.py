@@ -14,6 +14,7 @@ from costsim.ir.program import compile_program, plan_arena
 from costsim.problem.budget import at_least, describe
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Answer, Deadline, Solver, Status
+from costsim.solving.answers import answer_of
 
 LOWERED, BETWEEN = 12, 4
 """How often less peak is allowed, and how many amounts between are tried then."""
@@ -37,7 +38,7 @@ def within_arena(problem: Problem, solver: Solver) -> Answer:
     deadline = Deadline.after(
         getattr(solver, "time_limit_s", float("inf")), getattr(solver, "clock", "processor")
     )
-    first = solver(_by_peak(problem, limit))
+    first = answer_of(_by_peak(problem, limit), solver)
     if first.plan is None:
         return first
     needed = arena_bytes(problem, first.plan)
@@ -50,7 +51,7 @@ def within_arena(problem: Problem, solver: Solver) -> Answer:
     solver = _hurried(solver)
     for _ in range(LOWERED):
         above, allowed = allowed, allowed - max(1, needed - limit)
-        answer = solver(_by_peak(problem, allowed)) if allowed >= 0 else first
+        answer = answer_of(_by_peak(problem, allowed), solver) if allowed >= 0 else first
         if allowed < 0 or answer.plan is None or answer.reason == INTERRUPTED:
             break
         needed = arena_bytes(problem, answer.plan)
@@ -70,7 +71,7 @@ def within_arena(problem: Problem, solver: Solver) -> Answer:
         middle = (allowed + above) // 2
         if middle in (allowed, above) or deadline.passed:
             break
-        answer = solver(_by_peak(problem, middle))
+        answer = answer_of(_by_peak(problem, middle), solver)
         if answer.plan is not None and arena_bytes(problem, answer.plan) <= limit:
             allowed = middle
             if problem.gain(answer.plan) > problem.gain(best):

@@ -1,11 +1,12 @@
 """Ask a solver, and believe nothing it says about its plan."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from costsim.base.errors import CostsimError, InvalidSolution
+from costsim.base.errors import InvalidSolution
 from costsim.device import DeviceSpec
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import compile_program
@@ -13,6 +14,7 @@ from costsim.pricing.cost import Cost, price
 from costsim.problem.budget import at_least, describe
 from costsim.problem.problem import ROUNDING, Problem
 from costsim.problem.solution import Answer, Solution, Solver, Status
+from costsim.solving.answers import answer_of
 from costsim.solving.arena_budget import INTERRUPTED, within_arena
 
 RELATIVE_TOLERANCE = 1e-9
@@ -30,9 +32,10 @@ def solve(
     started = time.perf_counter()
     answer = ask(problem, solver)
     seconds = time.perf_counter() - started
+    bound = answer.bound if answer.bound is not None and math.isfinite(answer.bound) else None
     if answer.plan is None:
         reason = answer.reason or infeasibility(problem)
-        return Solution(solver.name, None, None, answer.status, None, answer.bound, seconds, reason)
+        return Solution(solver.name, None, None, answer.status, None, bound, seconds, reason)
     cost = price(
         compile_program(problem.graph, answer.plan, problem.step, problem.schedule), device, target
     )
@@ -44,7 +47,7 @@ def solve(
         cost,
         answer.status,
         objective,
-        None if answer.bound is None else max(answer.bound, objective),  # but for rounding
+        None if bound is None else max(bound, objective),  # but for rounding
         seconds,
         answer.reason or _restriction(problem, answer.status),
     )
@@ -53,20 +56,12 @@ def solve(
 def ask(problem: Problem, solver: Solver) -> Answer:
     """What `solver` says, unchecked: for searches that check what they keep of many answers.
 
-    Raises `InvalidSolution` where the solver fails.
+    Raises `InvalidSolution` where the solver fails, or what it says is no answer.
     """
     budget = problem.budget
-    try:
-        if budget.accounting == "arena" and budget.memory_bytes is not None:
-            return within_arena(problem, solver)
-        return solver(problem)
-    except (CostsimError, MemoryError):
-        raise
-    except Exception as error:  # solvers, and the libraries they call, are others' code
-        told = " ".join(str(error).split())
-        raise InvalidSolution(
-            f"solver {solver.name} failed: {type(error).__name__}: {told}"
-        ) from error
+    if budget.accounting == "arena" and budget.memory_bytes is not None:
+        return within_arena(problem, solver)
+    return answer_of(problem, solver)
 
 
 @dataclass(frozen=True)
@@ -146,9 +141,14 @@ def relaxations(problem: Problem) -> dict[str, float | None]:
 
 
 def infeasibility(problem: Problem) -> str:
-    """Why no plan fits, and the smallest budget that would do, each limit alone."""
+    """Why no plan fits, and the smallest budget that would do, each limit alone.
+
+    A solver that finds none where there are some is told of as it is.
+    """
     limits = dict(problem.limits())
     least = {name: value for name, value in relaxations(problem).items() if value is not None}
+    if any(value <= limits[name] * (1 + ROUNDING) for name, value in least.items()):
+        return "the solver found none, though single channels are within them"
     if least:
         enough = [
             f"{describe(name, limits[name])} is too little, {at_least(name, value)} would do"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from costsim import __version__
-from costsim.base.errors import InputError
+from costsim.base.code import others_code
+from costsim.base.errors import InputError, OthersFault, shown
 from costsim.base.files import file_sha256
 from costsim.ir.plan import UpdatePlan
 from costsim.learning.adaptation.cost import MethodCost, method_cost
@@ -156,17 +157,23 @@ def adapt(
     with a method that looks at the queries, and for a patch of a network of unknown origin.
     """
     own = situation.backbone
-    situation = situation.on(method.backbone(own))
+    called = f"method {method.name}"
+    with others_code(called):
+        situation = situation.on(method.backbone(own))
     rate = method.learning_rate if learning_rate is None else learning_rate
     guard = guard or method.guard or NoGuard()
     _check(situation, method, rate, guard, patched=with_patch, is_own=situation.backbone is own)
     situation.make_ready(transductive=method.transductive)
     before = situation.base_accuracy
     hidden = situation if method.transductive else situation.without_queries()
-    method.prepare(hidden)
+    with others_code(called):
+        method.prepare(hidden)
 
     started, prefix = time.perf_counter(), hidden.prefix_s
-    choice = method.choose(hidden)
+    with others_code(called):
+        choice = method.choose(hidden)
+    if not isinstance(choice, Choice):
+        raise OthersFault(f"{called} chooses {shown(choice)}; a Choice is needed")
     _wait(situation)
     shared = hidden.prefix_s - prefix  # the frozen part, which training needs anyway
     selection = time.perf_counter() - started - shared
@@ -231,8 +238,8 @@ def _check(
     situation: Situation, method: Method, rate: float, guard: Guard, *, patched: bool, is_own: bool
 ) -> None:
     """Raise `InputError` for what cannot go together."""
-    if not 0 <= rate <= 1e37:
-        raise InputError(f"learning rate is {rate:g}; allowed is 0 to 1e37")
+    if not isinstance(rate, int | float) or not 0 <= rate <= 1e37:
+        raise InputError(f"learning rate is {shown(rate)}; allowed is 0 to 1e37")
     if situation.place.task_budget and not method.plans_jointly:
         raise InputError(
             f"{method.name}: looks at no budget of the whole; leave --task-time, --task-energy, "

@@ -76,7 +76,7 @@ def capture(model: nn.Module, example_input: Tensor) -> Traced:
             exported = torch.export.export(model, (example_input,))
         except CostsimError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"the model cannot be traced on input of shape {tuple(example_input.shape)}: "
                 f"{_reason(error)}"

@@ -3,12 +3,13 @@
 import contextlib
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import nn
+
+from costsim.base.code import others_prints_aside
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def quiet() -> Iterator[None]:
     try:
         with (
             warnings.catch_warnings(),
-            contextlib.redirect_stdout(sys.stderr),
+            others_prints_aside(),
             contextlib.redirect_stderr(io.StringIO()),
         ):
             warnings.simplefilter("ignore")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.base.errors import InputError
+from costsim.base.code import others_code
+from costsim.base.errors import InputError, OthersFault, shown
 from costsim.base.progress import Progress
 from costsim.base.units import counted
 from costsim.ir.graph import LayerGraph, Parameter
@@ -116,13 +117,10 @@ class Criterion(ABC):
             loss = LOSSES.make(loss)
         targets = _targets(graph, layers, axes)
         request = Request(graph, tensors, images, labels, targets, loss, seed, progress)
-        scores = self.channel_scores(request)
+        scores = _scores_of(self, request)
         importance = Importance(
             criterion=self.name,
-            channels=tuple(
-                ChannelScores(layer, axis, _of_target(axis, scores[layer, axis]))
-                for layer, axis in targets
-            ),
+            channels=tuple(ChannelScores(*target, scores[target]) for target in targets),
             samples=len(images) if self.uses_samples else 0,
             seed=seed,
             source=source if self.uses_samples else "",
@@ -149,8 +147,28 @@ class FunctionCriterion(Criterion):
         return self.function(request, **self.options)
 
 
-def _of_target(axis: UpdateKind, scores: NDArray[np.float64]) -> tuple[float, ...]:
-    return (float(scores.sum()),) if axis == "bias" else tuple(scores.tolist())
+def _scores_of(criterion: Criterion, request: Request) -> Mapping[Target, tuple[float, ...]]:
+    """What `criterion` says; raises `OthersFault` where it fails, and for what are no scores."""
+    told = f"criterion {criterion.name}"
+    with others_code(told):
+        found: object = criterion.channel_scores(request)
+    if not isinstance(found, Mapping):
+        raise OthersFault(f"{told} gives {shown(found)}; scores by layer and axis are needed")
+    return {target: _of_target(target, found, told) for target in request.targets}
+
+
+def _of_target(target: Target, found: Mapping[object, object], told: str) -> tuple[float, ...]:
+    if target not in found:
+        raise OthersFault(f"{told} gives no scores of {target}")
+    given = found[target]
+    try:
+        scores = np.asarray(given)
+        one = scores.dtype.kind in "fiu" and scores.ndim == 1
+    except Exception:  # such as a tensor that has a gradient
+        one = False
+    if not one:
+        raise OthersFault(f"{told} gives {shown(given)} for {target}; numbers, one a channel")
+    return (float(scores.sum()),) if target[1] == "bias" else tuple(map(float, scores.tolist()))
 
 
 def _targets(

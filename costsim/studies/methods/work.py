@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costsim.base.code import others_code
 from costsim.base.errors import InputError
 from costsim.data import digits, open_source, resolution_and_channels, sample_episode
 from costsim.run.native import Backend
@@ -88,7 +89,9 @@ class MethodWorkshop(Workshop[MethodCell]):
                 cell.recipe,
                 tasks=cell.source.tasks,
             )
-            self._informed[cell.source_key] = self._make_method(cell.method.method).informed(tasks)
+            method = self._make_method(cell.method.method)
+            with others_code(f"method {method.name}"):
+                self._informed[cell.source_key] = method.informed(tasks)
         return self._informed[cell.source_key]
 
     def situation(self, cell: MethodCell) -> "Situation":
