@@ -120,6 +120,7 @@ def command(given: DevicesOptions) -> int:
     asked = (given.weights, given.resolution, given.data, given.split)
     if given.compare is None and any(one is not None for one in asked):
         raise InputError("--weights, --resolution, --data and --split are for --compare MODEL")
+    _check_one_thing(given)
     if given.schema:
         from costsim.device.reference import schema_page
 
@@ -133,6 +134,20 @@ def command(given: DevicesOptions) -> int:
         raise InputError("several devices are for --compare MODEL; give one")
     _show(given.device[0] if given.device else None, as_json=given.as_json)
     return 0
+
+
+def _check_one_thing(given: DevicesOptions) -> None:
+    """Raise `InputError` for what another option would leave out."""
+    said = {
+        "--schema": given.schema,
+        "--new": given.new is not None,
+        "--compare": given.compare is not None,
+        "a device": bool(given.device),
+        "--json": given.as_json,
+    }
+    alone = next((one for one in ("--schema", "--new") if said[one]), None)
+    if alone and (other := next((one for one in said if said[one] and one != alone), None)):
+        raise InputError(f"{alone} does one thing alone; leave out {other}")
 
 
 def _write_new(given: DevicesOptions, name: str) -> int:

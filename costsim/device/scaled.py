@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from costsim.base.errors import InputError, shown
+from costsim.base.errors import InputError, note, shown
 from costsim.base.units import format_percent
+from costsim.base.yaml_text import parse_yaml
 from costsim.device.base import Part
 from costsim.device.cores import CORES, Core
-from costsim.device.files import parse_device
+from costsim.device.files import parse_device, shipped_devices
 from costsim.device.quantity import (
     Bytes,
     BytesPerSecond,
@@ -39,6 +40,10 @@ UNITS: Mapping[type[Quantity], str] = {
     Watts: "mW",
 }
 """In which rates are written, so that a person can read them."""
+
+CLOCKS_HZ = 10**3, 10**11
+SIZES_BYTES = 2**11, 2**40
+"""Of any microcontroller, with room on either side."""
 
 RECOMMENDED = 0.8
 """Of the RAM that training may have: what is recommended where nobody measured."""
@@ -71,11 +76,16 @@ def device_like(template: DeviceSpec, board: NewBoard) -> str:
             f"--like {template.name}: runs a system of its own; give a microcontroller, or copy "
             f"the file (costsim devices {template.name} --json) and change its numbers"
         )
-    for option, given in (
-        ("--clock", board.clock_hz), ("--ram", board.ram_bytes), ("--flash", board.flash_bytes)
-    ):  # fmt: skip
-        if given is not None and given <= 0:
-            raise InputError(f"{option}: is {given:g}; above 0 is needed")
+    if board.name in shipped_devices():
+        raise InputError(f"--new: {board.name} is the name of a shipped device; give another")
+    for option, given, (least, most), unit in (
+        ("--clock", board.clock_hz, CLOCKS_HZ, "Hz"),
+        ("--ram", board.ram_bytes, SIZES_BYTES, "bytes"),
+        ("--flash", board.flash_bytes, SIZES_BYTES, "bytes"),
+    ):
+        if given is not None and not least <= given <= most:
+            allowed = f"{least:,} to {most:,} {unit}"
+            raise InputError(f"{option}: is {given:,.6g} {unit}; allowed is {allowed}")
     core = _core(board.core, template)
     text = "\n".join((*_head(template, board, core), *_target(template, board, core), ""))
     parse_device(text, f"the file for {board.name}")
@@ -117,7 +127,7 @@ def _head(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
     yield "# Every number is an estimate with the range that one deserves. Replace what you know by"
     yield '#   {value: 768KiB, provenance: datasheet, source: "where it says so"}'
     yield "# memory and clock first; the rates are what costsim calibrate measures on the board."
-    yield f"name: {board.name}"
+    yield f"name: {_text(board.name)}"
     yield f"title: {board.name} ({core.title}, {_hertz(template, board) / 1e6:g} MHz)"
     yield "description: >-"
     yield f"  Microcontroller with a {core.title}; weights that stay the same are read from flash."
@@ -131,7 +141,7 @@ def _head(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
         ("flash", FOR_PROGRAM_FLASH, "firmware and kernels", "frozen weights, code"),
     ):  # fmt: skip
         given = getattr(board, f"{kind}_bytes") is not None
-        source = "as given to costsim devices --new" if given else f"as {template.name} has it"
+        source = "as given to costsim devices --new" if given else _as_in(template, kind)
         yield f"  {kind}:"
         yield f"    kind: {kind}"
         yield f'    size: {{value: {_size(sizes[kind])}, provenance: estimate, source: "{source}"}}'
@@ -160,6 +170,23 @@ def _head(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
     )
     yield ""
     yield "default_target: cpu"
+
+
+def _text(name: str) -> str:
+    """A name as YAML reads it back: `123`, `true` and `no` are texts only in quotes."""
+    return name if parse_yaml(name, "name") == name else f'"{name}"'
+
+
+def _as_in(template: DeviceSpec, kind: str) -> str:
+    """Where a size is from that nobody gave; that there are other banks is said."""
+    banks = [region for region in template.memory.values() if region.kind == kind]
+    if len(banks) == 1:
+        return f"as {template.name} has it"
+    told = f"the largest of the {len(banks)} banks of {kind} that {template.name} has"
+    largest = template.region(kind)
+    assert largest is not None
+    note(f"--{kind}: {_size(largest.size_bytes)} is taken, {told}")
+    return told
 
 
 def _hertz(template: DeviceSpec, board: NewBoard) -> float:

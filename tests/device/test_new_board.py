@@ -71,13 +71,61 @@ def test_what_no_board_can_be_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", ["clock 0MHz", "ram 0KiB", "flash 0B"])
+@pytest.mark.parametrize(
+    "option", ["clock 0MHz", "ram 0KiB", "flash 0B", "clock 1e300Hz", "clock 1e-300Hz", "ram 1"]
+)
 def test_nothing_is_no_amount_of_a_new_board(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["devices", "--new", "mine", *f"--{option}".split()]) == 2
-    assert "is 0; above 0 is needed" in capsys.readouterr().err
+    assert re.search(r"is 0 \w+; allowed is [\d,]+ to [\d,]+ ", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["123", "1_000", "0x10", "null", "true", "no", "2024-01-01"])
+def test_a_name_that_is_something_else_in_yaml_is_a_name(name: str) -> None:
+    assert scaled(NewBoard(name, None, None, None, None)).name == name
+
+
+def test_a_board_has_no_shipped_name() -> None:
+    with pytest.raises(InputError, match="stm32h743 is the name of a shipped device"):
+        scaled(NewBoard("stm32h743", None, None, None, None))
+
+
+def test_banks_of_the_other_board_that_are_left_out_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["devices", "--new", "b", "--like", "stm32h743"]) == 0
+    told = "the largest of the 5 banks of ram that stm32h743 has"
+    assert f"note: --ram: 512KiB is taken, {told}" in capsys.readouterr().err
+    assert told in Path("b.yaml").read_text()
+    assert main(["devices", "--new", "c", "--like", "stm32h743", "--ram", "1MiB"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        ("jetson-nano --new b", "a device"),
+        ("--new b --compare mcunet-5fps", "--compare"),
+        ("--new b --json", "--json"),
+        ("--schema --json", "--json"),
+        ("--schema jetson-nano", "a device"),
+        ("--schema --new b", "--new"),
+    ],
+)
+def test_nothing_that_is_asked_is_left_out(
+    words: str,
+    left_out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["devices", *words.split()]) == 2
+    assert f"does one thing alone; leave out {left_out}\n" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
