@@ -215,12 +215,16 @@ def write_json(path: Path, document: object) -> None:
 def read_file(path: Path, most_bytes: int = MAXIMUM_TEXT_BYTES) -> bytes:
     """The whole of `path`, a pipe too; raises `InputError`, for more than `most_bytes` as well.
 
-    No more than that is ever read: not of `/dev/zero`, nor of a file that grows.
+    No more than that is ever read: not of a file that grows, and of what gives bytes for ever, such
+    as `/dev/zero`, no more than of a text.
     """
     try:
         with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISCHR(found.st_mode):
+                most_bytes = min(most_bytes, MAXIMUM_TEXT_BYTES)
             # To read takes as much memory as is asked for, however little there is.
-            asked = min(os.fstat(file.fileno()).st_size, most_bytes) + 1
+            asked = min(found.st_size, most_bytes) + 1
             parts = [file.read(asked)]
             left = most_bytes + 1 - asked
             while left > 0 and len(parts[-1]) == asked:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, note
 from costsim.base.files import write_atomically
 from costsim.base.units import format_bytes, parse_bytes, parse_hertz
 from costsim.cli import completion
@@ -151,7 +151,7 @@ def _check_one_thing(given: DevicesOptions) -> None:
 
 
 def _write_new(given: DevicesOptions, name: str) -> int:
-    from costsim.device.scaled import NewBoard, device_like
+    from costsim.device.scaled import NewBoard, banks_left_out, device_like
 
     out = Path(f"{name}.yaml") if given.out is None else given.out
     check_writable(out, "--out")
@@ -160,6 +160,8 @@ def _write_new(given: DevicesOptions, name: str) -> int:
     template = load_device(given.like or "stm32f746")
     board = NewBoard(name, given.core, given.clock, given.ram, given.flash)
     write_atomically(out, device_like(template, board))
+    for told in banks_left_out(template, board):
+        note(told)
     click.echo(f"{out}: an estimate scaled from {template.name}; costsim devices {out} shows it")
     return 0
 

@@ -36,6 +36,10 @@ BESIDE = ("{stem}.labels.npy", "labels.npy", "y.npy")
 """Where the labels of an `.npy` file are looked for."""
 
 
+EXACT = 2**24
+"""Whole numbers up to here are exact in 32 bits of floating point."""
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """Labelled samples `[N, ...]` in memory; a sample is named by its class and its row."""
@@ -74,7 +78,7 @@ class ArraySource:
         found: dict[str, list[str]] = {}
         labels = self.labels
         if labels.dtype.kind == "S":
-            labels = np.char.decode(labels, "utf-8", "replace")
+            labels = np.char.decode(labels, "utf-8", "backslashreplace")
         for row, label in enumerate(labels.tolist()):
             found.setdefault(str(label), []).append(f"{label}/{row:0{width}d}")
         return {label: tuple(found[label]) for label in sorted(found)}
@@ -113,7 +117,7 @@ class ArraySource:
             rows = _channels_first(rows, shape)
             values = rows.astype(np.float32) / np.float32(127.5) - np.float32(1)
         else:
-            values = rows.astype(np.float32)
+            values = self._rounded(rows)
         if values.shape[1:] != shape:
             flat = self.is_table and values[0].size == math.prod(shape)
             if not flat:
@@ -123,8 +127,19 @@ class ArraySource:
                 )
             values = values.reshape(len(values), *shape)
         if not np.isfinite(values).all():
-            raise InputError(f"{self.description}: has values that are NaN or infinite")
+            raise InputError(
+                f"{self.description}: has values that are NaN, infinite or beyond 32 bits"
+            )
         return np.ascontiguousarray(values)
+
+    def _rounded(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        """In 32 bits of floating point; whole numbers that they cannot tell apart are told of."""
+        with np.errstate(over="ignore"):
+            values: NDArray[np.float32] = rows.astype(np.float32)
+        whole = rows.dtype.kind in "iu" and rows.size
+        if whole and max(abs(int(rows.min())), abs(int(rows.max()))) > EXACT:
+            note(f"{self.description}: whole numbers beyond {EXACT:,} are rounded to 32 bits")
+        return values
 
 
 def are_images(source: object) -> bool:
@@ -174,11 +189,16 @@ def _pair(path: Path, split: str | None, where: str) -> tuple[NDArray[Any], NDAr
         return read_npy(path), read_npy(found)
     file = NpzFile(path)
     known = {name.lower(): name for name in file.names}
+    if len(known) < len(file.names):
+        raise InputError(f"{where}: holds {', '.join(file.names)}, two of which are one name")
     end = "" if split is None else f"_{split.lower()}"
-    data = next((known[n + end] for n in DATA if n + end in known), None)
-    labels = next((known[n + end] for n in LABELS if n + end in known), None)
-    if data and labels:
-        return file[data], file[labels]
+    of_data = [known[name + end] for name in DATA if name + end in known]
+    of_labels = [known[name + end] for name in LABELS if name + end in known]
+    if of_data and of_labels:
+        taken = of_data[0], of_labels[0]
+        if others := [*of_data[1:], *of_labels[1:]]:
+            note(f"{where}: {' and '.join(taken)} are taken; {', '.join(others)} left out")
+        return file[taken[0]], file[taken[1]]
     if split is None and len(file.names) == 2:
         (few, labels), (many, data) = sorted(
             ((file[name], name) for name in file.names), key=lambda one: (one[0].ndim, one[1])
@@ -201,22 +221,55 @@ def _unlabelled(labels: NDArray[Any]) -> int | None:
 
 def _table(path: Path, where: str) -> ArraySource:
     text = read_file(path, LARGEST_BYTES).decode("utf-8-sig")
-    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    reader = csv.reader(io.StringIO(text, newline=""))
+    rows = [(reader.line_num, row) for row in reader if row]
     if len(rows) < 2:
         raise InputError(f"{where}: has no rows below its names of columns")
-    head = [name.strip().lower() for name in rows[0]]
-    column = next((head.index(name) for name in LABELS if name in head), None)
-    if column is None:
-        raise InputError(
-            f"{where}: no column is called {', '.join(LABELS)}; there are {shown(rows[0])}"
-        )
+    named = rows.pop(0)[1]
+    column = _label_column(named, where)
     samples = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(head):
-            raise InputError(f"{where}: row {number} has {len(row)} columns, not {len(head)}")
+    for line, row in rows:
+        if len(row) != len(named):
+            raise InputError(f"{where}: line {line} has {len(row)} columns, not {len(named)}")
         try:
-            samples.append([float(cell) for place, cell in enumerate(row) if place != column])
+            samples.append([_number(cell) for place, cell in enumerate(row) if place != column])
         except ValueError as error:
-            raise InputError(f"{where}: row {number}: {error}") from error
-    labels = np.array([row[column].strip() for row in rows[1:]])
-    return ArraySource(path.name, np.array(samples), labels, is_table=True)
+            raise InputError(f"{where}: line {line}: {error}") from error
+    values = np.array(samples)
+    _check_no_index(named[:1] if column else named[1:2], values, where)
+    labels = np.array([row[column].strip() for _, row in rows])
+    return ArraySource(path.name, values, labels, is_table=True)
+
+
+def _label_column(named: Sequence[str], where: str) -> int:
+    """Which column has the labels; another that might is told of."""
+    head = [name.strip().lower() for name in named]
+    found = [place for name in LABELS for place, one in enumerate(head) if one == name]
+    if not found:
+        raise InputError(
+            f"{where}: no column is called {', '.join(LABELS)}; there are {shown(list(named))}"
+        )
+    column, *others = found
+    if any(head[other] == head[column] for other in others):
+        raise InputError(f"{where}: two columns are called {head[column]}")
+    if others:
+        told = ", ".join(head[other] for other in others)
+        note(f"{where}: the labels are {head[column]}; {told} counts among the numbers of a sample")
+    return column
+
+
+def _check_no_index(first: Sequence[str], values: NDArray[np.float64], where: str) -> None:
+    """Raise `InputError` where the first column only counts the rows: labels could be read off."""
+    if [name.strip() for name in first] == [""] and values.shape[1]:
+        steps = np.diff(values[:, 0])
+        if len(steps) and (steps == 1).all():
+            raise InputError(
+                f"{where}: its column without a name counts the rows; leave it out (to_csv of "
+                "pandas with index=False)"
+            )
+
+
+def _number(text: str) -> float:
+    if "_" in text:  # Python's own notation, and no table's
+        raise ValueError(f"could not convert string to float: {text!r}")
+    return float(text)

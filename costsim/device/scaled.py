@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from costsim.base.errors import InputError, note, shown
+from costsim.base.errors import InputError, shown
 from costsim.base.units import format_percent
 from costsim.base.yaml_text import parse_yaml
 from costsim.device.base import Part
@@ -23,7 +23,7 @@ from costsim.device.quantity import (
     Seconds,
     Watts,
 )
-from costsim.device.spec import DeviceSpec
+from costsim.device.spec import DeviceSpec, Region
 from costsim.device.target import ComputeTarget, Throughput
 from costsim.ir.operators import WORK_KINDS
 
@@ -177,16 +177,23 @@ def _text(name: str) -> str:
     return name if parse_yaml(name, "name") == name else f'"{name}"'
 
 
+def banks_left_out(template: DeviceSpec, board: NewBoard) -> Iterator[str]:
+    """What is taken of memories in several banks whose size nobody gave: the largest."""
+    for kind, given in (("ram", board.ram_bytes), ("flash", board.flash_bytes)):
+        largest = template.region(kind)
+        if given is None and largest is not None and len(_banks(template, kind)) > 1:
+            yield f"--{kind}: {_size(largest.size_bytes)} is taken, {_as_in(template, kind)}"
+
+
+def _banks(template: DeviceSpec, kind: str) -> list[Region]:
+    return [region for region in template.memory.values() if region.kind == kind]
+
+
 def _as_in(template: DeviceSpec, kind: str) -> str:
-    """Where a size is from that nobody gave; that there are other banks is said."""
-    banks = [region for region in template.memory.values() if region.kind == kind]
-    if len(banks) == 1:
+    """Where a size is from that nobody gave."""
+    if (count := len(_banks(template, kind))) == 1:
         return f"as {template.name} has it"
-    told = f"the largest of the {len(banks)} banks of {kind} that {template.name} has"
-    largest = template.region(kind)
-    assert largest is not None
-    note(f"--{kind}: {_size(largest.size_bytes)} is taken, {told}")
-    return told
+    return f"the largest of the {count} banks of {kind} that {template.name} has"
 
 
 def _hertz(template: DeviceSpec, board: NewBoard) -> float:

@@ -88,6 +88,33 @@ def test_labels_may_be_bytes_and_every_sample_has_one(tmp_path: Path) -> None:
         open_arrays(tmp_path / "t.csv")
 
 
+def test_labels_that_are_no_text_stay_apart() -> None:
+    source = ArraySource("x", SIGNALS[:2], np.array([b"\xe8", b"\xe9"]))
+    assert len(source.classes) == 2
+
+
+def test_what_might_have_been_meant_too_is_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=SIGNALS, data=SIGNALS, y=LABELS, labels=LABELS)
+    with pytest.warns(Note, match=r"a\.npz: x and labels are taken; data, y left out"):
+        open_arrays(tmp_path / "a.npz")
+    (tmp_path / "t.csv").write_text("x,y,label\n1,5,a\n2,7,b\n")
+    with pytest.warns(Note, match=r"the labels are label; y counts among the numbers of a sample"):
+        assert open_arrays(tmp_path / "t.csv").samples.tolist() == [[1, 5], [2, 7]]
+    (tmp_path / "u.csv").write_text(",label\n1,a\n5,b\n")
+    assert open_arrays(tmp_path / "u.csv").samples.tolist() == [[1], [5]]
+
+
+def test_numbers_that_32_bits_do_not_hold_are_told_or_refused() -> None:
+    whole = ArraySource("x", np.array([[2**24 + 1], [-(2**24) - 1]]), np.array([0, 1]))
+    with pytest.warns(Note, match="x: whole numbers beyond 16,777,216 are rounded to 32 bits"):
+        whole.values(["0/0", "1/1"], (1,))
+    exact = ArraySource("x", np.array([[2**24], [-(2**24)]]), np.array([0, 1]))
+    assert exact.values(["0/0"], (1,)).tolist() == [[2**24]]
+    large = ArraySource("x", np.array([[1e300], [0.0]]), np.array([0, 1]))
+    with pytest.raises(InputError, match="NaN, infinite or beyond 32 bits"):
+        large.values(["0/0"], (1,))
+
+
 def test_images_of_two_channels_are_refused() -> None:
     source = ArraySource("x", np.zeros((2, 2, 8, 8), np.uint8), np.array([0, 1]))
     with pytest.raises(InputError, match="images have 1 or 3 channels"):
@@ -135,8 +162,13 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     for text, message in [
         ("a,b\n1,2\n", r"no column is called labels?, .*there are \['a', 'b'\]"),
-        ("a,label\n1,x\n2\n", "row 3 has 1 columns, not 2"),
-        ("a,label\n?,x\n", "row 2: could not convert"),
+        ("a,label\n1,x\n2\n", "line 3 has 1 columns, not 2"),
+        ("a,label\n?,x\n", "line 2: could not convert"),
+        ("a,label\n\n1,x\n\n?,y\n", "line 5: could not convert"),
+        ("a,label\n1_0,x\n", "line 2: could not convert string to float: '1_0'"),
+        ("a,label,Label\n1,x,y\n", "two columns are called label"),
+        (",label\n7,x\n8,y\n", "its column without a name counts the rows; leave it out"),
+        ("label,\nx,0\ny,1\n", "its column without a name counts the rows; leave it out"),
         ("a,label\n", "has no rows"),
     ]:
         table.write_text(text)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, Note
 from costsim.base.files import read_file
 from costsim.data.arrays import open_arrays
 from costsim.data.numpy_files import NpzFile, array_of
@@ -22,13 +22,13 @@ def header(shape: str, kind: str = "|u1") -> bytes:
     return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text + b"\n"
 
 
-def npz(x: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """An archive of `x` and two labels."""
+def npz(x: bytes, method: int = zipfile.ZIP_DEFLATED, **more: bytes) -> bytes:
+    """An archive of `x` and two labels, or others."""
     labels, file = io.BytesIO(), io.BytesIO()
     np.save(labels, np.array([0, 1]))
     with zipfile.ZipFile(file, "w", method) as archive:
-        archive.writestr("x.npy", x)
-        archive.writestr("y.npy", labels.getvalue())
+        for name, content in {"x": x, "y": labels.getvalue(), **more}.items():
+            archive.writestr(f"{name}.npy", content)
     return file.getvalue()
 
 
@@ -52,6 +52,10 @@ HOSTILE = {
     "nested.npz": npz(header("(" * 900 + ")" * 900)),
     "long elements.npz": npz(header("(2,)", "<U2000000000")),
     "no elements.npz": npz(header("(1000000000,)", "|S0")),
+    "rows of nothing.npz": npz(header("(1000000000, 0)"), y=header("(1000000000,)", "<U0")),
+    "labels of nothing.npz": npz(header("(70000, 0)"), y=header("(70000,)", "|S0")),
+    "a long side.npz": npz(header("(0, 1000000000000)")),
+    "one name in two cases.npz": npz(header("(2,)") + b"12", Y=header("(2,)") + b"12"),
     "objects.npz": npz(header("(2,)", "|O") + b"cos\nsystem\n(S'id'\ntR."),
     "no array.npz": npz(b"hello"),
     "half a header.npz": npz(b"\x93NUMPY\x01\x00\xff\xff"),
@@ -97,7 +101,7 @@ def test_arrays_are_as_numpy_reads_them(
     wanted = np.arange(size).astype(kind).reshape(shape).copy(order)
     file = io.BytesIO()
     np.save(file, wanted)
-    found = array_of(file.getvalue())
+    found = array_of(file.getvalue(), "x")
     assert found.dtype == wanted.dtype
     assert np.array_equal(found, wanted)
 
@@ -109,6 +113,29 @@ def test_members_are_named_as_numpy_names_them(tmp_path: Path) -> None:
     with np.load(path) as wanted:
         assert file.names == wanted.files
     assert np.array_equal(file["one"], np.eye(3))
+
+
+def test_an_array_given_twice_is_refused_and_what_lies_behind_one_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(npz(header("(2,)") + b"12"))
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("y.npy", header("(2,)") + b"12")
+    with pytest.raises(InputError, match="holds two arrays of one name"):
+        open_arrays(path)
+    two = tmp_path / "b.npy"
+    with two.open("wb") as file:
+        np.save(file, np.zeros((2, 3)))
+        np.save(file, np.ones((2, 3)))
+    np.save(tmp_path / "labels.npy", np.array([0, 1]))
+    with pytest.warns(Note, match=r"b\.npy: has 176 bytes behind its array, which are not read"):
+        open_arrays(two)
+
+
+def test_what_gives_bytes_for_ever_is_read_no_longer_than_a_text(tmp_path: Path) -> None:
+    for name in ("a.npz", "a.csv", "a.npy"):
+        (tmp_path / name).symlink_to("/dev/zero")
+        with pytest.raises(InputError, match=r"more than the 67,108,864 bytes|no labels beside it"):
+            open_arrays(tmp_path / name)
 
 
 def test_a_file_is_read_with_no_more_memory_than_it_has(tmp_path: Path) -> None:
