@@ -247,9 +247,8 @@ def command(given: AdaptOptions) -> int:
     if given.as_json:
         click.echo(to_json_text(adapted.to_json()))
     else:
-        from rich.console import Console
-
         from costsim.cli.adapted_table import adapted_table
+        from costsim.cli.console import Console
 
         Console().print(adapted_table(adapted, given.out))
     if adapted.diverged:

@@ -254,8 +254,7 @@ def command(given: CompareOptions) -> int:
 
         click.echo(to_json_text(to_json(findings)))
     else:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.comparison import print_comparison
 
         print_comparison(Console(), findings)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from costsim.base.errors import InputError, note
@@ -15,6 +14,7 @@ from costsim.base.files import write_atomically
 from costsim.base.units import format_bytes, parse_bytes, parse_hertz
 from costsim.cli import completion
 from costsim.cli.command import Command
+from costsim.cli.console import Console
 from costsim.cli.model_options import MODELS, naming, resolution_option, weights_option
 from costsim.cli.options import check_writable, json_option, path_option
 from costsim.cli.signature import taking

@@ -49,8 +49,7 @@ def command(given: DiffOptions) -> int:
     elif not found:
         click.echo("No difference.")
     else:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.difference_table import difference_table
 
         names = str(given.left), str(given.right)

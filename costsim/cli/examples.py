@@ -151,9 +151,10 @@ def _list(found: dict[str, Path], as_json: bool) -> int:
         click.echo(to_json_text({"schema": SCHEMA, "examples": rows}))
         return 0
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from costsim.cli.console import Console
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("example", no_wrap=True)

@@ -97,7 +97,7 @@ def command(given: InspectOptions) -> int:
     if given.as_json:
         click.echo(to_json_text(inspection_json(found)))
     else:
-        from rich.console import Console
+        from costsim.cli.console import Console
 
         render_inspection(Console(), found)
     return 0 if found.fits else 1

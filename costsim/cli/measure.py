@@ -255,8 +255,7 @@ def _tell(found: "MeasurementFile", *, as_json: bool) -> int:
         rows = [row.model_dump(mode="json") for row in found.comparisons()]
         click.echo(to_json_text({**found.to_json(), "comparisons": rows}))
     elif found.runs:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.measurements import render_measurements
 
         render_measurements(Console(), found)

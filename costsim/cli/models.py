@@ -39,10 +39,10 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": "costsim.models/1", "models": rows}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     from costsim.base.units import format_macs
+    from costsim.cli.console import Console
 
     table = Table(
         title="Built-in networks (one image, batch norm folded, no classifier)",

@@ -258,9 +258,9 @@ def _limits(prepared: "Prepared") -> str:
 
 
 def _print(prepared: "Prepared", found: "Frontier") -> None:
-    from rich.console import Console
     from rich.text import Text
 
+    from costsim.cli.console import Console
     from costsim.report.frontier import render_frontier
 
     console = Console()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, one_line
 from costsim.base.files import to_json_text, write_atomically
 from costsim.cli import completion
 from costsim.cli.command import Command, typed_words
@@ -125,15 +125,14 @@ def command(given: PlanOptions) -> int:
     if given.as_json:
         click.echo(to_json_text(planned.file.to_json()))
     else:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.table import render_plan
 
         render_plan(Console(), planned.file, planned.graph)
     if planned.solution.plan is None:
         reason = no_plan(planned.file.solver)  # which the table begins with
         told = reason if given.as_json else reason.partition(":")[0]
-        print(f"costsim: {told}", file=sys.stderr)
+        print(f"costsim: {one_line(told, most=4000)}", file=sys.stderr)
         return 1
     if planned.too_large:
         print(f"costsim: {planned.too_large}", file=sys.stderr)

@@ -338,9 +338,8 @@ class _Teller:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from costsim.base.intervals import Mean
+    from costsim.cli.console import Console
 
     rows = [
         ("start", document["start"]),

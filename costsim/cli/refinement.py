@@ -100,7 +100,7 @@ def show_drift(given: Measured, *, picture: Path | None, page: Path | None) -> i
         ]
         click.echo(to_json_text({"schema": "costsim.drift/1", "steps": rows}))
     else:
-        from rich.console import Console
+        from costsim.cli.console import Console
 
         render_drift(Console(), steps)
     return 0

@@ -62,8 +62,7 @@ def command(given: ShowOptions) -> int:
     if given.as_json:
         click.echo(to_json_text(plan.to_json()))
     else:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.table import render_plan
 
         render_plan(Console(), plan, graph)

@@ -175,6 +175,6 @@ def _write(given: StudyOptions, findings: "MethodFindings", cells: "Sequence[Met
     if given.as_json:
         click.echo(to_json_text(findings.to_json()))
     else:
-        from rich.console import Console
+        from costsim.cli.console import Console
 
         print_study(Console(), findings, accounting)

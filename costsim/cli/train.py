@@ -288,7 +288,7 @@ def _show(run: "Run", trained: "Trained", out: Path | None, as_json: bool) -> No
     if as_json:
         click.echo(to_json_text(outcome_json(run, trained, out)))
         return
-    from rich.console import Console
+    from costsim.cli.console import Console
 
     Console().print(_table(run, trained, out))
 

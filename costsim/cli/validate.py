@@ -170,8 +170,7 @@ def _adapted(
     if given.as_json:
         _tell_json(validation)
     else:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.adaptation_validation import render_adaptation
 
         render_adaptation(Console(), validation)
@@ -212,8 +211,7 @@ def _tell(
     if as_json:
         _tell_json(validation)
     else:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.validation import render_validation
 
         render_validation(Console(), validation)
@@ -233,8 +231,7 @@ def _learnt(place: str, plan: "PlanFile", given: ValidateOptions, path: Path | N
     if given.as_json:
         _tell_json(validation)
     else:
-        from rich.console import Console
-
+        from costsim.cli.console import Console
         from costsim.report.validation import render_validation
 
         render_validation(Console(), validation)

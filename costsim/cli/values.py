@@ -27,6 +27,7 @@ def parse_bits(text: str, base: BitWidths) -> BitWidths:
     """`8` for all, or `weights=8,activations=8`: what is not named stays as in `base`."""
     names = ("weights", "activations", "gradients", "optimizer")
     widths = {name: getattr(base, name) for name in names}
+    given = set[str]()
     for part in text.split(","):
         name, equals, number = part.strip().partition("=")
         chosen = [name] if equals else list(names)
@@ -37,6 +38,9 @@ def parse_bits(text: str, base: BitWidths) -> BitWidths:
                 f"--bits: cannot read {shown(part.strip())}; give a number, or NAME=NUMBER with "
                 f"NAME one of {', '.join(names)}"
             )
+        if name in given or (given and not equals):
+            raise InputError(f"--bits: {shown(text)} says twice what {' and '.join(chosen)} have")
+        given.add(name)
         widths |= dict.fromkeys(chosen, width)
     return BitWidths(**widths)
 

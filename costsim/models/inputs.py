@@ -1,9 +1,11 @@
 """What a model takes, as far as it says so itself; torch is not needed to ask."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from costsim.base.errors import InputError
+from costsim.base.units import format_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,8 +22,42 @@ DEFAULT_LENGTH = 128
 LARGEST_VOCABULARY = 2**24
 """Tokens that 32 bits of floating point tell apart."""
 
+LARGEST_INPUT_BYTES = 2**30
+"""Of the example a model is traced with."""
+
+SMALLEST_RESOLUTION = 32
+"""Of the built-in networks, which halve the image five times."""
+
 Shape = tuple[int, ...]
 """Of a sample: (channels, height, width) of images, or whatever a model takes."""
+
+
+def check_sizes(batch: int, resolution: int | None) -> None:
+    """Raise `InputError` for what is no number of samples, and no side of an image."""
+    if batch < 1:
+        raise InputError(f"batch is {batch}; at least 1 is needed")
+    if resolution is not None and resolution < 1:
+        raise InputError(f"resolution is {resolution}; at least 1 is needed")
+
+
+def check_room(shape: Shape) -> None:
+    """Raise `InputError` for an input `[N, ...]` that is larger than any that is traced."""
+    size = 4 * math.prod(shape)
+    if size > LARGEST_INPUT_BYTES:
+        raise InputError(
+            f"resolution is {shape[-1]}, batch {shape[0]}: an input of shape {shape} takes "
+            f"{format_bytes(size)}; at most {format_bytes(LARGEST_INPUT_BYTES)} can be traced"
+        )
+
+
+def side_of(name: str, usual: int, resolution: int | None) -> int:
+    """Of the images of the built-in network `name`; raises `InputError` for too small ones."""
+    side = usual if resolution is None else resolution
+    if side < SMALLEST_RESOLUTION:
+        raise InputError(
+            f"resolution is {side}; {name} needs at least {SMALLEST_RESOLUTION} pixels a side"
+        )
+    return side
 
 
 def input_shape_of(module: "nn.Module", resolution: int | None, usual: int | None = None) -> Shape:

@@ -5,7 +5,6 @@ torch is imported when a model is loaded, not with this file.
 
 import copy
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,13 @@ from costsim.base.code import (
 )
 from costsim.base.errors import InputError
 from costsim.base.nearness import hint
-from costsim.base.units import format_bytes
-from costsim.models.inputs import input_shape_of, vocabulary_of
+from costsim.models.inputs import (
+    check_room,
+    check_sizes,
+    input_shape_of,
+    side_of,
+    vocabulary_of,
+)
 from costsim.models.networks import NETWORKS
 from costsim.models.networks.shipped import RANDOM, shipped_weights
 
@@ -35,17 +39,11 @@ if TYPE_CHECKING:
 
     from costsim.models.folding import Folded
 
-LARGEST_INPUT_BYTES = 2**30
-"""Of the example a model is traced with."""
-
 UNSEEN_GRADIENTS = (
     "an exported program does not say whether its model makes gradients of its own (an "
     "autograd.Function, a hook): those of its operators are taken"
 )
 """What cannot be checked of a `.pt2` file, for a person."""
-
-SMALLEST_RESOLUTION = 32
-"""Of the built-in networks, which halve the image five times."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def load_model(
     an unknown name, a failing import or function, a file that is missing, damaged or of another
     architecture, sizes that do not fit.
     """
-    _check_sizes(batch, resolution)
+    check_sizes(batch, resolution)
     if spec in NETWORKS:
         return _built_in(spec, weights, seed, resolution, batch)
     if spec.endswith(EXPORTED):
@@ -127,7 +125,7 @@ def load_given(
 
     `output` names which of several tensors that it returns is meant. Raises `InputError`.
     """
-    _check_sizes(batch, resolution)
+    check_sizes(batch, resolution)
     kind = type(model).__name__
     name = CodeName("", kind, output=output)
     part = "" if output is None else f"[{output}]"
@@ -137,26 +135,10 @@ def load_given(
     return _given(model, origin, weights, seed, resolution, batch, fold)
 
 
-def _check_sizes(batch: int, resolution: int | None) -> None:
-    if batch < 1:
-        raise InputError(f"batch is {batch}; at least 1 is needed")
-    if resolution is not None and resolution < 1:
-        raise InputError(f"resolution is {resolution}; at least 1 is needed")
-
-
-def _check_room(shape: tuple[int, ...]) -> None:
-    size = 4 * math.prod(shape)
-    if size > LARGEST_INPUT_BYTES:
-        raise InputError(
-            f"resolution is {shape[-1]}, batch {shape[0]}: an input of shape {shape} takes "
-            f"{format_bytes(size)}; at most {format_bytes(LARGEST_INPUT_BYTES)} can be traced"
-        )
-
-
 def _noise(seed: int, *shape: int) -> "Tensor":
     import torch
 
-    _check_room(shape)
+    check_room(shape)
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape, generator=generator) * 2 - 1
 
@@ -168,7 +150,7 @@ def _example(model: "nn.Module", shape: tuple[int, ...], seed: int) -> "Tensor":
         return _noise(seed, *shape)
     from costsim.models.tokens import drawn_tokens
 
-    _check_room(shape)
+    check_room(shape)
     return drawn_tokens(vocabulary, shape, seed)
 
 
@@ -178,11 +160,7 @@ def _built_in(
     from costsim.models.networks.build import build
     from costsim.models.networks.weights import load_weights
 
-    side = resolution or NETWORKS[name].resolution
-    if side < SMALLEST_RESOLUTION:
-        raise InputError(
-            f"resolution is {side}; {name} needs at least {SMALLEST_RESOLUTION} pixels a side"
-        )
+    side = side_of(name, NETWORKS[name].resolution, resolution)
     module: nn.Module
     shipped = shipped_weights(name)
     if weights == RANDOM or (weights is None and shipped is None):

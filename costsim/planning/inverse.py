@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from costsim.base.progress import Progress, silent
 from costsim.base.units import format_percent
-from costsim.models.loading import SMALLEST_RESOLUTION
+from costsim.models.inputs import SMALLEST_RESOLUTION
 from costsim.planning import PlanRequest, Prepared, prepare
 from costsim.problem.budget import BUDGETS, describe
 from costsim.problem.problem import Problem

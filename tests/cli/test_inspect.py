@@ -115,3 +115,31 @@ def test_what_cannot_be_inspected_is_refused_in_one_line(
         assert main(["inspect", *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--resolution 0", "resolution is 0; at least 1 is needed"),
+        ("--resolution -5", "resolution is -5; at least 1 is needed"),
+        ("--resolution 31", "resolution is 31; mcunet-5fps needs at least 32 pixels a side"),
+        ("--resolution 1000000000", "at most 1 GiB can be traced"),
+        ("--bits weights=8,weights=16", "says twice what weights have"),
+        ("--bits weights=8,32", "says twice what weights and activations and gradients and opt"),
+    ],
+)
+def test_what_no_network_takes_is_refused_as_when_planning(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["inspect", "mcunet-5fps"], ["plan", "--device", "jetson-nano"]):
+        assert main([*command, *words.split()]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
+
+
+def test_bits_of_all_and_then_of_some(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "mcunet-5fps", "--bits", "32,weights=8"]) == 0
+    mixed = capsys.readouterr().out
+    rest = "activations=32,gradients=32,optimizer=32"
+    assert main(["inspect", "mcunet-5fps", "--bits", f"weights=8,{rest}"]) == 0
+    assert capsys.readouterr().out == mixed

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 from costsim.ir.graph import Call, LayerGraph, Parameter
 from costsim.ir.operators import Add, BatchNorm, Clamp, Convolution, Input, Mean, Operator
+from costsim.models.inputs import check_room, check_sizes, side_of
 from costsim.models.networks.architectures import (
     Architecture,
     ConvolutionSpec,
@@ -24,10 +25,15 @@ def architecture_graph(
 
     Equal to the traced graph of that module, but for the names of calls that own no parameter.
     Made once: what is kept of a graph by value is found again without comparing call by call.
-    Raises `InputError` for an unknown network.
+    Raises `InputError` for an unknown network, and for images that it does not take.
     """
-    architecture = find_architecture(network) if isinstance(network, str) else network
-    side = resolution or architecture.resolution
+    check_sizes(batch, resolution)
+    if isinstance(network, str):
+        architecture = find_architecture(network)
+        side = side_of(network, architecture.resolution, resolution)
+    else:
+        architecture, side = network, resolution or network.resolution
+    check_room((batch, 3, side, side))
     writer = _Writer(architecture.norm_eps if batch_norm else None)
     x = writer.call("input", Input((batch, 3, side, side)), ())
     specs = {spec.name: spec for spec in architecture.convolutions()}
