@@ -62,7 +62,7 @@ def choose_jointly(
     if alone.plan is None:
         return JointAnswer(side.problem, search.told(alone), None)
     report("pricing the whole adaptation", 0, 0)
-    if search.may_be_in_time(question.recipe, alone.plan):
+    if search.may_keep(question.recipe, alone.plan):
         asked = replace(side.asked, plan=alone.plan)
         priced = choose_cache(asked, question.recipe, question.caches)
         if not side.asked.exceeded(priced.cost):
@@ -108,7 +108,9 @@ class _Search:
         if best is None or best.solution.plan is None:
             return JointAnswer(search.side.problem, search.nothing(most, self.alone), None)
         bound = max(found.bound for found in tried)
-        able = {found.way.layers for found in tried if found.bound >= best.gain * (1 - TIE)}
+        able = None
+        if not best.of_all:
+            able = {found.way.layers for found in tried if found.bound >= best.gain * (1 - TIE)}
         found = self._least_sparing(best, able)
         recipe = replace(found.way.recipe, cut=None, cache_in="nothing")
         side = self.of(recipe).side
@@ -131,7 +133,7 @@ class _Search:
         status = Status.TIME_LIMIT if stopped else Status.FEASIBLE
         return replace(solution, status=status, bound=bound)
 
-    def _least_sparing(self, best: Found, able: set[frozenset[str]]) -> Found:
+    def _least_sparing(self, best: Found, able: set[frozenset[str]] | None) -> Found:
         """Of the recipes that reach the gain of `best`, the first by preference.
 
         Only ways that reach it with all that may be spared can reach it with less spared.
@@ -143,7 +145,7 @@ class _Search:
         @cache
         def reaching(recipe: Recipe) -> Found | None:
             search = self.of(recipe)
-            way = search.keeping(recipe, plan, able)
+            way = search.keeping(recipe, plan)
             if way is not None:
                 return replace(best, way=way)
             tried = search.best(recipe, able, best.gain)

@@ -22,7 +22,7 @@ from costsim.ir.program.adaptation import (
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.ir.step import TrainingStep
 from costsim.pricing.accounting import OF_LIVE_BYTES
-from costsim.pricing.adaptation import AdaptationCost, Readings, price_adaptation
+from costsim.pricing.adaptation import AdaptationCost, Parts, Readings, price_adaptation
 from costsim.problem.budget import Budget
 from costsim.problem.task_budget import TaskBudget
 
@@ -55,6 +55,12 @@ class Asked:
         """The price of all but what the plan's updates add to each step."""
         program = self._program(recipe, forward_only=True)
         return price_adaptation(program, self.device, self.target, self.readings)
+
+    def forward_parts(self, recipe: Recipe) -> Parts:
+        """At least what a forward pass takes before and behind each cut."""
+        program = self._program(replace(recipe, cut=None, cache_in="nothing"), forward_only=True)
+        whole = program[Phase.ANSWERING].program
+        return self.readings.parts(whole, self.device.target(self.target))
 
     def _program(self, recipe: Recipe, *, forward_only: bool = False) -> AdaptationProgram:
         return compile_adaptation(
@@ -162,7 +168,7 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
         return best
     updates_s = _seconds(uncached) - _seconds(asked.forward_cost(plain))
     fastest = float("inf") if asked.exceeded(uncached) else _seconds(uncached)
-    for _, way in _promising(asked, recipe, caches, updates_s, fastest):
+    for way in _promising(asked, recipe, caches, updates_s, fastest):
         cost = asked.cost(way)
         better = _worth(asked, cost) < _worth(asked, best.cost)
         if better and asked.has_room(cost, way.cache_in):
@@ -170,19 +176,6 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
             if not asked.exceeded(cost) and not recomputes(asked.step):
                 break  # of the rest none takes less
     return best
-
-
-def fastest_s(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], updates_s: float) -> float:
-    """Seconds of the whole by the fastest way, where the updates of all steps take `updates_s`.
-
-    No choice of a cut and a cache that there is room for takes less: of their room only what
-    forward passes leave is looked at.
-    """
-    plain = _seconds(asked.forward_cost(replace(recipe, cut=None, cache_in="nothing"))) + updates_s
-    if recipe.augment and not recipe.copies:
-        return plain
-    ways = _promising(asked, recipe, caches, updates_s, plain)
-    return min([plain, *(seconds + updates_s for seconds, _ in ways)])
 
 
 def unkept(asked: Asked, priced: PricedRecipe, caches: tuple[CacheIn, ...]) -> str | None:
@@ -222,12 +215,12 @@ def recomputes(step: TrainingStep | None) -> bool:
 
 def _promising(
     asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], updates_s: float, fastest: float
-) -> list[tuple[float, Recipe]]:
+) -> list[Recipe]:
     """`recipe` with each cut and cache that may take less than `fastest`, the fastest first.
 
-    With the seconds of each, without those that updates add to all steps, `updates_s` for any. One
-    whose values, or forward passes beside them, lack room has none with updates either: it is left
-    out before anything is compiled that nobody will choose.
+    Updates add `updates_s` to all steps of any. One whose values, or forward passes beside them,
+    lack room has none with updates either: it is left out before anything is compiled that nobody
+    will choose.
     """
     found: list[tuple[float, Recipe]] = []
     for cut in reversed(frozen_cuts(asked.graph, updated_layers(asked.plan))):
@@ -248,7 +241,7 @@ def _promising(
             break
         if computing and min(computing) + updates_s * (not recomputes(asked.step)) > fastest:
             break
-    return sorted(found, key=lambda one: one[0])
+    return [way for _, way in sorted(found, key=lambda one: one[0])]
 
 
 def _seconds(cost: AdaptationCost) -> float:

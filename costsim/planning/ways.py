@@ -8,9 +8,11 @@ the layers behind the cut.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, pairwise
+from math import inf
 
 import numpy as np
 
@@ -18,8 +20,10 @@ from costsim.base.progress import Progress
 from costsim.ir.cuts import between, cuts, last_frozen_cut, updated_layers
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.recipe import CacheIn, Recipe
-from costsim.planning.recipes import Asked, choose_cache, fastest_s, recomputes
+from costsim.planning.least_usage import LeastUsage
+from costsim.planning.recipes import Asked, choose_cache, recomputes
 from costsim.pricing.adaptation import AdaptationCost
+from costsim.pricing.table import Charge
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
 from costsim.problem.solution import ANY_GAIN, Aim, Answer, Solution, Solver, Status, aiming
@@ -61,11 +65,15 @@ class Way:
 
 @dataclass(frozen=True)
 class Found:
-    """The best plan of one way, and the greatest gain that the way can have at all."""
+    """The best plan of one way, and the greatest gain that the way can have at all.
+
+    `of_all`: that any way of its recipe can have.
+    """
 
     way: Way
     solution: Solution
     bound: float
+    of_all: bool = False
 
     @property
     def gain(self) -> float:
@@ -82,8 +90,9 @@ class SideSearch:
         self.side, self.caches, self.solver, self.report = side, caches, solver, report
         self.problem, self.asked = side.problem, side.asked
         self._by_layers: dict[frozenset[str], Problem] = {}
+        self._by_recipe: dict[Recipe, tuple[Way, ...] | None] = {}
         self.seconds = 0.0
-        self.ceiling = float("inf")
+        self.ceiling = inf
         self.solved = 0
 
     def alone(self) -> Solution:
@@ -98,14 +107,21 @@ class SideSearch:
     ) -> Iterator[Found]:
         """The best plan of each way that may gain as much as `floor` and what was found so far.
 
-        `able`: of ways that train among one of these sets of layers alone. Where one gains
-        `floor`, or all that can be gained at all, that is enough. Ways that can train most come
-        first: where they are able to, no other is looked at.
+        Of all ways at once, where that is proven; else `able`: of ways that train among one of
+        these sets of layers alone. Where one gains `floor`, or all that can be gained at all, that
+        is enough. Ways that can train most come first: where they are able to, no other is looked
+        at.
         """
         greatest = floor
         enough = self.ceiling if floor < 0 else floor
+        of_all, ceiling = self._of_all(
+            recipe, Aim(self._below(floor), enough * (1 - TIE)), self._outlines(recipe)
+        )
+        if of_all is not None:
+            yield from of_all
+            return
         for layers, names in self._groups(recipe):
-            most = min(self.ceiling, self._restricted(layers).importance.full_gain)
+            most = min(ceiling, self._restricted(layers).importance.full_gain)
             if able is not None and layers not in able:
                 continue
             for way in self._of_group(recipe, layers, names):
@@ -120,9 +136,38 @@ class SideSearch:
         everything = self.problem.importance.full_gain
         return gain - BELOW * everything if everything else -1.0
 
-    def _found(self, way: Way, most: float, aim: Aim) -> Found:
+    def _of_all(
+        self, recipe: Recipe, aim: Aim, ways: Sequence[Way] | None
+    ) -> tuple[list[Found] | None, float]:
+        """The best plan of all ways, of which these are outlines; and the greatest gain of any.
+
+        None where it is not proven, or no way is found that it keeps to: an outline may leave more
+        than its way does. One plan, or none.
+        """
+        if ways is None or not hasattr(self.solver, "aim"):
+            return None, self.ceiling
+        if not ways:
+            return [], self.ceiling
+        self._count()
+        solution = self._solve(by_first_opened(self._restricted(ways[0].layers), ways), aim)
+        if solution.status is Status.INFEASIBLE:
+            return [], self.ceiling
+        bound = self.ceiling if solution.bound is None else min(self.ceiling, solution.bound)
+        gain = solution.objective
+        if solution.plan is None or gain is None:
+            return None, bound
+        if solution.status is Status.OPTIMAL or gain >= aim.enough:
+            way = self.keeping(recipe, solution.plan)
+            if way is not None:
+                return [Found(way, solution, max(bound, gain), of_all=True)], bound
+        return None, bound
+
+    def _count(self) -> None:
         self.solved += 1
         self.report("solving: channels and recipe together", self.solved, 0)
+
+    def _found(self, way: Way, most: float, aim: Aim) -> Found:
+        self._count()
         problem = self._restricted(way.layers)
         solution = self._solve(problem.within(way.budget), aim)
         sure = self._is_priced(way)
@@ -203,29 +248,45 @@ class SideSearch:
             answer.reason,
         )  # fmt: skip
 
-    def may_be_in_time(self, recipe: Recipe, plan: UpdatePlan) -> bool:
-        """Whether `plan` may be within the seconds of the whole: told without compiling it."""
-        limit, problem = self.asked.task_budget.latency_s, self.problem
-        step_s = problem.table.price_plan(plan).step_s
-        if limit is None or step_s is None or recomputes(problem.step) or not updated_layers(plan):
-            return True
-        steps = recipe.steps(self.asked.task.samples, problem.step.batch)
-        updates_s = steps * (float(step_s[0]) - self._idle_s)
-        asked = replace(self.asked, plan=plan)
-        return fastest_s(asked, recipe, self.caches, updates_s) <= limit * (1 + SURE)
+    def may_keep(self, recipe: Recipe, plan: UpdatePlan) -> bool:
+        """Whether `plan` may be within the budgets of the whole: told without compiling it."""
+        outlines = self._outlines(recipe)
+        return not updated_layers(plan) or outlines is None or bool(self._able(outlines, plan))
 
-    def keeping(
-        self, recipe: Recipe, plan: UpdatePlan, able: Collection[frozenset[str]]
-    ) -> Way | None:
-        """A way of the recipe, training among one of these sets, that `plan` keeps to."""
-        trained = updated_layers(plan)
-        for layers, names in self._groups(recipe):
-            if layers not in able or not trained <= layers:
+    def keeping(self, recipe: Recipe, plan: UpdatePlan) -> Way | None:
+        """A way of the recipe that `plan` keeps to."""
+        outlines, trained = self._outlines(recipe), updated_layers(plan)
+        ways: Iterable[Way | None]
+        if outlines is None:
+            groups = self._groups(recipe)
+            able = (group for group in groups if trained <= group[0])
+            ways = chain.from_iterable(self._of_group(recipe, *group) for group in able)
+        else:
+            ways = (self._exactly(way) for way in self._able(outlines, plan))
+        for way in ways:
+            if way is None or self.problem.within(way.budget).exceeded(plan):
                 continue
-            for way in self._of_group(recipe, layers, names):
-                if not self.problem.within(way.budget).exceeded(plan) and self._holds(way, plan):
-                    return way
+            if self._holds(way, plan):
+                return way
         return None
+
+    def _able(self, outlines: Iterable[Way], plan: UpdatePlan) -> list[Way]:
+        """The outlines that `plan` is within, those that leave most seconds first."""
+        trained, costs = updated_layers(plan), self.problem.table.price_plan(plan)
+        assert costs.step_s is not None
+        step_s, macs = float(costs.step_s[0]), int(costs.backward_macs[0])
+        found = [
+            (inf if (limit_s := way.budget.latency_s) is None else limit_s, way)
+            for way in outlines
+            if trained <= way.layers and (way.budget.macs is None or macs <= way.budget.macs)
+        ]
+        able = [one for one in found if step_s <= one[0] * (1 + SURE)]
+        return [way for _, way in sorted(able, key=lambda one: -one[0])]
+
+    def _exactly(self, outline: Way) -> Way | None:
+        """The way of an outline."""
+        recipe = outline.recipe
+        return self._left(recipe, outline.layers, self.asked.forward_cost(recipe))
 
     def _is_priced(self, way: Way) -> bool:
         """Whether the table says what updates add to a step.
@@ -268,6 +329,60 @@ class SideSearch:
                 found[layers] = (*found.get(layers, ()), order[number])
         return dict(reversed(found.items()))
 
+    def _outlines(self, recipe: Recipe) -> tuple[Way, ...] | None:
+        """Ways with at least the budgets that they leave, those that train most first.
+
+        Told of the whole network's forward pass, but for what is kept in RAM, where room decides.
+        None where that is not told: the whole has no room, or updates add less behind a cut.
+        """
+        if recipe not in self._by_recipe:
+            plain = self.asked.forward_cost(replace(recipe, cut=None, cache_in="nothing"))
+            told = plain.latency_s is not None and not recomputes(self.problem.step)
+            self._by_recipe[recipe] = tuple(self._outlined(recipe, plain)) if told else None
+        return self._by_recipe[recipe]
+
+    def _outlined(self, recipe: Recipe, plain: AdaptationCost) -> Iterator[Way]:
+        """See `_outlines`; of cuts before the same layers until no earlier one takes less."""
+        least = LeastUsage(self.asked, recipe, plain)
+        for layers, names in self._groups(recipe):
+            fastest_s = inf
+            for cut in names:
+                if cut is not None and least.computing_s(cut) >= fastest_s:
+                    break
+                for cache_in in self._places(cut):
+                    way = replace(recipe, cut=cut, cache_in=cache_in)
+                    usage = self._usage(way, least)
+                    budget = None if usage is None else self._budget(way, usage)
+                    if usage is None or budget is None:
+                        continue
+                    assert usage["latency_s"] is not None
+                    fastest_s = min(fastest_s, usage["latency_s"])
+                    yield Way(way, layers, budget, budget)
+
+    def _usage(self, way: Recipe, least: LeastUsage) -> Mapping[str, float | None] | None:
+        """At least what a way takes without updates; None where it has no room."""
+        if way.cut is None:
+            return least.plain.usage
+        if not self.asked.may_have_room(way.cut, way.cache_in, way):
+            return None
+        if way.cache_in == "storage":
+            usage = least.at(way.cut)
+            return None if "storage_bytes" in self.asked.task_budget.exceeded(usage) else usage
+        cost = self.asked.forward_cost(way)
+        return cost.usage if self._has_room(way, cost) else None
+
+    def _places(self, cut: str | None) -> list[CacheIn]:
+        """Where the values at a cut may be kept."""
+        if cut is None:
+            return ["nothing"]
+        return [c for c in self.caches if c != "nothing" and self.asked.has_place(c)]
+
+    def _has_room(self, way: Recipe, cost: AdaptationCost) -> bool:
+        """Whether a way of such a cost without updates has room for all that it keeps."""
+        if cost.latency_s is None or "storage_bytes" in self.asked.exceeded(cost):
+            return False
+        return self.asked.has_room(cost, way.cache_in)
+
     def _of_group(
         self, recipe: Recipe, layers: frozenset[str], names: tuple[str | None, ...]
     ) -> Iterator[Way]:
@@ -276,13 +391,11 @@ class SideSearch:
         Those are left out that leave no more than one at a later cut: an earlier cut leaves more to
         compute, so that after one whose computing alone takes as long as a way before, none does.
         """
-        nowhere: list[CacheIn] = ["nothing"]
-        places = [c for c in self.caches if c != "nothing" and self.asked.has_place(c)]
         seen: list[Way] = []
-        fastest = float("inf")
+        fastest = inf
         for cut in names:
-            computing = float("inf")
-            for cache_in in nowhere if cut is None else places:
+            computing = inf
+            for cache_in in self._places(cut):
                 way = replace(recipe, cut=cut, cache_in=cache_in)
                 cost = self.asked.forward_cost(way)
                 computing = min(computing, sum(phase.compute_s.value for phase in cost.phases))
@@ -299,11 +412,9 @@ class SideSearch:
 
     def _left(self, recipe: Recipe, layers: frozenset[str], cost: AdaptationCost) -> Way | None:
         """What a recipe of such a cost without updates leaves for a step; None: nothing."""
-        if cost.latency_s is None or "storage_bytes" in self.asked.exceeded(cost):
+        if not self._has_room(recipe, cost):
             return None
-        if not self.asked.has_room(cost, recipe.cache_in):
-            return None
-        budget = self._budget(recipe, cost)
+        budget = self._budget(recipe, cost.usage)
         if budget is None:
             return None
         if recipe.cache_in != "ram":
@@ -312,21 +423,25 @@ class SideSearch:
         tight = replace(budget, working_bytes=min(room, budget.working_bytes or room))
         return Way(recipe, layers, budget, tight)
 
-    def _budget(self, recipe: Recipe, forward: AdaptationCost) -> Budget | None:
+    def _budget(self, recipe: Recipe, forward: Mapping[str, float | None]) -> Budget | None:
         """The budgets of a step with which the whole is within its own.
 
-        `forward` is the cost of all but what updates add to each step, of which there are so many.
+        `forward` is what all takes but what updates add to each step, of which there are so many.
         """
         task, own = self.asked.task_budget, self.problem.budget
-        assert forward.latency_s is not None
-        assert forward.energy_j is not None
+        forward_s, forward_j, macs_taken = (
+            forward[name] for name in ("latency_s", "energy_j", "macs")
+        )
+        assert forward_s is not None
+        assert forward_j is not None
+        assert macs_taken is not None
         steps = recipe.steps(self.asked.task.samples, self.problem.step.batch)
         left_s = []
         if task.latency_s is not None:
-            left_s.append((task.latency_s - forward.latency_s.value) / steps)
+            left_s.append((task.latency_s - forward_s) / steps)
         if task.energy_j is not None:
             assert self.problem.compute_w is not None
-            left_j = (task.energy_j - forward.energy_j.value) / steps
+            left_j = (task.energy_j - forward_j) / steps
             left_s.append(left_j / self.problem.compute_w)
         limits = [] if own.latency_s is None else [own.latency_s]
         if left_s:
@@ -335,7 +450,7 @@ class SideSearch:
             limits.append(self._idle_s + min(left_s))
         macs = own.macs
         if task.macs is not None:
-            if (left := task.macs - forward.macs) < 0:
+            if (left := task.macs - int(macs_taken)) < 0:
                 return None
             macs = left // steps if macs is None else min(macs, left // steps)
         return replace(own, latency_s=min(limits, default=None), macs=macs)
@@ -398,6 +513,39 @@ class SideSearch:
             words = [described(name, limit) for name, limit in limits.items()]
             told = [f"{' and '.join(words)} are too little together"]
         return f"no channel of any inspected layer fits by any recipe: {'; '.join(told)}"
+
+
+def by_first_opened(problem: Problem, ways: Sequence[Way]) -> Problem:
+    """The choice by any of these ways at once, of which those that train most come first.
+
+    Where the network can be cut is decided by the layer that is opened first, so that what an
+    earlier cut leaves less of a budget is a charge for opening a layer that comes before the later
+    one. Of each budget the way counts that leaves most of it: where that is one way for all of
+    them, this is the choice, and else it is no less.
+    """
+    most: dict[frozenset[str], Budget] = {}
+    leaving = ways[0].budget
+    for way in ways:
+        leaving = most[way.layers] = _most_of_each(leaving, way.budget)
+    charges = [
+        Charge(
+            frozenset(atom for atom in problem.table.atoms if atom[1] in ways[0].layers - fewer),
+            (more.latency_s or 0.0) - (less.latency_s or 0.0),
+            (more.macs or 0) - (less.macs or 0),
+        )
+        for (_, less), (fewer, more) in pairwise(most.items())
+    ]
+    return problem.charged(charges).within(leaving)
+
+
+def _most_of_each(one: Budget, other: Budget) -> Budget:
+    """The budgets of a step of which one leaves most; either limits the same things."""
+    latency_s, macs = other.latency_s, other.macs
+    if one.latency_s is not None and latency_s is not None:
+        latency_s = max(one.latency_s, latency_s)
+    if one.macs is not None and macs is not None:
+        macs = max(one.macs, macs)
+    return replace(other, latency_s=latency_s, macs=macs)
 
 
 def _idle_s(problem: Problem) -> float:

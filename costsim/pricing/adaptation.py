@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, TypeAlias
 
 from costsim.base.errors import InputError
 from costsim.device import ComputeTarget, DeviceSpec, Interval
@@ -12,6 +12,10 @@ from costsim.ir.program import Category, TrainingProgram, memory_timeline
 from costsim.ir.program.adaptation import AdaptationProgram, Phase, PhaseProgram, Place
 from costsim.pricing.choosing import scoring_seconds
 from costsim.pricing.cost import MacCost, mac_cost, step_seconds
+from costsim.pricing.forward_parts import ForwardPart, forward_parts
+
+Parts: TypeAlias = Mapping[str, tuple[ForwardPart, ForwardPart]]
+"""By cut, what the parts of a forward pass before and behind it take."""
 
 _ZERO = Interval.exactly(0.0)
 
@@ -132,6 +136,7 @@ class Readings:
 
     def __init__(self) -> None:
         self._read: dict[tuple[int, int, int], tuple[TrainingProgram, ComputeTarget, Reading]] = {}
+        self._parts: dict[tuple[int, int], tuple[TrainingProgram, ComputeTarget, Parts]] = {}
 
     def of(self, phase: PhaseProgram, target: ComputeTarget) -> Reading:
         """The reading of a phase's program; what it is of is kept, so that it stays itself."""
@@ -145,6 +150,13 @@ class Readings:
             found = Reading(once, mac_cost(program), memory_timeline(program).peak_bytes)
             self._read[key] = program, target, found
         return self._read[key][2]
+
+    def parts(self, program: TrainingProgram, target: ComputeTarget) -> Parts:
+        """At least what the parts of a forward pass take; see `forward_parts`."""
+        key = id(program), id(target)
+        if key not in self._parts:
+            self._parts[key] = program, target, forward_parts(program, target)
+        return self._parts[key][2]
 
 
 def price_adaptation(

@@ -61,6 +61,11 @@ class Linear:
         values: Floats = self.constant + met @ self.clauses + counts @ self.channels
         return values
 
+    def with_clauses(self, constants: Floats) -> "Linear":
+        """With clauses more, each of which costs as much at every position."""
+        more = np.broadcast_to(constants[:, None], (len(constants), len(self.constant)))
+        return replace(self, clauses=np.vstack([self.clauses, more]))
+
     def with_each(self, made: Callable[[Floats, Floats], Floats], other: "Linear") -> "Linear":
         """Of each part that which is `made` of it and of the same part of `other`."""
         return Linear(
@@ -94,6 +99,18 @@ class SharedKeep:
     whole: int
     segments: tuple[tuple[int, Floats], ...]
     across_loss: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a step is charged besides while one of `atoms` is in its plan: a clause of its own.
+
+    The MACs count as computed again.
+    """
+
+    atoms: Guard
+    seconds: float
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -196,6 +213,30 @@ class CostTable:
             seconds=None if seconds is None else seconds.with_each(timed, self.update_seconds),
             count_seconds=tuple(map(timed, self.count_seconds, self.count_update_seconds)),
             keep_seconds={name: each / before * after for name, each in self.keep_seconds.items()},
+        )
+
+    def charged(self, charges: Sequence[Charge]) -> "CostTable":
+        """With these charges; a table without seconds takes none of their seconds."""
+        members = np.zeros((len(charges), len(self.atoms)), dtype=bool)
+        for row, charge in enumerate(charges):
+            members[row, [self.index(atom) for atom in charge.atoms]] = True
+        seconds = np.array([charge.seconds for charge in charges], dtype=np.float64)
+        macs = np.array([charge.macs for charge in charges], dtype=np.float64)
+        nothing = np.zeros(len(charges))
+        return replace(
+            self,
+            clauses=(*self.clauses, *(charge.atoms for charge in charges)),
+            membership=np.vstack([self.membership, members]),
+            memory=self.memory.with_clauses(nothing),
+            kept=self.kept.with_clauses(nothing),
+            gradients=self.gradients.with_clauses(nothing),
+            optimizer=self.optimizer.with_clauses(nothing),
+            updated_weights=self.updated_weights.with_clauses(nothing),
+            recompute=self.recompute.with_clauses(macs),
+            input_gradient=self.input_gradient.with_clauses(nothing),
+            weight_gradient=self.weight_gradient.with_clauses(nothing),
+            seconds=None if self.seconds is None else self.seconds.with_clauses(seconds),
+            update_seconds=self.update_seconds.with_clauses(nothing),
         )
 
     def price(self, counts: Integers) -> PlanCosts:

@@ -24,7 +24,7 @@ from costsim.ir.program import (
 from costsim.ir.step import TrainingStep
 from costsim.pricing.accounting.tiny_training import TinyTrainingTerms, tiny_training_terms
 from costsim.pricing.derivation import build_table
-from costsim.pricing.table import CostTable, Floats, Integers, OperationTimer, PlanCosts
+from costsim.pricing.table import Charge, CostTable, Floats, Integers, OperationTimer, PlanCosts
 from costsim.problem.budget import Budget
 from costsim.problem.importance import Importance
 
@@ -148,6 +148,12 @@ class Problem:
                 for atom, size in zip(self.table.atoms, self.table.sizes, strict=True)
             ),
         )
+        return other
+
+    def charged(self, charges: Sequence[Charge]) -> "Problem":
+        """The same choice where a step is charged besides; no byte changes."""
+        other = copy(self)
+        other.table = self.table.charged(charges)
         return other
 
     def of_step(self, step: TrainingStep, budget: Budget) -> "Problem":

@@ -170,11 +170,20 @@ def compile_adaptation(
     Raises `InputError` for a cut that is none or lies behind something that is trained.
     """
     if step is None:
-        shown = -(-recipe.images_a_step(task.samples) // graph.batch) * graph.batch
-        micro = graph.batch if shown > graph.batch else None
-        step = TrainingStep(shown, micro, recipe.optimizer)
+        step = step_of(graph, recipe, task)
     compiler = _Compiler(graph, plan, recipe, task, images_in, step, forward_only)
     return compiler.compile(scored)
+
+
+def step_of(graph: LayerGraph, recipe: Recipe, task: Task) -> TrainingStep:
+    """One optimizer step over all images that an iteration of the recipe shows, in whole passes."""
+    shown = -(-recipe.images_a_step(task.samples) // graph.batch) * graph.batch
+    return TrainingStep(shown, graph.batch if shown > graph.batch else None, recipe.optimizer)
+
+
+def image_bytes(graph: LayerGraph) -> int:
+    """Of one image where it is kept."""
+    return (elements(graph[graph.input].shape[1:]) * PIXEL_BITS + 7) // 8
 
 
 def value_bytes(graph: LayerGraph, cut: str, bits: BitWidths) -> int:
@@ -227,7 +236,7 @@ class _Compiler:
     @property
     def image_bytes(self) -> int:
         """Of one image where it is kept."""
-        return (elements(self.graph[self.graph.input].shape[1:]) * PIXEL_BITS + 7) // 8
+        return image_bytes(self.graph)
 
     @property
     def value_bytes(self) -> int:
