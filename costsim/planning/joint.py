@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import inf
 
 from costsim.base.progress import Progress, silent
 from costsim.ir.recipe import CacheIn, Recipe
@@ -103,11 +104,15 @@ class _Search:
         """See `choose_jointly`."""
         most = self.question.freedom.most_sparing(self.question.recipe)
         search = self.of(most)
-        tried = list(search.best(most))
+        known = self._kept(search, most)
+        gain = -1.0 if known is None else known.gain
+        tried = list(search.best(most, gain))
         best = max(tried, key=lambda found: found.gain, default=None)
+        if known is not None and (best is None or best.gain <= gain * (1 + TIE)):
+            best = known
         if best is None or best.solution.plan is None:
             return JointAnswer(search.side.problem, search.nothing(most, self.alone), None)
-        bound = max(found.bound for found in tried)
+        bound = max((found.bound for found in tried), default=best.gain)
         able = None
         if not best.of_all:
             able = {found.way.layers for found in tried if found.bound >= best.gain * (1 - TIE)}
@@ -121,6 +126,12 @@ class _Search:
         assert solution.plan is not None
         priced = choose_cache(replace(side.asked, plan=solution.plan), recipe, self.question.caches)
         return JointAnswer(side.problem, solution, priced)
+
+    def _kept(self, search: SideSearch, recipe: Recipe) -> Found | None:
+        """The best plan without budgets of the whole, where it keeps to the recipe."""
+        assert self.alone.plan is not None
+        way = search.keeping(recipe, self.alone.plan)
+        return None if way is None else Found(way, self.alone, inf, of_all=True)
 
     def _judged(self, solution: Solution, bound: float, *, stopped: bool) -> Solution:
         """With the status of the whole search, of which nothing gains more than `bound`."""
@@ -148,7 +159,7 @@ class _Search:
             way = search.keeping(recipe, plan)
             if way is not None:
                 return replace(best, way=way)
-            tried = search.best(recipe, able, best.gain)
+            tried = search.reaching(recipe, best.gain, able)
             return next((found for found in tried if found.gain >= best.gain * (1 - TIE)), None)
 
         for rows in self.question.freedom.by_preference(self.question.recipe):

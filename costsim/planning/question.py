@@ -8,11 +8,11 @@ from costsim.ir.program.adaptation import Scored as ScoredLayers
 from costsim.ir.program.adaptation import Task
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
+from costsim.planning.asked import Asked
 from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion
 from costsim.planning.passes import SEGMENTS, Choices, Passes
 from costsim.planning.preparation import Prepared, other_graphs, pose
-from costsim.planning.recipes import Asked
 from costsim.planning.request import PlanRequest
 from costsim.planning.ways import Side
 from costsim.problem.problem import Problem

@@ -1,116 +1,17 @@
 """Where a network is cut for a task, and where what its frozen part computes is kept."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from costsim.base.errors import InputError
 from costsim.base.units import format_bytes, format_seconds
-from costsim.device import DeviceSpec
 from costsim.ir.cuts import updated_layers
-from costsim.ir.graph import LayerGraph
-from costsim.ir.plan import UpdatePlan
-from costsim.ir.program.adaptation import (
-    AdaptationProgram,
-    Phase,
-    Scored,
-    Task,
-    compile_adaptation,
-    frozen_cuts,
-    value_bytes,
-    values_kept,
-)
+from costsim.ir.program.adaptation import frozen_cuts
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.ir.step import TrainingStep
-from costsim.pricing.accounting import OF_LIVE_BYTES
-from costsim.pricing.adaptation import AdaptationCost, Parts, Readings, price_adaptation
-from costsim.problem.budget import Budget
-from costsim.problem.task_budget import TaskBudget
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be done for a task and where: all that a choice of recipe goes by.
-
-    `plan` is of `graph`, traced at the samples of a pass of `step`; `scored` is what the device
-    scores before it chooses. `budget` is of a step, `task_budget` of the whole.
-    """
-
-    graph: LayerGraph
-    plan: UpdatePlan
-    task: Task
-    step: TrainingStep | None
-    device: DeviceSpec
-    target: str | None = None
-    scored: Scored | None = None
-    budget: Budget = field(default_factory=Budget)
-    task_budget: TaskBudget = field(default_factory=TaskBudget)
-    readings: Readings = field(default_factory=Readings, repr=False, compare=False)
-
-    def cost(self, recipe: Recipe) -> AdaptationCost:
-        """The price by a recipe."""
-        program = self._program(recipe)
-        return price_adaptation(program, self.device, self.target, self.readings)
-
-    def forward_cost(self, recipe: Recipe) -> AdaptationCost:
-        """The price of all but what the plan's updates add to each step."""
-        program = self._program(recipe, forward_only=True)
-        return price_adaptation(program, self.device, self.target, self.readings)
-
-    def forward_parts(self, recipe: Recipe) -> Parts:
-        """At least what a forward pass takes before and behind each cut."""
-        program = self._program(replace(recipe, cut=None, cache_in="nothing"), forward_only=True)
-        whole = program[Phase.ANSWERING].program
-        return self.readings.parts(whole, self.device.target(self.target))
-
-    def _program(self, recipe: Recipe, *, forward_only: bool = False) -> AdaptationProgram:
-        return compile_adaptation(
-            self.graph,
-            self.plan,
-            recipe,
-            self.task,
-            scored=self.scored,
-            images_in=self.device.placement.support_images,
-            step=self.step,
-            forward_only=forward_only,
-        )
-
-    def lasting_bytes(self, recipe: Recipe) -> int:
-        """Bytes of RAM that lie beside the steps while training, in no program's own buffers."""
-        return self._program(recipe, forward_only=True).lasting_bytes(Phase.TRAINING)
-
-    def exceeded(self, cost: AdaptationCost) -> dict[str, tuple[float, float]]:
-        """The budgets of the whole that are broken: what it takes, and what is allowed."""
-        return self.task_budget.exceeded(cost.usage)
-
-    @property
-    def room_bytes(self) -> int:
-        """Of RAM, for what is live at once: the device's, and the budget's where it counts that."""
-        limits = [self.device.largest_block_bytes]
-        if self.budget.accounting in OF_LIVE_BYTES and self.budget.memory_bytes is not None:
-            limits.append(self.budget.memory_bytes)
-        return min(limits)
-
-    def has_place(self, cache_in: CacheIn) -> bool:
-        """Whether the device has such a place at all, and says how fast it is."""
-        if cache_in != "storage":
-            return True
-        region = self.device.region("storage")
-        return region is not None and None not in (region.read_bandwidth, region.write_bandwidth)
-
-    def may_have_room(self, cut: str, cache_in: CacheIn, recipe: Recipe) -> bool:
-        """False where the values at `cut` alone are more than their place holds."""
-        bits = TrainingStep().bits if self.step is None else self.step.bits
-        held = values_kept(recipe, self.task) * value_bytes(self.graph, cut, bits)
-        return held <= (self.room_bytes if cache_in == "ram" else self.device.storage_bytes)
-
-    def has_room(self, cost: AdaptationCost, cache_in: CacheIn) -> bool:
-        """Whether what is kept in a place fits there; in RAM beside all else while it is there."""
-        if cache_in == "nothing":
-            return True
-        if cache_in == "storage":
-            return cost.stored_bytes.get("storage", 0) <= self.device.storage_bytes
-        held = max((p.peak_bytes for p in cost.phases if p.phase in _WITH_CACHE), default=0)
-        return held <= self.room_bytes
+from costsim.planning.asked import Asked
+from costsim.planning.least_usage import LeastUsage
+from costsim.pricing.adaptation import AdaptationCost
 
 
 @dataclass(frozen=True)
@@ -148,11 +49,10 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
     """`recipe` with the cut and the cache, out of `caches`, that take the fewest seconds.
 
     What is kept changes no result, so that it is chosen by cost alone, of ways within the budgets
-    of the whole where there are any: all cuts before which nothing is trained, from the last to
-    the first, until even without waiting for storage an earlier one cannot be faster, since it
-    leaves more to compute. A cache must fit in its place, in RAM within the budget too. Where a
-    phase does not fit on the device nothing is kept. Raises `InputError` where storage alone is
-    asked for and the device has none.
+    of the whole where there are any: all cuts before which nothing is trained, those first that may
+    take least, until none that is left can take less. A cache must fit in its place, in RAM within
+    the budget too. Where a phase does not fit on the device nothing is kept. Raises `InputError`
+    where storage alone is asked for and the device has none.
     """
     if caches == ("storage",) and not asked.has_place("storage"):
         raise InputError(
@@ -166,15 +66,23 @@ def choose_cache(asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...]) -> P
     shown_once = recipe.augment and not recipe.copies
     if not trains or shown_once or uncached.latency_s is None:
         return best
-    updates_s = _seconds(uncached) - _seconds(asked.forward_cost(plain))
-    fastest = float("inf") if asked.exceeded(uncached) else _seconds(uncached)
-    for way in _promising(asked, recipe, caches, updates_s, fastest):
+    forward = asked.forward_cost(plain)
+    updates_s = 0.0 if recomputes(asked.step) else _seconds(uncached) - _seconds(forward)
+    fastest_s = float("inf") if asked.exceeded(uncached) else _seconds(uncached)
+    for least_s, computing_s, way in _promising(asked, LeastUsage(asked, recipe, forward), caches):
+        if not asked.exceeded(best.cost) and _seconds(best.cost) <= least_s + updates_s:
+            break  # of the rest none takes less
+        # Room that forward passes lack there is none of with updates: they need not be compiled.
+        if computing_s + updates_s > fastest_s or not asked.has_room(
+            asked.forward_cost(way), way.cache_in
+        ):
+            continue
         cost = asked.cost(way)
+        if "storage_bytes" not in asked.exceeded(cost):
+            fastest_s = min(fastest_s, _seconds(cost))
         better = _worth(asked, cost) < _worth(asked, best.cost)
         if better and asked.has_room(cost, way.cache_in):
             best = PricedRecipe(way, cost, uncached)
-            if not asked.exceeded(cost) and not recomputes(asked.step):
-                break  # of the rest none takes less
     return best
 
 
@@ -214,34 +122,21 @@ def recomputes(step: TrainingStep | None) -> bool:
 
 
 def _promising(
-    asked: Asked, recipe: Recipe, caches: tuple[CacheIn, ...], updates_s: float, fastest: float
-) -> list[Recipe]:
-    """`recipe` with each cut and cache that may take less than `fastest`, the fastest first.
+    asked: Asked, least: LeastUsage, caches: tuple[CacheIn, ...]
+) -> list[tuple[float, float, Recipe]]:
+    """The recipe with each cut and cache that there may be room for, what may be fastest first.
 
-    Updates add `updates_s` to all steps of any. One whose values, or forward passes beside them,
-    lack room has none with updates either: it is left out before anything is compiled that nobody
-    will choose.
+    With at least the seconds that each takes without updates, and those of computing alone.
     """
-    found: list[tuple[float, Recipe]] = []
+    found = []
     for cut in reversed(frozen_cuts(asked.graph, updated_layers(asked.plan))):
-        computing: list[float] = []
-        places = [one for one in caches if one != "nothing" and asked.has_place(one)]
-        for cache_in in places:
-            if not asked.may_have_room(cut, cache_in, recipe):
+        for cache_in in caches:
+            if cache_in == "nothing" or not asked.has_place(cache_in):
                 continue
-            way = replace(recipe, cut=cut, cache_in=cache_in)
-            cost = asked.forward_cost(way)
-            computing.append(sum(phase.compute_s.value for phase in cost.phases))
-            if not asked.has_room(cost, cache_in):
-                continue
-            found.append((_seconds(cost), way))
-            if "storage_bytes" not in asked.exceeded(cost):
-                fastest = min(fastest, _seconds(cost) + updates_s)
-        if not places:
-            break
-        if computing and min(computing) + updates_s * (not recomputes(asked.step)) > fastest:
-            break
-    return [way for _, way in sorted(found, key=lambda one: one[0])]
+            if least.may_have_room(cut, cache_in):
+                way = replace(least.recipe, cut=cut, cache_in=cache_in)
+                found.append((least.seconds(cut, cache_in), least.computing_s(cut), way))
+    return sorted(found, key=lambda one: one[0])
 
 
 def _seconds(cost: AdaptationCost) -> float:
@@ -252,6 +147,3 @@ def _seconds(cost: AdaptationCost) -> float:
 def _worth(asked: Asked, cost: AdaptationCost) -> tuple[int, float]:
     """By which ways are compared: budgets of the whole that are broken, then seconds."""
     return len(asked.exceeded(cost)), _seconds(cost)
-
-
-_WITH_CACHE = frozenset({Phase.CACHING, Phase.MEANS, Phase.TRAINING})

@@ -19,9 +19,11 @@ import numpy as np
 from costsim.base.progress import Progress
 from costsim.ir.cuts import between, cuts, last_frozen_cut, updated_layers
 from costsim.ir.plan import UpdatePlan
+from costsim.ir.program.adaptation import frozen_cuts
 from costsim.ir.recipe import CacheIn, Recipe
+from costsim.planning.asked import Asked
 from costsim.planning.least_usage import LeastUsage
-from costsim.planning.recipes import Asked, choose_cache, recomputes
+from costsim.planning.recipes import choose_cache, recomputes
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.pricing.table import Charge
 from costsim.problem.budget import Budget
@@ -102,21 +104,33 @@ class SideSearch:
             self.ceiling = found.bound
         return found
 
-    def best(
-        self, recipe: Recipe, able: Collection[frozenset[str]] | None = None, floor: float = -1.0
+    def reaching(
+        self, recipe: Recipe, gain: float, able: Collection[frozenset[str]] | None
     ) -> Iterator[Found]:
-        """The best plan of each way that may gain as much as `floor` and what was found so far.
+        """Plans that gain as much as `gain`, of which one is enough; see `best`.
 
-        Of all ways at once, where that is proven; else `able`: of ways that train among one of
-        these sets of layers alone. Where one gains `floor`, or all that can be gained at all, that
-        is enough. Ways that can train most come first: where they are able to, no other is looked
-        at.
+        `able`: of ways that train among one of these sets of layers alone.
         """
-        greatest = floor
-        enough = self.ceiling if floor < 0 else floor
-        of_all, ceiling = self._of_all(
-            recipe, Aim(self._below(floor), enough * (1 - TIE)), self._outlines(recipe)
-        )
+        return self._best(recipe, Aim(self._below(gain), gain * (1 - TIE)), gain, able)
+
+    def best(self, recipe: Recipe, known: float = -1.0) -> Iterator[Found]:
+        """The best plan of each way that may gain more than is `known` and was found so far.
+
+        Of all ways at once, where that is proven. Where one gains all that can be gained at all,
+        that is enough. Ways that can train most come first: where they are able to, no other is
+        looked at.
+        """
+        above = self._below(known) if known < 0 else known * (1 + TIE)
+        return self._best(recipe, Aim(above, self.ceiling * (1 - TIE)), known)
+
+    def _best(
+        self,
+        recipe: Recipe,
+        aim: Aim,
+        greatest: float,
+        able: Collection[frozenset[str]] | None = None,
+    ) -> Iterator[Found]:
+        of_all, ceiling = self._of_all(recipe, aim, self._outlines(recipe))
         if of_all is not None:
             yield from of_all
             return
@@ -127,7 +141,7 @@ class SideSearch:
             for way in self._of_group(recipe, layers, names):
                 if most < greatest * (1 - TIE):
                     break
-                found = self._found(way, most, Aim(self._below(greatest), enough * (1 - TIE)))
+                found = self._found(way, most, Aim(self._below(greatest), aim.enough))
                 greatest = max(greatest, found.gain)
                 yield found
 
@@ -219,7 +233,7 @@ class SideSearch:
 
     def _is_allowed(self, way: Way, plan: UpdatePlan | None) -> bool:
         """Whether a plan is within the budgets of a step, those of the whole, and the room."""
-        if plan is None or self.problem.exceeded(plan):
+        if plan is None or not self._trains_behind(way, plan) or self.problem.exceeded(plan):
             return False
         asked = replace(self.asked, plan=plan)
         cost = asked.cost(way.recipe)
@@ -249,9 +263,14 @@ class SideSearch:
         )  # fmt: skip
 
     def may_keep(self, recipe: Recipe, plan: UpdatePlan) -> bool:
-        """Whether `plan` may be within the budgets of the whole: told without compiling it."""
-        outlines = self._outlines(recipe)
-        return not updated_layers(plan) or outlines is None or bool(self._able(outlines, plan))
+        """Whether `plan` may be within the budgets of the whole: told without compiling it.
+
+        Not told of one that trains nothing, or what nobody asked about.
+        """
+        outlines, trained = self._outlines(recipe), updated_layers(plan)
+        if outlines is None or not trained or not trained <= self._last_cuts.keys():
+            return True
+        return bool(self._able(outlines, plan))
 
     def keeping(self, recipe: Recipe, plan: UpdatePlan) -> Way | None:
         """A way of the recipe that `plan` keeps to."""
@@ -298,8 +317,13 @@ class SideSearch:
     def _holds(self, way: Way, plan: UpdatePlan) -> bool:
         """Whether the whole is within its budgets by a plan that is within the way's."""
         if self._is_priced(way) and way.recipe.cache_in != "ram":
-            return True
+            return self._trains_behind(way, plan)
         return self._is_allowed(way, plan)
+
+    def _trains_behind(self, way: Way, plan: UpdatePlan) -> bool:
+        """Whether a plan trains nothing before the cut; some solvers look at no scored layer."""
+        cut = way.recipe.cut
+        return cut is None or cut in frozen_cuts(self.problem.graph, updated_layers(plan))
 
     def _restricted(self, layers: frozenset[str]) -> Problem:
         """The choice among these layers alone."""
@@ -363,10 +387,10 @@ class SideSearch:
         """At least what a way takes without updates; None where it has no room."""
         if way.cut is None:
             return least.plain.usage
-        if not self.asked.may_have_room(way.cut, way.cache_in, way):
+        if not least.may_have_room(way.cut, way.cache_in):
             return None
         if way.cache_in == "storage":
-            usage = least.at(way.cut)
+            usage = least.in_storage(way.cut)
             return None if "storage_bytes" in self.asked.task_budget.exceeded(usage) else usage
         cost = self.asked.forward_cost(way)
         return cost.usage if self._has_room(way, cost) else None

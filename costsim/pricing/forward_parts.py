@@ -6,25 +6,31 @@ what the two programs of any cut take, and neither of them need be compiled.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from costsim.device import ComputeTarget
 from costsim.ir.cuts import cuts
+from costsim.ir.graph import LayerGraph
 from costsim.ir.operators import elements
-from costsim.ir.program import TrainingProgram
-from costsim.ir.program.schedule import Direction
+from costsim.ir.program import Operation, TrainingProgram, memory_timeline
 from costsim.pricing.cost import operation_work
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPart:
-    """Seconds and MACs of running one part once."""
+    """Of running one part once. `peak_bytes`: the most live at once, as far as that is told."""
 
     seconds: float = 0.0
     macs: int = 0
+    peak_bytes: int = 0
 
     def __add__(self, other: "ForwardPart") -> "ForwardPart":
-        return ForwardPart(self.seconds + other.seconds, self.macs + other.macs)
+        """Both, one after the other."""
+        return ForwardPart(
+            self.seconds + other.seconds,
+            self.macs + other.macs,
+            max(self.peak_bytes, other.peak_bytes),
+        )
 
 
 def forward_parts(
@@ -34,33 +40,49 @@ def forward_parts(
 
     `program` is the forward pass of the whole network.
     """
-    graph, bits = program.graph, program.step.bits
-    timed = target.at(bits)
-    inside = (graph.before(graph.output) | {graph.output}) & graph.behind(graph.input)
+    graph, inside = program.graph, _through_cuts(program.graph)
+    timed = _Timed(program, target)
     of_call: dict[str, ForwardPart] = {}
-    losses = []
-    for operation in program.operations:
-        kind, direction, macs, moved_bytes, kernel = operation_work(program, operation)
-        seconds = timed.operation_seconds(kind, direction, macs, moved_bytes, kernel=kernel)
-        if operation.direction is Direction.LOSS:
-            losses.append((kind, direction, macs, kernel, seconds))
-        elif operation.call in inside:
-            spent = of_call.get(operation.call, ForwardPart())
-            of_call[operation.call] = spent + ForwardPart(float(seconds), operation.macs)
-    ((kind, direction, macs, kernel, last_s),) = losses
-
-    def loss(cut: str) -> ForwardPart:
-        read_bytes = (elements(graph[cut].shape) * bits.activations + 7) // 8
-        return ForwardPart(
-            float(timed.operation_seconds(kind, direction, macs, read_bytes, kernel=kernel))
-        )
-
+    # What depends on no input may be live in the whole and not in a part.
+    live = memory_timeline(program).total_bytes * (len(inside) == len(graph.calls) - 1)
+    for operation, live_bytes in zip(program.operations, live.tolist(), strict=True):
+        if operation.call in inside:
+            spent = ForwardPart(timed(operation), operation.macs, live_bytes)
+            of_call[operation.call] = of_call.get(operation.call, ForwardPart()) + spent
     order = [call.name for call in graph.calls if call.name in inside]
     so_far, before = ForwardPart(), dict[str, ForwardPart]()
     for name in order:
         so_far = before[name] = so_far + of_call.get(name, ForwardPart())
-    left, behind = ForwardPart(float(last_s)), dict[str, ForwardPart]()
+    left, behind = ForwardPart(timed.loss(graph.output)), dict[str, ForwardPart]()
     for name in reversed(order):
-        behind[name] = left
+        behind[name] = replace(left, peak_bytes=0)
         left = left + of_call.get(name, ForwardPart())
-    return {cut: (before[cut] + loss(cut), behind[cut]) for cut in cuts(graph)[1:]}
+    return {
+        cut: (before[cut] + ForwardPart(timed.loss(cut)), behind[cut]) for cut in cuts(graph)[1:]
+    }
+
+
+def _through_cuts(graph: LayerGraph) -> frozenset[str]:
+    """The calls whose values are computed from the input, and the output from them."""
+    return (graph.before(graph.output) | {graph.output}) & graph.behind(graph.input)
+
+
+class _Timed:
+    """Seconds of the operations of a program, and of a loss over any value."""
+
+    def __init__(self, program: TrainingProgram, target: ComputeTarget) -> None:
+        self.program, self.target = program, target.at(program.step.bits)
+
+    def __call__(self, operation: Operation) -> float:
+        kind, direction, macs, moved_bytes, kernel = operation_work(self.program, operation)
+        seconds = self.target.operation_seconds(kind, direction, macs, moved_bytes, kernel=kernel)
+        return float(seconds)
+
+    def loss(self, name: str) -> float:
+        """Seconds of the loss that ends a program whose output is the value of `name`."""
+        last = self.program.operations[self.program.loss_position]
+        kind, direction, macs, _, kernel = operation_work(self.program, last)
+        bits = self.program.step.bits.activations
+        read_bytes = (elements(self.program.graph[name].shape) * bits + 7) // 8
+        seconds = self.target.operation_seconds(kind, direction, macs, read_bytes, kernel=kernel)
+        return float(seconds)

@@ -22,10 +22,10 @@ from costsim.ir.program import even_cuts
 from costsim.ir.program.adaptation import Task, frozen_cuts
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
+from costsim.planning.asked import Asked
 from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion
 from costsim.planning.passes import Choices, Passes, choose_passes
-from costsim.planning.recipes import Asked
 from costsim.planning.ways import Side
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem

@@ -16,8 +16,8 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program.adaptation import Scored, Task
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
+from costsim.planning.asked import Asked
 from costsim.planning.least_usage import LeastUsage
-from costsim.planning.recipes import Asked
 from costsim.planning.ways import Way, by_first_opened
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
@@ -62,8 +62,12 @@ def test_an_adaptation_takes_no_less_than_is_told(data):
     inside = graph.behind(graph.input) | {graph.input}
     nothing_anew = all(call.name in inside for call in graph.calls)
     for cut in cuts(graph)[1:]:
-        told = least.at(cut)
+        told = least.in_storage(cut)
         cost = asked.forward_cost(replace(recipe, cut=cut, cache_in="storage"))
+        in_ram = asked.forward_cost(replace(recipe, cut=cut, cache_in="ram"))
+        assert least.may_have_room(cut, "ram") or not asked.has_room(in_ram, "ram")
+        if in_ram.latency_s is not None:
+            assert least.seconds(cut, "ram") <= in_ram.latency_s.value
         assert told["latency_s"] >= least.computing_s(cut) * (1 - 1e-11)
         for name, taken in cost.usage.items():
             assert taken is None or told[name] <= taken

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from costsim.device import load_device
 from costsim.ir.cuts import between, cuts
 from costsim.ir.plan import UpdatePlan
-from costsim.ir.program import compile_program
+from costsim.ir.program import compile_program, memory_timeline
 from costsim.ir.step import TrainingStep
 from costsim.models.networks.graph import architecture_graph
 from costsim.pricing.cost import mac_cost, step_seconds
@@ -30,6 +30,7 @@ def of_both(graph, target):
             parts, (between(graph, graph.input, cut), between(graph, cut)), strict=True
         ):
             program = forward(alone)
+            assert part.peak_bytes <= memory_timeline(program).peak_bytes
             yield part, step_seconds(program, target).value, mac_cost(program).total
 
 
