@@ -21,9 +21,9 @@ from costsim.ir.cuts import between, cuts
 from costsim.ir.step import TrainingStep
 from costsim.planning import PlanRequest
 from costsim.planning.joint import JointAnswer, choose_jointly
+from costsim.planning.joint_question import by_passes, choices, joint_question
 from costsim.planning.passes import choose_passes
-from costsim.planning.preparation import Prepared, prepare
-from costsim.planning.question import by_passes, choices, joint_question
+from costsim.planning.posed_problem import Prepared, prepare
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
 from costsim.problem.task_budget import TaskBudget

@@ -8,14 +8,14 @@ torch is imported when a plan is made, not with this file.
 """
 
 from costsim.data import DEFAULT_SHOTS, DEFAULT_WAYS
-from costsim.planning.conclusion import (
+from costsim.planning.device_plan import make_plan
+from costsim.planning.finished_plan import (
     Planned,
     caveats,
     conclude,
     model_notes,
 )
-from costsim.planning.device_plan import make_plan
-from costsim.planning.preparation import Prepared, Scored, parameters_digest, prepare
+from costsim.planning.posed_problem import Prepared, Scored, parameters_digest, prepare
 from costsim.planning.request import (
     DEFAULT_ITERATIONS,
     DEFAULT_MODEL,

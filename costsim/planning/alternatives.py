@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from costsim.ir.recipe import CacheIn, Recipe
-from costsim.planning.asked import Asked
-from costsim.planning.freedom import Freedom
+from costsim.planning.recipe_freedom import Freedom
 from costsim.planning.recipes import PricedRecipe, choose_cache
+from costsim.planning.task_on_device import Asked
 from costsim.pricing.adaptation import AdaptationCost
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from costsim.base.errors import InputError
 from costsim.base.progress import Progress
 from costsim.base.units import format_bytes, format_joules, format_percent, format_seconds
-from costsim.planning.conclusion import Planned, conclude
+from costsim.planning.finished_plan import Planned, conclude
 from costsim.planning.joint import choose_jointly
-from costsim.planning.preparation import Scored, prepare
-from costsim.planning.question import joint_question
+from costsim.planning.joint_question import joint_question
+from costsim.planning.posed_problem import Scored, prepare
 from costsim.planning.request import PlanRequest
 
 

@@ -10,11 +10,11 @@ from costsim.base.progress import Progress
 from costsim.base.units import counted
 from costsim.device import load_device
 from costsim.planning.alternatives import Alternative
-from costsim.planning.conclusion import Planned, conclude
+from costsim.planning.finished_plan import Planned, conclude
 from costsim.planning.joint import JointAnswer, choose_jointly
+from costsim.planning.joint_question import by_passes, choices, joint_question
 from costsim.planning.passes import PassesAnswer, choose_passes
-from costsim.planning.preparation import Prepared, prepare
-from costsim.planning.question import by_passes, choices, joint_question
+from costsim.planning.posed_problem import Prepared, prepare
 from costsim.planning.request import PlanRequest
 from costsim.problem.solution import Status
 

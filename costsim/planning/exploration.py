@@ -18,9 +18,9 @@ from costsim.base.errors import CostsimError
 from costsim.base.progress import Progress, silent
 from costsim.device import DeviceSpec
 from costsim.ir.program import compile_program
-from costsim.planning.conclusion import Planned, file_of
 from costsim.planning.device_plan import plan_prepared
-from costsim.planning.preparation import Prepared, Scored, check, prepare
+from costsim.planning.finished_plan import Planned, file_of
+from costsim.planning.posed_problem import Prepared, Scored, check, prepare
 from costsim.planning.request import BudgetRequest, PlanRequest
 from costsim.pricing.cost import Cost, price
 from costsim.problem.problem import Problem

@@ -1,9 +1,9 @@
 """Channels and recipe chosen together, within the budgets of a step and of the whole adaptation.
 
-The greatest gain over all ways of adapting (`ways`) is the answer, and proven where each was
-answered with a proof or cannot reach it. Ways that change no result are all compared. A recipe that
-spares work (see `Freedom`) is taken only where it leaves a greater gain, and then the one that
-spares least of those that leave it.
+The greatest gain over all ways of adapting (`ways_of_adapting`) is the answer, and proven where
+that was answered with a proof. Ways that change no result are all compared. A recipe that spares
+work (see `Freedom`) is taken only where it leaves a greater gain, and then the one that spares
+least of those that leave it.
 """
 
 from bisect import bisect_left
@@ -14,9 +14,9 @@ from math import inf
 
 from costsim.base.progress import Progress, silent
 from costsim.ir.recipe import CacheIn, Recipe
-from costsim.planning.freedom import Freedom
+from costsim.planning.recipe_freedom import Freedom
 from costsim.planning.recipes import PricedRecipe, choose_cache
-from costsim.planning.ways import Found, Side, SideSearch
+from costsim.planning.ways_of_adapting import Found, Side, SideSearch
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution, Solver, Status
 from costsim.solving.arena_budget import INTERRUPTED

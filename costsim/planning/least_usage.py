@@ -18,7 +18,7 @@ from costsim.ir.program.adaptation import (
     values_kept,
 )
 from costsim.ir.recipe import CacheIn, Recipe
-from costsim.planning.asked import Asked
+from costsim.planning.task_on_device import Asked
 from costsim.pricing.adaptation import AdaptationCost, Parts, transfer_seconds
 
 ROUNDED = 1 - 1e-12

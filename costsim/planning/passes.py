@@ -23,7 +23,7 @@ from costsim.ir.step import TrainingStep
 from costsim.planning.alternatives import Alternative
 from costsim.planning.joint import JointAnswer, JointQuestion, choose_jointly
 from costsim.planning.recipes import choose_cache
-from costsim.planning.ways import Side
+from costsim.planning.ways_of_adapting import Side
 from costsim.pricing.accounting import OF_LIVE_BYTES
 from costsim.pricing.micro_batch import GraphAt
 from costsim.problem.budget import Budget

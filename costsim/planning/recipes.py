@@ -9,8 +9,8 @@ from costsim.ir.cuts import updated_layers
 from costsim.ir.program.adaptation import frozen_cuts
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.ir.step import TrainingStep
-from costsim.planning.asked import Asked
 from costsim.planning.least_usage import LeastUsage
+from costsim.planning.task_on_device import Asked
 from costsim.pricing.adaptation import AdaptationCost
 
 

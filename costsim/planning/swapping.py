@@ -2,7 +2,7 @@
 
 from costsim.ir.graph import LayerGraph
 from costsim.ir.plan import UpdatePlan
-from costsim.planning.preparation import Prepared, other_graphs
+from costsim.planning.posed_problem import Prepared, other_graphs
 from costsim.pricing.ways import PLANNED, SINGLE, Training, Way
 from costsim.problem.solution import Solution
 

@@ -907,7 +907,7 @@ def test_weights_larger_than_the_flash_are_a_no(capsys: pytest.CaptureFixture[st
     plan = ["plan", "--resolution", "32", "--bits", "32", "--criterion", "l2_norm", "--device"]
     scored = [*plan[:5], "--device", "stm32f746"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("costsim.planning.preparation._score", lambda *_: pytest.fail("scored"))
+        patched.setattr("costsim.planning.posed_problem._score", lambda *_: pytest.fail("scored"))
         assert main(scored) == 2
     assert main([*plan, "stm32f746"]) == 2
     assert "of flash at 32 bits, and stm32f746 has 870 KiB" in capsys.readouterr().err

@@ -19,13 +19,13 @@ from costsim.ir.cuts import updated_layers
 from costsim.ir.program.adaptation import Scored, Task, frozen_cuts
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
-from costsim.planning.asked import Asked
-from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion, choose_jointly
-from costsim.planning.preparation import prepare
-from costsim.planning.question import joint_question
+from costsim.planning.joint_question import joint_question
+from costsim.planning.posed_problem import prepare
+from costsim.planning.recipe_freedom import Freedom
 from costsim.planning.request import BudgetRequest, PlanRequest
-from costsim.planning.ways import Side
+from costsim.planning.task_on_device import Asked
+from costsim.planning.ways_of_adapting import Side
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Status

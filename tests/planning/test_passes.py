@@ -22,11 +22,11 @@ from costsim.ir.program import even_cuts
 from costsim.ir.program.adaptation import Task, frozen_cuts
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
-from costsim.planning.asked import Asked
-from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion
 from costsim.planning.passes import Choices, Passes, choose_passes
-from costsim.planning.ways import Side
+from costsim.planning.recipe_freedom import Freedom
+from costsim.planning.task_on_device import Asked
+from costsim.planning.ways_of_adapting import Side
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Status

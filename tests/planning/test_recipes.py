@@ -16,8 +16,8 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program.adaptation import Phase, Scored, Task, frozen_cuts
 from costsim.ir.recipe import CACHES, Recipe
 from costsim.models.networks.graph import architecture_graph
-from costsim.planning.asked import Asked
 from costsim.planning.recipes import choose_cache, unkept
+from costsim.planning.task_on_device import Asked
 from costsim.pricing.adaptation import transfer_seconds
 from costsim.problem.budget import Budget
 from costsim.problem.task_budget import TaskBudget

@@ -9,8 +9,8 @@ from costsim.ir.program.adaptation import Scored, Task
 from costsim.ir.step import OPTIMIZER_STATES
 from costsim.learning.adaptation.method import Choice
 from costsim.learning.adaptation.situation import Situation
-from costsim.planning.asked import Asked
 from costsim.planning.recipes import PricedRecipe, choose_cache, unkept
+from costsim.planning.task_on_device import Asked
 from costsim.pricing.accounting.autograd import autograd_memory
 from costsim.pricing.cost import Cost, price
 from costsim.problem.budget import Budget

@@ -7,10 +7,10 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program import ScoringWork
 from costsim.ir.program.adaptation import Scored, Task
 from costsim.learning.adaptation.situation import Situation
-from costsim.planning.asked import Asked
-from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion
-from costsim.planning.ways import Side
+from costsim.planning.recipe_freedom import Freedom
+from costsim.planning.task_on_device import Asked
+from costsim.planning.ways_of_adapting import Side
 from costsim.problem.importance import Importance
 from costsim.problem.problem import Problem
 

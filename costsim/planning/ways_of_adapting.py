@@ -21,9 +21,9 @@ from costsim.ir.cuts import between, cuts, last_frozen_cut, updated_layers
 from costsim.ir.plan import UpdatePlan
 from costsim.ir.program.adaptation import frozen_cuts
 from costsim.ir.recipe import CacheIn, Recipe
-from costsim.planning.asked import Asked
 from costsim.planning.least_usage import LeastUsage
 from costsim.planning.recipes import choose_cache, recomputes
+from costsim.planning.task_on_device import Asked
 from costsim.pricing.adaptation import AdaptationCost
 from costsim.pricing.table import Charge
 from costsim.problem.budget import Budget

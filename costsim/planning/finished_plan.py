@@ -13,10 +13,10 @@ from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.models.loading import UNSEEN_GRADIENTS, LoadedModel
 from costsim.planning.alternatives import Alternative, alternatives
-from costsim.planning.freedom import Freedom
 from costsim.planning.hints import hint
-from costsim.planning.preparation import Prepared, parameters_digest
-from costsim.planning.question import asked_of, planned_recipe, step_showing
+from costsim.planning.joint_question import asked_of, planned_recipe, step_showing
+from costsim.planning.posed_problem import Prepared, parameters_digest
+from costsim.planning.recipe_freedom import Freedom
 from costsim.planning.recipes import PricedRecipe, choose_cache, unkept
 from costsim.planning.request import PlanRequest
 from costsim.planning.swapping import ways_of_training

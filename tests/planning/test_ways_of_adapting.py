@@ -16,9 +16,9 @@ from costsim.ir.plan import UpdatePlan
 from costsim.ir.program.adaptation import Scored, Task
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
-from costsim.planning.asked import Asked
 from costsim.planning.least_usage import LeastUsage
-from costsim.planning.ways import Way, by_first_opened
+from costsim.planning.task_on_device import Asked
+from costsim.planning.ways_of_adapting import Way, by_first_opened
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
 

@@ -8,13 +8,13 @@ from costsim.ir.program.adaptation import Scored as ScoredLayers
 from costsim.ir.program.adaptation import Task
 from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
-from costsim.planning.asked import Asked
-from costsim.planning.freedom import Freedom
 from costsim.planning.joint import JointQuestion
 from costsim.planning.passes import SEGMENTS, Choices, Passes
-from costsim.planning.preparation import Prepared, other_graphs, pose
+from costsim.planning.posed_problem import Prepared, other_graphs, pose
+from costsim.planning.recipe_freedom import Freedom
 from costsim.planning.request import PlanRequest
-from costsim.planning.ways import Side
+from costsim.planning.task_on_device import Asked
+from costsim.planning.ways_of_adapting import Side
 from costsim.problem.problem import Problem
 from costsim.run.criteria import make_criterion
 
