@@ -148,9 +148,9 @@ class ComputeTarget(Part):
     def at(self, bits: BitWidths) -> "ComputeTarget":
         """The target as a step of these widths finds it: with the rates of 8-bit kernels.
 
-        Those hold where both weights and activations have 8 bits, in all directions: what a gradient
-        takes is to widen values of 8 bits, whatever it is itself. A target without them, or at other
-        widths, is returned as it is.
+        Those hold where both weights and activations have 8 bits, in all directions: what a
+        gradient takes is to widen values of 8 bits, whatever it is itself. A target without them,
+        or at other widths, is returned as it is.
         """
         narrow = self.throughput_int8
         if narrow is None or self.peak.int8 is None or {bits.weights, bits.activations} != {8}:
