@@ -362,7 +362,9 @@ class SideSearch:
         if recipe not in self._by_recipe:
             plain = self.asked.forward_cost(replace(recipe, cut=None, cache_in="nothing"))
             told = plain.latency_s is not None and not recomputes(self.problem.step)
-            self._by_recipe[recipe] = tuple(self._outlined(recipe, plain)) if told else None
+            found = self._outlined(recipe, plain) if told else ()
+            most_first = tuple(sorted(found, key=lambda way: -len(way.layers)))
+            self._by_recipe[recipe] = most_first if told else None
         return self._by_recipe[recipe]
 
     def _outlined(self, recipe: Recipe, plain: AdaptationCost) -> Iterator[Way]:
