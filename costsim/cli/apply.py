@@ -12,6 +12,7 @@ from costsim.cli import completion
 from costsim.cli.command import Command
 from costsim.cli.model_options import MODELS, naming, weights_option
 from costsim.cli.options import check_writable, json_option, path_option
+from costsim.cli.overwriting import check_not_named
 from costsim.cli.signature import taking
 
 MOST_BYTES = 1 << 28
@@ -92,6 +93,7 @@ def command(given: ApplyOptions) -> int:
     from costsim.learning.training.tensorfile import write_tensors
 
     patch = read_patch(patch_file)
+    check_not_named((patch.origin.spec, patch.origin.weights), patch_file)
     spec = given.model or _default_model(patch_file, patch.origin.spec)
     weights = given.weights
     if remove and weights is None:

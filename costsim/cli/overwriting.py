@@ -2,13 +2,13 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import click
 
 from costsim.base.errors import InputError
-from costsim.base.files import resolved
+from costsim.base.files import resolved, told_path
 
 _WRITTEN = "out plan-out report csv latex picture measurement validation checkpoint"
 WRITTEN = frozenset(_WRITTEN.split())
@@ -34,6 +34,22 @@ def check_not_read(context: click.Context, written: Collection[str]) -> None:
             if _writes(one, written) and (other := read.get(path)) is not None:
                 raise InputError(
                     f"{one.opts[0]}: {path.name} is {_called(other)} too; give it a file of its own"
+                )
+
+
+def check_not_named(named: Iterable[str | None], source: Path) -> None:
+    """The same of what the file `source` names in turn: weights, images, a script."""
+    from costsim.solving.planfile.places import candidates
+
+    places = (place for name in named if name for place in candidates(name, str(source)))
+    read = {path for place in places for path in _files(place)}
+    context = click.get_current_context()
+    for one in _given(context):
+        for path in _files(context.params[str(one.name)]) if _writes(one, WRITTEN) else ():
+            if path in read:
+                raise InputError(
+                    f"{one.opts[0]}: {path.name} is what {told_path(source)} was made with; give "
+                    "it a file of its own"
                 )
 
 

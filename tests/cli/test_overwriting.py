@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from costsim.cli import COMMANDS, main
 from costsim.cli.command import group_of
 from costsim.cli.overwriting import WRITTEN
+from costsim.models.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +78,55 @@ def test_what_is_read_stays(
     (line,) = [one for one in capsys.readouterr().err.splitlines() if "note:" not in one]
     assert line.startswith(f"costsim: {told}")
     assert (folder / over).read_bytes() == before
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_a_plan_or_a_patch_was_made_with_stays(
+    tmp_path: Path,
+    beside: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Weights, images and scripts that the file names are read as those that are typed."""
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "made"
+    made.mkdir()
+    net = "import torch\nfrom torch import nn\n\ndef make():\n    return nn.Sequential("
+    layers = "nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    (made / "net.py").write_text(net + layers)
+    monkeypatch.chdir(made)
+    module = load_model("net.py:make", resolution=16).module
+    save_file(module.state_dict(), "w.safetensors")
+    x = np.random.default_rng(0).integers(0, 255, (60, 16, 16, 3)).astype(np.uint8)
+    np.savez("x.npz", x=x, y=np.repeat(np.arange(6), 10))
+    model = ["--model", "net.py:make", "--resolution", "16", "--weights", "w.safetensors"]
+    task = ["--data", "x.npz", "--ways", "5", "--shots", "2", "--queries", "2"]
+    device = ["--device", "jetson-nano", "--memory", "2MB", "--macs", "100%"]
+    assert main(["plan", *device, *model, *task, "--out", "plan.json"]) == 0
+    assert main(["train", "plan.json", "--iterations", "1", "--out", "p.safetensors"]) == 0
+    place = Path()
+    if beside:
+        monkeypatch.chdir(tmp_path)
+        place = Path("made")
+    for name in ("w.safetensors", "x.npz", "net.py"):
+        out, plan = str(place / name), str(place / "plan.json")
+        before = (made / name).read_bytes()
+        commands = [
+            ["train", plan, "--iterations", "1", "--out", out],
+            ["adapt", plan, "--out", out],
+            ["show", plan, "--report", out],
+            ["validate", plan, "--report", out],
+            ["measure", plan, "--on", "local", "--out", out],
+        ]
+        if name == "w.safetensors":
+            patch = str(place / "p.safetensors")
+            commands.append(["apply", patch, "--model", "net.py:make", "--out", out])
+        for command in commands:
+            capsys.readouterr()
+            assert main(command) == 2, command
+            told = capsys.readouterr().err.splitlines()[-1]
+            assert f"{name} is what {command[1]} was made with" in told
+            assert (made / name).read_bytes() == before
 
 
 def test_what_is_written_again_or_is_no_file_is_no_matter(

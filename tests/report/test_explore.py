@@ -224,6 +224,12 @@ def test_what_takes_longer_comes_after(server: Server) -> None:
     assert "The whole adaptation takes" in server.ask("whole", **asked)["sentence"]
 
 
+def test_what_is_said_twice_or_is_no_name_of_a_file_is_refused(server: Server) -> None:
+    assert server.post("save", {"device": "jetson-nano", "out": 5}) == (422, "out: 5 is no text\n")
+    status, told = server.post("save", {"device": "jetson-nano", "out": None})
+    assert (status, told) == (422, "out: None is no text\n")
+
+
 def test_a_file_that_is_there_is_not_written_over(server: Server, tmp_path: Path) -> None:
     kept = tmp_path / "mine.json"
     kept.write_text("mine")

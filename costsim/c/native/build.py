@@ -123,7 +123,8 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not is_private(folder.lstat()):
-            note(f"{folder}: others can write to it, so native kernels are built by each command")
+            why_not = "is a link" if folder.is_symlink() else "others can write to it"
+            note(f"{folder}: {why_not}, so native kernels are built by each command")
             return _own_folder()
         with tempfile.TemporaryDirectory(dir=folder):
             return folder

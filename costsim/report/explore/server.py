@@ -6,7 +6,6 @@ sent, are refused whatever their token. Mistakes are answered by their one line.
 """
 
 import asyncio
-import json
 import logging
 import secrets
 import socket
@@ -22,7 +21,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from costsim.base.errors import CostsimError, InputError, one_line
+from costsim.base.errors import CostsimError, InputError, one_line, shown
+from costsim.base.files import parse_json
 from costsim.planning.exploration import Superseded
 from costsim.report.explore.controls import Controls
 from costsim.report.explore.session import Session
@@ -81,7 +81,7 @@ def application(session: Session, page: Callable[[str], str], token: str, port: 
     async def save(request: Request) -> Response:
         document = await _document(request)
         out = document.pop("out", "") if isinstance(document, dict) else ""
-        return await _answer(lambda: session.save(Controls.from_json(document), str(out)))
+        return await _answer(lambda: session.save(Controls.from_json(document), _path(out)))
 
     asked = {
         "plan": answering(session.sketch),
@@ -96,16 +96,22 @@ def application(session: Session, page: Callable[[str], str], token: str, port: 
 
 
 async def _document(request: Request) -> object:
-    """The JSON of a question; None where it is none or too long."""
+    """The JSON of a question; None where it is none, too long, or says a thing twice."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > LARGEST_BODY:
             return None
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return parse_json(body, "question")
+    except InputError:
         return None
+
+
+def _path(typed: object) -> str:
+    if not isinstance(typed, str):
+        raise InputError(f"out: {shown(typed)} is no text")
+    return typed
 
 
 async def _answer(answer: Callable[[], object]) -> Response:
