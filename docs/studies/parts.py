@@ -7,7 +7,10 @@ from costsim.ir.operators import Axis
 from costsim.ir.plan import ChannelSubset, UpdatePlan
 from costsim.learning.adaptation.method import Choice, Method, NothingFits
 from costsim.learning.adaptation.situation import Situation
-from costsim.problem.importance import Importance
+from costsim.learning.methods.tinytrain import TinyTrain
+from costsim.problem.importance import Importance, inspected_layers
+from costsim.run.criteria import make_criterion
+from costsim.solving.solve import solve_uninterrupted
 
 KINDS = ("expand", "depthwise", "project")
 """The convolutions of a block: wide, per channel, narrow."""
@@ -72,3 +75,26 @@ def _largest(scores: Sequence[Importance], share: float) -> tuple[ChannelSubset,
             assert entry.axis != "bias"
             subsets.append(ChannelSubset(entry.layer, entry.axis, tuple(chosen)))
     return tuple(subsets)
+
+
+@dataclass(frozen=True)
+class OfKinds(TinyTrain):
+    """TinyTrain that looks at layers of some kinds alone."""
+
+    kinds: tuple[str, ...] = ("expand", "project")
+
+    @property
+    def name(self) -> str:
+        """TinyTrain's, and the kinds."""
+        return f"{super().name}: {', '.join(self.kinds)}"
+
+    def choose(self, situation: Situation) -> Choice:
+        """As TinyTrain, among as many layers."""
+        layers = inspected_layers(situation.graph, self.inspect)
+        chosen = tuple(name for name in layers if name.split(".")[-1] in self.kinds)
+        importance = situation.score(make_criterion(self.criterion), chosen, self.axes)
+        problem = situation.problem(importance, with_bias=self.with_bias)
+        solution = solve_uninterrupted(problem, self.solver)
+        if solution.plan is None:
+            raise NothingFits(f"{self.name}: {solution.reason or solution.status.sentence}")
+        return Choice(solution.plan, importance, problem, solution, chosen)
