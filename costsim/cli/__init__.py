@@ -193,10 +193,10 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _ended(error: SystemExit) -> int:
     """The status where something asked Python to end: click and rich, or others' code."""
-    if isinstance(error.__context__, BrokenPipeError):  # what click and rich make of one
-        raise BrokenPipeError from error
     if os.environ.get(VARIABLE) and error.code in (0, 1):  # a shell was answered
         return int(error.code)
+    if error.code == 1:  # what click and rich make of a broken pipe
+        raise BrokenPipeError from error
     _tell(f"cannot go on: code that was called ended the program: SystemExit: {error.code}")
     return 2
 

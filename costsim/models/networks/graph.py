@@ -33,7 +33,7 @@ def architecture_graph(
         side = side_of(network, architecture.resolution, resolution)
     else:
         architecture, side = network, resolution or network.resolution
-    check_room((batch, 3, side, side))
+    check_room((1, 3, side, side))
     writer = _Writer(architecture.norm_eps if batch_norm else None)
     x = writer.call("input", Input((batch, 3, side, side)), ())
     specs = {spec.name: spec for spec in architecture.convolutions()}
