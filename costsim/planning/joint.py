@@ -16,7 +16,9 @@ from costsim.base.progress import Progress, silent
 from costsim.ir.recipe import CacheIn, Recipe
 from costsim.planning.recipe_freedom import Freedom
 from costsim.planning.recipes import PricedRecipe, choose_cache
-from costsim.planning.ways_of_adapting import Found, Side, SideSearch
+from costsim.planning.side_search import Found, SideSearch
+from costsim.planning.too_little import nothing_fits
+from costsim.planning.ways_of_adapting import Side, Ways
 from costsim.problem.problem import Problem
 from costsim.problem.solution import Solution, Solver, Status
 from costsim.solving.arena_budget import INTERRUPTED
@@ -58,12 +60,13 @@ def choose_jointly(
     report = progress or silent
     side = question.sides(question.recipe.image_interval)
     report(f"solving: {solver.name}", 0, 0)
-    search = SideSearch(side, question.caches, solver, report)
+    ways = Ways(side, question.caches)
+    search = SideSearch(ways, solver, report)
     alone = search.alone()
     if alone.plan is None:
         return JointAnswer(side.problem, search.told(alone), None)
     report("pricing the whole adaptation", 0, 0)
-    if search.may_keep(question.recipe, alone.plan):
+    if ways.may_keep(question.recipe, alone.plan):
         asked = replace(side.asked, plan=alone.plan)
         priced = choose_cache(asked, question.recipe, question.caches)
         if not side.asked.exceeded(priced.cost):
@@ -95,9 +98,8 @@ class _Search:
             side, (first, *_) = self.question.sides(interval), self.searches.values()
             # Programs without updates are those of the first side: they are read once.
             side = replace(side, asked=replace(side.asked, readings=first.asked.readings))
-            self.searches[interval] = SideSearch(
-                side, self.question.caches, self.solver, self.report
-            )
+            ways = Ways(side, self.question.caches)
+            self.searches[interval] = SideSearch(ways, self.solver, self.report)
         return self.searches[interval]
 
     def answer(self) -> JointAnswer:
@@ -111,21 +113,22 @@ class _Search:
         if known is not None and (best is None or best.gain <= gain * (1 + TIE)):
             best = known
         if best is None or best.solution.plan is None:
-            return JointAnswer(search.side.problem, search.nothing(most, self.alone), None)
+            return JointAnswer(search.problem, nothing_fits(search.ways, most, self.alone), None)
         bound = max((found.bound for found in tried), default=best.gain)
         able = None
         if not best.of_all:
             able = {found.way.layers for found in tried if found.bound >= best.gain * (1 - TIE)}
         found = self._least_sparing(best, able)
         recipe = replace(found.way.recipe, cut=None, cache_in="nothing")
-        side = self.of(recipe).side
+        search = self.of(recipe)
         stopped = any(one.solution.status is Status.TIME_LIMIT for one in tried)
         solution = self._judged(found.solution, bound, stopped=stopped)
         seconds = sum(one.seconds for one in self.searches.values())
-        solution = replace(self.of(recipe).told(solution), seconds=seconds)
+        solution = replace(search.told(solution), seconds=seconds)
         assert solution.plan is not None
-        priced = choose_cache(replace(side.asked, plan=solution.plan), recipe, self.question.caches)
-        return JointAnswer(side.problem, solution, priced)
+        asked = replace(search.asked, plan=solution.plan)
+        priced = choose_cache(asked, recipe, self.question.caches)
+        return JointAnswer(search.problem, solution, priced)
 
     def _kept(self, search: SideSearch, recipe: Recipe) -> Found | None:
         """The best plan without budgets of the whole, where it keeps to the recipe."""

@@ -18,7 +18,8 @@ from costsim.ir.recipe import Recipe
 from costsim.ir.step import TrainingStep
 from costsim.planning.least_usage import LeastUsage
 from costsim.planning.task_on_device import Asked
-from costsim.planning.ways_of_adapting import Way, by_first_opened
+from costsim.planning.ways_at_once import by_first_opened
+from costsim.planning.ways_of_adapting import Way
 from costsim.problem.budget import Budget
 from costsim.problem.problem import Problem
 
