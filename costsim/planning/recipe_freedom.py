@@ -3,9 +3,9 @@
 A recipe that spares work may change what is learnt, so that it is never chosen because it is cheap:
 only where a budget of the task leaves less to train without it, and only within bounds for which
 there is evidence: half of the images in each iteration, class means of every fifth iteration and
-four copies of each image together changed TinyTrain's accuracy by -0.34 ± 0.29 points (mcunet-5fps,
-128 pixels, 100 paired tasks of five domains; docs/accuracy.md). In a pilot of twelve tasks a sixth
-of the images lost 4 points and more. Fewer than four copies were not tried.
+four copies of each image together changed TinyTrain's accuracy by -0.41 ± 0.21 points (three
+networks, 128 pixels, 220 paired tasks of five domains; docs/accuracy.md). In a pilot of twelve
+tasks a sixth of the images lost 4 points and more. Fewer than four copies were not tried.
 """
 
 from collections.abc import Iterator
