@@ -19,8 +19,9 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from costsim.base.errors import CostsimError, InputError, OthersFault, shown
@@ -228,20 +229,33 @@ def _imported(name: CodeName, what: str) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{what} {name.plain!r}: {told_path(path)} does not exist")
     # By content: a script that was edited since is another module.
-    digest = hashlib.sha256(str(path).encode("utf-8", "backslashreplace") + path.read_bytes())
+    content = path.read_bytes()
+    digest = hashlib.sha256(str(path).encode("utf-8", "backslashreplace") + content)
     called = f"{path.stem}_{digest.hexdigest()[:12]}"
     if called in sys.modules:
         return sys.modules[called]
-    found = importlib.util.spec_from_file_location(called, path)
+    loader = _AsRead(called, str(path), content)
+    found = importlib.util.spec_from_file_location(called, path, loader=loader)
     assert found is not None
-    assert found.loader is not None
     module = sys.modules[called] = importlib.util.module_from_spec(found)
     try:
-        found.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[called]
         raise
     return module
+
+
+class _AsRead(SourceFileLoader):
+    """Runs the text that was read, no bytecode: that is taken for current by second and size."""
+
+    def __init__(self, name: str, path: str, content: bytes) -> None:
+        super().__init__(name, path)
+        self.content = content
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.content, self.get_filename(fullname))
+        return code
 
 
 def _is_pythons_own(module_name: str) -> bool:

@@ -6,9 +6,11 @@ only where a person has named the same: on this command line, or on an earlier o
 as that of the plan, which is kept in their own folder together with where the code lay then and a
 digest of the module itself. Code that has changed is to be named again: whoever can write to a
 folder must not have run there what they like. What the module imports in turn is not looked at.
-A script that is named without a name in it (`net.py`) is trusted with all that it makes.
+A script that is named without a name in it (`net.py`) is trusted with all that it makes: what it
+defines, not what it imports, which is to be named whole, as any argument is then.
 """
 
+import ast
 import contextlib
 import hashlib
 import importlib.machinery
@@ -16,7 +18,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from costsim.base.code import is_code
+from costsim.base.code import is_code, parse_code_name
 from costsim.base.errors import InputError, shortened
 from costsim.base.files import read_file, told_path, user_path, write_atomically
 
@@ -60,16 +62,19 @@ def check_named(spec: str, source: str, option: str = "--model") -> str:
     if not is_code(spec):
         return spec
     why = ""
-    for known in _names(_canonical(spec)):
-        if known in NAMED_HERE:
-            return spec
+    whole = _canonical(spec)
+    for known in _names(whole):
+        trusted = known in NAMED_HERE
         with contextlib.suppress(InputError, OSError):
-            files = _files(known)
+            files = _files(known) if not trusted else []
             kept = _kept(known, files) if files else None
-            if kept is not None and kept == _content(known, files):
-                return spec
-            if kept is not None:
+            trusted = trusted or (kept is not None and kept == _content(known, files))
+            if kept is not None and not trusted:
                 why = f", whose code ({told_path(files[-1])}) is not what it was when you named it"
+        if trusted and (known == whole or _makes(known, whole)):
+            return spec
+        if trusted:
+            why = f", which {told_path(known)} does not make itself"
     raise InputError(f"{source}: is for {shortened(spec)}{why}; name it with {option} to run it")
 
 
@@ -98,6 +103,37 @@ def _names(spec: str) -> list[str]:
     return [spec, place] if _is_script(place) else [spec]
 
 
+def _makes(script: str, spec: str) -> bool:
+    """Whether a script defines what `spec` names in it, so that no import of it is reached."""
+    try:
+        *classes, last = parse_code_name(spec, "code").attribute.split(".")
+        body = ast.parse(read_file(Path(script), MOST_BYTES)).body
+    except (InputError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    for name in classes:
+        found = _definitions(body).get(name)
+        if not isinstance(found, ast.ClassDef):
+            return False
+        body = found.body
+    return last in _definitions(body)
+
+
+def _definitions(body: Sequence[ast.stmt]) -> dict[str, ast.stmt]:
+    """The functions, classes and values that statements make; another name of a thing is none."""
+    found: dict[str, ast.stmt] = {}
+    for one in body:
+        if isinstance(one, ast.FunctionDef | ast.ClassDef):
+            found[one.name] = one
+        elif isinstance(one, ast.Assign | ast.AnnAssign):
+            targets = one.targets if isinstance(one, ast.Assign) else [one.target]
+            if isinstance(one.value, ast.Call | ast.Lambda):
+                found |= {to.id: one for to in targets if isinstance(to, ast.Name)}
+        elif isinstance(one, ast.If | ast.Try):
+            for inner in (one.body, one.orelse, *(h.body for h in getattr(one, "handlers", ()))):
+                found |= _definitions(inner)
+    return found
+
+
 def _record(spec: str, files: Sequence[str]) -> Path:
     digest = hashlib.sha256(f"{spec}\n{files[0]}".encode("utf-8", "backslashreplace")).hexdigest()
     return record_folder() / digest[:32]
@@ -111,8 +147,9 @@ def _kept(spec: str, files: Sequence[str]) -> bytes | None:
 def _content(spec: str, files: Sequence[str]) -> bytes:
     """What a record says: the name, the files that it leads through, and their contents' digest."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(read_file(Path(file), MOST_BYTES) if Path(file).is_file() else b"")
+    for file in files:  # each by a digest of its own: nothing moves from one into the next unseen
+        content = read_file(Path(file), MOST_BYTES) if Path(file).is_file() else b""
+        digest.update(hashlib.sha256(content).digest())
     lines = (spec, *files, digest.hexdigest(), "")
     return "\n".join(lines).encode("utf-8", "backslashreplace")
 
