@@ -129,11 +129,15 @@ def _of_firmware(given: ApplyOptions, folder: Path) -> int:
     for option, value in (("--model", given.model), ("--remove", given.remove)):
         if value:
             raise InputError(f"{option}: the firmware's folder says of which model; leave it out")
-    from costsim.base.files import read_file, write_atomically
+    from costsim.base.files import read_file, resolved, write_atomically
+    from costsim.c.emission.folder import exported_names
     from costsim.learning.training import apply_patch, read_patch, write_patch
     from costsim.learning.training.device_patch import Firmware, from_device, to_device
     from costsim.learning.training.tensorfile import write_tensors
 
+    out = resolved(given.out)
+    if out.parent == resolved(folder) and out.name in exported_names(folder):
+        raise InputError(f"--out: {out.name} is of the firmware; give it a file of its own")
     firmware, source = Firmware.read(folder, given.weights), str(given.patch)
     classes = 0
     if given.to == "device":

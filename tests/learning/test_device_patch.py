@@ -159,8 +159,27 @@ def test_what_is_not_of_that_firmware_is_refused(firmware, tmp_path, capsys):
     document = json.loads((folder / "costsim_model.json").read_text())
     moved = tmp_path / "moved"
     subprocess.run(["cp", "-r", str(folder), str(moved)], check=True)
-    for key, told in (("bytes", "kept: is not as"), ("updates", "kept: is of another plan")):
-        spoilt = {**document, "kept": {**document["kept"], key: "x" if key == "bytes" else []}}
+    kept = document["kept"]
+    first, *others = kept["updates"]
+    for key, value, told in (
+        ("bytes", "x", "kept: is not as"),
+        ("bytes", float("inf"), "kept: is not as"),
+        ("bytes", 10**13, "bytes are not those of the plan"),
+        ("bytes", 3, "bytes are not those of the plan"),
+        ("digest", "00", "digest is of another length"),
+        ("updates", [], "is of another plan"),
+        *(
+            ("updates", [{**first, "units": units}, *others], "unit")
+            for units in ([], [1.0], 0.5, [float("nan")] * 10_000, [[1.0]])
+            if "units" in first
+        ),
+    ):
+        spoilt = {**document, "kept": {**kept, key: value}}
         (moved / "costsim_model.json").write_text(json.dumps(spoilt))
         assert told in refused(str(dump), "--firmware", str(moved))
+    before = (moved / "costsim_plan.json").read_bytes()
+    over = ["apply", str(dump), "--firmware", str(moved)]
+    assert main([*over, "--out", str(moved / "costsim_plan.json")]) == 2
+    assert "is of the firmware" in capsys.readouterr().err
+    assert (moved / "costsim_plan.json").read_bytes() == before
     assert isinstance(memory.store, CStore)

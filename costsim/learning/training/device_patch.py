@@ -4,7 +4,7 @@ A firmware's folder says how many bytes there are and whose, and of integers wha
 worth. An integer that did not move stands for the base's own value; one that did, for its multiple.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from costsim.base.errors import InputError
+from costsim.base.errors import InputError, shown
 from costsim.base.files import read_json
 from costsim.c.emission.memory import Memory, Update
 from costsim.c.emission.sizes import DOCUMENT
-from costsim.c.emission.store import Slot, StoreLayout, newest_slot, slot_bytes
+from costsim.c.emission.store import DIGEST_BYTES, Slot, StoreLayout, newest_slot, slot_bytes
+from costsim.ir.operators import elements
 from costsim.ir.program import TrainingProgram
+from costsim.ir.program.adaptation import class_means_bytes
 from costsim.learning.training.base_model import Subject, load_planned
 from costsim.learning.training.patch import Origin, Patch, apply_patch, make_patch, plan_digest
 from costsim.run.execution.executor import find_selections
@@ -59,13 +61,13 @@ class Firmware:
                 for one in kept["updates"]
                 if "units" in one
             }
-            same = [(one["kind"], one["layer"]) for one in kept["updates"]] == [
-                update.atom for update in Memory(program).updates
-            ]
-        except (KeyError, TypeError, ValueError) as error:
+            atoms = [(one["kind"], one["layer"]) for one in kept["updates"]]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{folder / DOCUMENT}: kept: is not as an export writes it") from error
-        if not same:
-            raise InputError(f"{folder / DOCUMENT}: kept: is of another plan than {source}")
+        if wrong := _not_of(Memory(program), plan, atoms, layout, units):
+            raise InputError(
+                f"{folder / DOCUMENT}: kept: {wrong}: it is of another plan than {source}"
+            )
         return cls(folder, plan, subject, program, layout, units)
 
     @property
@@ -83,6 +85,34 @@ class Firmware:
         """Of every element that is updated."""
         units = self.units[update.parameter.name]
         return units[update.places // (update.parameter.size // len(units))]
+
+
+def _not_of(
+    memory: Memory,
+    plan: PlanFile,
+    atoms: Sequence[tuple[object, object]],
+    layout: StoreLayout,
+    units: Mapping[str, NDArray[np.float64]],
+) -> str | None:
+    """What of a folder's document cannot be of this program; None where all of it can."""
+    if atoms != [update.atom for update in memory.updates]:
+        return "its updates are others"
+    features = elements(memory.graph[memory.graph.output].shape[1:])
+    weights = sum(update.bytes for update in memory.updates)
+    means = class_means_bytes(plan.task.ways, features, memory.program.step.bits)
+    if layout.kept_bytes not in (weights, weights + means):
+        return f"its {shown(layout.kept_bytes)} bytes are not those of the plan"
+    if len(layout.digest) != DIGEST_BYTES:
+        return "its digest is of another length"
+    for parameter in (update.parameter for update in memory.updates):
+        if memory.dtype(parameter.name) == np.float32:
+            continue
+        found = units.get(parameter.name)
+        if found is None or found.shape != parameter.shape[:1]:
+            return f"the units of {parameter.name!r} are not one for each output channel"
+        if not (np.isfinite(found) & (found > 0)).all():
+            return f"a unit of {parameter.name!r} is not a positive number"
+    return None
 
 
 def from_device(content: bytes, firmware: Firmware, source: str) -> tuple[Patch, Slot]:
