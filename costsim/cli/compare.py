@@ -19,7 +19,6 @@ from costsim.cli.command import Command
 from costsim.cli.made import made_now
 from costsim.cli.model_options import naming, trust_option
 from costsim.cli.options import (
-    check_writable,
     jobs_option,
     json_option,
     page_option,
@@ -27,6 +26,8 @@ from costsim.cli.options import (
     rows_option,
     scheduler_option,
 )
+from costsim.cli.outputs import check_outputs
+from costsim.cli.overwriting import check_not_named, texts_of
 from costsim.cli.progress import lines_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
@@ -212,12 +213,10 @@ def command(given: CompareOptions) -> int:
         if given.study is None:
             raise InputError("--store is missing: the SQLite file that finished cells are kept in")
         store_path = given.study.with_suffix(".sqlite")
-    for path, option in (
-        (store_path, "--store"),
-        (given.table, "--csv"),
-        (given.report, "--report"),
-    ):
-        check_writable(path, option)
+    check_outputs(
+        {"--store": store_path, "--csv": given.table, "--report": given.report},
+        {"STUDY.yaml": given.study},
+    )
     if given.scheduler:
         require("cluster", "--scheduler")
     from costsim.studies.engine import StudyStore, run_study
@@ -273,6 +272,7 @@ def _study(given: CompareOptions, kind: "SolverStudies") -> "Study[SolverCell]":
     folder = Path()
     if given.study is not None:
         document = read_entries(given.study, kind)
+        check_not_named(texts_of(document), given.study, "names")
         source, folder = str(given.study), resolved(given.study.parent)
     lists = {"solvers": given.solvers, "devices": given.devices, "budgets": given.budgets}
     document |= {name: list(texts) for name, texts in lists.items() if texts}

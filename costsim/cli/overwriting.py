@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -37,7 +37,7 @@ def check_not_read(context: click.Context, written: Collection[str]) -> None:
                 )
 
 
-def check_not_named(named: Iterable[str | None], source: Path) -> None:
+def check_not_named(named: Iterable[str | None], source: Path, how: str = "was made with") -> None:
     """The same of what the file `source` names in turn: weights, images, a script."""
     from costsim.solving.planfile.places import candidates
 
@@ -48,9 +48,21 @@ def check_not_named(named: Iterable[str | None], source: Path) -> None:
         for path in _files(context.params[str(one.name)]) if _writes(one, WRITTEN) else ():
             if path in read:
                 raise InputError(
-                    f"{one.opts[0]}: {path.name} is what {told_path(source)} was made with; give "
-                    "it a file of its own"
+                    f"{one.opts[0]}: {path.name} is what {told_path(source)} {how}; give it "
+                    "a file of its own"
                 )
+
+
+def texts_of(document: object) -> Iterator[str]:
+    """Every text of a document, each of which may be the name of a file."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, Mapping):
+        for value in document.values():
+            yield from texts_of(value)
+    elif isinstance(document, list | tuple):
+        for value in document:
+            yield from texts_of(value)
 
 
 def _given(context: click.Context) -> list[click.Parameter]:

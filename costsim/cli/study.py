@@ -24,6 +24,7 @@ from costsim.cli.options import (
     scheduler_option,
 )
 from costsim.cli.outputs import check_outputs
+from costsim.cli.overwriting import check_not_named, texts_of
 from costsim.cli.progress import lines_on_stderr
 from costsim.cli.signature import taking
 from costsim.cli.target_options import ended_like_interrupted
@@ -131,11 +132,12 @@ def command(given: StudyOptions) -> int:
     if given.show and given.scheduler:
         raise InputError("--show computes nothing; leave --scheduler out")
 
-    from costsim.studies.engine import StudyStore, read_study, run_study
+    from costsim.studies.engine import StudyStore, read_entries, read_study, run_study
     from costsim.studies.methods import MethodStudies
     from costsim.studies.methods.analysis import analyse
 
     kind = MethodStudies()
+    check_not_named(texts_of(read_entries(file, kind)), file, "names")
     cells = read_study(file, kind).cells()
     labels = list(dict.fromkeys(cell.method.label for cell in cells))
     if given.reference is not None and given.reference not in labels:

@@ -150,3 +150,49 @@ def test_every_option_that_names_a_file_to_write_is_known() -> None:
                 names = {one.removeprefix("--") for one in option.opts}
                 if group_of(name, option) == "Output":
                     assert names & (WRITTEN | others), (name, option.opts)
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "option"),
+    [
+        ("study", "models: [{model: 'net.py:Net', weights: w.pt}]\nmethods: [None]\n"
+         "domains: [{data: rows.npz}]\n", "--csv"),
+        ("study", "models: [{model: 'net.py:Net', weights: w.pt}]\nmethods: [None]\n"
+         "domains: [{data: rows.npz}]\n", "--latex"),
+        ("compare", "models: [{model: 'net.py:Net', weights: w.pt}]\ntasks: [{data: rows.npz}]\n",
+         "--report"),
+        ("compare", "models: [{model: 'net.py:Net', weights: w.pt}]\ntasks: [{data: rows.npz}]\n",
+         "--csv"),
+    ],
+)  # fmt: skip
+def test_what_a_study_names_stays(
+    tmp_path: Path, command: str, text: str, option: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    for name, content in (("net.py", SCRIPT), ("w.pt", "w"), ("rows.npz", "r"), ("s.yaml", text)):
+        (tmp_path / "studies" / name).write_text(content)
+    for name in ("w.pt", "rows.npz", "net.py"):
+        out = f"studies/{name}"
+        before = Path(out).read_bytes()
+        asked = [command, "studies/s.yaml", "--trust", "studies/net.py", option, out]
+        assert main([*asked, "--store", "s.sqlite"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"costsim: {option}: {name} is what studies/s.yaml names")
+        assert Path(out).read_bytes() == before
+    assert not Path("s.sqlite").exists()
+
+
+def test_outputs_of_a_comparison_are_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("solvers: [greedy]\n")
+    for more, told in (
+        (["--csv", "c.sqlite"], "--csv: c.sqlite is --store too"),
+        (["--csv", "x", "--report", "./x"], "--report: x is --csv too"),
+        (["--report", "c.yaml"], "--report: c.yaml is STUDY.yaml too"),
+    ):
+        assert main(["compare", "c.yaml", *more]) == 2
+        assert told in capsys.readouterr().err
