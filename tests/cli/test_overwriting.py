@@ -176,7 +176,7 @@ def test_what_a_study_names_stays(
     for name in ("w.pt", "rows.npz", "net.py"):
         out = f"studies/{name}"
         before = Path(out).read_bytes()
-        asked = [command, "studies/s.yaml", "--trust", "studies/net.py", option, out]
+        asked = [command, "studies/s.yaml", option, out]
         assert main([*asked, "--store", "s.sqlite"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"costsim: {option}: {name} is what studies/s.yaml names")
