@@ -358,8 +358,8 @@ MUTANTS = (
     ),
     Mutant(
         "costsim/base/trust.py",
-        "if kept is not None and kept == _content(known, files):",
-        "if kept is not None:",
+        "trusted = trusted or (kept is not None and kept == _content(known, files))",
+        "trusted = trusted or kept is not None",
         ("tests/data/test_readers.py::test_code_that_changed_is_to_be_named_again",),
     ),
     Mutant(

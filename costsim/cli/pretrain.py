@@ -222,7 +222,7 @@ def command(given: PretrainOptions) -> int:
         resume=given.resume,
         log=given.log,
     )
-    writes = leads()
+    writes, document = leads(), None
     with progress_on_stderr() as progress, opened(request, progress if writes else None) as run:
         told = _Teller(run, writes)
         told.opening()
@@ -253,10 +253,11 @@ def command(given: PretrainOptions) -> int:
             if own_checkpoint:
                 checkpoint.unlink(missing_ok=True)
             document = run.outcome(out)
-            if given.as_json:
-                click.echo(to_json_text(document))
-            else:
-                _show(document)
+    if document is not None:
+        if given.as_json:
+            click.echo(to_json_text(document))
+        else:
+            _show(document)
     return 0
 
 

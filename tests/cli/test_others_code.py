@@ -1,11 +1,14 @@
 """Solvers, criteria, methods and models of a person's own that print, fail or give what is none."""
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 
 from costsim.cli import main
+
+ROOT = Path(__file__).parents[2]
 
 NET = """
 import torch
@@ -190,3 +193,21 @@ def test_a_method_of_no_use_is_refused_in_one_line(
     words = ["adapt", "--device", "jetson-nano", "--model", "net.py:Net"]
     assert main([*words, "--method", f"others.py:{method}"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"costsim: {told}"
+
+
+def test_results_are_printed_when_the_work_is_over() -> None:
+    """While it lasts stdout is kept from others' code, and so from a command's own words."""
+    kept = {"progress_on_stderr", "lines_on_stderr"}
+    for file in sorted((ROOT / "costsim" / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.With) and any(
+                isinstance(one.context_expr, ast.Call)
+                and getattr(one.context_expr.func, "id", "") in kept
+                for one in node.items
+            ):
+                for call in ast.walk(node):
+                    if isinstance(call, ast.Call):
+                        said = ast.unparse(call)
+                        printed = said.startswith(("click.echo(", "print(", "Console("))
+                        to_stdout = "sys.stderr" not in said and "err=True" not in said
+                        assert not (printed and to_stdout), f"{file.name}:{call.lineno}"

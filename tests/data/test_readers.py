@@ -212,7 +212,7 @@ def test_a_script_is_named_with_all_that_it_makes(tmp_path: Path) -> None:
         file.write_text("class Mine: ...\n")
     trust.name_from_now_on("mine.py")
     for process in range(2):
-        for spec in ("mine.py:Mine", f"{script}:Mine(share=0.5)", "./mine.py:another"):
+        for spec in ("mine.py:Mine", f"{script}:Mine(share=0.5)", "./mine.py:Mine"):
             assert trust.check_named(spec, "s.yaml") == spec
         for spec in ("other.py:Mine", "mine:Mine", "mine.py.py:Mine"):
             with pytest.raises(InputError, match="to run it"):

@@ -339,7 +339,10 @@ def test_a_refusal_is_an_answer_and_an_error_is_a_row() -> None:
     here, cell = shop(lambda _name: next(made)), study().cells()[0]
     refused, broken, done = (here.computed(cell).row for _ in range(3))
     assert (refused["status"], refused["reason"]) == ("refused", "nothing fits")
-    assert (broken["status"], broken["reason"]) == ("failed", "ZeroDivisionError: oh no")
+    assert (broken["status"], broken["reason"]) == (
+        "failed",
+        "method Refusing failed: ZeroDivisionError: oh",
+    )
     assert done["status"] == "done"
     few = replace(cell, episode=replace(cell.episode, ways=11))  # type: ignore[type-var]
     assert "11 ways need as many" in here.computed(few).row["reason"]

@@ -239,7 +239,8 @@ def _check(
 ) -> None:
     """Raise `InputError` for what cannot go together."""
     if not isinstance(rate, int | float) or not 0 <= rate <= 1e37:
-        raise InputError(f"learning rate is {shown(rate)}; allowed is 0 to 1e37")
+        told = f"{rate:g}" if isinstance(rate, float) else shown(rate)
+        raise InputError(f"learning rate is {told}; allowed is 0 to 1e37")
     if situation.place.task_budget and not method.plans_jointly:
         raise InputError(
             f"{method.name}: looks at no budget of the whole; leave --task-time, --task-energy, "
