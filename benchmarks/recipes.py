@@ -7,6 +7,7 @@ Here, the iterations of both plans by the loop of `train` and `adapt`, once with
 once with everything kept, taking turns: the ratio is that within a round, of processor seconds.
 
     python benchmarks/recipes.py [--share 0.25] [--resolution 128] [--repeats 3] [--threads 1]
+                                 [--backend native]
 """
 
 import argparse
@@ -28,6 +29,7 @@ from costsim.learning.adaptation.situation import Situation
 from costsim.learning.training.backbone import load_backbone
 from costsim.planning import PlanRequest, make_plan
 from costsim.problem.task_budget import TaskBudget
+from costsim.run.native import BACKENDS
 from costsim.solving.planfile import AdaptationRecord, PlanFile
 
 NETWORKS = ("mcunet-5fps", "mbv2-w0.35", "proxyless-w0.3")
@@ -94,7 +96,7 @@ def _rounds(
     name: str, full: PlanFile, sparing: PlanFile, options: argparse.Namespace
 ) -> Iterator[float]:
     """Processor seconds of the sparing iterations over those of the full ones, round by round."""
-    backbone = load_backbone(name, resolution=options.resolution)
+    backbone = load_backbone(name, resolution=options.resolution, backend=options.backend)
     task = sample_episode(
         digits(), FixedEpisode(10, 5, 0), seed=0, resolution=backbone.input_shape[1:]
     )
@@ -124,6 +126,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
     return parser.parse_args()
 
 
