@@ -188,7 +188,7 @@ def enumerating(monkeypatch):
 
 @pytest.mark.usefixtures("enumerating")
 def test_enumeration_of_small_problems_is_exact():
-    law(100, Exact())()
+    law(300, Exact())()
 
 
 @pytest.mark.slow
