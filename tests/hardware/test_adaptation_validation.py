@@ -257,6 +257,7 @@ def test_seconds_are_shown_and_not_judged(plan_of, tmp_path, capsys):
             phase["compute_s"] = {"value": 1e6, "low": 1e6, "high": 1e6}
 
     wrong = changed(plan_of("plain"), tmp_path, change)
+    capsys.readouterr()  # of making the plan, where this is its first test
     assert validated(wrong, "--adaptation", "small", "--steps", "1", "--json") == 0
     captured = capsys.readouterr()
     validation = AdaptationValidation.from_json(json.loads(captured.out), "stdout")

@@ -134,7 +134,10 @@ MAY_RETURN_ITS_INPUT: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-SOME = ("functional.dropout", "contiguous of what is not", "einsum, transposed", "pad", "cat")
+SOME = (
+    "functional.dropout", "functional.dropout, p=0", "contiguous of what is not",
+    "einsum, transposed", "pad", "cat",
+)  # fmt: skip
 """One of each way to return it: always, as a view, by a decomposition, where nothing is to do."""
 
 
