@@ -108,10 +108,7 @@ class Registry(Mapping[str, T]):
         try:
             with others_prints_aside():
                 found = plugin.load()
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # foreign code: whatever it raises is its own fault
+        except (Exception, SystemExit) as error:  # whatever foreign code raises is its own fault
             raise InputError(
                 f"{self.what} {plugin.name!r}: {plugin.value} cannot be loaded: {sentence(error)}"
             ) from error

@@ -217,7 +217,7 @@ def _target(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
     given = "as given to costsim devices --new" if board.clock_hz else f"as {template.name} has it"
     yield "targets:"
     yield "  cpu:"
-    yield f"    title: {core.title}, plain C kernels in 32-bit floats"
+    yield f"    title: {core.title}, plain C kernels"
     yield f'    clock: {{value: {hertz / 1e6:.9g}MHz, provenance: estimate, source: "{given}"}}'
     yield '    threads: {value: 1, provenance: estimate, source: "one core trains"}'
     yield "    peak:"
@@ -230,6 +230,12 @@ def _target(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
     yield f"    overhead: {wait.of(target.overhead)}"
     yield "    throughput:"
     yield from _rates(target.throughput, rate, bus, peaks["fp32"], target)
+    if target.throughput_int8 is not None and core.fp32_per_cycle >= 1:
+        yield "    throughput_int8:"
+        yield from _rates(target.throughput_int8, rate, bus, peaks["int8"], target)
+    elif target.throughput_int8 is not None:
+        yield f"    # Steps in 8 bits are priced as in 32: what {template.name} runs them by takes the"
+        yield "    # DSP extension, and an FPU for gradients."
     yield "    power:"
     for state in ("compute", "memory", "idle"):
         yield f"      {state}: {power.of(getattr(target.power, state))}"

@@ -58,6 +58,30 @@ def test_every_core_gives_a_valid_file_whose_ranges_hold_the_templates(
             assert wider > 1.5, "a core tells little: the range is wider"
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_rates_of_8_bits_are_the_templates_too_where_its_kernels_run(core: str) -> None:
+    """They take the DSP extension, and an FPU for gradients; else the file says what holds."""
+    like, (spec, text) = (
+        load_device("stm32f746").target(),
+        scaled(NewBoard("b", core, None, None, None)),
+    )
+    ours, theirs = spec.target().throughput_int8, like.throughput_int8
+    assert theirs is not None
+    if CORES[core].fp32_per_cycle < 1:
+        assert ours is None
+        assert "# Steps in 8 bits are priced as in 32" in text
+        return
+    assert ours is not None
+    shares = {
+        getattr(getattr(ours, kind), direction).value
+        / getattr(getattr(theirs, kind), direction).value
+        for kind in ("pointwise_convolution", "depthwise_convolution")
+        for direction in ("forward", "input_gradient", "weight_gradient")
+    }
+    assert max(shares) == pytest.approx(min(shares), rel=1e-3)
+    assert max(shares) <= 1
+
+
 def test_what_no_board_can_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^--new: 'My U5': small letters"):
         scaled(NewBoard("My U5", None, None, None, None))

@@ -63,9 +63,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
                 if target.exists():
                     target.rename(folder_beside / "old")
                 beside.rename(target)
-            except (
-                BaseException
-            ):  # Ctrl-C too: the earlier one goes back before what is beside goes
+            except BaseException:  # Ctrl-C too: the earlier one is back before what is beside goes
                 if (folder_beside / "old").exists() and not target.exists():
                     (folder_beside / "old").rename(target)
                 raise
