@@ -234,8 +234,8 @@ def _target(template: DeviceSpec, board: NewBoard, core: Core) -> Iterator[str]:
         yield "    throughput_int8:"
         yield from _rates(target.throughput_int8, rate, bus, peaks["int8"], target)
     elif target.throughput_int8 is not None:
-        yield f"    # Steps in 8 bits are priced as in 32: what {template.name} runs them by takes the"
-        yield "    # DSP extension, and an FPU for gradients."
+        yield f"    # Steps in 8 bits are priced as in 32: what {template.name} runs them by"
+        yield "    # takes the DSP extension, and an FPU for gradients."
     yield "    power:"
     for state in ("compute", "memory", "idle"):
         yield f"      {state}: {power.of(getattr(target.power, state))}"
